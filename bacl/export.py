@@ -1,0 +1,45 @@
+"""A bank's variants as plain detectors of MMDetection's own types."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from bacl.config import stock_config
+from bacl.variants import METHODS
+
+
+def variant_state(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of a stock detector with one variant's classifier, from a bank's."""
+    mine = re.compile(rf"\.variants\.{re.escape(name)}\.fc_cls\.")
+    return {
+        mine.sub(".fc_cls.", key): value
+        for key, value in state.items()
+        if mine.search(key) or (".variants." not in key and ".statistics." not in key)
+    }
+
+
+def export_variants(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], classes: Sequence[str], folder: Path
+) -> None:
+    """Write `<folder>/<variant>/config.py` and `checkpoint.pth` for every variant of a bank.
+
+    config: what `bacl.config.stage_config` made; state: the bank's weights; classes: category
+    names in the order of labels. `mmdet.apis.init_detector(config, checkpoint)` reads the two.
+    """
+    for name, settings in config["model"]["roi_head"]["bbox_head"]["variants"].items():
+        target = folder / name
+        target.mkdir(parents=True, exist_ok=True)
+        stock = stock_config(config, METHODS.get(settings["method"]).stock_loss)
+        Config(stock).dump(target / "config.py")
+        torch.save(
+            {
+                "state_dict": variant_state(state, name),
+                "meta": {"dataset_meta": {"classes": tuple(classes)}, "variant": settings},
+            },
+            target / "checkpoint.pth",
+        )

@@ -1,0 +1,92 @@
+"""Feature hallucination module, section III-E: statistics of real features, synthesis of new ones.
+
+G ground-truth boxes, C categories, D feature width, H hallucinated features.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+SIGNS = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)))
+"""The 16 sign patterns of (x1, y1, x2, y2) that Eq. (10)'s eta takes; magnitudes are uniform."""
+
+
+def jitter_boxes(boxes: Tensor, magnitudes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """16 boxes around each ground-truth box, Eq. (10), clipped to the image.
+
+    boxes (G, 4) as x1, y1, x2, y2 in pixels; magnitudes (16, 4) in [0, 1), one draw per image;
+    image_size (height, width). Returns (G * 16, 4), a box's 16 together.
+    """
+    height, width = image_size
+    eta = SIGNS.to(boxes) * magnitudes.to(boxes)
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    jittered = boxes[:, None] + eta * sides[:, None] / 6
+    limit = boxes.new_tensor([width, height, width, height])
+    return jittered.clamp_min(0).minimum(limit).flatten(0, 1)
+
+
+def moments(features: Tensor, labels: Tensor, categories: int) -> Tensor:
+    """Per-category sums, squared sums and counts, packed as (C, 2D + 1) for one reduction.
+
+    features (N, D), labels (N,) in 0..C-1.
+    """
+    rows = torch.cat([features, features.square(), features.new_ones(len(features), 1)], dim=1)
+    return rows.new_zeros(categories, rows.size(1)).index_add_(0, labels, rows)
+
+
+class FeatureStatistics(nn.Module):
+    """Prototypes mu and variances sigma of Eq. (11), shared by variants of equal beta.
+
+    The paper multiplies noise by sigma; sigma is moved by variances, so synthesis scales noise by
+    its square root (design.md, as the released code). A category's first sight sets its statistics.
+    """
+
+    prototype: Tensor
+    variance: Tensor
+    seen: Tensor
+
+    def __init__(self, categories: int, width: int, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+        self.register_buffer("prototype", torch.zeros(categories, width))
+        self.register_buffer("variance", torch.zeros(categories, width))
+        self.register_buffer("seen", torch.zeros(categories, dtype=torch.bool))
+
+    @torch.no_grad()
+    def update(self, packed: Tensor) -> None:
+        """Move the statistics by one step's `moments`, summed over all ranks."""
+        width = self.prototype.size(1)
+        sums, squares, count = packed.split([width, width, 1], dim=1)
+        mean = sums / count.clamp_min(1)
+        variance = (squares - count * mean.square()).clamp_min(0) / (count - 1).clamp_min(1)
+        present = count > 0
+        keep = torch.where(self.seen[:, None], self.beta, 0.0)
+        for old, new in ((self.prototype, mean), (self.variance, variance)):
+            old.copy_(torch.where(present, keep * old + (1 - keep) * new, old))
+        self.seen |= present[:, 0]
+
+    @torch.no_grad()
+    def synthesize(
+        self, strength: Tensor, categories: int, samples: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Features of drawn categories, Eqs. (12)-(13).
+
+        strength: l_i in [0, 1], shape (C,). Draws `categories` times with replacement with
+        probability proportional to 1 - l_i and makes `samples` features per draw; categories never
+        seen yield none. Returns features (H, D) and labels (H,).
+        """
+        chance = (1 - strength).clamp_min(0)
+        chance = torch.where(chance.sum() > 0, chance, torch.ones_like(chance))
+        drawn = torch.multinomial(chance, categories, replacement=True, generator=generator)
+        noise = torch.randn(
+            categories,
+            samples,
+            self.prototype.size(1),
+            generator=generator,
+            device=strength.device,
+            dtype=self.prototype.dtype,
+        )
+        drawn, noise = drawn[self.seen[drawn]], noise[self.seen[drawn]]
+        features = self.prototype[drawn, None] + self.variance[drawn, None].sqrt() * noise
+        return features.flatten(0, 1), drawn.repeat_interleave(samples)

@@ -1,0 +1,8 @@
+"""Importing this registers every part with MMDetection: `custom_imports = ['bacl.register']`."""
+
+from bacl import operators
+
+operators.install()
+
+from bacl import bank, draws, evaluation, stock, variants  # noqa: E402, F401
+from bacl.datasets import detection  # noqa: E402, F401

@@ -1,0 +1,181 @@
+"""Everything an experiment file can say about data, detector, recipe and variants.
+
+Plain pydantic models without torch, so that reading and planning stay quick. Each field has one
+reader, in `bacl.config` or the part it configures; defaults are the paper's (section IV-B).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Base: unknown fields are errors, values do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dataset(Settings):
+    """Where images and annotations are, or how to make the embedded set."""
+
+    format: Literal["embedded", "lvis", "coco"]
+    train: str | None = None
+    """Annotation file of the training split (LVIS or COCO JSON)."""
+    val: str | None = None
+    images: str | None = None
+    """Folder that the annotations' file names start from."""
+    val_images: str | None = None
+    """The same for the validation split, where it differs."""
+    seed: int = 0
+    """Embedded set only: the seed it is drawn from."""
+    size: Literal["small", "standard"] = "standard"
+    """Embedded set only: `small` is for tests."""
+
+    @model_validator(mode="after")
+    def _files_belong_to_the_format(self) -> "Dataset":
+        files = {name: getattr(self, name) for name in ("train", "val", "images")}
+        if self.format == "embedded":
+            files["val_images"] = self.val_images
+            given = [name for name, value in files.items() if value is not None]
+            if given:
+                raise ValueError(f"format embedded makes its own files: remove {', '.join(given)}")
+        else:
+            missing = [name for name, value in files.items() if value is None]
+            if missing:
+                raise ValueError(f"format {self.format} needs {', '.join(missing)}")
+        return self
+
+
+class Detector(Settings):
+    """Faster R-CNN with FPN; the defaults are the paper's."""
+
+    type: Literal["faster_rcnn"] = "faster_rcnn"
+    backbone: Literal["tiny", "resnet50", "resnet101"] = "resnet50"
+    weights: str | None = None
+    """Backbone weights: `torchvision` (ImageNet), a local checkpoint file, or null."""
+    neck_channels: int = Field(256, gt=0)
+    fc_channels: int = Field(1024, gt=0)
+    """Width D of the RoI feature h that the classifier sees."""
+    anchor_scale: float = Field(8, gt=0)
+    """Anchor side on a pyramid level, in strides of that level."""
+    rpn_samples: int = Field(256, gt=0)
+    roi_samples: int = Field(512, gt=0)
+    """RoIs per image that the box head trains on, a quarter of them foreground."""
+    test_proposals: int = Field(1000, gt=0)
+    score_threshold: float = Field(1e-4, ge=0, lt=1)
+    nms_iou: float = Field(0.5, gt=0, le=1)
+    max_detections: int = Field(300, gt=0)
+
+
+Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+
+
+class Schedule(Settings):
+    """Length and learning rate of a stage, in epochs or in iterations."""
+
+    epochs: int | None = Field(None, gt=0)
+    iterations: int | None = Field(None, gt=0)
+    milestones: list[Annotated[int, Field(gt=0)]] = []
+    """When the learning rate falls to a tenth; in the unit that the length is given in."""
+    batch: int = Field(16, gt=0)
+    """Images per step over all workers."""
+    lr: float = Field(0.02, gt=0)
+    """Learning rate at `lr_batch` images per step; scaled linearly to `batch`."""
+    lr_batch: int = Field(16, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: int = Field(500, ge=0)
+    """Iterations of linear warm-up from a thousandth of the learning rate."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Schedule":
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError("give either epochs or iterations")
+        length, _ = self._length_and_unit()
+        late = [m for m in self.milestones if m >= length]
+        if late:
+            raise ValueError(f"milestones {late} lie at or after the end, {length}")
+        if self.batch % 2:
+            raise ValueError(f"batch {self.batch} is odd: hallucination draws per image pair")
+        return self
+
+    @property
+    def scaled_lr(self) -> float:
+        return self.lr * self.batch / self.lr_batch
+
+    def total_iterations(self, images: int) -> int:
+        """Optimizer steps in all, for a training split of `images` images."""
+        length, unit = self._length_and_unit(images)
+        return length * unit
+
+    def milestone_iterations(self, images: int) -> list[int]:
+        """Milestones in optimizer steps."""
+        _, unit = self._length_and_unit(images)
+        return [milestone * unit for milestone in self.milestones]
+
+    def _length_and_unit(self, images: int = 0) -> tuple[int, int]:
+        """The length as given, and how many optimizer steps one of its units has."""
+        if self.epochs is not None:
+            return self.epochs, -(-images // self.batch)
+        assert self.iterations is not None  # by _one_length
+        return self.iterations, 1
+
+
+class Recipe(Settings):
+    """How a stage trains, whatever it trains."""
+
+    schedule: Schedule
+    scales: list[Size] = [(1333, side) for side in (640, 672, 704, 736, 768, 800)]
+    """(longest, shortest) side limits, one drawn per image."""
+    test_scale: Size = (1333, 800)
+    flip: float = Field(0.5, ge=0, le=1)
+    proposals: int = Field(2000, gt=0)
+    """Proposals kept after the RPN's suppression while training."""
+    evaluate_every: int | None = Field(None, gt=0)
+    """Iterations between evaluations; null evaluates at the end only."""
+    checkpoint_every: int = Field(1000, gt=0)
+    """Iterations between checkpoints: the most that a crash can cost."""
+    loader_workers: int = Field(2, ge=0)
+
+
+class Hallucination(Settings):
+    """Feature hallucination module, section III-E."""
+
+    categories: int = Field(8, gt=0)
+    """c: categories drawn per image pair."""
+    samples: int = Field(12, gt=0)
+    """m: features made per drawn category."""
+    beta: float = Field(0.9, ge=0, lt=1)
+    """Share of the old statistics in Eq. (11)."""
+
+
+class Softmax(Settings):
+    """Cross-entropy over the categories and a background column of its own."""
+
+    method: Literal["softmax"]
+
+
+class BCE(Settings):
+    """Sigmoid classifier with objectness, Eqs. (2)-(5), nothing balanced."""
+
+    method: Literal["bce"]
+
+
+class FCBL(Settings):
+    """Foreground classification balance loss, section III-D."""
+
+    method: Literal["fcbl"]
+    alpha: float = Field(0.85, ge=0)
+    """Range of the margin, Eq. (7); 0 means no margin."""
+    threshold: float = Field(0.7, ge=0, le=1)
+    """p_t of the weight term, Eq. (9)."""
+
+
+class BACL(FCBL):
+    """FCBL with feature hallucination: the paper's method."""
+
+    method: Literal["bacl"]  # type: ignore[assignment]
+    hallucination: Hallucination = Hallucination()
+
+
+Variant = Annotated[Softmax | BCE | FCBL | BACL, Field(discriminator="method")]

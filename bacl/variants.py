@@ -1,0 +1,139 @@
+"""Variants: one classifier over the shared RoI features, with its loss, state and probabilities.
+
+N samples, C foreground categories, D feature width; label C is the background.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import Registry
+from torch import Tensor, nn
+
+from bacl import fcbl
+from bacl.indicators import ConfusionMatrix
+
+METHODS = Registry("method", scope="bacl", locations=["bacl.variants"])
+"""Methods by the name that experiment files use."""
+
+
+class Variant(nn.Module):
+    """What every method has: a classifier, a loss, probabilities, perhaps state.
+
+    Subclasses set `prior_bias` (the sigmoid prior of the released heads, or 0) and `stock_loss`
+    (the `loss_cls` with which MMDetection's own box head scores as this variant does).
+    """
+
+    prior_bias = 0.0
+    stock_loss: dict[str, Any] = {"type": "CrossEntropyLoss", "use_sigmoid": False}
+
+    def __init__(
+        self,
+        width: int,
+        categories: int,
+        generator: torch.Generator,
+        hallucination: dict | None = None,
+    ) -> None:
+        super().__init__()
+        self.categories = categories
+        self.hallucination = hallucination
+        self.fc_cls = nn.Linear(width, categories + 1)
+        nn.init.normal_(self.fc_cls.weight, std=0.01, generator=generator)
+        nn.init.constant_(self.fc_cls.bias, self.prior_bias)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Summed loss of logits (N, C + 1) and labels (N,); the bank divides by the samples."""
+        raise NotImplementedError
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Scores (N, C + 1) of features (N, D); the last column is the background's."""
+        raise NotImplementedError
+
+    def increment(self, logits: Tensor, labels: Tensor) -> Tensor | None:
+        """What the step's samples add to the variant's state, to be summed over ranks."""
+        return None
+
+    def add(self, increment: Tensor) -> None:
+        """Take in the increment of all ranks, after the step's loss."""
+
+    def strength(self) -> Tensor:
+        """Long-term indicator l_i in [0, 1], shape (C,), where the variant has one."""
+        raise NotImplementedError
+
+
+@METHODS.register_module(name="softmax")
+class Softmax(Variant):
+    """Cross-entropy with a background column: the plain detector."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        return self.fc_cls(features).float().softmax(dim=1)
+
+
+@METHODS.register_module(name="bce")
+class BCE(Variant):
+    """Sigmoid classifier with objectness, Eqs. (2)-(5)."""
+
+    prior_bias = -math.log(0.999 / 0.001)
+    stock_loss = {"type": "SigmoidObjectnessLoss"}
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return fcbl.bce(logits, labels)
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        return fcbl.probabilities(self.fc_cls(features))
+
+
+@METHODS.register_module(name="fcbl")
+@METHODS.register_module(name="bacl")
+class FCBL(BCE):
+    """FCBL, section III-D, guided by the confusion matrix; with hallucination it is BACL.
+
+    The margin uses the matrix as it was before the step and the weight term the step's own scores;
+    the matrix is updated after the loss (design.md; Algorithm 1 lists the update first).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        categories: int,
+        generator: torch.Generator,
+        alpha: float,
+        threshold: float,
+        hallucination: dict | None = None,
+    ) -> None:
+        super().__init__(width, categories, generator, hallucination)
+        self.alpha = alpha
+        self.threshold = threshold
+        self.indicator = ConfusionMatrix(categories)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        delta = None
+        if self.alpha:
+            own, other = self.indicator.pairwise(labels[labels < self.categories])
+            delta = fcbl.margin(own, other, self.alpha)
+        return fcbl.fcbl(logits, labels, delta, self.threshold)
+
+    def increment(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.indicator.increment(logits, labels)
+
+    def add(self, increment: Tensor) -> None:
+        self.indicator.add(increment)
+
+    def strength(self) -> Tensor:
+        return self.indicator.strength()
+
+
+def build_variant(
+    settings: dict[str, Any], width: int, categories: int, generator: torch.Generator
+) -> Variant:
+    """A variant from its plain settings, e.g. `{"method": "fcbl", "alpha": 0.85, ...}`.
+
+    Its classifier is initialised from `generator`, whatever else is built before it.
+    """
+    options = dict(settings)
+    method = METHODS.get(options.pop("method"))
+    return method(width, categories, generator, **options)

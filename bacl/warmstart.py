@@ -1,0 +1,84 @@
+"""Reading checkpoints safely, and starting a bank from another stage's checkpoint."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bacl.errors import RunError
+
+_VARIANT = re.compile(r"^(?P<head>.*)\.variants\.(?P<name>[^.]+)\.(?P<rest>.+)$")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, which may hold tensors and plain values only.
+
+    Raises RunError where the file is absent, truncated, or would need code to be read.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such checkpoint") from None
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        raise RunError(
+            f"{path}: expected a whole checkpoint of tensors and plain values, got a file that "
+            f"cannot be read as one ({reason})"
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise RunError(f"{path}: expected a checkpoint with a `state_dict`, found none")
+    return content
+
+
+def load_trunk(model: nn.Module, path: Path, freeze: Sequence[str]) -> list[str]:
+    """Start `model`, a bank, from the checkpoint of an earlier stage.
+
+    The trunk's weights are taken over. Every variant's `fc_cls` starts from the earlier stage's
+    where the shapes fit (design.md): from the variant of the same name, or from the only one there
+    is. Indicators and feature statistics start anew. Returns the names of the parameters that
+    keep their initial values.
+
+    Raises RunError where the number of categories differs, or a frozen part is not in the
+    checkpoint.
+    """
+    parent: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+    own = model.state_dict()
+    source = _classifiers(parent)
+    given = {}
+    for key, value in own.items():
+        match = _VARIANT.match(key)
+        if match is None:
+            found = None if ".statistics." in key else parent.get(key)
+        else:
+            classifiers = source.get(match["head"], {})
+            only = next(iter(classifiers.values())) if len(classifiers) == 1 else {}
+            found = classifiers.get(match["name"], only).get(match["rest"])
+        if found is not None and found.shape == value.shape:
+            given[key] = found
+        elif found is not None and match is None:
+            raise RunError(
+                f"{path}: {key} has shape {tuple(found.shape)}, expected {tuple(value.shape)}: "
+                "the checkpoint is of another detector or number of categories"
+            )
+    absent = [
+        part
+        for part in freeze
+        if any(key.startswith(f"{part}.") and key not in given for key in own)
+    ]
+    if absent:
+        raise RunError(f"{path}: the checkpoint lacks the frozen part {', '.join(absent)}")
+    model.load_state_dict(given, strict=False)
+    return [name for name, _ in model.named_parameters() if name not in given]
+
+
+def _classifiers(state: dict[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Classifier weights by head, then variant, then name within the variant."""
+    found: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for key, value in state.items():
+        match = _VARIANT.match(key)
+        if match is not None and match["rest"].startswith("fc_cls."):
+            found.setdefault(match["head"], {}).setdefault(match["name"], {})[match["rest"]] = value
+    return found

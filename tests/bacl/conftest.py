@@ -1,0 +1,18 @@
+import pytest
+import torch
+
+from bacl.datasets.annotations import prepare
+from bacl.settings import Dataset
+
+
+@pytest.fixture(scope="session")
+def dataset_info(tmp_path_factory):
+    """`dataset.json` of the small embedded set."""
+    cache = tmp_path_factory.mktemp("datasets")
+    prepared = prepare(Dataset(format="embedded", size="small"), cache)
+    return cache / prepared.digest / "dataset.json"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)

@@ -1,0 +1,249 @@
+import json
+import pickle
+import random
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import DATASETS
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from bacl.datasets import detection
+from bacl.datasets.annotations import Category, Prepared, Split
+from bacl.datasets.detection import ImageError, LVISFormatDataset, OrderedSampler, Position
+from bacl.errors import RunError, UsageError
+
+META = ("img_id", "img_shape", "scale_factor", "flip", "position")
+PIPELINE = [
+    {"type": "LoadImageFromFile"},
+    {"type": "LoadAnnotations", "with_bbox": True},
+    {
+        "type": "RandomChoiceResize",
+        "scales": [(40, 32), (60, 48), (80, 64), (100, 80)],
+        "keep_ratio": True,
+    },
+    {"type": "RandomFlip", "prob": 0.5},
+    {"type": "PackDetInputs", "meta_keys": META},
+]
+MASKS = [
+    {"type": "LoadImageFromFile"},
+    {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
+    {"type": "PackDetInputs"},
+]
+POLYGON = [[5.0, 5.0, 15.0, 5.0, 15.0, 15.0]]
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope("mmdet")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seven images of 40 x 32, image 3 without boxes, image 4 with odd ones."""
+    (tmp_path / "images").mkdir()
+    images, annotations = [], []
+    for i in range(7):
+        pixels = np.full((32, 40, 3), 30 * i, dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), pixels)
+        images.append({"id": 10 + i, "file_name": f"{i}.png", "width": 40, "height": 32})
+        boxes = [[5, 5, 10, 10]]
+        if i == 3:
+            boxes = []
+        if i == 4:
+            boxes = [[-5, -5, 10, 10], [30, 20, 50, 50], [50, 5, 5, 5], [5, 5, 0, 4]]
+        for box in boxes:
+            annotations.append(
+                {"image_id": 10 + i, "category_id": 7, "bbox": box, "segmentation": POLYGON}
+            )
+    annotations[0]["iscrowd"] = 1
+    for number, annotation in enumerate(annotations):
+        annotation["id"] = number
+    content = {"images": images, "annotations": annotations, "categories": []}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    split = Split(annotations="", images="", image_total=7, instance_total=9)
+    categories = [
+        Category(id=i, name=name, frequency="r", image_count=1, instance_count=1)
+        for i, name in [(3, "cup"), (7, "mug")]
+    ]
+    Prepared(
+        digest="0", evaluation="lvis", train=split, val=split, categories=categories, warnings=[]
+    ).save(tmp_path / "dataset.json")
+    return tmp_path
+
+
+def build(folder, pipeline=PIPELINE, seed=0, **kwargs) -> LVISFormatDataset:
+    return DATASETS.build(
+        {
+            "type": "LVISFormatDataset",
+            "ann_file": str(folder / "train.json"),
+            "dataset_info": str(folder / "dataset.json"),
+            "images": str(folder / "images"),
+            "pipeline": pipeline,
+            "seed": seed,
+            **kwargs,
+        }
+    )
+
+
+def summary(sample):
+    meta = sample.metainfo
+    return meta["position"], meta["img_id"], meta["img_shape"], meta["flip"]
+
+
+def read(dataset, loader_workers, steps, batch=4, skip=0):
+    """Samples of the first steps as mmengine's own loader gives them."""
+    loader = Runner.build_dataloader(
+        {
+            "dataset": dataset,
+            "sampler": {"type": "OrderedSampler", "batch": batch},
+            "batch_size": batch // detection.get_dist_info()[1],
+            "num_workers": loader_workers,
+            "collate_fn": {"type": "pseudo_collate"},
+        },
+        seed=5,
+    )
+    loader.sampler.skip(skip)
+    batches = iter(loader)
+    return [summary(s) for _ in range(steps) for s in next(batches)["data_samples"]]
+
+
+def test_labels_follow_the_order_of_categories(folder):
+    dataset = build(folder)
+    assert dataset.metainfo["classes"] == ("cup", "mug")
+    assert {label for i in range(len(dataset)) for label in dataset.get_cat_ids(i)} == {1}
+
+
+def test_boxes_are_clipped_and_those_without_area_left_out(folder):
+    boxes = [instance["bbox"] for instance in build(folder).get_data_info(4)["instances"]]
+    assert boxes == [[0, 0, 5, 5], [30, 20, 40, 32]]
+
+
+def test_crowd_is_ignored_in_training(folder):
+    sample = build(folder)[0]["data_samples"]
+    assert len(sample.gt_instances) == 0 and len(sample.ignored_instances) == 1
+
+
+@pytest.mark.parametrize("pipeline", [PIPELINE, MASKS])
+def test_image_without_boxes_keeps_its_keys(folder, pipeline):
+    sample = build(folder, pipeline)[Position(0, 3)]["data_samples"]
+    assert sample.gt_instances.bboxes.shape == (0, 4)
+    assert sample.gt_instances.labels.shape == (0,)
+    assert sample.gt_instances.labels.dtype == torch.int64
+    if pipeline is MASKS:
+        assert len(sample.gt_instances.masks) == 0
+
+
+def test_masks_are_held_only_where_the_pipeline_loads_them(folder):
+    assert "mask" not in build(folder).get_data_info(1)["instances"][0]
+    dataset = build(folder, MASKS)
+    assert dataset.get_data_info(1)["instances"][0]["mask"] == POLYGON
+    assert dataset[1]["data_samples"].gt_instances.masks.masks.shape == (1, 32, 40)
+
+
+def test_mask_that_the_pipeline_needs_and_the_file_lacks_is_told(folder):
+    content = json.loads((folder / "train.json").read_text())
+    del content["annotations"][2]["segmentation"]
+    (folder / "train.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="annotation 2: expected a segmentation"):
+        build(folder, MASKS)
+
+
+@pytest.mark.parametrize(
+    ("damage", "loader_workers"), [("missing", 0), ("empty", 0), ("text", 0), ("text", 1)]
+)
+def test_unreadable_image_is_named_in_one_sentence(folder, damage, loader_workers):
+    path = folder / "images" / "2.png"
+    path.unlink()
+    if damage != "missing":
+        path.write_text("" if damage == "empty" else "no image")
+    with pytest.raises(RunError) as told:
+        read(build(folder), loader_workers, steps=2)
+    reason = {
+        "missing": "got: No such file or directory",
+        "empty": "got an empty file",
+        "text": "got 8 bytes that are not one",
+    }[damage]
+    assert str(told.value) == f"{path}: expected a readable image, {reason}"
+
+
+def test_error_of_the_pipeline_itself_is_not_blamed_on_the_image(folder):
+    dataset = build(folder, [{"type": "LoadImageFromFile"}, {"type": "LoadProposals"}])
+    with pytest.raises(KeyError):
+        dataset[0]
+
+
+def test_image_error_survives_pickling():
+    assert str(pickle.loads(pickle.dumps(ImageError("a: b")))) == "a: b"
+
+
+def test_draws_depend_on_seed_and_position_only(folder):
+    dataset = build(folder)
+    first = [summary(dataset[Position(p, 1)]["data_samples"]) for p in range(40)]
+    assert len({item[2] for item in first}) == 4 and len({item[3] for item in first}) == 2
+    np.random.seed(3)
+    fresh = build(folder)
+    again = [summary(fresh[Position(p, 1)]["data_samples"]) for p in reversed(range(40))]
+    assert again[::-1] == first
+    other = build(folder, seed=1)
+    assert [summary(other[Position(p, 1)]["data_samples"]) for p in range(40)] != first
+
+
+def test_global_random_states_are_left_as_they_were(folder):
+    dataset = build(folder)
+
+    def draw():
+        return np.random.rand(), random.random(), torch.rand(1).item()
+
+    def seed():
+        np.random.seed(0), random.seed(0), torch.manual_seed(0)
+
+    seed()
+    expected = draw()
+    seed()
+    dataset[Position(4, 1)]
+    assert draw() == expected
+
+
+def test_sampler_shows_every_image_once_per_epoch_in_another_order():
+    stream = iter(OrderedSampler(range(7), batch=4, seed=0))
+    items = [next(stream) for _ in range(21)]
+    assert [item.position for item in items] == list(range(21))
+    epochs = [tuple(item.index for item in items[e : e + 7]) for e in (0, 7, 14)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len(set(epochs)) == 3
+    other = iter(OrderedSampler(range(7), batch=4, seed=1))
+    assert [next(other) for _ in range(21)] != items
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_stream_is_the_same_for_any_ranks_loader_workers_and_resuming(
+    folder, monkeypatch, ranks, loader_workers
+):
+    dataset = build(folder)
+    sampler = iter(OrderedSampler(dataset, batch=4, seed=5))
+    with_position = [dataset[next(sampler)]["data_samples"] for _ in range(20)]
+    expected = [summary(sample) for sample in with_position]
+
+    share = 4 // ranks
+    for skip in (0, 3):
+        parts = []
+        for rank in range(ranks):
+            monkeypatch.setattr(detection, "get_dist_info", lambda r=rank: (r, ranks))
+            parts.append(read(dataset, loader_workers, 5 - skip, skip=skip * share))
+        merged = [
+            item
+            for step in range(5 - skip)
+            for part in parts
+            for item in part[step * share : (step + 1) * share]
+        ]
+        assert merged == expected[skip * 4 :]
+
+
+def test_batch_that_ranks_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr(detection, "get_dist_info", lambda: (0, 3))
+    with pytest.raises(UsageError, match="multiple of the 3 workers, got 4"):
+        OrderedSampler(range(7), batch=4, seed=0)

@@ -1,0 +1,429 @@
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.multiprocessing as mp
+from mmengine.structures import InstanceData
+
+from bacl import evaluation
+from bacl.datasets.annotations import Category, Prepared, Split, sha256
+from bacl.errors import RunError, UsageError
+from bacl.evaluation import BankMetric, Detections, Evaluator, evaluate
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+LVIS_VAL = DATA / "lvis" / "lvis_v0.5_val_100.json"
+COCO_VAL = DATA / "coco_photos" / "val.json"
+METRICS = ("AP", "AP50", "AP75", "AP_r", "AP_c", "AP_f")
+
+
+def federated_case(seed, images=8, categories=7):
+    """Ground truth with negatives, not-exhaustive lists, odd boxes and unseen categories."""
+    draw = np.random.default_rng(seed)
+    cats = [
+        {"id": 2 * i + 3, "name": f"c{i}", "frequency": "rcf"[int(draw.integers(3))]}
+        for i in range(categories)
+    ]
+    ids = [category["id"] for category in cats]
+    for category in cats:
+        category |= {"image_count": 1, "instance_count": 1}
+    rows, annotations = [], []
+    for image in range(1, images + 1):
+        present = draw.choice(ids[:-1], size=draw.integers(0, 4), replace=False)
+        absent = [int(c) for c in ids if c not in present and draw.random() < 0.4]
+        partial = [int(c) for c in present if draw.random() < 0.3]
+        rows.append(
+            {
+                "id": image * 10,
+                "width": 200,
+                "height": 150,
+                "file_name": f"{image}.jpg",
+                "neg_category_ids": absent,
+                "not_exhaustive_category_ids": partial,
+            }
+        )
+        for category in present:
+            for _ in range(draw.integers(1, 5)):
+                x, y, w, h = draw.integers(0, 100, 4).tolist()
+                w = 0 if draw.random() < 0.05 else w
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image * 10,
+                        "category_id": int(category),
+                        "bbox": [x, y, w, h],
+                        "area": w * h,
+                        "segmentation": [[x, y, x + w, y, x + w, y + h]],
+                    }
+                )
+    return {"images": rows, "annotations": annotations, "categories": cats}
+
+
+def guesses(truth, seed, noise=6.0, false=1.0, tied=False):
+    """Perturbed ground truth, some with the wrong category, and false detections."""
+    draw = np.random.default_rng([seed, 1])
+    ids = [category["id"] for category in truth["categories"]]
+    columns = []
+    for annotation in truth["annotations"]:
+        for _ in range(draw.integers(0, 4)):
+            box = np.asarray(annotation["bbox"]) + draw.normal(0, noise, 4)
+            category = annotation["category_id"] if draw.random() < 0.8 else draw.choice(ids)
+            columns.append((annotation["image_id"], category, draw.random(), *box))
+    for image in truth["images"]:
+        for _ in range(draw.poisson(false * len(ids))):
+            columns.append((image["id"], draw.choice(ids), draw.random(), *draw.uniform(0, 99, 4)))
+    table = np.array(columns).reshape(-1, 7)
+    table[:, 5:] = np.abs(table[:, 5:])
+    table[draw.random(len(table)) < 0.05, 5] = 0
+    score = np.round(table[:, 2], 1) if tied else table[:, 2]
+    return Detections(
+        table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), score, table[:, 3:]
+    )
+
+
+def as_json(detections):
+    return [
+        {"image_id": int(i), "category_id": int(c), "score": float(s), "bbox": box.tolist()}
+        for i, c, s, box in zip(
+            detections.image_id,
+            detections.category_id,
+            detections.score,
+            detections.bbox,
+            strict=True,
+        )
+    ]
+
+
+def categories_of(truth):
+    return [
+        Category(**{key: item[key] for key in Category.model_fields})
+        for item in sorted(truth["categories"], key=lambda item: item["id"])
+    ]
+
+
+@pytest.fixture
+def lvis(monkeypatch):
+    """AP of lvis-api by name, which needs `np.float` that NumPy 2 has removed."""
+    monkeypatch.setattr(np, "float", float, raising=False)
+    from lvis import LVIS, LVISEval, LVISResults
+
+    def run(path, detections):
+        truth = LVIS(str(path))
+        with contextlib.redirect_stdout(io.StringIO()):
+            oracle = LVISEval(truth, LVISResults(truth, as_json(detections)), "bbox")
+            oracle.run()
+        results = {name.replace("_", ""): value for name, value in oracle.results.items()}
+        precision = oracle.eval["precision"][:, :, :, 0]
+        each = [p.mean() if p.max() > -1 else None for p in precision.transpose(2, 0, 1)]
+        return {name: results[name.replace("_", "")] for name in METRICS}, each
+
+    return run
+
+
+def assert_same(result, expected, each=None):
+    for name, value in expected.items():
+        got = result.metrics[name]
+        assert math.isnan(got) if value == -1 else got == pytest.approx(value, abs=1e-6), name
+    for row, value in zip(result.per_category, each or [], strict=bool(each)):
+        assert row["AP"] == (None if value is None else pytest.approx(value, abs=1e-6))
+
+
+def written(path, truth):
+    path.write_text(json.dumps(truth))
+    return path
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_lvis_mode_equals_lvis_api_on_random_federated_cases(seed, tmp_path, lvis):
+    truth = federated_case(seed)
+    path = written(tmp_path / "val.json", truth)
+    detections = guesses(truth, seed, tied=seed % 3 == 0)
+    result = evaluate(path, categories_of(truth), detections, "lvis")
+    assert_same(result, *lvis(path, detections))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("tied", [False, True])
+def test_lvis_mode_keeps_the_300_best_of_an_image_as_lvis_api(seed, tied, tmp_path, lvis):
+    truth = federated_case(seed, images=3)
+    path = written(tmp_path / "val.json", truth)
+    detections = guesses(truth, seed, false=100, tied=tied)
+    assert np.bincount(detections.image_id).max() > 500
+    result = evaluate(path, categories_of(truth), detections, "lvis")
+    assert_same(result, *lvis(path, detections))
+
+
+@pytest.mark.skipif(not LVIS_VAL.exists(), reason="LVIS's real ground truth is not here")
+@pytest.mark.parametrize("seed", range(2))
+def test_lvis_mode_equals_lvis_api_on_real_ground_truth(seed, lvis):
+    truth = json.loads(LVIS_VAL.read_text())
+    detections = guesses(truth, seed, false=0.1)
+    result = evaluate(LVIS_VAL, categories_of(truth), detections, "lvis")
+    assert 0.05 < result.metrics["AP"] < 0.95
+    assert_same(result, *lvis(LVIS_VAL, detections))
+
+
+def pycocotools(path, detections):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+        oracle = COCOeval(truth, truth.loadRes(as_json(detections)), "bbox")
+        oracle.params.maxDets = [300]
+        oracle.evaluate()
+        oracle.accumulate()
+    precision = oracle.eval["precision"][:, :, :, 0, 0]  # (T, R, C)
+
+    def mean(values):
+        return values[values > -1].mean() if (values > -1).any() else -1
+
+    expected = {"AP": mean(precision), "AP50": mean(precision[0]), "AP75": mean(precision[5])}
+    return expected, precision, mean
+
+
+def coco_case(seed):
+    truth = federated_case(seed)
+    draw = np.random.default_rng(seed)
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = int(draw.random() < 0.2)
+    for image in truth["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    return truth
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_coco_mode_equals_pycocotools_on_random_cases(seed, tmp_path):
+    truth = coco_case(seed)
+    path = written(tmp_path / "val.json", truth)
+    detections = guesses(truth, seed, false=60 if seed == 0 else 1, tied=seed % 3 == 0)
+    categories = categories_of(truth)
+    result = evaluate(path, categories, detections, "coco")
+    expected, precision, mean = pycocotools(path, detections)
+    for group in "rcf":
+        of_group = [i for i, category in enumerate(categories) if category.frequency == group]
+        expected[f"AP_{group}"] = mean(precision[:, :, of_group])
+    each = [mean(p) if p.max() > -1 else None for p in precision.transpose(2, 0, 1)]
+    assert_same(result, expected, each)
+
+
+@pytest.mark.skipif(not COCO_VAL.exists(), reason="the real photographs are not here")
+def test_coco_mode_equals_pycocotools_on_real_ground_truth():
+    truth = json.loads(COCO_VAL.read_text())
+    for category in truth["categories"]:
+        category |= {"frequency": "r", "image_count": 1, "instance_count": 1}
+    detections = guesses(truth, 0, false=0.3)
+    result = evaluate(COCO_VAL, categories_of(truth), detections, "coco")
+    assert_same(result, pycocotools(COCO_VAL, detections)[0])
+
+
+def none():
+    return Detections(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros((0, 4)))
+
+
+@pytest.mark.parametrize("mode", ["lvis", "coco"])
+def test_no_detections_give_zeros(tmp_path, mode):
+    truth = federated_case(0)
+    path = written(tmp_path / "val.json", truth)
+    result = evaluate(path, categories_of(truth), none(), mode)
+    assert {v for v in result.metrics.values() if not math.isnan(v)} == {0}
+    assert result.per_category[-1]["AP"] is None  # never in the ground truth
+    assert {row["AP"] for row in result.per_category[:-1]} == {0}
+
+
+@pytest.mark.parametrize("mode", ["lvis", "coco"])
+def test_ground_truth_without_boxes_gives_no_metrics(tmp_path, mode):
+    truth = federated_case(0) | {"annotations": []}
+    path = written(tmp_path / "val.json", truth)
+    detections = Detections(
+        np.array([10]), np.array([3]), np.array([0.5]), np.array([[1.0, 1, 9, 9]])
+    )
+    result = evaluate(path, categories_of(truth), detections, mode)
+    assert all(math.isnan(value) for value in result.metrics.values())
+    result.save(tmp_path)
+    assert set(json.loads((tmp_path / "metrics.json").read_text())["metrics"].values()) == {None}
+
+
+def test_groups_go_by_the_training_counts_not_by_the_file(tmp_path):
+    truth = federated_case(1)
+    path = written(tmp_path / "val.json", truth)
+    categories = [c.model_copy(update={"frequency": "r"}) for c in categories_of(truth)]
+    metrics = evaluate(path, categories, guesses(truth, 1), "lvis").metrics
+    assert metrics["AP_r"] == metrics["AP"] and math.isnan(metrics["AP_f"])
+
+
+def test_result_names_the_evaluator_and_the_ground_truth(tmp_path):
+    truth = federated_case(0)
+    path = written(tmp_path / "val.json", truth)
+    told = evaluate(path, categories_of(truth), none(), "lvis").evaluator
+    assert told == {"name": "hotcoco", "version": "1.3.0", "ground_truth_sha256": sha256(path)}
+
+
+def test_detections_of_another_dataset_are_refused(tmp_path):
+    truth = federated_case(0)
+    evaluator = Evaluator(written(tmp_path / "val.json", truth), categories_of(truth), "lvis")
+    for column, kind in (("image_id", "images"), ("category_id", "categories")):
+        columns = {"image_id": [10], "category_id": [3], "score": [0.5], "bbox": [[0, 0, 5, 5]]}
+        columns[column] = [77]
+        with pytest.raises(UsageError, match=f"the {kind} of the ground truth, got 1 others, such"):
+            evaluator.evaluate(Detections(**{k: np.array(v) for k, v in columns.items()}))
+
+
+def test_scores_that_are_not_finite_are_refused(tmp_path):
+    truth = federated_case(0)
+    detections = Detections(
+        np.array([10]), np.array([3]), np.array([np.nan]), np.array([[0, 0, 5, 5]])
+    )
+    with pytest.raises(RunError, match="finite scores, got NaN"):
+        evaluate(written(tmp_path / "v.json", truth), categories_of(truth), detections, "lvis")
+
+
+# The metric
+
+VARIANTS = ["bacl", "softmax", "silent"]
+
+
+def prepared_case(folder):
+    """Files of a split and what two of three variants find in it, as float32."""
+    truth = federated_case(3)
+    path = written(folder / "val.json", truth)
+    split = Split(annotations=str(path), images="", image_total=8, instance_total=1)
+    Prepared(
+        digest="",
+        evaluation="lvis",
+        train=split,
+        val=split,
+        categories=categories_of(truth),
+        warnings=[],
+    ).save(folder / "dataset.json")
+    return truth
+
+
+def samples_of(truth):
+    """What a bank gives for each image: all variants' detections together."""
+    labels = {category.id: label for label, category in enumerate(categories_of(truth))}
+    found = [guesses(truth, seed) for seed in (0, 1)]
+    samples = []
+    for image in truth["images"]:
+        parts = []
+        for index, detections in enumerate(found):
+            here = detections.image_id == image["id"]
+            box = torch.tensor(detections.bbox[here]).float()
+            parts.append(
+                InstanceData(
+                    bboxes=torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], dim=1),
+                    scores=torch.tensor(detections.score[here]).float(),
+                    labels=torch.tensor([labels[c] for c in detections.category_id[here]]).long(),
+                    variant=torch.full((int(here.sum()),), index),
+                )
+            )
+        samples.append({"img_id": image["id"], "pred_instances": InstanceData.cat(parts)})
+    return samples
+
+
+def metric(folder, **changes):
+    fields = {
+        "annotations": str(folder / "val.json"),
+        "dataset_info": str(folder / "dataset.json"),
+        "variants": VARIANTS,
+        "mode": "lvis",
+        "folder": str(folder / "variants"),
+    }
+    return BankMetric(**(fields | changes))
+
+
+def run_metric(folder, samples):
+    measured = metric(folder)
+    for sample in samples:
+        measured.process(None, [sample])
+    return measured.evaluate(8)
+
+
+def test_metric_equals_evaluating_each_variant_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "FLUSH_ROWS", 20)
+    truth = prepared_case(tmp_path)
+    flat = run_metric(tmp_path, samples_of(truth))
+    for name, detections in zip(VARIANTS, (guesses(truth, 0), guesses(truth, 1)), strict=False):
+        expected = evaluate(tmp_path / "val.json", categories_of(truth), detections, "lvis")
+        for key, value in expected.metrics.items():
+            assert flat[f"{name}/{key}"] == pytest.approx(value, abs=1e-3, nan_ok=True)
+        folder = tmp_path / "variants" / name
+        stored = Detections.read(folder / "detections.parquet")
+        assert len(stored.score) == len(detections.score)
+        again = evaluate(tmp_path / "val.json", categories_of(truth), stored, "lvis")
+        assert flat[f"{name}/AP"] == again.metrics["AP"]
+        told = json.loads((folder / "metrics.json").read_text())
+        assert told["metrics"]["AP"] == flat[f"{name}/AP"]
+        assert told["evaluator"]["name"] == "hotcoco"
+        with (folder / "categories.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["AP"] for row in rows] == [
+            "" if row["AP"] is None else str(row["AP"]) for row in again.per_category
+        ]
+    assert flat["silent/AP"] == 0
+    assert sorted(os.listdir(tmp_path / "variants")) == sorted(VARIANTS)
+    assert sorted(os.listdir(tmp_path / "variants" / "bacl")) == [
+        "categories.csv",
+        "detections.parquet",
+        "metrics.json",
+    ]
+
+
+def test_metric_starts_anew_for_each_evaluation(tmp_path):
+    samples = samples_of(prepared_case(tmp_path))
+    measured = metric(tmp_path)
+    results = []
+    for _ in range(2):
+        measured.process(None, samples)
+        results.append(measured.evaluate(8))
+    assert results[0] == pytest.approx(results[1], nan_ok=True)
+
+
+def test_metric_without_any_sample_gives_zeros(tmp_path):
+    prepared_case(tmp_path)
+    assert metric(tmp_path).evaluate(8)["bacl/AP"] == 0
+
+
+def _rank(rank, folder, spoil):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    samples = samples_of(json.loads((folder / "val.json").read_text()))
+    if spoil:
+        samples[0]["pred_instances"].scores[:] = math.nan
+    try:
+        # The second rank repeats the first images, as a sampler does that evens out the ranks.
+        told = run_metric(folder, samples[:5] if rank == 0 else samples[5:] + samples[:2])
+    except RunError as error:
+        told = str(error)
+    (folder / f"told{rank}.json").write_text(json.dumps(told))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_two_ranks_tell_what_one_does_and_share_errors(tmp_path, spoil):
+    truth = prepared_case(tmp_path)
+    expected = run_metric(tmp_path, samples_of(truth))
+    rows = len(pq.read_table(tmp_path / "variants" / "bacl" / "detections.parquet"))
+    mp.spawn(_rank, (tmp_path, spoil), nprocs=2)
+    told = [json.loads((tmp_path / f"told{rank}.json").read_text()) for rank in (0, 1)]
+    if spoil:
+        assert told == ["expected detections with finite scores, got NaN or infinity"] * 2
+    else:
+        for values in told:
+            assert values == pytest.approx(expected, nan_ok=True)
+        merged = pq.read_table(tmp_path / "variants" / "bacl" / "detections.parquet")
+        assert len(merged) == rows

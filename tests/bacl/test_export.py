@@ -1,0 +1,56 @@
+"""An exported variant is a stock detector that finds what the bank's variant finds."""
+
+import pytest
+import torch
+from mmdet.apis import inference_detector, init_detector
+from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
+from mmdet.registry import DATASETS
+from training import build, config_of, train
+
+from bacl.export import export_variants, variant_state
+from bacl.settings import BACL, Softmax
+
+VARIANTS = {"bacl": BACL(method="bacl"), "softmax": Softmax(method="softmax")}
+
+
+@pytest.fixture(scope="module")
+def trained(dataset_info):
+    config = config_of(dataset_info, VARIANTS, freeze=())
+    model = build(config)
+    train(config, model, 2)
+    return config, model.eval()
+
+
+@pytest.mark.parametrize("index, name", enumerate(VARIANTS))
+def test_exported_variant_detects_as_in_the_bank(trained, tmp_path, index, name):
+    config, model = trained
+    classes = [str(number) for number in range(model.roi_head.bbox_head.num_classes)]
+    export_variants(config, model.state_dict(), classes, tmp_path)
+    stock = init_detector(
+        str(tmp_path / name / "config.py"), str(tmp_path / name / "checkpoint.pth"), device="cpu"
+    )
+    assert type(stock.roi_head.bbox_head) is Shared2FCBBoxHead
+    assert stock.dataset_meta["classes"] == tuple(classes)
+
+    dataset = DATASETS.build(config["val_dataloader"]["dataset"])
+    sample = dataset[0]
+    with torch.no_grad():
+        mine = model.test_step(
+            {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
+        )[0].pred_instances
+    mine = mine[mine.variant == index]
+    theirs = inference_detector(stock, dataset.get_data_info(0)["img_path"]).pred_instances
+    assert len(mine) == len(theirs) > 0
+    torch.testing.assert_close(mine.scores, theirs.scores)
+    torch.testing.assert_close(mine.bboxes, theirs.bboxes)
+    assert torch.equal(mine.labels, theirs.labels)
+
+
+def test_state_of_a_variant_holds_no_other_variants_weights(trained):
+    _, model = trained
+    state = variant_state(model.state_dict(), "bacl")
+    assert not any("variants" in key or "statistics" in key for key in state)
+    assert torch.equal(
+        state["roi_head.bbox_head.fc_cls.weight"],
+        model.roi_head.bbox_head.variants["bacl"].fc_cls.weight,
+    )

@@ -1,0 +1,126 @@
+"""A few steps of training without Ray or a Runner, on one rank or several."""
+
+from pathlib import Path
+
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import ConfigDict
+from mmengine.dist import get_world_size
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
+
+import bacl.register  # noqa: F401
+from bacl.config import FROZEN_TRUNK, stage_config
+from bacl.datasets.annotations import Prepared
+from bacl.datasets.detection import OrderedSampler
+from bacl.settings import Detector, Recipe, Schedule
+
+register_all_modules(init_default_scope=True)
+
+DETECTOR = Detector(
+    backbone="tiny",
+    neck_channels=16,
+    fc_channels=24,
+    anchor_scale=6,
+    rpn_samples=64,
+    roi_samples=32,
+    test_proposals=50,
+)
+RECIPE = Recipe(
+    schedule=Schedule(iterations=4, batch=4, lr=0.02, lr_batch=4, warmup=0),
+    scales=[(96, 96)],
+    test_scale=(96, 96),
+    proposals=100,
+    loader_workers=0,
+)
+
+
+def config_of(dataset_info, variants, freeze=FROZEN_TRUNK, seed=0):
+    """Configuration of a small stage over the prepared set at `dataset_info`."""
+    prepared = Prepared.load(dataset_info)
+    return stage_config(
+        DETECTOR, prepared, dataset_info, RECIPE, variants, list(freeze), seed, workers=1
+    )
+
+
+def build(config, state=None):
+    """The detector of a configuration, on the weights `state` where given."""
+    torch.manual_seed(0)
+    model = MODELS.build(ConfigDict(config["model"]))
+    model.init_weights()
+    if state is not None:
+        model.load_state_dict(state)
+    return model
+
+
+def batch_of(dataset, sampler, size):
+    """The next `size` samples of the stream, collated as MMDetection does."""
+    samples = [dataset[next(sampler)] for _ in range(size)]
+    return {
+        "inputs": [sample["inputs"] for sample in samples],
+        "data_samples": [sample["data_samples"] for sample in samples],
+    }
+
+
+def train(config, model, steps, skip=0, optimizer_state=None):
+    """`steps` optimizer steps after the first `skip`; returns the optimizer."""
+    ranks = get_world_size()
+    dataset = DATASETS.build(config["train_dataloader"]["dataset"])
+    stream = OrderedSampler(
+        dataset, **{k: config["train_dataloader"]["sampler"][k] for k in ("batch", "seed")}
+    )
+    share = stream.batch // ranks
+    stream.skip(skip * share)
+    samples = iter(stream)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=0.02, momentum=0.9
+    )
+    if optimizer_state is not None:
+        optimizer.load_state_dict(optimizer_state)
+    wrapper = OptimWrapper(optimizer)
+    model.train()
+    stepped = MMDistributedDataParallel(model, broadcast_buffers=False) if ranks > 1 else model
+    for _ in range(steps):
+        stepped.train_step(batch_of(dataset, samples, share), wrapper)
+    return optimizer
+
+
+def train_and_save(folder: Path, config):
+    """For `on_ranks`: three steps, then each rank's weights as `<rank>.pth`."""
+    model = build(config)
+    train(config, model, 3)
+    torch.save(model.state_dict(), folder / f"{torch.distributed.get_rank()}.pth")
+
+
+def step_without_boxes_on_rank_1(folder: Path, config):
+    """For `on_ranks`: one step in which rank 1 sees images without any ground truth."""
+    dataset = DATASETS.build(config["train_dataloader"]["dataset"])
+    batch = batch_of(dataset, iter(OrderedSampler(dataset, batch=4, seed=0)), 2)
+    rank = torch.distributed.get_rank()
+    if rank == 1:
+        for sample in batch["data_samples"]:
+            sample.gt_instances = sample.gt_instances[:0]
+    model = build(config)
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    wrapper = OptimWrapper(torch.optim.SGD(trained, 0.01))
+    MMDistributedDataParallel(model, broadcast_buffers=False).train_step(batch, wrapper)
+    torch.save(model.state_dict(), folder / f"{rank}.pth")
+
+
+def on_ranks(worker, ranks, folder, *args):
+    """Run `worker(folder, *args)` in `ranks` processes joined by gloo."""
+    rendezvous = f"file://{folder}/rendezvous"
+    torch.multiprocessing.spawn(_join, (ranks, rendezvous, worker, folder, args), nprocs=ranks)
+
+
+def _join(rank, ranks, rendezvous, worker, folder, args):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=rendezvous, rank=rank, world_size=ranks
+    )
+    try:
+        worker(folder, *args)
+    finally:
+        torch.distributed.destroy_process_group()
