@@ -19,6 +19,10 @@ from bacl.settings import Dataset
 SILHOUETTES = ("circle", "square", "triangle", "diamond", "hexagon", "star", "cross", "arrow")
 MARKS = ("plain", "barred", "dotted")
 MAX_OBJECTS = 5
+DOT, BAR = 0.22, 0.17
+"""Radius of a dot and half width of a bar, in radii of the silhouette."""
+CONTRAST = 110
+"""Difference of a mark from its silhouette's colour, of 255."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class _Size:
 
 
 SIZES = {
-    "standard": _Size(128, 8, 640, 160, 20, ((300, 120), (90, 15), (10, 2))),
+    "standard": _Size(128, 8, 800, 160, 20, ((400, 150), (60, 12), (6, 1))),
     "small": _Size(96, 2, 130, 20, 8, ((120, 105), (40, 20), (8, 3))),
 }
 
@@ -212,13 +216,13 @@ def _paint(
     if np.abs(colour - under).sum() < 150:
         colour = (colour + 128) % 256
     picture[silhouette] = colour
-    contrast = np.where(colour > 128, colour - 110, colour + 110)
+    contrast = np.where(colour > 128, colour - CONTRAST, colour + CONTRAST)
     grid = np.mgrid[:side, :side]
     dy, dx = grid[0] - centre[1], grid[1] - centre[0]
     if mark == "dotted":
-        picture[silhouette & (dx**2 + dy**2 < (0.3 * radius) ** 2)] = contrast
+        picture[silhouette & (dx**2 + dy**2 < (DOT * radius) ** 2)] = contrast
     elif mark == "barred":
-        picture[silhouette & (np.abs(dy) < 0.17 * radius)] = contrast
+        picture[silhouette & (np.abs(dy) < BAR * radius)] = contrast
 
 
 def _fill(side: int, points: np.ndarray) -> np.ndarray:

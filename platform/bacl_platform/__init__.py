@@ -1,0 +1,1 @@
+"""The platform: plans, runs, tracks and reports BACL experiments on Ray and MLflow."""

@@ -1,0 +1,245 @@
+"""The command line. Commands import what they need when they run, so `bacl --help` is quick."""
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bacl.errors import BaclError, UsageError
+
+if TYPE_CHECKING:
+    from bacl_platform.plan import Plan
+    from bacl_platform.store import Store
+
+app = typer.Typer(
+    help="Train, compare and ship long-tailed object detectors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="BACL_STORE", help="Folder of finished jobs and datasets.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Change a field of the experiment; repeatable."
+    ),
+]
+Seeds = Annotated[
+    str | None, typer.Option(metavar="0,1,...", help="Seeds instead of the experiment's.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
+
+DEFAULT_STORE = Path("bacl_store")
+
+
+@app.command()
+def plan(
+    file: File,
+    store: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    seeds: Seeds = None,
+    debug: Debug = False,
+) -> None:
+    """Show the jobs of an experiment: keys, what is in the store, what shares a trunk."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform.plan import print_plan
+
+        print_plan(*planned(file, store, set_, seeds), Console())
+
+
+@app.command()
+def run(
+    file: File,
+    store: StoreOption = DEFAULT_STORE,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to run on; without it, this machine.")
+    ] = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    debug: Debug = False,
+) -> None:
+    """Run what the store lacks of an experiment; after any interruption, run it again."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform.run import run as run_plan
+        from bacl_platform.tracking import Tracking
+
+        console = Console()
+        what, where = planned(file, store, set_, seeds)
+        run_plan(what, where, Tracking(what, where), console, address)
+        console.print(
+            f"results: bacl report {file}; runs: bacl ui; checkpoints: {where.root}", soft_wrap=True
+        )
+
+
+@app.command()
+def ui(
+    store: StoreOption = DEFAULT_STORE,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    debug: Debug = False,
+) -> None:
+    """Serve the MLflow comparison of all runs, on this machine only."""
+    with told(debug):
+        from bacl_platform.store import Store
+        from bacl_platform.tracking import serve
+
+        serve(Store(store), port)
+
+
+@app.command()
+def report(
+    file: File,
+    store: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    seeds: Seeds = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; else <store>/reports/<experiment>.")
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print JSON and nothing else; AP as fractions.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Compare an experiment's variants: a table, plots, AP per category."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform import report as reporting
+
+        what, where = planned(file, store, set_, seeds)
+        command = again(file, store, set_, seeds)
+        found = reporting.collect(what, where, command)
+        folder = out or where.root / "reports" / what.experiment.name
+        reporting.write(found, folder, command)
+        if json_:
+            print(json.dumps(reporting.as_json(found), indent=1))
+        else:
+            reporting.print_report(found, folder, where, command, Console())
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    run: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Experiment file to take --variant from.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="A variant of --run.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="A seed of --run; without it, the first.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Exported checkpoint, instead of --run and --variant.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Configuration of --checkpoint; else config.py beside it. It is Python and is "
+            "executed: use one that you trust."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("predictions"),
+    score_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out detections with a lower score.")
+    ] = 0.3,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu or cuda:0; without it, a GPU if there is one.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Detect objects in images: draws boxes, writes predictions.json."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform import predict as prediction
+
+        if (run is None) == (checkpoint is None):
+            raise UsageError("expected either --run FILE with --variant NAME or --checkpoint FILE")
+        if run is not None:
+            if config is not None:
+                raise UsageError("--config: expected with --checkpoint only, got --run")
+            seeds = None if seed is None else str(seed)
+            what, where = planned(run, store, set_, seeds)
+            checkpoint = prediction.exported(what, where, variant, again(run, store, set_, seeds))
+        elif variant is not None or seed is not None or set_:
+            raise UsageError("--variant, --seed, --set: expected with --run, got --checkpoint")
+        assert checkpoint is not None
+        prediction.predict(
+            images,
+            checkpoint,
+            config or checkpoint.with_name("config.py"),
+            out,
+            score_threshold,
+            device,
+            Console(),
+        )
+
+
+@app.command()
+def doctor(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
+    """Try everything that a run needs, and say what is missing."""
+    with told(debug):
+        from bacl_platform import doctor as checks
+
+        raise typer.Exit(checks.run(store))
+
+
+def planned(
+    file: Path, store: Path, overrides: list[str] | None, seeds: str | None
+) -> tuple["Plan", "Store"]:
+    """The plan of an experiment file and the store it is for; prepares the dataset if need be."""
+    from bacl.datasets.annotations import prepare
+    from bacl_platform.experiment import load
+    from bacl_platform.plan import make_plan
+    from bacl_platform.store import Store, disk_errors
+
+    chosen = [*(overrides or []), *([f"seeds=[{seeds}]"] if seeds else [])]
+    experiment, where = load(file, chosen), Store(store)
+    with disk_errors(where.root):
+        prepared = prepare(experiment.dataset, where.datasets)
+    for warning in prepared.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return make_plan(experiment, prepared, where), where
+
+
+def again(file: Path, store: Path, overrides: list[str] | None, seeds: str | None) -> str:
+    """The `bacl run` that makes what another command with these options looks for."""
+    words = ["bacl", "run", str(file)]
+    words += ["--store", str(store)] if store != DEFAULT_STORE else []
+    words += [word for override in overrides or [] for word in ("--set", override)]
+    words += ["--seeds", seeds] if seeds else []
+    return shlex.join(words)
+
+
+@contextlib.contextmanager
+def told(debug: bool) -> Iterator[None]:
+    """Turn an error into sentences on stderr and an exit code; with `debug`, let it through."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from the last checkpoints", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except (BaclError, OSError) as error:
+        if debug:
+            raise
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
+def main() -> None:
+    """The `bacl` command."""
+    app()

@@ -1,0 +1,249 @@
+"""From an experiment to jobs with keys: what would run, what is there already, what is shared."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bacl
+from bacl.settings import Recipe, Settings, Variant
+from bacl_platform.experiment import (
+    ClassifierStage,
+    Experiment,
+    RepresentationStage,
+    Resources,
+    variants_of,
+)
+from bacl_platform.store import Store, newest_step
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bacl.datasets.annotations import Prepared
+
+
+class Job(Settings):
+    """One stage, for one seed, with a group of its variants: what one Ray Train run trains."""
+
+    key: str
+    name: str
+    stage: str
+    kind: str
+    seed: int
+    variants: dict[str, Variant]
+    parent: str | None
+    """Key of the job whose checkpoint this one starts from."""
+    freeze: list[str]
+    recipe: Recipe
+    resources: Resources
+    config: dict[str, Any]
+    """The resolved mmengine configuration, plain values only."""
+    dataset_digest: str
+    versions: dict[str, str]
+    """Installed versions, for the record; they do not enter the key."""
+
+    @property
+    def iterations(self) -> int:
+        return self.config["train_cfg"]["max_iters"]
+
+    @property
+    def sampler(self) -> str:
+        return self.config["train_dataloader"]["sampler"]["type"]
+
+
+class Plan(Settings):
+    """The jobs of an experiment, parents before children."""
+
+    experiment: Experiment
+    jobs: list[Job]
+
+    @property
+    def digest(self) -> str:
+        """Identifies the plan: the same jobs under the same experiment name."""
+        return _digest([self.experiment.name, [job.key for job in self.jobs]])
+
+    def missing(self, store: Store) -> list[Job]:
+        """Jobs that have no complete entry in the store."""
+        return [job for job in self.jobs if not store.complete(job.key)]
+
+
+def make_plan(experiment: Experiment, prepared: "Prepared", store: Store) -> Plan:
+    """The DAG of jobs, once per seed, with a classifier stage's variants in groups.
+
+    A job's key covers what its results depend on: its configuration without paths, the dataset's
+    digest, its parent's key and the code.
+    """
+    from bacl.config import portable, stage_config
+
+    code, versions = code_version(), _versions()
+    dataset_info = store.datasets / prepared.digest / "dataset.json"
+    jobs: list[Job] = []
+    for seed in experiment.seeds:
+        parents: dict[str, str] = {}
+        for name, stage in _parents_first(experiment):
+            groups = list(
+                _groups(variants_of(name, stage), getattr(stage, "variants_per_job", None))
+            )
+            parent = parents[stage.after] if isinstance(stage, ClassifierStage) else None
+            freeze = stage.freeze if isinstance(stage, ClassifierStage) else []
+            for number, variants in enumerate(groups, start=1):
+                config = stage_config(
+                    experiment.detector,
+                    prepared,
+                    dataset_info,
+                    stage.recipe,
+                    variants,
+                    freeze,
+                    seed,
+                    stage.resources.workers,
+                )
+                key = _digest([portable(config), prepared.digest, parent, code])
+                part = f" {number}/{len(groups)}" if len(groups) > 1 else ""
+                of_seed = f" seed {seed}" if len(experiment.seeds) > 1 else ""
+                jobs.append(
+                    Job(
+                        key=key,
+                        name=f"{name}{part}{of_seed}",
+                        stage=name,
+                        kind=stage.kind,
+                        seed=seed,
+                        variants=variants,
+                        parent=parent,
+                        freeze=freeze,
+                        recipe=stage.recipe,
+                        resources=stage.resources,
+                        config=config,
+                        dataset_digest=prepared.digest,
+                        versions=versions,
+                    )
+                )
+                parents[name] = key
+    return Plan(experiment=experiment, jobs=jobs)
+
+
+def code_version() -> str:
+    """Digest of the sources of `bacl`, the method: what a job computes.
+
+    Neither the platform nor the installed versions of torch and the rest are in it: a job gives
+    the same results, to rounding, however it was started and on a CPU or a CUDA build. Versions
+    are recorded with the job instead.
+    """
+    folder = Path(bacl.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def state(job: Job, store: Store) -> str:
+    """In words: in the store, unfinished at a step, or to run."""
+    if store.complete(job.key):
+        return "in store"
+    step = newest_step(store.work(job.key) / "checkpoints")
+    return "to run" if step is None else f"unfinished at step {step}"
+
+
+def print_plan(plan: Plan, store: Store, console: "Console") -> None:
+    """Show jobs, what is in the store, what they ask for and what shares a trunk."""
+    from rich.table import Table
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"{plan.experiment.name}, store {store.root}")
+    table = Table()
+    for column in ("job", "key", "state", "steps", "resources", "variants"):
+        table.add_column(column, no_wrap=column == "key", overflow="fold")
+    for job in plan.jobs:
+        table.add_row(
+            job.name,
+            job.key,
+            state(job, store),
+            str(job.iterations),
+            _asked(job.resources),
+            ", ".join(job.variants),
+        )
+    console.print(table)
+    for job in {job.stage: job for job in plan.jobs}.values():
+        say(
+            f"{job.stage}: {job.recipe.schedule.batch} images a step, learning rate "
+            f"{_learning_rate(job)}, {job.sampler}"
+        )
+    for line in sharing(plan.experiment):
+        say(line)
+    missing = len(plan.missing(store))
+    say(f"{len(plan.jobs) - missing} of {len(plan.jobs)} jobs are in the store, {missing} to run")
+
+
+def sharing(experiment: Experiment) -> Iterator[str]:
+    """Which variants train over one trunk, and why others do not, one sentence each."""
+    stages = {n: s for n, s in experiment.stages.items() if isinstance(s, ClassifierStage)}
+    for name, stage in stages.items():
+        groups = [" + ".join(group) for group in _groups(stage.variants, stage.variants_per_job)]
+        if len(groups) == 1:
+            yield f"{name}: {groups[0]} over one trunk"
+        else:
+            yield (
+                f"{name}: {len(groups)} trunks because variants_per_job is "
+                f"{stage.variants_per_job}: {'; '.join(groups)}"
+            )
+    for (first, one), (second, other) in combinations(stages.items(), 2):
+        if one.after == other.after:
+            different = ", ".join(_differences(one.model_dump(), other.model_dump()))
+            reason = different or "they are separate stages"
+            yield f"{first} and {second} have a trunk each: {reason}"
+
+
+def _differences(one: dict, other: dict, prefix: str = "") -> Iterator[str]:
+    for name, value in one.items():
+        if name in ("variants", "variants_per_job", "resources"):
+            continue
+        if isinstance(value, dict):
+            yield from _differences(value, other[name], f"{prefix}{name}.")
+        elif value != other[name]:
+            yield f"{prefix}{name} is {value} and {other[name]}"
+
+
+def _learning_rate(job: Job) -> str:
+    schedule = job.recipe.schedule
+    if schedule.batch == schedule.lr_batch:
+        return f"{schedule.lr:g}"
+    return f"{schedule.scaled_lr:g} = {schedule.lr:g} x {schedule.batch}/{schedule.lr_batch}"
+
+
+def _asked(resources: Resources) -> str:
+    gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
+    return f"{resources.workers} x ({resources.cpus} CPU{gpus})"
+
+
+def _parents_first(
+    experiment: Experiment,
+) -> list[tuple[str, RepresentationStage | ClassifierStage]]:
+    return sorted(experiment.stages.items(), key=lambda item: isinstance(item[1], ClassifierStage))
+
+
+def _groups(variants: dict[str, Any], size: int | None) -> Iterator[dict[str, Any]]:
+    names = list(variants)
+    size = size or len(names)
+    for start in range(0, len(names), size):
+        yield {name: variants[name] for name in names[start : start + size]}
+
+
+def _digest(value: Any) -> str:
+    """The first 16 hex digits of SHA-256 over canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("bacl", "torch", "torchvision", "onedl-mmdetection", "onedl-mmengine", "ray"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,305 @@
+"""The pictures of a report, 800 units wide: AP by group, weight norms, training curves.
+
+A variant has one colour in all of them. C categories, S seeds, T logged steps.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from bacl.warmstart import read_checkpoint
+from bacl_platform.plan import Job
+from bacl_platform.report import GROUPS, Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which colour-blind readers tell apart."""
+_DASHES = ("-", "--", ":", "-.")
+_HATCHES = ("", "///", "...", "xxx")
+_SHADES = {"r": "#fbe3e0", "c": "#fdf3d8", "f": "#e6f0e6"}
+_MOST_NAMES = 60
+"""Categories whose names still fit under a picture."""
+_LEAST_POINTS = 50
+"""Of a training curve: with as many again, neighbours are averaged."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, what it shows, and the name of its file."""
+
+    file: str
+    title: str
+    figure: Figure
+
+
+def pictures(report: Report) -> list[Picture]:
+    """All pictures of a report."""
+    made = [
+        Picture("ap_by_group.png", "AP by frequency group", ap_by_group(report)),
+        Picture("weight_norms.png", "Classifier weight norm per category", weight_norms(report)),
+    ]
+    for stage in dict.fromkeys(job.stage for job in report.finished):
+        made.append(
+            Picture(f"training_{stage}.png", f"Training of {stage}", training(report, stage))
+        )
+    return made
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file, 1600 pixels wide."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=200)
+    return content.getvalue()
+
+
+def ap_by_group(report: Report) -> Figure:
+    """Bars of AP in points for all categories and each group; error bars are one standard
+    deviation over seeds."""
+    names = report.variants
+    counts = {
+        group: sum(
+            c["frequency"] == group and c["AP"] is not None for c in report.results[0].categories
+        )
+        for group in GROUPS
+    }
+    groups = [("AP", f"all\n{_categories(sum(counts.values()))}")]
+    groups += [(f"AP_{g}", f"{GROUPS[g]}\n{_categories(n)}") for g, n in counts.items() if n]
+    figure, axes = _figure(4.5)
+    width = 0.84 / len(names)
+    for number, name in enumerate(names):
+        values = [[100 * v for v in report.values(name, metric)] for metric, _ in groups]
+        centres = np.arange(len(groups)) + (number - (len(names) - 1) / 2) * width
+        heights = [mean(v) if v else 0 for v in values]
+        bars = axes.bar(
+            centres,
+            heights,
+            width * 0.94,
+            label=name,
+            color=_colour(names, name),
+            hatch=_HATCHES[number // len(_COLOURS) % len(_HATCHES)],
+            edgecolor="white",
+            linewidth=0,
+        )
+        deviations = [stdev(v) if len(v) > 1 else 0 for v in values]
+        if any(deviations):
+            axes.errorbar(
+                centres, heights, deviations, fmt="none", ecolor="#333333", elinewidth=1, capsize=2
+            )
+        if len(names) <= 6:
+            texts = [f"{h:.1f}" for h in heights]
+            for bar, height, deviation, text in zip(bars, heights, deviations, texts):
+                middle = bar.get_x() + bar.get_width() / 2
+                axes.annotate(
+                    text,
+                    (middle, height + deviation),
+                    (0, 2),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7.5,
+                )
+    axes.set_xticks(range(len(groups)), [label for _, label in groups])
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylabel("AP (points)")
+    axes.grid(axis="x", visible=False)
+    axes.margins(y=0.1)
+    axes.set_title(f"AP by frequency group{_over_seeds(report)}")
+    _legend(figure, axes)
+    return figure
+
+
+def weight_norms(report: Report) -> Figure:
+    """L2 norm of each category's classifier weights, most training instances first (Fig. 5).
+
+    Mean over seeds, read from the exported checkpoints. Variants without the usual `fc_cls` are
+    left out.
+    """
+    categories = report.results[0].categories
+    instances = np.array([int(c["instance_count"]) for c in categories])
+    order = np.argsort(-instances, kind="stable")
+    figure = Figure(figsize=(8, 6 if len(order) <= _MOST_NAMES else 5), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    groups = [categories[label]["frequency"] for label in order]
+    for shown in (axes, below):
+        _plain(shown)
+        _shade(shown, groups)
+    _name_groups(axes, groups)
+    width = 1.5 if len(order) <= _MOST_NAMES else 0.9
+    for name in report.variants:
+        norms = [_norms(r.checkpoint, len(order)) for r in report.of(name)]
+        found = [values for values in norms if values is not None]
+        if found:
+            style = _line(report.variants, name)
+            axes.plot(np.mean(found, axis=0)[order], label=name, **style, linewidth=width)
+    axes.margins(y=0.12)  # room for the groups' names
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("L2 norm of the weights")
+    axes.set_title(f"Classifier weight norm per category{_over_seeds(report)}")
+    below.bar(range(len(order)), instances[order], width=1, color="#777777")
+    below.set_yscale("symlog", linthresh=1)
+    below.yaxis.set_major_formatter("{x:g}")
+    below.set_ylabel("training\ninstances")
+    below.set_xlim(-0.5, len(order) - 0.5)
+    if len(order) <= _MOST_NAMES:
+        names = [categories[label]["name"] for label in order]
+        below.set_xticks(range(len(order)), names, rotation=90, fontsize=7)
+    below.set_xlabel("categories, most training instances first")
+    _legend(figure, axes)
+    return figure
+
+
+def training(report: Report, stage: str) -> Figure:
+    """A stage's losses and learning rate by step, means over seeds.
+
+    The trunk's losses are those of the stage's first group of variants: groups share what they
+    train the trunk on.
+    """
+    jobs = [job for job in report.finished if job.stage == stage]
+    variants = list(dict.fromkeys(name for job in jobs for name in job.variants))
+    first = [job for job in jobs if list(job.variants) == list(jobs[0].variants)]
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    above, trunk, rate = figure.subplot_mosaic(
+        [["above", "above"], ["trunk", "rate"]], height_ratios=[3, 2]
+    ).values()
+    for axes in (above, trunk, rate):
+        _plain(axes)
+    for name in variants:
+        mine = [job for job in jobs if name in job.variants]
+        scalars = _scalar(report, mine, f"{name}.loss_cls")
+        _curve(above, *scalars, name, _line(report.variants, name))
+    above.set_title(f"Training of {stage}{_over_seeds(report)}: classification loss")
+    for number, loss in enumerate(_trunk_losses(report, first)):
+        label = loss.removeprefix("loss_").replace("_", " ")
+        style = {"color": "#555555", "linestyle": _DASHES[number % len(_DASHES)]}
+        _curve(trunk, *_scalar(report, first, loss), label, style)
+    trunk.set_title("trunk losses")
+    steps, rates = _scalar(report, first, "lr")
+    rate.plot(steps, rates, color="#555555")
+    rate.set_ylim(bottom=0)
+    rate.set_title("learning rate")
+    window = _window(len(steps))
+    for axes in (above, trunk):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylabel("loss" if window == 1 else f"loss (mean of {window} logged)")
+    for axes in (trunk, rate):
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+        axes.set_xlabel("step")
+    trunk.legend(frameon=False, fontsize=8)
+    _legend(figure, above)
+    return figure
+
+
+def _trunk_losses(report: Report, jobs: list[Job]) -> list[str]:
+    names = dict.fromkeys(name for row in report.scalars[jobs[0].key] for name in row)
+    return [
+        name
+        for name in names
+        if "loss" in name
+        and name != "loss"
+        and "/" not in name  # a metric of a variant whose name has `loss` in it
+        and name.partition(".")[0] not in jobs[0].variants
+    ]
+
+
+def _curve(
+    axes: "Axes", steps: np.ndarray, values: np.ndarray, label: str, style: dict[str, Any]
+) -> None:
+    """Draw values (T,) by step, as a running mean when there are many."""
+    window = _window(len(steps))
+    smooth, middle = (
+        np.convolve(series, np.full(window, 1 / window), "valid") for series in (values, steps)
+    )
+    axes.plot(middle, smooth, label=label, **style)
+
+
+def _window(steps: int) -> int:
+    """Logged steps that a point of a curve is the mean of."""
+    return max(1, steps // _LEAST_POINTS)
+
+
+def _scalar(report: Report, jobs: list[Job], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (T,) that all jobs logged the scalar at, and the means of its values over jobs (T,)."""
+    series = [
+        {row["step"]: row[name] for row in report.scalars[j.key] if name in row} for j in jobs
+    ]
+    steps = sorted(set.intersection(*(set(values) for values in series)))
+    return np.array(steps), np.array([mean(values[step] for values in series) for step in steps])
+
+
+def _norms(checkpoint: Path, categories: int) -> np.ndarray | None:
+    """L2 norms (C,) of the foreground classifiers of an exported detector."""
+    weights = read_checkpoint(checkpoint)["state_dict"].get("roi_head.bbox_head.fc_cls.weight")
+    return None if weights is None else weights[:categories].float().norm(dim=1).numpy()
+
+
+def _shade(axes: "Axes", groups: list[str]) -> None:
+    """Colour the background by frequency group, one band for each run of the same group."""
+    start = 0
+    for end in range(1, len(groups) + 1):
+        if end == len(groups) or groups[end] != groups[start]:
+            shade = _SHADES[groups[start]]
+            axes.axvspan(start - 0.5, end - 0.5, color=shade, linewidth=0, zorder=0)
+            start = end
+
+
+def _name_groups(axes: "Axes", groups: list[str]) -> None:
+    """Write each group's name at the top, in the middle of its categories."""
+    for group, word in GROUPS.items():
+        places = [place for place, other in enumerate(groups) if other == group]
+        if places:
+            axes.text(
+                median(places),
+                0.97,
+                word,
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+                va="top",
+            )
+
+
+def _figure(height: float) -> tuple[Figure, "Axes"]:
+    figure = Figure(figsize=(8, height), layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _legend(figure: Figure, axes: "Axes") -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = min(len(labels), 7)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _colour(names: list[str], name: str) -> str:
+    return _COLOURS[names.index(name) % len(_COLOURS)]
+
+
+def _line(names: list[str], name: str) -> dict[str, Any]:
+    dashes = _DASHES[names.index(name) // len(_COLOURS) % len(_DASHES)]
+    return {"color": _colour(names, name), "linestyle": dashes}
+
+
+def _categories(count: int) -> str:
+    return f"{count} categories" if count != 1 else "1 category"
+
+
+def _over_seeds(report: Report) -> str:
+    seeds = len({result.job.seed for result in report.results})
+    return f", mean over {seeds} seeds" if seeds > 1 else ""

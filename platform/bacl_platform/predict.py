@@ -1,0 +1,295 @@
+"""Detects objects in pictures with an exported variant, draws them and writes them down.
+
+A detector is a configuration and a checkpoint, as `bacl.export` writes them: MMDetection's own
+types, run by MMDetection's own inference.
+"""
+
+import colorsys
+import contextlib
+import csv
+import io
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bacl.errors import RunError, UsageError
+from bacl_platform.plan import Plan
+from bacl_platform.store import CHECKPOINT, Store, disk_errors, write_text
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.console import Console
+    from torch import nn
+
+_SHORTEST_PICTURE = 640
+"""Pixels of the longer side; smaller images are enlarged, so that names can be read."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One box (x1, y1, x2, y2) in pixels of the image, with its category and score in 0..1.
+
+    category_id is the annotation file's, None where the checkpoint came without its categories.
+    """
+
+    label: int
+    category: str
+    category_id: int | None
+    score: float
+    box: list[float]
+
+
+def exported(plan: Plan, store: Store, variant: str | None, command: str) -> Path:
+    """The checkpoint of a variant, trained with the plan's first seed.
+
+    command: what the user runs where it is missing. Raises UsageError for an unknown variant,
+    RunError for one that is not in the store.
+    """
+    seed = plan.jobs[0].seed
+    jobs = {name: job for job in plan.jobs if job.seed == seed for name in job.variants}
+    if variant not in jobs:
+        got = "no --variant" if variant is None else f"--variant {variant}"
+        raise UsageError(f"{plan.experiment.name}: expected one of {', '.join(jobs)}, got {got}")
+    job = jobs[variant]
+    if not store.complete(job.key):
+        raise RunError(
+            f"{variant} (job {job.name}, {job.key}) is not in the store {store.root}: "
+            f"run `{command}` first"
+        )
+    return store.entry(job.key) / "variants" / variant / CHECKPOINT
+
+
+def predict(
+    images: Sequence[Path],
+    checkpoint: Path,
+    config: Path,
+    out: Path,
+    threshold: float,
+    device: str | None,
+    console: "Console",
+) -> None:
+    """Write a picture of each image's detections, and predictions.json, to the folder `out`.
+
+    config is Python, and reading it runs it; the checkpoint is read as tensors and plain values.
+    threshold: detections with a lower score are left out. device: as torch names it; None takes a
+    GPU where there is one. Raises UsageError for images, files and devices that cannot be used,
+    RunError for a checkpoint that is broken or does not fit its configuration.
+    """
+    from rich.progress import track
+
+    images = list(dict.fromkeys(images))
+    pictures = _picture_files(images, out)
+    _check_images(images)
+    detector, classes = load_detector(config, checkpoint, _device(device))
+    from mmdet.apis import inference_detector
+
+    ids = _category_ids(checkpoint, classes)
+    written, total = [], 0
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for image in track(
+            images, "detecting", console=console, transient=True, disable=not console.is_terminal
+        ):
+            found = inference_detector(detector, str(image)).pred_instances.cpu()
+            found = found[found.scores >= threshold]
+            detections = [
+                Detection(label, classes[label], ids[label] if ids else None, score, box)
+                for label, score, box in zip(
+                    found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist()
+                )
+            ]
+            draw(_read(image), detections).save(pictures[image])
+            written.append(
+                {
+                    "image": str(image),
+                    "picture": pictures[image].name,
+                    "detections": [vars(detection) for detection in detections],
+                }
+            )
+            total += len(detections)
+        facts = {"checkpoint": str(checkpoint), "score_threshold": threshold}
+        write_text(
+            out / "predictions.json", json.dumps({**facts, "images": written}, indent=1) + "\n"
+        )
+    console.print(
+        f"{total} objects in {len(images)} images: pictures and predictions.json in {out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def load_detector(config: Path, checkpoint: Path, device: str) -> tuple["nn.Module", Sequence[str]]:
+    """A detector ready for `mmdet.apis.inference_detector`, and its category names by label.
+
+    The checkpoint is read here and not by MMDetection, whose reader falls back to running code
+    from the file. Raises UsageError for a bad configuration, RunError for a checkpoint that is
+    broken or of another detector.
+    """
+    with _quiet():
+        import bacl.register  # noqa: F401  # backs the operators before anything asks for them
+
+        # isort: split
+        from mmdet.apis import init_detector
+        from mmengine.config import Config
+
+    from bacl.warmstart import read_checkpoint
+
+    content = read_checkpoint(checkpoint)
+    if not config.is_file():
+        raise UsageError(f"{config}: expected the configuration of {checkpoint}, got no such file")
+    try:
+        with _quiet():
+            detector = init_detector(Config.fromfile(config), None, device=device)
+    except Exception as error:
+        raise UsageError(
+            f"{config}: expected the configuration of a detector for inference, got "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    classes = content.get("meta", {}).get("dataset_meta", {}).get("classes")
+    _check_fit(config, checkpoint, detector, content["state_dict"], classes)
+    detector.load_state_dict(content["state_dict"])
+    return detector, classes
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MMDetection's remarks on optional packages, palettes and absent checkpoints."""
+    with warnings.catch_warnings(record=True), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _check_fit(
+    config: Path, checkpoint: Path, detector: "nn.Module", state: dict, classes: Any
+) -> None:
+    own = detector.state_dict()
+    expected = f"{checkpoint}: expected the weights of the detector that {config} describes, "
+    classifier = "roi_head.bbox_head.fc_cls.weight"
+    if classifier in own and classifier in state and len(own[classifier]) != len(state[classifier]):
+        raise RunError(
+            f"{expected}with {len(own[classifier]) - 1} categories, got those of one with "
+            f"{len(state[classifier]) - 1}"
+        )
+    for name, tensor in own.items():
+        if name not in state:
+            raise RunError(f"{expected}got none named {name}")
+        if state[name].shape != tensor.shape:
+            shapes = f"{tuple(tensor.shape)}, got {tuple(state[name].shape)}"
+            raise RunError(f"{expected}{name} of shape {shapes}")
+    if unknown := [name for name in state if name not in own]:
+        raise RunError(f"{expected}got others, such as {unknown[0]}")
+    if classes is None or (classifier in own and len(classes) != len(own[classifier]) - 1):
+        raise RunError(
+            f"{checkpoint}: expected a name for each category in meta.dataset_meta.classes, got "
+            f"{len(classes or ())}"
+        )
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name}: expected a device of this machine: {reason}") from None
+    return name
+
+
+def _category_ids(checkpoint: Path, classes: Sequence[str]) -> list[int] | None:
+    """Ids by label, from the evaluation beside a checkpoint where it is of the same categories."""
+    path = checkpoint.with_name("categories.csv")
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if [row.get("name") for row in rows] != list(classes):
+        return None
+    return [int(row["id"]) for row in rows]
+
+
+def _check_images(images: Sequence[Path]) -> None:
+    """Raise UsageError that lists every image that cannot be read."""
+    problems = [f"{path}: {reason}" for path in images if (reason := _unreadable(path))]
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _unreadable(path: Path) -> str | None:
+    import cv2  # MMDetection reads with it, but tells neither truncation nor the reason
+
+    if path.is_dir():
+        return "expected an image, got a folder: name the images in it"
+    try:
+        _read(path)
+    except FileNotFoundError:
+        return "no such image"
+    except Exception as error:
+        return f"expected a readable image: {error}"
+    return None if cv2.haveImageReader(str(path)) else "expected an image that OpenCV can read"
+
+
+def _read(path: Path) -> "Image.Image":
+    """The whole image as MMDetection sees it: RGB, turned as its EXIF data say."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _picture_files(images: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """A file of its own for each image: its stem, with a number where stems are equal.
+
+    Raises UsageError where a picture would replace one of the images.
+    """
+    files: dict[Path, Path] = {}
+    for image in images:
+        file, number = out / f"{image.stem}.png", 1
+        while file in files.values():
+            number += 1
+            file = out / f"{image.stem}_{number}.png"
+        files[image] = file
+    lost = {file.resolve() for file in files.values()} & {image.resolve() for image in images}
+    if lost:
+        raise UsageError(f"--out {out}: expected another folder: {min(lost)} would be overwritten")
+    return files
+
+
+def draw(image: "Image.Image", detections: Sequence[Detection]) -> "Image.Image":
+    """The image with boxes, names and scores; small images are enlarged by a whole factor."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    factor = -(-_SHORTEST_PICTURE // max(image.size))
+    picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    longest = max(picture.size)
+    line, size = max(3, longest // 300), max(14, longest // 50)
+    font = ImageFont.truetype(
+        str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size
+    )
+    pen = ImageDraw.Draw(picture)
+    # the surest last: on top
+    for detection in sorted(detections, key=lambda one: one.score):
+        colour, ink = _colours(detection.label)
+        x1, y1, x2, y2 = (value * factor for value in detection.box)
+        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=line)
+        text = f"{detection.category} {detection.score:.2f}"
+        _, _, right, bottom = pen.textbbox((0, 0), text, font=font)
+        width, height = right + 6, bottom + 4
+        x = max(0, min(x1, picture.width - width))
+        y = y1 - height if y1 >= height else y1
+        pen.rectangle((x, y, x + width, y + height), fill=colour)
+        pen.text((x + 3, y + 1), text, fill=ink, font=font)
+    return picture
+
+
+def _colours(label: int) -> tuple[tuple[int, ...], str]:
+    """Colour of a category's boxes, far from its neighbours', and of the text on it."""
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.95)
+    ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+    return tuple(round(255 * value) for value in (red, green, blue)), ink

@@ -1,0 +1,313 @@
+"""Trains one job: the only module of the platform that imports mmengine.
+
+Every rank calls `train`. What only rank 0 does (locks, files) goes through `together`, so that
+either all ranks go on or all stop with the same sentence.
+"""
+
+import contextlib
+import copy
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import (
+    all_reduce,
+    broadcast_object_list,
+    get_world_size,
+    is_main_process,
+)
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner, weights_to_cpu
+from mmengine.utils import import_modules_from_strings
+from torch import nn
+
+from bacl.datasets.annotations import Prepared
+from bacl.errors import BaclError, RunError
+from bacl.export import export_variants
+from bacl.warmstart import load_trunk, read_checkpoint
+from bacl_platform.plan import Job
+from bacl_platform.store import (
+    CHECKPOINT,
+    SCALARS,
+    Store,
+    disk_errors,
+    latest_checkpoint,
+    write_checkpoint,
+)
+
+LOG_EVERY = 10
+"""Steps between logged scalars."""
+
+
+class Agreed(RunError):
+    """A failure that every rank raises at the same point: stopping is safe, retrying is useless."""
+
+
+Tell = Callable[[str, str, Any], None]
+Report = Callable[[dict[str, Any]], None]
+
+
+def train(job: Job, store: Store, tell: Tell, report: Report) -> str | None:
+    """Train, evaluate and publish a job, from its newest checkpoint if it has one.
+
+    tell: takes the progress of rank 0 as (kind, key, content): `started` with a step, `scalars`
+    with rows. report: `ray.train.report`, called by all ranks together. Returns the sentence to
+    tell when the job cannot succeed however often it is retried, else None. Anything else that
+    goes wrong is raised, and Ray Train starts the ranks again.
+    """
+    torch.set_num_threads(job.resources.cpus)
+    try:
+        with contextlib.ExitStack() as held, disk_errors(store.root):
+            together(lambda: held.enter_context(store.lock(job.key)))
+            if not together(lambda: store.complete(job.key)):
+                _train(job, store, tell, report)
+    except BaclError as error:
+        if isinstance(error, Agreed) or get_world_size() == 1:
+            return str(error)
+        raise
+    return None
+
+
+def together(function: Callable[[], Any]) -> Any:
+    """Call on rank 0; every rank returns its result or raises its failure (Agreed)."""
+    outcome: list[Any] = [None, None]
+    if is_main_process():
+        try:
+            outcome[0] = function()
+        except BaclError as error:
+            outcome[1] = str(error)
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise Agreed(outcome[1])
+    return outcome[0]
+
+
+def _train(job: Job, store: Store, tell: Tell, report: Report) -> None:
+    work = store.work(job.key)
+    results = work / "entry"
+    together(lambda: results.mkdir(parents=True, exist_ok=True))
+    scalars = Scalars(job, work / SCALARS, tell, report)
+    runner = JobRunner.from_cfg(_runner_config(job, work, results))
+    logging.getLogger("bacl_platform").handlers = runner.logger.handlers
+    try:
+        runner.begin = lambda: _begin(runner, job, store, scalars)
+        checkpoints = work / "checkpoints"
+        runner.register_hook(FiniteLoss(job, checkpoints), priority="VERY_HIGH")
+        runner.register_hook(scalars, priority="BELOW_NORMAL")
+        runner.register_hook(Checkpoints(job, checkpoints, report), priority="VERY_LOW")
+        runner.train()
+        if scalars.evaluated_at != job.iterations:
+            runner.val()
+    except Exception:
+        runner.logger.exception("job %s stopped", job.key)
+        raise
+    together(lambda: _publish(job, store, results, _bare(runner.model)))
+
+
+def _runner_config(job: Job, work: Path, results: Path) -> Config:
+    config = Config(copy.deepcopy(job.config))
+    import_modules_from_strings(**config.custom_imports)
+    config.work_dir = str(work / "mmengine")
+    config.experiment_name = job.key
+    config.log_level = "INFO"
+    config.visualizer = {"type": "Visualizer", "vis_backends": []}
+    config.default_hooks = {"checkpoint": None}
+    config.val_evaluator.folder = str(results / "variants")
+    if get_world_size() > 1:
+        config.launcher = "pytorch"
+        # mmengine hands DDP a device id, which DDP refuses for a model on the CPU
+        devices = [torch.cuda.current_device()] if job.resources.gpus else None
+        config.model_wrapper_cfg = {
+            "type": "MMDistributedDataParallel",
+            "broadcast_buffers": False,
+            "device_ids": devices,
+        }
+    return config
+
+
+class JobRunner(Runner):
+    """mmengine's runner, started from the store instead of from mmengine's own checkpoints."""
+
+    begin: Callable[[], None]
+    _started = False
+
+    def build_logger(self, log_level: int | str = "INFO", **kwargs: Any) -> MMLogger:
+        log_file = Path(self.work_dir).parent / "train.log"
+        return super().build_logger(log_level, str(log_file), **kwargs)
+
+    def load_or_resume(self) -> None:
+        if not self._started:
+            self.begin()
+            self._started = True
+
+
+def _begin(runner: JobRunner, job: Job, store: Store, scalars: "Scalars") -> None:
+    """Go on from the newest checkpoint, or start from the parent's weights, or from nothing."""
+    found = together(lambda: latest_checkpoint(store.work(job.key) / "checkpoints"))
+    step = 0
+    if found is not None:
+        step, path = found
+        _resume(runner, step, path)
+    elif job.parent is not None:
+        fresh = load_trunk(_bare(runner.model), store.entry(job.parent) / CHECKPOINT, job.freeze)
+        runner.logger.info(
+            "not in the checkpoint of %s: %s", job.parent, ", ".join(fresh) or "nothing"
+        )
+    together(lambda: scalars.start(step))
+
+
+def _resume(runner: JobRunner, step: int, path: Path) -> None:
+    """What `Runner.resume` restores that training depends on, read with `weights_only`."""
+    content = read_checkpoint(path)
+    _bare(runner.model).load_state_dict(content["state_dict"])
+    runner.optim_wrapper.load_state_dict(content["optimizer"])
+    states = content["param_schedulers"]
+    for scheduler, state in zip(runner.param_schedulers, states, strict=True):
+        scheduler.load_state_dict(state)
+    runner.train_loop._iter = step
+    runner.logger.info("going on from step %d: %s", step, path)
+
+
+class FiniteLoss(Hook):
+    """Stops all ranks when a loss is NaN or infinite on any."""
+
+    def __init__(self, job: Job, checkpoints: Path) -> None:
+        self.job, self.checkpoints = job, checkpoints
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        names, values = _losses(outputs)
+        finite = values.isfinite().float()
+        all_reduce(finite, "min")
+        if finite.all():
+            return
+        name = names[int(finite.argmin())]
+        found = together(lambda: latest_checkpoint(self.checkpoints))
+        good = f"the last good checkpoint is {found[1]}" if found else "there is no checkpoint yet"
+        raise Agreed(
+            f"job {self.job.name} ({self.job.key}): {name} is not finite at step "
+            f"{runner.iter + 1}: expected finite losses, perhaps with a lower learning rate or a "
+            f"longer warm-up; {good}"
+        )
+
+
+class Scalars(Hook):
+    """Writes `scalars.jsonl`, one row per logged step and evaluation, and tells the driver."""
+
+    def __init__(self, job: Job, path: Path, tell: Tell, report: Report) -> None:
+        self.job, self.path, self.tell, self.report = job, path, tell, report
+        self.evaluated_at: int | None = None
+
+    def start(self, step: int) -> None:
+        """Keep what was logged up to the step that training goes on from (rank 0)."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        kept = [row for row in rows if row["step"] <= step and not self._is_final_evaluation(row)]
+        whole = self.path.with_suffix(".new")
+        whole.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        whole.replace(self.path)
+        self.tell("started", self.job.key, step)
+        self.tell("scalars", self.job.key, kept)
+
+    def _is_final_evaluation(self, row: dict) -> bool:
+        return row["step"] == self.job.iterations and "loss" not in row
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        step = runner.iter + 1
+        if step % LOG_EVERY and step != self.job.iterations:
+            return
+        names, values = _losses(outputs)
+        all_reduce(values, "mean")
+        times = {
+            name: runner.message_hub.get_scalar(f"train/{name}").mean(LOG_EVERY)
+            for name in ("data_time", "time")
+        }
+        lr = runner.optim_wrapper.get_lr()["lr"][0]
+        self._write(
+            {"step": step, "lr": lr, **dict(zip(names, values.tolist(), strict=True)), **times}
+        )
+
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
+        self.evaluated_at = runner.iter
+        self._write({"step": runner.iter, **metrics})
+        self.report({"step": runner.iter, **metrics})
+
+    def _write(self, row: dict[str, Any]) -> None:
+        row = {name: value for name, value in row.items() if math.isfinite(value)}
+        if is_main_process():
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            self.tell("scalars", self.job.key, [row])
+
+
+class Checkpoints(Hook):
+    """Checkpoints of what training depends on: tensors and plain values only.
+
+    They are the store's, not Ray Train's: Ray is told the step without a checkpoint, because the
+    newest whose digests hold is what every start looks for itself.
+    """
+
+    def __init__(self, job: Job, folder: Path, report: Report) -> None:
+        self.job, self.folder, self.report = job, folder, report
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        step = runner.iter + 1
+        if step % self.job.recipe.checkpoint_every and step != self.job.iterations:
+            return
+
+        def save(path: Path) -> None:
+            content = {
+                "state_dict": weights_to_cpu(_bare(runner.model).state_dict()),
+                "optimizer": runner.optim_wrapper.state_dict(),
+                "param_schedulers": [s.state_dict() for s in runner.param_schedulers],
+                "iter": step,
+            }
+            _save(content, path)
+
+        together(lambda: write_checkpoint(self.folder, step, save))
+        self.report({"step": step})
+
+
+def _publish(job: Job, store: Store, results: Path, model: nn.Module) -> None:
+    state = weights_to_cpu(model.state_dict())
+    with disk_errors(results):
+        (results / "job.json").write_text(job.model_dump_json(indent=1, exclude={"config"}))
+        Config(copy.deepcopy(job.config)).dump(results / "config.py")
+        meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
+        _save({"state_dict": state, "meta": meta}, results / CHECKPOINT)
+        prepared = Prepared.load(Path(job.config["val_evaluator"]["dataset_info"]))
+        classes = [category.name for category in prepared.categories]
+        export_variants(job.config, state, classes, results / "variants")
+        for name in (SCALARS, "train.log"):
+            shutil.copyfile(store.work(job.key) / name, results / name)
+    store.publish(job.key, results)
+
+
+def _save(content: dict, path: Path) -> None:
+    # through a Python file, because torch's own writer hides a full disk behind a RuntimeError
+    with path.open("wb") as file:
+        torch.save(content, file)
+
+
+def _losses(outputs: dict[str, Any]) -> tuple[list[str], torch.Tensor]:
+    """Names and values (one float tensor) of a step's losses."""
+    losses = {name: value for name, value in outputs.items() if "loss" in name}
+    return list(losses), torch.stack([torch.as_tensor(v).detach().float() for v in losses.values()])
+
+
+def _bare(model: Any) -> nn.Module:
+    bare: nn.Module = model.module if is_model_wrapper(model) else model
+    return bare

@@ -1,0 +1,185 @@
+"""Experiment files: what is read, and the sentence each mistake gets."""
+
+from pathlib import Path
+
+import pytest
+
+from bacl.errors import UsageError
+from bacl_platform.experiment import load
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(UsageError) as raised:
+        load(path, list(overrides))
+    lines = str(raised.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    return [line.removeprefix(f"{path}: ") for line in lines]
+
+
+def test_valid_file_is_read_with_the_defaults_of_the_paper(tiny):
+    experiment = load(tiny)
+    heads = experiment.stages["heads"]
+    assert list(heads.variants) == ["bacl", "softmax"]
+    assert heads.variants["bacl"].alpha == 0.85
+    assert heads.freeze == ["backbone", "neck", "roi_head.bbox_head.shared_fcs"]
+    assert experiment.stages["features"].classifier.method == "bce"
+    assert experiment.seeds == [0]
+
+
+def test_override_of_an_aliased_part_leaves_the_other_alone(tiny):
+    stages = load(tiny, ["stages.heads.recipe.schedule.lr=0.5"]).stages
+    assert stages["heads"].recipe.schedule.lr == 0.5
+    assert stages["features"].recipe.schedule.lr == 0.02
+
+
+def test_override_replaces_nested_values_and_list_entries(tiny):
+    experiment = load(
+        tiny,
+        [
+            "stages.heads.variants.bacl.alpha=0.5",
+            "stages.heads.recipe.scales.0=[64, 32]",
+            "seeds=[3, 4]",
+            "stages.heads.recipe.schedule.lr=1e-3",
+        ],
+    )
+    heads = experiment.stages["heads"]
+    assert heads.variants["bacl"].alpha == 0.5
+    assert heads.recipe.scales == [(64, 32)]
+    assert heads.recipe.schedule.lr == 1e-3
+    assert experiment.seeds == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        (
+            "stages.heads.variants.bacl.alpha=high",
+            "stages.heads.variants.bacl.alpha: expected a number >= 0, got 'high'",
+        ),
+        (
+            "stages.heads.variants.bacl.hallucination.beta=1.5",
+            "stages.heads.variants.bacl.hallucination.beta: "
+            "expected a number >= 0 and < 1, got 1.5",
+        ),
+        ("detector.bakbone=tiny", "detector.bakbone: unknown field, did you mean `backbone`?"),
+        (
+            "detector.backbone=tinny",
+            "detector.backbone: expected one of tiny, resnet50, resnet101, "
+            "got 'tinny' (did you mean `tiny`?)",
+        ),
+        (
+            "stages.heads.variants.softmax.method=sofmax",
+            "stages.heads.variants.softmax.method: expected one of bacl, bce, fcbl, softmax, "
+            "got 'sofmax' (did you mean `softmax`?)",
+        ),
+        (
+            "stages.heads.variants.softmax={}",
+            "stages.heads.variants.softmax.method: expected one of bacl, bce, fcbl, softmax, "
+            "got nothing",
+        ),
+        (
+            "stages.heads.variants.Big={method: bce}",
+            "stages.heads.variants.Big: expected a name of a-z, 0-9, _ and -, got 'Big'",
+        ),
+        ("stages.heads.after=null", "stages.heads.after: expected a text, got nothing"),
+        (
+            "stages.heads.after=nowhere",
+            "stages.heads.after: expected one of features, heads, got 'nowhere'",
+        ),
+        (
+            "stages.heads.recipe.schedule.epochs=2",
+            "stages.heads.recipe.schedule: give either epochs or iterations",
+        ),
+        (
+            "stages.heads.resources.workers=2",
+            "stages.heads.recipe.schedule.batch: expected a multiple of 4 "
+            "(whole image pairs on each of 2 workers), got 2",
+        ),
+        ("seeds=[]", "seeds: expected a list with at least one entry, got []"),
+        ("seeds=[1, 1]", "seeds: expected each seed once, got [1, 1]"),
+        ("baseline=bagl", "baseline: expected one of features, bacl, softmax, got 'bagl'"),
+        ("dataset.train=a.json", "dataset: format embedded makes its own files: remove train"),
+        (
+            "stages.heads.variants.features={method: bce}",
+            "stages.heads: expected a variant name of its own, "
+            "got 'features', which stage 'features' has",
+        ),
+        ("name=5", "name: expected a name of A-Z, a-z, 0-9, ., _ and -, got 5"),
+    ],
+)
+def test_mistake_gets_a_sentence_that_names_the_field(tiny, override, sentence):
+    assert sentence in problems(tiny, override)
+
+
+def test_several_mistakes_are_told_together(tiny):
+    found = problems(
+        tiny, "detector.backbone=vgg", "stages.heads.after=nowhere", "stages.heads.kind=heads"
+    )
+    assert {line.split(":")[0] for line in found} == {
+        "detector.backbone",
+        "stages.heads.after",
+        "stages.heads.kind",
+    }
+
+
+def test_representation_stage_with_variants_is_told_what_to_do(tiny):
+    (sentence,) = problems(tiny, "stages.features.variants={}")
+    assert sentence.startswith("stages.features.variants: expected no such field")
+    assert "`kind: classifier`" in sentence
+
+
+def test_classifier_stage_needs_a_representation_stage(tiny):
+    more = "stages.more={kind: classifier, after: heads, variants: {x: {method: bce}}, recipe: {}}"
+    found = problems(tiny, more, "stages.more.recipe.schedule={iterations: 1, batch: 2}")
+    assert found == [
+        "stages.more.after: expected a representation stage, got the classifier stage 'heads'"
+    ]
+
+
+def test_cycle_is_shown_once(tiny):
+    found = problems(tiny, "stages.features.after=heads", "stages.features.kind=classifier")
+    assert [line for line in found if "cycle" in line] == [
+        "stages.heads.after: expected stages without a cycle, got heads -> features -> heads"
+    ] or [line for line in found if "cycle" in line] == [
+        "stages.features.after: expected stages without a cycle, got features -> heads -> features"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name: a\nname: b", "line 2: expected YAML: `name` is given twice, first in line 1"),
+        ("name: [1", "line 1: expected YAML: expected ',' or ']', but got '<stream end>'"),
+        ("- 1", "expected a mapping of fields, got [1]"),
+    ],
+)
+def test_file_that_is_no_mapping_names_the_line(tmp_path, text, sentence):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    assert problems(path) == [sentence]
+
+
+def test_missing_file_is_told(tmp_path):
+    assert problems(tmp_path / "none.yaml") == [
+        "expected a readable experiment file: No such file or directory"
+    ]
+
+
+@pytest.mark.parametrize(
+    "override", ["seeds", "=1", "a..b=1", "stages.heads.recipe.scales.7=1", "name.first=a"]
+)
+def test_bad_override_is_told(tiny, override):
+    with pytest.raises(UsageError, match="--set"):
+        load(tiny, [override])
+
+
+def test_paths_are_meant_from_the_files_folder(tiny, monkeypatch):
+    monkeypatch.setenv("PHOTOS", "/photos")
+    text = "dataset={format: lvis, train: a/t.json, val: ../v.json, images: $PHOTOS/all}"
+    experiment = load(tiny, [text, "detector.weights=w.pth"])
+    folder = tiny.parent
+    assert experiment.dataset.train == str(folder / "a/t.json")
+    assert experiment.dataset.val == str(folder.parent / "v.json")
+    assert experiment.dataset.images == "/photos/all"
+    assert experiment.detector.weights == str(folder / "w.pth")
+    assert load(tiny, ["detector.weights=torchvision"]).detector.weights == "torchvision"

@@ -1,0 +1,119 @@
+"""Plans: which jobs there are, what their keys depend on, what is shown."""
+
+import io
+import shutil
+
+import pytest
+from rich.console import Console
+
+import bacl
+from bacl_platform import plan as planning
+from bacl_platform.plan import make_plan, print_plan, sharing
+from bacl_platform.store import write_checkpoint
+
+
+def keys(plan):
+    return [job.key for job in plan.jobs]
+
+
+def shown(plan, store) -> str:
+    console = Console(width=160, record=True, file=io.StringIO())
+    print_plan(plan, store, console)
+    return console.export_text()
+
+
+def test_classifier_job_starts_from_the_representation_job_of_its_seed(planned):
+    jobs = planned("seeds=[0, 1]").jobs
+    assert [job.name for job in jobs] == [
+        "features seed 0",
+        "heads seed 0",
+        "features seed 1",
+        "heads seed 1",
+    ]
+    assert [job.parent for job in jobs] == [None, jobs[0].key, None, jobs[2].key]
+    assert len(set(keys(planned("seeds=[0, 1]")))) == 4
+
+
+def test_same_experiment_has_the_same_keys(planned):
+    assert keys(planned()) == keys(planned())
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("stages.heads.variants.bacl.alpha=0.5", [False, True]),
+        ("stages.heads.recipe.schedule.lr=0.01", [False, True]),
+        ("stages.features.recipe.schedule.lr=0.01", [True, True]),
+        ("detector.fc_channels=64", [True, True]),
+        ("seeds=[7]", [True, True]),
+        ("stages.heads.recipe.checkpoint_every=7", [False, False]),
+        ("stages.heads.recipe.loader_workers=1", [False, False]),
+        ("stages.features.resources.cpus=2", [False, False]),
+        ("baseline=bacl", [False, False]),
+        ("name=other", [False, False]),
+    ],
+)
+def test_key_changes_with_what_results_depend_on(planned, override, changed):
+    before, after = keys(planned()), keys(planned(override))
+    assert [one != other for one, other in zip(before, after, strict=True)] == changed
+
+
+def test_key_depends_on_the_dataset_and_not_on_where_it_is(planned, prepared, store):
+    plan = planned()
+    moved = prepared.model_copy(
+        update={"train": prepared.train.model_copy(update={"images": "/elsewhere"})}
+    )
+    other = prepared.model_copy(update={"digest": "0" * 64})
+    assert keys(make_plan(plan.experiment, moved, store)) == keys(plan)
+    assert not set(keys(make_plan(plan.experiment, other, store))) & set(keys(plan))
+
+
+def test_code_version_covers_the_method_and_its_file_names(tmp_path, monkeypatch):
+    copy = tmp_path / "bacl"
+    shutil.copytree(bacl.__path__[0], copy, ignore=shutil.ignore_patterns("__pycache__"))
+    before = planning.code_version()
+    monkeypatch.setattr(bacl, "__file__", str(copy / "__init__.py"))
+    assert planning.code_version() == before
+    (copy / "fcbl.py").rename(copy / "fcbl2.py")
+    assert planning.code_version() != before
+
+
+def test_variants_are_grouped_by_variants_per_job(planned):
+    jobs = planned("stages.heads.variants_per_job=1").jobs
+    assert [(job.name, list(job.variants)) for job in jobs] == [
+        ("features", ["features"]),
+        ("heads 1/2", ["bacl"]),
+        ("heads 2/2", ["softmax"]),
+    ]
+    assert jobs[1].parent == jobs[2].parent == jobs[0].key
+
+
+def test_sharing_says_what_is_fused_and_why_not(planned):
+    apart = (
+        "stages.late={kind: classifier, after: features, variants: {fcbl: {method: fcbl}}, "
+        "recipe: {schedule: {iterations: 12, batch: 2, lr: 0.5}}}"
+    )
+    lines = list(sharing(planned("stages.heads.variants_per_job=1", apart).experiment))
+    assert lines[0] == "heads: 2 trunks because variants_per_job is 1: bacl; softmax"
+    assert lines[1] == "late: fcbl over one trunk"
+    assert lines[2].startswith(
+        "heads and late have a trunk each: recipe.schedule.milestones is [9]"
+    )
+    assert "recipe.schedule.lr is 0.02 and 0.5" in lines[2]
+
+
+def test_shown_plan_tells_states_and_the_scaled_learning_rate(planned, store):
+    plan = planned()
+    features, heads = plan.jobs
+    write_checkpoint(store.work(heads.key) / "checkpoints", 10, lambda p: p.write_bytes(b"w"))
+    folder = store.work(features.key) / "entry"
+    folder.mkdir(parents=True)
+    store.publish(features.key, folder)
+    text = shown(plan, store)
+    rows = {line.split()[1]: line for line in text.splitlines() if line.startswith("│")}
+    assert "in store" in rows["features"]
+    assert "unfinished at step 10" in rows["heads"]
+    assert features.key in rows["features"]
+    assert "0.0025 = 0.02 x 2/16" in text
+    assert "OrderedSampler" in text
+    assert "1 of 2 jobs are in the store, 1 to run" in text

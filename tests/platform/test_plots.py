@@ -1,0 +1,119 @@
+"""The pictures of a report: what is drawn, read from the figures themselves."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bacl_platform import plots
+from bacl_platform.report import collect
+
+APS = {
+    (name, seed): ap + 0.02 * seed
+    for name, ap in {"features": 0.1, "bacl": 0.3, "softmax": 0.2}.items()
+    for seed in (0, 1)
+}
+
+
+@pytest.fixture
+def study(planned, store, fill):
+    plan = planned("seeds=[0, 1]")
+    fill(plan.jobs, APS)
+    return collect(plan, store, "")
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def test_every_picture_is_a_png_that_is_wide_enough(study, tmp_path):
+    for picture in plots.pictures(study):
+        path = tmp_path / picture.file
+        path.write_bytes(plots.png(picture.figure))
+        assert Image.open(path).width == 1600
+        assert np.asarray(Image.open(path).convert("L")).std() > 10
+
+
+def test_groups_have_a_bar_for_each_variant(study, prepared):
+    (axes,) = plots.ap_by_group(study).axes
+    heights = {bars.get_label(): [b.get_height() for b in bars] for bars in axes.containers[::2]}
+    # all, rare, common, frequent; means over the seeds 30 and 32
+    assert heights["bacl"] == pytest.approx([31, 31 / 4, 31 / 2, 31])
+    assert heights["softmax"] == pytest.approx([21, 21 / 4, 21 / 2, 21])
+    rare = sum(category.frequency == "r" for category in prepared.categories)
+    assert [label.get_text().split()[:2] for label in axes.get_xticklabels()][:2] == [
+        ["all", str(len(prepared.categories))],
+        ["rare", str(rare)],
+    ]
+
+
+def test_error_bars_are_the_deviation_over_seeds(study):
+    (axes,) = plots.ap_by_group(study).axes
+    (bars,) = axes.containers[1].lines[2]
+    low, high = bars.get_segments()[0][:, 1]
+    assert high - low == pytest.approx(2 * np.std([10, 12], ddof=1))
+
+
+def test_group_without_categories_is_left_out(planned, store, fill):
+    plan = planned()
+    fill(plan.jobs, APS, rare=False)
+    (axes,) = plots.ap_by_group(collect(plan, store, "")).axes
+    assert [t.get_text().split()[0] for t in axes.get_xticklabels()] == [
+        "all",
+        "common",
+        "frequent",
+    ]
+
+
+def test_weight_norms_go_from_most_to_fewest_instances(study, prepared):
+    axes, below = plots.weight_norms(study).axes
+    counts = [bar.get_height() for bar in below.containers[0]]
+    assert counts == sorted((c.instance_count for c in prepared.categories), reverse=True)
+    # the made weights of a category have its label as their norm
+    labels = sorted(
+        range(len(prepared.categories)), key=lambda i: -prepared.categories[i].instance_count
+    )
+    drawn = lines(axes)
+    assert {"features", "bacl", "softmax"} <= set(drawn)
+    np.testing.assert_allclose(drawn["bacl"].get_ydata(), labels)
+
+
+def test_shades_follow_the_groups_of_the_categories_in_order():
+    _, axes = plots._figure(3)
+    plots._shade(axes, ["f", "f", "c", "f", "r"])
+    spans = [(band.get_x(), band.get_width()) for band in axes.patches]
+    assert spans == [(-0.5, 2), (1.5, 1), (2.5, 1), (3.5, 1)]
+    colours = [band.get_facecolor() for band in axes.patches]
+    assert colours[0] == colours[2] and len(set(colours)) == 3
+
+
+def test_training_curves_are_means_over_seeds(study):
+    above, trunk, rate = plots.training(study, "heads").axes
+    loss = lines(above)
+    assert set(loss) == {"bacl", "softmax"}
+    # seed 0 logged 1 / step and seed 1 logged 2 / step
+    np.testing.assert_allclose(loss["bacl"].get_xdata(), range(1, 13))
+    np.testing.assert_allclose(loss["bacl"].get_ydata(), [1.5 / step for step in range(1, 13)])
+    assert set(lines(trunk)) == {"rpn cls"}
+    assert set(rate.get_lines()[0].get_ydata()) == {0.01}
+
+
+def test_variant_keeps_its_colour_in_every_picture(study):
+    (bars,) = [
+        bars
+        for bars in plots.ap_by_group(study).axes[0].containers[::2]
+        if bars.get_label() == "bacl"
+    ]
+    norms = lines(plots.weight_norms(study).axes[0])["bacl"]
+    loss = lines(plots.training(study, "heads").axes[0])["bacl"]
+    assert bars[0].get_facecolor()[:3] == pytest.approx(
+        tuple(int(norms.get_color()[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    )
+    assert norms.get_color() == loss.get_color()
+
+
+def test_more_variants_than_colours_stay_distinct():
+    names = [f"variant{number}" for number in range(20)]
+    styles = {
+        (style["color"], style["linestyle"]) for n in names if (style := plots._line(names, n))
+    }
+    assert len(styles) == len(names)

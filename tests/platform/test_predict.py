@@ -1,0 +1,255 @@
+"""`bacl predict`: what is drawn and written, and what a bad image or checkpoint gets."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from PIL import Image
+from typer.testing import CliRunner
+
+import bacl.register  # noqa: F401
+
+# isort: split
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+
+from bacl.errors import RunError, UsageError
+from bacl.evaluation import Result
+from bacl.export import export_variants
+from bacl_platform import cli
+from bacl_platform.predict import Detection, draw, exported, load_detector
+
+
+@pytest.fixture
+def entry(planned, prepared, store):
+    """The store's entry of a classifier job whose bank has not been trained."""
+    register_all_modules(init_default_scope=True)
+    job = planned().jobs[1]
+    model = MODELS.build(ConfigDict(job.config["model"]))
+    torch.manual_seed(0)
+    model.init_weights()
+    folder = store.work(job.key) / "entry/variants"
+    classes = [category.name for category in prepared.categories]
+    export_variants(job.config, model.state_dict(), classes, folder)
+    rows = [{**category.model_dump(), "AP": None} for category in prepared.categories]
+    for name in job.variants:
+        Result({}, rows, {}).save(folder / name)
+    return store.publish(job.key, folder.parent)
+
+
+@pytest.fixture
+def variant(entry):
+    return entry / "variants/softmax"
+
+
+@pytest.fixture
+def image(tmp_path):
+    return picture(tmp_path / "photo.jpg", (96, 64))
+
+
+def picture(path, size):
+    path.parent.mkdir(exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def predict(*words, catch=False):
+    words = ["predict", *words, "--device", "cpu"]
+    return CliRunner().invoke(cli.app, [str(word) for word in words], catch_exceptions=catch)
+
+
+def errors(done):
+    return [line.removeprefix("error: ") for line in done.stderr.splitlines()]
+
+
+def test_detections_of_a_run_are_drawn_and_written(tiny, store, variant, image, tmp_path, prepared):
+    out = tmp_path / "out"
+    done = predict(
+        *[image, "--run", tiny, "--variant", "softmax", "--store", store.root],
+        *["--out", out, "--score-threshold", 0],
+    )
+    assert done.exit_code == 0, done.stderr
+    assert f"in 1 images: pictures and predictions.json in {out}" in done.stdout
+    content = json.loads((out / "predictions.json").read_text())
+    assert content["checkpoint"] == str(variant / "checkpoint.pth")
+    (found,) = content["images"]
+    assert (found["image"], found["picture"]) == (str(image), "photo.png")
+    assert 0 < len(found["detections"]) <= 20
+    for detection in found["detections"]:
+        category = prepared.categories[detection["label"]]
+        assert (detection["category_id"], detection["category"]) == (category.id, category.name)
+        x1, y1, x2, y2 = detection["box"]
+        assert 0 <= x1 <= x2 <= 96 and 0 <= y1 <= y2 <= 64
+        assert 0.01 <= detection["score"] <= 1
+    assert Image.open(out / "photo.png").size == (96 * 7, 64 * 7)
+
+
+def test_threshold_leaves_out_lower_scores(variant, image, tmp_path):
+    checkpoint = ["--checkpoint", variant / "checkpoint.pth", "--out", tmp_path / "out"]
+    predict(image, *checkpoint, "--score-threshold", 0)
+    path = tmp_path / "out/predictions.json"
+    scores = [d["score"] for d in json.loads(path.read_text())["images"][0]["detections"]]
+    middle = sorted(scores)[len(scores) // 2]
+    predict(image, *checkpoint, "--score-threshold", middle)
+    kept = [d["score"] for d in json.loads(path.read_text())["images"][0]["detections"]]
+    assert kept == [score for score in scores if score >= middle]
+    assert len(kept) < len(scores)
+
+
+def test_checkpoint_away_from_its_store_has_names_without_ids(variant, image, tmp_path):
+    for name in ("checkpoint.pth", "config.py"):
+        shutil.copy(variant / name, tmp_path / name)
+    out = tmp_path / "out"
+    checkpoint = tmp_path / "checkpoint.pth"
+    done = predict(image, "--checkpoint", checkpoint, "--out", out, "--score-threshold", 0)
+    assert done.exit_code == 0
+    first = json.loads((out / "predictions.json").read_text())["images"][0]["detections"][0]
+    assert first["category"] and first["category_id"] is None
+
+
+def test_images_of_equal_stem_get_a_picture_each(variant, tmp_path):
+    images = [picture(tmp_path / folder / "a.png", (40, 40)) for folder in ("one", "two")]
+    out = tmp_path / "out"
+    done = predict(*images, images[0], "--checkpoint", variant / "checkpoint.pth", "--out", out)
+    assert done.exit_code == 0
+    written = json.loads((out / "predictions.json").read_text())["images"]
+    assert [(i["image"], i["picture"]) for i in written] == [
+        (str(images[0]), "a.png"),
+        (str(images[1]), "a_2.png"),
+    ]
+    assert (out / "a_2.png").is_file()
+
+
+def test_unusable_images_are_listed_together_before_anything_runs(variant, image, tmp_path):
+    whole = image.read_bytes()
+    bad = {
+        "missing.jpg": "no such image",
+        "text.png": "expected a readable image: cannot identify image file",
+        "cut.jpg": "expected a readable image: image file is truncated",
+        "folder": "expected an image, got a folder",
+    }
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "folder").mkdir()
+    out = tmp_path / "out"
+    names = [tmp_path / name for name in bad]
+    done = predict(image, *names, "--checkpoint", variant / "checkpoint.pth", "--out", out)
+    assert done.exit_code == 2
+    assert len(errors(done)) == len(bad)
+    for line, (name, reason) in zip(errors(done), bad.items(), strict=True):
+        assert line.startswith(f"{tmp_path / name}: {reason}")
+    assert not out.exists()
+
+
+def test_picture_never_replaces_an_image(variant, tmp_path):
+    image = picture(tmp_path / "in/a.png", (40, 40))
+    before = image.read_bytes()
+    done = predict(image, "--checkpoint", variant / "checkpoint.pth", "--out", image.parent)
+    assert done.exit_code == 2
+    assert errors(done) == [
+        f"--out {image.parent}: expected another folder: {image} would be overwritten"
+    ]
+    assert image.read_bytes() == before
+
+
+def test_unknown_variant_is_told_with_those_there_are(planned, store, entry):
+    for given in ("blac", None):
+        with pytest.raises(UsageError, match="expected one of features, bacl, softmax, got"):
+            exported(planned(), store, given, "bacl run tiny.yaml")
+
+
+def test_variant_that_has_not_run_is_told_with_what_to_run(planned, store):
+    with pytest.raises(RunError, match=r"softmax .* is not in the store .* run `bacl run t.yaml`"):
+        exported(planned(), store, "softmax", "bacl run t.yaml")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--run", "a.yaml", "--checkpoint", "b.pth"],
+        ["--checkpoint", "b.pth", "--variant", "bacl"],
+        ["--run", "a.yaml", "--config", "c.py"],
+    ],
+)
+def test_either_a_run_or_a_checkpoint_is_expected(words):
+    done = predict("a.png", *words)
+    assert done.exit_code == 2
+    assert "expected" in errors(done)[0]
+
+
+def test_checkpoint_of_other_categories_is_refused(variant, tmp_path):
+    path = variant / "checkpoint.pth"
+    content = torch.load(path, weights_only=True)
+    head = "roi_head.bbox_head.fc_cls."
+    for name in ("weight", "bias"):
+        content["state_dict"][head + name] = content["state_dict"][head + name][:4]
+    other = tmp_path / "other.pth"
+    torch.save(content, other)
+    with pytest.raises(RunError, match=r"other.pth: .* with 6 categories, got those of one with 3"):
+        load_detector(variant / "config.py", other, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c["state_dict"].pop("backbone.conv1.weight"), "got none named backbone.conv1"),
+        (lambda c: c["state_dict"].update(new=torch.ones(1)), "got others, such as new"),
+        (
+            lambda c: c["state_dict"].update({"rpn_head.rpn_cls.bias": torch.ones(5)}),
+            r"rpn_head.rpn_cls.bias of shape \(3,\), got \(5,\)",
+        ),
+        (lambda c: c.pop("meta"), "expected a name for each category .* got 0"),
+    ],
+)
+def test_checkpoint_that_does_not_fit_is_refused(variant, tmp_path, change, reason):
+    content = torch.load(variant / "checkpoint.pth", weights_only=True)
+    change(content)
+    other = tmp_path / "other.pth"
+    torch.save(content, other)
+    with pytest.raises(RunError, match=reason):
+        load_detector(variant / "config.py", other, "cpu")
+
+
+class _Attack:
+    def __reduce__(self):
+        return os.mkdir, ("attacked",)
+
+
+def test_checkpoint_that_holds_code_is_refused_and_not_run(variant, image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}, "meta": _Attack()}, tmp_path / "bad.pth")
+    done = predict(image, "--checkpoint", "bad.pth", "--config", variant / "config.py")
+    assert done.exit_code == 1
+    assert errors(done)[0].startswith("bad.pth: expected a whole checkpoint")
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_configuration_that_is_missing_or_broken_is_told(variant, tmp_path):
+    with pytest.raises(UsageError, match=r"config.py: .* no such file"):
+        load_detector(tmp_path / "config.py", variant / "checkpoint.pth", "cpu")
+    (tmp_path / "config.py").write_text("model = dict(type='NoSuchDetector', backbone=dict())\n")
+    with pytest.raises(UsageError, match=r"config.py: expected the configuration of a detector"):
+        load_detector(tmp_path / "config.py", variant / "checkpoint.pth", "cpu")
+
+
+def test_device_that_is_not_there_is_told(variant, image, tmp_path):
+    words = ["predict", image, "--checkpoint", variant / "checkpoint.pth", "--device", "nowhere"]
+    done = CliRunner().invoke(cli.app, [str(word) for word in words])
+    assert done.exit_code == 2
+    assert errors(done)[0].startswith("--device nowhere: expected a device of this machine")
+
+
+def test_small_images_are_enlarged_and_boxes_with_them():
+    image = Image.new("RGB", (100, 50), "black")
+    drawn = draw(image, [Detection(0, "disc", 1, 0.9, [10.0, 20.0, 40.0, 45.0])])
+    assert drawn.size == (700, 350)
+    pixels = np.asarray(drawn).any(axis=2)
+    assert pixels[20 * 7, 10 * 7] and pixels[45 * 7 - 1, 40 * 7 - 1]
+    assert not pixels[30 * 7, 25 * 7]
+    assert draw(Image.new("RGB", (2000, 1000)), []).size == (2000, 1000)

@@ -1,0 +1,147 @@
+"""The store: complete or not trusted, whatever happens in between."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bacl.errors import RunError
+from bacl_platform.store import Store, latest_checkpoint, write_checkpoint
+
+
+def publish(store: Store, key: str = "k1") -> Path:
+    folder = store.work(key) / "entry"
+    (folder / "variants").mkdir(parents=True)
+    (folder / "checkpoint.pth").write_bytes(b"weights")
+    (folder / "variants" / "metrics.json").write_text("{}")
+    return store.publish(key, folder)
+
+
+def save(content: bytes):
+    return lambda path: path.write_bytes(content)
+
+
+def test_published_entry_is_complete_and_its_work_is_gone(tmp_path):
+    store = Store(tmp_path)
+    entry = publish(store)
+    assert store.complete("k1")
+    assert not store.work("k1").exists()
+    files = json.loads((entry / "manifest.json").read_text())["files"]
+    assert set(files) == {"checkpoint.pth", "variants/metrics.json"}
+
+
+def test_entry_without_manifest_is_not_complete(tmp_path):
+    store = Store(tmp_path)
+    (publish(store) / "manifest.json").unlink()
+    assert not store.complete("k1")
+
+
+@pytest.mark.parametrize("content", [b"weightz", b"weight", b""])
+def test_changed_file_is_noticed_even_after_a_check(tmp_path, content):
+    store = Store(tmp_path)
+    entry = publish(store)
+    assert store.complete("k1")
+    (entry / "checkpoint.pth").write_bytes(content)
+    os.utime(entry / "checkpoint.pth", ns=(1, 1))
+    assert not store.complete("k1")
+    assert not Store(tmp_path).complete("k1")
+
+
+def test_unreadable_manifest_is_not_trusted(tmp_path):
+    store = Store(tmp_path)
+    (publish(store) / "manifest.json").write_text('{"files": {')
+    assert not store.complete("k1")
+
+
+def test_broken_entry_is_replaced(tmp_path):
+    store = Store(tmp_path)
+    (publish(store) / "checkpoint.pth").unlink()
+    publish(store)
+    assert store.complete("k1")
+
+
+def test_newest_two_checkpoints_are_kept(tmp_path):
+    for step in (5, 10, 100):
+        write_checkpoint(tmp_path, step, save(b"%d" % step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_10", "step_100"]
+    assert latest_checkpoint(tmp_path) == (100, tmp_path / "step_100" / "checkpoint.pth")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "no manifest", "no file"])
+def test_damaged_checkpoint_gives_way_to_the_older_one(tmp_path, caplog, damage):
+    for step in (5, 10):
+        write_checkpoint(tmp_path, step, save(b"weights"))
+    newest = tmp_path / "step_10"
+    if damage == "no manifest":
+        (newest / "manifest.json").unlink()
+    elif damage == "no file":
+        (newest / "checkpoint.pth").unlink()
+    else:
+        (newest / "checkpoint.pth").write_bytes(b"weig" if damage == "truncated" else b"weighty")
+    step, _ = latest_checkpoint(tmp_path)
+    assert step == 5
+    assert "step_10 is not used" in caplog.text
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert latest_checkpoint(tmp_path / "nothing") is None
+
+
+def test_full_disk_is_told_and_leaves_nothing_to_trust(tmp_path):
+    write_checkpoint(tmp_path, 5, save(b"weights"))
+
+    def full(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(RunError, match="no space left for"):
+        write_checkpoint(tmp_path, 10, full)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_5"]
+
+
+def test_real_full_device_gives_the_sentence(tmp_path):
+    def to_full_device(path: Path) -> None:
+        import torch
+
+        with open("/dev/full", "wb") as file:
+            torch.save({"weights": torch.zeros(100_000)}, file)
+
+    with pytest.raises(RunError, match="no space left for"):
+        write_checkpoint(tmp_path, 10, to_full_device)
+
+
+_HOLD = """
+import sys, time
+from bacl_platform.store import Store
+with Store(sys.argv[1]).lock("k1"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of k1."""
+    command = [sys.executable, "-c", _HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_second_builder_of_a_key_is_told_who_holds_it(tmp_path, holder):
+    with (
+        pytest.raises(RunError, match=f"job k1 is being built by process {holder.pid} on "),
+        Store(tmp_path).lock("k1", patience=0.2),
+    ):
+        pass
+
+
+def test_lock_ends_with_its_process(tmp_path, holder):
+    holder.kill()
+    with Store(tmp_path).lock("k1", patience=10):
+        pass

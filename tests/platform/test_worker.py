@@ -1,0 +1,198 @@
+"""A job in this process, without Ray: training, interruption, damage, failure."""
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bacl_platform import worker
+from bacl_platform.plan import Job
+from bacl_platform.store import Store, latest_checkpoint
+
+
+class Killed(Exception):
+    """Stands for the death of the process."""
+
+
+def train(job: Job, store: Store, kill_at: int | None = None) -> tuple[str | None, list, list]:
+    """Result, what was told and what was reported; dies when the row of `kill_at` is told."""
+    told, reported = [], []
+
+    def tell(kind, key, content):
+        told.append((kind, content))
+        if kind == "scalars" and content and content[-1]["step"] == kill_at:
+            raise Killed
+
+    return worker.train(job, store, tell, reported.append), told, reported
+
+
+def weights(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint.pth", weights_only=True)["state_dict"]
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=0, msg=name)
+
+
+def test_job_publishes_what_its_entry_should_hold(planned, store):
+    features, heads = planned().jobs
+    assert train(features, store)[0] is None
+    failure, told, reported = train(heads, store)
+    assert failure is None
+    assert told[0] == ("started", 0)
+    assert [report["step"] for report in reported] == [5, 10, 12, 12]
+    assert {"bacl/AP", "softmax/AP_r"} <= set(reported[-1])
+    entry = store.entry(heads.key)
+    assert store.complete(heads.key)
+    for name in ("metrics.json", "categories.csv", "config.py", "checkpoint.pth"):
+        for variant in ("bacl", "softmax"):
+            assert (entry / "variants" / variant / name).is_file()
+    rows = [json.loads(line) for line in (entry / "scalars.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 12, 12]
+    assert {"lr", "loss", "bacl.loss_cls", "data_time", "time"} <= set(rows[0])
+    frozen = [name for name in weights(entry) if name.startswith(("backbone.", "neck."))]
+    before, after = weights(store.entry(features.key)), weights(entry)
+    assert_same({n: before[n] for n in frozen}, {n: after[n] for n in frozen})
+
+
+def test_killed_job_goes_on_to_the_weights_of_an_undisturbed_one(planned, store, tmp_path):
+    undisturbed = Store(tmp_path / "undisturbed")
+    for job in planned().jobs:
+        assert train(job, undisturbed)[0] is None
+        with pytest.raises(Killed):
+            train(job, store, kill_at=10)
+        assert latest_checkpoint(store.work(job.key) / "checkpoints")[0] == 5
+        failure, told, _ = train(job, store)
+        assert failure is None
+        assert told[0] == ("started", 5)
+        assert_same(weights(undisturbed.entry(job.key)), weights(store.entry(job.key)))
+        times = {"time", "data_time"}
+        logs = [
+            [
+                {k: v for k, v in json.loads(line).items() if k not in times}
+                for line in (s.entry(job.key) / "scalars.jsonl").read_text().splitlines()
+            ]
+            for s in (undisturbed, store)
+        ]
+        assert logs[0] == logs[1]
+
+
+def test_job_killed_in_its_evaluation_evaluates_again_without_training(planned, store):
+    job = planned().jobs[0]
+
+    def die(metrics):
+        if "features/AP" in metrics:
+            raise Killed
+
+    with pytest.raises(Killed):
+        worker.train(job, store, lambda *_: None, die)
+    failure, told, reported = train(job, store)
+    assert failure is None
+    assert told[0] == ("started", 12)
+    assert [report["step"] for report in reported] == [12]
+    steps = [
+        json.loads(line)["step"]
+        for line in (store.entry(job.key) / "scalars.jsonl").read_text().splitlines()
+    ]
+    assert steps == [10, 12, 12]
+
+
+def test_finished_job_is_not_trained_again(planned, store):
+    job = planned().jobs[0]
+    train(job, store)
+    assert train(job, store) == (None, [], [])
+
+
+def test_loss_that_is_not_finite_stops_with_step_and_name(planned, store):
+    job = planned("stages.features.recipe.schedule.lr=1e30").jobs[0]
+    failure, _, _ = train(job, store)
+    assert failure.startswith(f"job features ({job.key}): ")
+    assert "is not finite at step 2: expected finite losses" in failure
+    assert "there is no checkpoint yet" in failure
+    assert not store.entry(job.key).exists()
+
+
+def test_parent_without_the_frozen_part_is_told(planned, store):
+    features, heads = planned().jobs
+    train(features, store)
+    path = store.entry(features.key) / "checkpoint.pth"
+    content = torch.load(path, weights_only=True)
+    content["state_dict"] = {
+        name: value for name, value in content["state_dict"].items() if "shared_fcs" not in name
+    }
+    torch.save(content, path)
+    failure, _, _ = train(heads, store)
+    assert "lacks the frozen part roi_head.bbox_head.shared_fcs" in failure
+
+
+_RANK = """
+import pickle, sys
+from pathlib import Path
+import torch
+from bacl_platform import worker
+job, store = pickle.loads(Path(sys.argv[1]).read_bytes())
+torch.distributed.init_process_group("gloo")
+print("RESULT", worker.train(job, store, lambda *_: None, lambda _: None))
+"""
+
+
+def run_on_two_ranks(job: Job, store: Store) -> list[str]:
+    """The result of each rank, in processes of their own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    task = store.root / "task.pickle"
+    task.write_bytes(pickle.dumps((job, store)))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RANK, str(task)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    return [output.rpartition("RESULT ")[2].strip() for output in outputs]
+
+
+@pytest.mark.slow
+def test_two_ranks_end_with_the_weights_of_one(planned, store, tmp_path):
+    one = planned("stages.features.recipe.schedule.batch=4").jobs[0]
+    two = planned(
+        "stages.features.recipe.schedule.batch=4", "stages.features.resources.workers=2"
+    ).jobs[0]
+    assert one.key == two.key
+    alone = Store(tmp_path / "alone")
+    assert train(one, alone)[0] is None
+    assert run_on_two_ranks(two, store) == ["None", "None"]
+    alone_weights, shared_weights = weights(alone.entry(one.key)), weights(store.entry(two.key))
+    for name, value in alone_weights.items():
+        torch.testing.assert_close(shared_weights[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_both_ranks_stop_with_the_same_sentence(planned, store):
+    job = planned(
+        "stages.features.recipe.schedule.batch=4",
+        "stages.features.resources.workers=2",
+        "stages.features.recipe.schedule.lr=1e30",
+    ).jobs[0]
+    first, second = run_on_two_ranks(job, store)
+    assert first == second
+    assert "is not finite at step 2" in first
