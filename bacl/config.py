@@ -175,6 +175,7 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_workers",
         "persistent_workers",
         "log_level",
+        "val_interval",
     }
 
     def clean(value: Any) -> Any:

@@ -29,11 +29,14 @@ class Job(Settings):
     """One stage, for one seed, with a group of its variants: what one Ray Train run trains."""
 
     key: str
+    """Digest of the variants' keys; of a finished job, the name of its entry in the store."""
     name: str
     stage: str
     kind: str
     seed: int
     variants: dict[str, Variant]
+    variant_keys: dict[str, str]
+    """What each variant is remembered by, whichever variants it was trained with."""
     parent: str | None
     """Key of the job whose checkpoint this one starts from."""
     freeze: list[str]
@@ -62,8 +65,9 @@ class Plan(Settings):
 
     @property
     def digest(self) -> str:
-        """Identifies the plan: the same jobs under the same experiment name."""
-        return _digest([self.experiment.name, [job.key for job in self.jobs]])
+        """Identifies the plan: the same variants under the same experiment name."""
+        keys = sorted(key for job in self.jobs for key in job.variant_keys.values())
+        return _digest([self.experiment.name, keys])
 
     def missing(self, store: Store) -> list[Job]:
         """Jobs that have no complete entry in the store."""
@@ -71,57 +75,102 @@ class Plan(Settings):
 
 
 def make_plan(experiment: Experiment, prepared: "Prepared", store: Store) -> Plan:
-    """The DAG of jobs, once per seed, with a classifier stage's variants in groups.
+    """The DAG of jobs, once per seed.
 
-    A job's key covers what its results depend on: its configuration without paths, the dataset's
-    digest, its parent's key and the code.
+    Every variant has a key of its own, which covers what its results depend on: the configuration
+    of its bank of one without paths, the dataset's digest, its parent's key and the code. Variants
+    that the store has are not trained again, whichever bank they were trained in; the others of a
+    stage are grouped into jobs.
     """
-    from bacl.config import portable, stage_config
+    planner = _Planner(experiment, prepared, store)
+    return Plan(experiment=experiment, jobs=[j for seed in experiment.seeds for j in planner(seed)])
 
-    code, versions = code_version(), _versions()
-    dataset_info = store.datasets / prepared.digest / "dataset.json"
-    jobs: list[Job] = []
-    for seed in experiment.seeds:
-        parents: dict[str, str] = {}
-        for name, stage in _parents_first(experiment):
-            groups = list(
-                _groups(variants_of(name, stage), getattr(stage, "variants_per_job", None))
-            )
+
+class _Planner:
+    """Makes the jobs of one seed, parents before children."""
+
+    def __init__(self, experiment: Experiment, prepared: "Prepared", store: Store) -> None:
+        self.experiment, self.prepared = experiment, prepared
+        self.store = store
+        self.dataset_info = store.datasets / prepared.digest / "dataset.json"
+        self.known = store.variants()
+        self.code, self.versions = code_version(), _versions()
+
+    def __call__(self, seed: int) -> Iterator[Job]:
+        parents: dict[str, Job] = {}
+        for name, stage in _parents_first(self.experiment):
             parent = parents[stage.after] if isinstance(stage, ClassifierStage) else None
-            freeze = stage.freeze if isinstance(stage, ClassifierStage) else []
-            for number, variants in enumerate(groups, start=1):
-                config = stage_config(
-                    experiment.detector,
-                    prepared,
-                    dataset_info,
-                    stage.recipe,
-                    variants,
-                    freeze,
-                    seed,
-                    stage.resources.workers,
-                )
-                key = _digest([portable(config), prepared.digest, parent, code])
-                part = f" {number}/{len(groups)}" if len(groups) > 1 else ""
-                of_seed = f" seed {seed}" if len(experiment.seeds) > 1 else ""
-                jobs.append(
-                    Job(
-                        key=key,
-                        name=f"{name}{part}{of_seed}",
-                        stage=name,
-                        kind=stage.kind,
-                        seed=seed,
-                        variants=variants,
-                        parent=parent,
-                        freeze=freeze,
-                        recipe=stage.recipe,
-                        resources=stage.resources,
-                        config=config,
-                        dataset_digest=prepared.digest,
-                        versions=versions,
-                    )
-                )
-                parents[name] = key
-    return Plan(experiment=experiment, jobs=jobs)
+            for job in self._jobs(name, stage, seed, parent):
+                parents[name] = job
+                yield job
+
+    def _jobs(
+        self, name: str, stage: RepresentationStage | ClassifierStage, seed: int, parent: Job | None
+    ) -> list[Job]:
+        variants = variants_of(name, stage)
+        keys = {v: self._key(stage, seed, parent, {v: s}) for v, s in variants.items()}
+        finished: dict[str, dict[str, Any]] = {}
+        missing: dict[str, Any] = {}
+        for variant, key in keys.items():
+            entry = self.known.get(key)
+            if entry is not None and self.store.complete(entry):
+                finished.setdefault(entry, {})[variant] = variants[variant]
+            else:
+                missing[variant] = variants[variant]
+        size = getattr(stage, "variants_per_job", None)
+        groups: list[tuple[str, dict[str, Any]]] = [
+            *finished.items(),
+            *((_digest([keys[v] for v in group]), group) for group in _groups(missing, size)),
+        ]
+        of_seed = f" seed {seed}" if len(self.experiment.seeds) > 1 else ""
+        return [
+            Job(
+                key=key,
+                name=f"{name}{f' {number}/{len(groups)}' if len(groups) > 1 else ''}{of_seed}",
+                stage=name,
+                kind=stage.kind,
+                seed=seed,
+                variants=group,
+                variant_keys={variant: keys[variant] for variant in group},
+                parent=parent.key if parent else None,
+                freeze=_frozen(stage),
+                recipe=stage.recipe,
+                resources=stage.resources,
+                config=self._config(stage, seed, group),
+                dataset_digest=self.prepared.digest,
+                versions=self.versions,
+            )
+            for number, (key, group) in enumerate(groups, start=1)
+        ]
+
+    def _key(
+        self,
+        stage: RepresentationStage | ClassifierStage,
+        seed: int,
+        parent: Job | None,
+        variant: dict[str, Any],
+    ) -> str:
+        from bacl.config import portable
+
+        lineage = next(iter(parent.variant_keys.values())) if parent else None
+        config = portable(self._config(stage, seed, variant))
+        return _digest([config, self.prepared.digest, lineage, self.code])
+
+    def _config(
+        self, stage: RepresentationStage | ClassifierStage, seed: int, variants: dict[str, Any]
+    ) -> dict[str, Any]:
+        from bacl.config import stage_config
+
+        return stage_config(
+            self.experiment.detector,
+            self.prepared,
+            self.dataset_info,
+            stage.recipe,
+            variants,
+            _frozen(stage),
+            seed,
+            stage.resources.workers,
+        )
 
 
 def code_version() -> str:
@@ -157,7 +206,7 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
     say(f"{plan.experiment.name}, store {store.root}")
     table = Table()
     for column in ("job", "key", "state", "steps", "resources", "variants"):
-        table.add_column(column, no_wrap=column == "key", overflow="fold")
+        table.add_column(column, no_wrap=column == "key")
     for job in plan.jobs:
         table.add_row(
             job.name,
@@ -226,9 +275,13 @@ def _parents_first(
     return sorted(experiment.stages.items(), key=lambda item: isinstance(item[1], ClassifierStage))
 
 
+def _frozen(stage: RepresentationStage | ClassifierStage) -> list[str]:
+    return stage.freeze if isinstance(stage, ClassifierStage) else []
+
+
 def _groups(variants: dict[str, Any], size: int | None) -> Iterator[dict[str, Any]]:
     names = list(variants)
-    size = size or len(names)
+    size = size or len(names) or 1
     for start in range(0, len(names), size):
         yield {name: variants[name] for name in names[start : start + size]}
 

@@ -206,6 +206,12 @@ def _train(config: dict[str, Any]) -> str | None:
 
     from bacl_platform import worker
 
+    if config["job"].resources.gpus:
+        import torch
+        from ray.train.torch import get_device
+
+        torch.cuda.set_device(get_device())  # mmengine trains on the current device
+
     def tell(kind: str, key: str, content: Any) -> None:
         config["events"].put_nowait((kind, key, content))
 

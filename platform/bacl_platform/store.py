@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pth"
+JOB = "job.json"
 SCALARS = "scalars.jsonl"
 KEPT_CHECKPOINTS = 2
 
@@ -65,6 +66,14 @@ class Store:
                 return False
             self._verified[key] = state
         return True
+
+    def variants(self) -> dict[str, str]:
+        """The entry that says it holds each variant, by the variant's key."""
+        return {
+            key: description.parent.name
+            for description in sorted(self.root.glob(f"*/{JOB}"))
+            for key in json.loads(description.read_text())["variant_keys"].values()
+        }
 
     def publish(self, key: str, folder: Path) -> Path:
         """Turn a folder of results into the entry of `key`, atomically, and drop the job's work.

@@ -1,4 +1,4 @@
-"""Trains one job: the only module of the platform that imports mmengine.
+"""Trains one job: the only module of the platform that drives mmengine.
 
 Every rank calls `train`. What only rank 0 does (locks, files) goes through `together`, so that
 either all ranks go on or all stop with the same sentence.
@@ -36,6 +36,7 @@ from bacl.warmstart import load_trunk, read_checkpoint
 from bacl_platform.plan import Job
 from bacl_platform.store import (
     CHECKPOINT,
+    JOB,
     SCALARS,
     Store,
     disk_errors,
@@ -284,7 +285,7 @@ class Checkpoints(Hook):
 def _publish(job: Job, store: Store, results: Path, model: nn.Module) -> None:
     state = weights_to_cpu(model.state_dict())
     with disk_errors(results):
-        (results / "job.json").write_text(job.model_dump_json(indent=1, exclude={"config"}))
+        (results / JOB).write_text(job.model_dump_json(indent=1, exclude={"config"}))
         Config(copy.deepcopy(job.config)).dump(results / "config.py")
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
         _save({"state_dict": state, "meta": meta}, results / CHECKPOINT)

@@ -12,7 +12,7 @@ from bacl.datasets.annotations import Prepared, prepare
 from bacl.evaluation import Result
 from bacl_platform.experiment import load
 from bacl_platform.plan import Job, Plan, make_plan
-from bacl_platform.store import Store
+from bacl_platform.store import JOB, Store
 
 TINY = """
 name: tiny
@@ -105,6 +105,7 @@ def fill(prepared: Prepared, store: Store) -> Callable[..., None]:
                 for step in range(1, job.iterations + 1)
             ]
             rows.append({"step": job.iterations, "bacl/AP": 0.3})
+            (folder / JOB).write_text(job.model_dump_json(exclude={"config"}))
             (folder / "scalars.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
             store.publish(job.key, folder)
 

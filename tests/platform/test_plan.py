@@ -88,6 +88,35 @@ def test_variants_are_grouped_by_variants_per_job(planned):
     assert jobs[1].parent == jobs[2].parent == jobs[0].key
 
 
+def test_variant_in_the_store_is_not_trained_again_with_a_new_one(planned, store, fill):
+    features, heads = planned().jobs
+    fill([features, heads], {("features", 0): 0.1, ("bacl", 0): 0.3, ("softmax", 0): 0.2})
+    more = planned("stages.heads.variants.fcbl={method: fcbl}")
+    assert [(job.key in (features.key, heads.key), list(job.variants)) for job in more.jobs] == [
+        (True, ["features"]),
+        (True, ["bacl", "softmax"]),
+        (False, ["fcbl"]),
+    ]
+    assert [job.name for job in more.missing(store)] == ["heads 2/2"]
+
+
+def test_variant_is_found_however_it_was_grouped(planned, store, fill):
+    plan = planned("stages.heads.variants_per_job=1")
+    fill(plan.jobs, {("features", 0): 0.1, ("bacl", 0): 0.3, ("softmax", 0): 0.2})
+    together = planned()
+    assert together.missing(store) == []
+    assert together.digest == plan.digest
+
+
+def test_damaged_entry_is_not_relied_on(planned, store, fill):
+    plan = planned()
+    fill(plan.jobs, {("features", 0): 0.1, ("bacl", 0): 0.3, ("softmax", 0): 0.2})
+    weights = store.entry(plan.jobs[1].key) / "variants" / "bacl" / "checkpoint.pth"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    again = planned()
+    assert [job.key for job in again.missing(store)] == [plan.jobs[1].key]
+
+
 def test_sharing_says_what_is_fused_and_why_not(planned):
     apart = (
         "stages.late={kind: classifier, after: features, variants: {fcbl: {method: fcbl}}, "
