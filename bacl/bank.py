@@ -1,17 +1,21 @@
 """The bank: one trunk, many variants, as MMDetection parts.
 
-N sampled RoIs, C foreground categories, D feature width. The box head hands its D-wide features on
-where MMDetection's heads hand on classification scores, so the RoI heads' own flow stays as it is.
+N sampled RoIs, C foreground categories, D feature width, K_v logits of variant v. While training,
+the box head hands on its D-wide features where MMDetection's heads hand on classification scores,
+and in evaluation the logits of all variants side by side; so the RoI heads' own flow, a cascade's
+averaging over its stages included, stays as it is.
 """
 
+import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.layers import multiclass_nms
-from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
+from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox2roi, scale_boxes
@@ -41,17 +45,21 @@ class BankBBoxHead(ConvFCBBoxHead):
     """Two shared FCs and the box regressor of the trunk, and the classifiers of the variants.
 
     `variants` maps names to plain settings (`bacl.settings`). A variant's hallucinated features
-    are drawn from generators keyed by (seed, variant, image pair), design.md.
+    are drawn from generators keyed by (seed, cascade stage, variant, image pair), design.md. Each
+    stage of a cascade is a bank with classifiers and state of its own.
     """
 
-    def __init__(self, variants: dict[str, dict[str, Any]], seed: int, **kwargs: Any) -> None:
+    def __init__(
+        self, variants: dict[str, dict[str, Any]], seed: int, stage: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(num_shared_fcs=2, with_cls=False, **kwargs)
         self.seed = seed
+        self.stage = stage
         width = self.shared_out_channels
         self.variants = nn.ModuleDict(
             {
                 name: build_variant(
-                    settings, width, self.num_classes, generator("cpu", seed, "init", name)
+                    settings, width, self.num_classes, self.draw("cpu", "init", name)
                 )
                 for name, settings in variants.items()
             }
@@ -65,6 +73,12 @@ class BankBBoxHead(ConvFCBBoxHead):
             {_key(beta): FeatureStatistics(self.num_classes, width, beta) for beta in sorted(betas)}
         )
         self._pairs: list[int] = []
+        self.share_of_positives = torch.ones(())
+        """This rank's foreground RoIs of the step over the mean of the ranks."""
+
+    def draw(self, device: torch.device | str, *key: int | str) -> torch.Generator:
+        """A generator of this head's own for draws that `key` names."""
+        return generator(device, self.seed, self.stage, *key)
 
     def _bank(self) -> dict[str, Variant]:
         return dict(self.variants.items())  # type: ignore[arg-type]
@@ -77,9 +91,13 @@ class BankBBoxHead(ConvFCBBoxHead):
         return x
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(h (N, D), box deltas) of pooled RoI features."""
+        """(h (N, D) in training, else all variants' logits (N, sum of K_v); box deltas)."""
         features = self.features(x)
-        return features, self.fc_reg(features)
+        deltas = self.fc_reg(features)
+        if self.training:
+            return features, deltas
+        logits = [variant.fc_cls(features) for variant in self._bank().values()]
+        return torch.cat(logits, dim=1), deltas
 
     @torch.no_grad()
     def observe(self, pooled: Tensor, labels: Tensor, positions: list[int]) -> None:
@@ -104,7 +122,7 @@ class BankBBoxHead(ConvFCBBoxHead):
                 strength,
                 options["categories"],
                 options["samples"],
-                generator(strength.device, self.seed, "hallucination", name, pair),
+                self.draw(strength.device, "hallucination", name, pair),
             )
             for pair in self._pairs
         ]
@@ -142,9 +160,11 @@ class BankBBoxHead(ConvFCBBoxHead):
             increment = variant.increment(logits, all_labels)
             if increment is not None:
                 increments[name] = increment
-        rows = features.new_tensor([len(labels), *counts.values()], dtype=torch.float)
-        reduced, *increments_of_all = reduce_sum([rows, *increments.values()])
-        mean_rois, *mean_counts = (reduced / get_world_size()).clamp_min(1)
+        positives = (labels < self.num_classes).sum()
+        rows = torch.stack([positives, *map(positives.new_tensor, (len(labels), *counts.values()))])
+        reduced, *increments_of_all = reduce_sum([rows.float(), *increments.values()])
+        mean_positives, mean_rois, *mean_counts = (reduced / get_world_size()).clamp_min(1)
+        self.share_of_positives = positives / mean_positives
         losses["loss_bbox"] = losses["loss_bbox"] * (len(labels) / mean_rois)
         for name, mean_count in zip(counts, mean_counts, strict=True):
             losses[f"{name}.loss_cls"] = sums[name] / mean_count
@@ -161,7 +181,11 @@ class BankBBoxHead(ConvFCBBoxHead):
         rescale: bool = False,
         rcnn_test_cfg: ConfigDict | None = None,
     ) -> InstanceData:
-        """Detections of every variant on one image, told apart by their field `variant`."""
+        """Detections of every variant on one image, told apart by their field `variant`.
+
+        `cls_score` holds the logits of all variants; in a cascade, MMDetection has averaged them
+        over the stages, before activation, and an exported detector does the same.
+        """
         if len(roi) == 0:
             return InstanceData(
                 bboxes=roi.new_zeros(0, 4),
@@ -171,11 +195,13 @@ class BankBBoxHead(ConvFCBBoxHead):
             )
         assert rcnn_test_cfg is not None  # only test-time augmentation passes none
         decoded = self._decode(roi, bbox_pred, img_meta, rescale)
+        bank = list(self._bank().values())
+        logits = cls_score.split([variant.fc_cls.out_features for variant in bank], dim=1)
         results = []
-        for index, variant in enumerate(self._bank().values()):
+        for index, variant in enumerate(bank):
             boxes, labels = multiclass_nms(
                 decoded,
-                variant.probabilities(cls_score),
+                variant.probabilities(logits[index]),
                 rcnn_test_cfg.score_thr,
                 rcnn_test_cfg.nms,
                 rcnn_test_cfg.max_per_img,
@@ -189,6 +215,18 @@ class BankBBoxHead(ConvFCBBoxHead):
                 )
             )
         return InstanceData.cat(results)
+
+    def refine_bboxes(
+        self,
+        sampling_results: list[SamplingResult],
+        bbox_results: dict[str, Any],
+        batch_img_metas: list[dict],
+    ) -> list[InstanceData]:
+        """Boxes for the next stage of a cascade; regression there is class-agnostic, so no score
+        has a say in it and none is given."""
+        rois = bbox_results["rois"]
+        unscored = {**bbox_results, "cls_score": rois.new_zeros(len(rois), self.num_classes)}
+        return super().refine_bboxes(sampling_results, unscored, batch_img_metas)
 
     def _decode(self, roi: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool) -> Tensor:
         """Boxes (N, C * 4), or (N, 4) where regression is class-agnostic, in pixels."""
@@ -208,9 +246,11 @@ def _key(beta: float) -> str:
     return f"beta_{beta}".replace(".", "_")
 
 
-@MODELS.register_module()
-class BankRoIHead(StandardRoIHead):
-    """Standard RoI head that also shows its bank the jittered ground truth, Eq. (10)."""
+class _ShowsGroundTruth:
+    """RoI head that shows its banks the jittered ground truth, Eq. (10), before their losses."""
+
+    bbox_head: Any
+    bbox_roi_extractor: Any
 
     def loss(
         self,
@@ -218,46 +258,95 @@ class BankRoIHead(StandardRoIHead):
         rpn_results_list: list[InstanceData],
         batch_data_samples: SampleList,
     ) -> dict[str, Tensor]:
-        if self.bbox_head.statistics:
-            self._observe(x, batch_data_samples)
-        return super().loss(x, rpn_results_list, batch_data_samples)
+        cascade = isinstance(self.bbox_head, nn.ModuleList)
+        heads: list[BankBBoxHead] = list(self.bbox_head) if cascade else [self.bbox_head]
+        if heads[0].statistics:
+            self._show(heads, x, batch_data_samples)
+        return super().loss(x, rpn_results_list, batch_data_samples)  # type: ignore[misc]
 
     @torch.no_grad()
-    def _observe(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> None:
+    def _show(
+        self, heads: Sequence[BankBBoxHead], x: tuple[Tensor, ...], samples: SampleList
+    ) -> None:
         boxes = []
-        for sample in batch_data_samples:
-            draw = generator("cpu", self.bbox_head.seed, "jitter", sample.position)
+        for sample in samples:
+            draw = generator("cpu", heads[0].seed, "jitter", sample.position)
             magnitudes = torch.rand(16, 4, generator=draw)
             boxes.append(jitter_boxes(sample.gt_instances.bboxes, magnitudes, sample.img_shape[:2]))
-        labels = torch.cat([sample.gt_instances.labels for sample in batch_data_samples])
-        pooled = self.bbox_roi_extractor(x[: self.bbox_roi_extractor.num_inputs], bbox2roi(boxes))
-        positions = [sample.position for sample in batch_data_samples]
-        self.bbox_head.observe(pooled, labels.repeat_interleave(16), positions)
+        rois = bbox2roi(boxes)
+        labels = torch.cat([sample.gt_instances.labels for sample in samples])
+        positions = [sample.position for sample in samples]
+        extractors = self.bbox_roi_extractor
+        if not isinstance(extractors, nn.ModuleList):
+            extractors = [extractors]
+        for head, extractor in zip(heads, extractors, strict=True):
+            pooled = extractor(x[: extractor.num_inputs], rois)
+            head.observe(pooled, labels.repeat_interleave(16), positions)
+
+
+@MODELS.register_module()
+class BankRoIHead(_ShowsGroundTruth, StandardRoIHead):
+    """Standard RoI head of Faster and Mask R-CNN over a bank."""
+
+    def mask_loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The mask loss as the mean over all ranks' foreground RoIs, not of the ranks' means."""
+        results: dict[str, Any] = super().mask_loss(*args, **kwargs)
+        losses = results["loss_mask"]
+        share = self.bbox_head.share_of_positives
+        results["loss_mask"] = {name: value * share for name, value in losses.items()}
+        return results
+
+
+@MODELS.register_module()
+class BankCascadeRoIHead(_ShowsGroundTruth, CascadeRoIHead):
+    """Cascade R-CNN's RoI head over one bank for each stage."""
 
 
 @MODELS.register_module()
 class BankDetector(TwoStageDetector):
     """Two-stage detector over a bank, with the named parts frozen.
 
-    `freeze` lists module paths such as `backbone`; one that names no module is an error. Frozen
-    parts take no gradient and stay in evaluation mode.
+    `freeze` lists module paths such as `backbone`, in which `*` stands for anything; one that names
+    no module is an error. Frozen parts take no gradient and stay in evaluation mode.
+    `channels_last` lays images and the backbone's weights out so.
     """
 
-    def __init__(self, *args: Any, freeze: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        freeze: Sequence[str] = (),
+        channels_last: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        modules = dict(self.named_modules())
-        absent = [name for name in freeze if name not in modules]
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        names = [name for name, _ in self.named_modules()]
+        matches = {pattern: fnmatch.filter(names, pattern) for pattern in freeze}
+        absent = [pattern for pattern, found in matches.items() if not found]
         if absent:
             raise UsageError(f"freeze: the detector has no part named {', '.join(absent)}")
-        self._frozen = [modules[name] for name in freeze]
+        self.frozen_parts = [name for found in matches.values() for name in found]
+        self._frozen = [self.get_submodule(name) for name in self.frozen_parts]
         for module in self._frozen:
             module.requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Initialise, then lay the weights out: the other way round, draws would land elsewhere."""
+        super().init_weights()
+        self.backbone.to(memory_format=self.memory_format)
 
     def train(self, mode: bool = True) -> "BankDetector":
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
+
+    def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
+        """Pyramid of features of images (B, 3, H, W)."""
+        features: tuple[Tensor, ...] = super().extract_feat(
+            batch_inputs.contiguous(memory_format=self.memory_format)
+        )
+        return features
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         for sample in batch_data_samples:

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.annotations import Category, Prepared
+from bacl.errors import UsageError
 from bacl.settings import Detector, Recipe, Variant
 
-FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head.shared_fcs")
-"""What the classifier stage freezes, section III-A: the RoI feature extractor."""
+_PRECISION = {
+    "float32": {"type": "OptimWrapper"},
+    "bfloat16": {"type": "BFloat16OptimWrapper"},
+    "float16": {"type": "AmpOptimWrapper", "dtype": "float16"},
+}
 
 _PREPROCESSOR = {
     "type": "DetDataPreprocessor",
@@ -41,23 +45,31 @@ def stage_config(
     images = prepared.train.image_total
     total = schedule.total_iterations(images)
     names = list(variants)
+    masks = detector.type == "mask_rcnn"
+    if (masks or recipe.augmentation == "copy_paste") and not prepared.train.masks:
+        raise UsageError(
+            f"{'detector.type mask_rcnn' if masks else 'recipe.augmentation copy_paste'} needs "
+            "masks: expected a segmentation in every training annotation, which this dataset lacks"
+        )
     return {
         "custom_imports": {"imports": ["bacl.register"], "allow_failed_imports": False},
         "default_scope": "mmdet",
         "model": {
             "type": "BankDetector",
             "freeze": freeze,
-            **_two_stage(detector, recipe, len(prepared.categories), seed),
-            "roi_head": {
-                "type": "BankRoIHead",
-                **_roi_head(detector),
-                "bbox_head": {
-                    "type": "BankBBoxHead",
-                    **_bbox_head(detector, len(prepared.categories)),
-                    "variants": {name: v.model_dump() for name, v in variants.items()},
+            "channels_last": recipe.channels_last,
+            **_two_stage(detector, recipe, seed),
+            "roi_head": _roi_head(
+                detector,
+                len(prepared.categories),
+                {
+                    "variants": {
+                        name: _variant(name, settings, prepared.categories)
+                        for name, settings in variants.items()
+                    },
                     "seed": seed,
                 },
-            },
+            ),
         },
         "train_dataloader": {
             "batch_size": schedule.batch // workers,
@@ -65,14 +77,7 @@ def stage_config(
             "persistent_workers": recipe.loader_workers > 0,
             "sampler": {"type": "OrderedSampler", "batch": schedule.batch, "seed": seed},
             "collate_fn": {"type": "pseudo_collate"},
-            "dataset": {
-                "type": "LVISFormatDataset",
-                "ann_file": prepared.train.annotations,
-                "images": prepared.train.images,
-                "dataset_info": str(dataset_info),
-                "pipeline": _train_pipeline(recipe),
-                "seed": seed,
-            },
+            "dataset": _train_dataset(prepared, dataset_info, recipe, masks, seed),
         },
         "val_dataloader": {
             "batch_size": 1,
@@ -98,7 +103,7 @@ def stage_config(
             "mode": prepared.evaluation,
         },
         "optim_wrapper": {
-            "type": "OptimWrapper",
+            **_PRECISION[recipe.precision],
             "optimizer": {
                 "type": "SGD",
                 "lr": schedule.scaled_lr,
@@ -128,29 +133,43 @@ def stage_config(
     }
 
 
+def bank_heads(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The box heads of a stage's configuration: one, or one for each stage of a cascade."""
+    heads = config["model"]["roi_head"]["bbox_head"]
+    return heads if isinstance(heads, list) else [heads]
+
+
+_NOT_STOCK = ("freeze", "channels_last")
+_STOCK_TYPES = {
+    "BankRoIHead": "StandardRoIHead",
+    "BankCascadeRoIHead": "CascadeRoIHead",
+}
+
+
 def stock_config(config: Mapping[str, Any], loss_cls: Mapping[str, Any]) -> dict[str, Any]:
     """The plain single-variant detector of a stage's configuration, for stock inference.
 
     config: what `stage_config` made. loss_cls: the variant's `stock_loss`. The result has a model
     of MMDetection's own types and the test pipeline, as `mmdet.apis.init_detector` wants it.
     """
-    model = {key: value for key, value in config["model"].items() if key != "freeze"}
+    model = {key: value for key, value in config["model"].items() if key not in _NOT_STOCK}
+    heads = [
+        {
+            **{key: v for key, v in head.items() if key not in ("variants", "seed", "stage")},
+            "type": "Shared2FCBBoxHead",
+            "loss_cls": dict(loss_cls),
+        }
+        for head in bank_heads(config)
+    ]
     roi_head = dict(model["roi_head"])
-    bbox_head = {
-        key: value
-        for key, value in roi_head["bbox_head"].items()
-        if key not in ("variants", "seed")
+    roi_head["type"] = _STOCK_TYPES[roi_head["type"]]
+    roi_head["bbox_head"] = heads if len(heads) > 1 else heads[0]
+    model |= {
+        "type": "TwoStageDetector",
+        "train_cfg": None,
+        "backbone": {**model["backbone"], "init_cfg": None},
+        "roi_head": roi_head,
     }
-    model |= {"type": "FasterRCNN"}
-    model["train_cfg"] = None
-    model["backbone"] = {**model["backbone"], "init_cfg": None}
-    roi_head |= {"type": "StandardRoIHead"}
-    roi_head["bbox_head"] = {
-        **bbox_head,
-        "type": "Shared2FCBBoxHead",
-        "loss_cls": dict(loss_cls),
-    }
-    model["roi_head"] = roi_head
     dataset = config["val_dataloader"]["dataset"]
     return {
         "custom_imports": config["custom_imports"],
@@ -189,6 +208,23 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _variant(name: str, settings: Variant, categories: list[Category]) -> dict[str, Any]:
+    """A variant's plain settings, with the category counts that its indicator needs."""
+    options = settings.model_dump()
+    hallucination = options.get("hallucination")
+    if hallucination and hallucination["categories"] > len(categories):
+        raise UsageError(
+            f"variants.{name}.hallucination.categories: expected at most the dataset's "
+            f"{len(categories)} categories, got {hallucination['categories']}"
+        )
+    if options.get("indicator") in ("image_frequency", "instance_frequency"):
+        options["category_counts"] = {
+            "image_counts": [category.image_count for category in categories],
+            "instance_counts": [category.instance_count for category in categories],
+        }
+    return options
+
+
 def _warmup(iterations: int) -> list[dict[str, Any]]:
     if not iterations:
         return []
@@ -215,18 +251,82 @@ def test_pipeline(recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def _train_pipeline(recipe: Recipe) -> list[dict[str, Any]]:
+def _train_dataset(
+    prepared: Prepared, dataset_info: Path, recipe: Recipe, masks: bool, seed: int
+) -> dict[str, Any]:
+    copy_paste = recipe.augmentation == "copy_paste"
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "position")
-    return [
+    pack = {"type": "PackDetInputs", "meta_keys": keys}
+    load = [
         {"type": "LoadImageFromFile"},
-        {"type": "LoadAnnotations", "with_bbox": True},
-        {"type": "RandomChoiceResize", "scales": recipe.scales, "keep_ratio": True},
-        {"type": "RandomFlip", "prob": recipe.flip},
-        {"type": "PackDetInputs", "meta_keys": keys},
+        {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks or copy_paste},
+    ]
+    flip = {"type": "RandomFlip", "prob": recipe.flip}
+    if copy_paste:
+        pipeline = [*load, *_large_scale_jitter(recipe.copy_paste_size), flip]
+        pipeline.append({"type": "Pad", "size": (recipe.copy_paste_size,) * 2})
+    else:
+        resize = {"type": "RandomChoiceResize", "scales": recipe.scales, "keep_ratio": True}
+        pipeline = [*load, resize, flip, pack]
+    dataset = {
+        "type": "LVISFormatDataset",
+        "ann_file": prepared.train.annotations,
+        "images": prepared.train.images,
+        "dataset_info": str(dataset_info),
+        "pipeline": pipeline,
+        "seed": seed,
+    }
+    if not copy_paste:
+        return dataset
+    return {
+        "type": "CopyPasteDataset",
+        "dataset": dataset,
+        "pipeline": [{"type": "CopyPaste", "max_num_pasted": 100}, pack],
+        "seed": seed,
+    }
+
+
+def _large_scale_jitter(side: int) -> list[dict[str, Any]]:
+    """Jitter by 0.8 to 1.25, then a crop: what the released stage-1 configurations do."""
+    return [
+        {
+            "type": "RandomResize",
+            "scale": (side, side),
+            "ratio_range": (0.8, 1.25),
+            "keep_ratio": True,
+        },
+        {
+            "type": "RandomCrop",
+            "crop_type": "absolute_range",
+            "crop_size": (side, side),
+            "recompute_bbox": True,
+            "allow_negative_crop": True,
+        },
+        {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2), "keep_empty": False},
     ]
 
 
+CASCADE = (
+    # foreground IoU, weight of the losses, target stds of the box deltas (Cascade R-CNN)
+    (0.5, 1.0, (0.1, 0.1, 0.2, 0.2)),
+    (0.6, 0.5, (0.05, 0.05, 0.1, 0.1)),
+    (0.7, 0.25, (0.033, 0.033, 0.067, 0.067)),
+)
+
+
 def _backbone(detector: Detector) -> dict[str, Any]:
+    if detector.backbone == "swin_t":
+        return {
+            "type": "SwinTransformer",
+            "embed_dims": 96,
+            "depths": [2, 2, 6, 2],
+            "num_heads": [3, 6, 12, 24],
+            "window_size": 7,
+            "drop_path_rate": 0.2,
+            "out_indices": (0, 1, 2, 3),
+            "convert_weights": True,
+            "init_cfg": _weights(detector),
+        }
     if detector.backbone == "tiny":
         return {
             "type": "ResNet",
@@ -257,16 +357,18 @@ def _weights(detector: Detector) -> dict[str, str] | None:
     return {"type": "Pretrained", "checkpoint": detector.weights}
 
 
-def _two_stage(detector: Detector, recipe: Recipe, categories: int, seed: int) -> dict[str, Any]:
+def _two_stage(detector: Detector, recipe: Recipe, seed: int) -> dict[str, Any]:
     width = detector.neck_channels
-    stage = 16 if detector.backbone == "tiny" else 256
+    first = {"tiny": 16, "swin_t": 96}.get(detector.backbone, 256)
     suppression = {"type": "nms", "iou_threshold": 0.7}
+    ious = [iou for iou, _, _ in CASCADE] if detector.type == "cascade_rcnn" else [0.5]
+    rcnn = [_rcnn_train(detector, iou, stage, seed) for stage, iou in enumerate(ious)]
     return {
-        "data_preprocessor": _PREPROCESSOR,
+        "data_preprocessor": {**_PREPROCESSOR, "pad_mask": detector.type == "mask_rcnn"},
         "backbone": _backbone(detector),
         "neck": {
             "type": "FPN",
-            "in_channels": [stage * 2**level for level in range(4)],
+            "in_channels": [first * 2**level for level in range(4)],
             "out_channels": width,
             "num_outs": 5,
         },
@@ -311,24 +413,7 @@ def _two_stage(detector: Detector, recipe: Recipe, categories: int, seed: int) -
                 "nms": suppression,
                 "min_bbox_size": 0,
             },
-            "rcnn": {
-                "assigner": {
-                    "type": "MaxIoUAssigner",
-                    "pos_iou_thr": 0.5,
-                    "neg_iou_thr": 0.5,
-                    "min_pos_iou": 0.5,
-                    "match_low_quality": False,
-                    "ignore_iof_thr": -1,
-                },
-                "sampler": {
-                    "type": "KeyedRandomSampler",
-                    "num": detector.roi_samples,
-                    "pos_fraction": 0.25,
-                    "stream": "roi",
-                    "seed": seed,
-                },
-                "pos_weight": -1,
-            },
+            "rcnn": rcnn if len(rcnn) > 1 else rcnn[0],
         },
         "test_cfg": {
             "rpn": {
@@ -341,24 +426,85 @@ def _two_stage(detector: Detector, recipe: Recipe, categories: int, seed: int) -
                 "score_thr": detector.score_threshold,
                 "nms": {"type": "nms", "iou_threshold": detector.nms_iou},
                 "max_per_img": detector.max_detections,
+                "mask_thr_binary": 0.5,
             },
         },
     }
 
 
-def _roi_head(detector: Detector) -> dict[str, Any]:
+def _rcnn_train(detector: Detector, iou: float, stage: int, seed: int) -> dict[str, Any]:
     return {
-        "bbox_roi_extractor": {
-            "type": "SingleRoIExtractor",
-            "roi_layer": {"type": "RoIAlign", "output_size": 7, "sampling_ratio": 0},
-            "out_channels": detector.neck_channels,
-            "featmap_strides": [4, 8, 16, 32],
+        "assigner": {
+            "type": "MaxIoUAssigner",
+            "pos_iou_thr": iou,
+            "neg_iou_thr": iou,
+            "min_pos_iou": iou,
+            "match_low_quality": detector.type == "mask_rcnn",
+            "ignore_iof_thr": -1,
         },
+        "sampler": {
+            "type": "KeyedRandomSampler",
+            "num": detector.roi_samples,
+            "pos_fraction": 0.25,
+            "stream": f"roi{stage}",
+            "seed": seed,
+        },
+        "mask_size": 28,
+        "pos_weight": -1,
     }
 
 
-def _bbox_head(detector: Detector, categories: int) -> dict[str, Any]:
+def _roi_head(detector: Detector, categories: int, bank: dict[str, Any]) -> dict[str, Any]:
+    head = {
+        "bbox_roi_extractor": _extractor(detector, 7),
+        "bbox_head": _bbox_head(detector, categories, bank),
+    }
+    if detector.type == "cascade_rcnn":
+        return {
+            **head,
+            "type": "BankCascadeRoIHead",
+            "num_stages": len(CASCADE),
+            "stage_loss_weights": [weight for _, weight, _ in CASCADE],
+            "bbox_head": [
+                {
+                    **head["bbox_head"],
+                    "stage": stage,
+                    "reg_class_agnostic": True,
+                    "bbox_coder": {"type": "DeltaXYWHBBoxCoder", "target_stds": list(stds)},
+                    "loss_bbox": {"type": "SmoothL1Loss", "beta": 1.0},
+                }
+                for stage, (_, _, stds) in enumerate(CASCADE)
+            ],
+        }
+    if detector.type == "mask_rcnn":
+        head |= {
+            "mask_roi_extractor": _extractor(detector, 14),
+            "mask_head": {
+                "type": "FCNMaskHead",
+                "num_convs": 4,
+                "in_channels": detector.neck_channels,
+                "conv_out_channels": detector.neck_channels,
+                "num_classes": categories,
+                # the released configurations have a normalised predictor
+                "predictor_cfg": {"type": "NormedConv2d", "temperature": 20},
+                "loss_mask": {"type": "CrossEntropyLoss", "use_mask": True},
+            },
+        }
+    return {**head, "type": "BankRoIHead"}
+
+
+def _extractor(detector: Detector, size: int) -> dict[str, Any]:
     return {
+        "type": "SingleRoIExtractor",
+        "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": 0},
+        "out_channels": detector.neck_channels,
+        "featmap_strides": [4, 8, 16, 32],
+    }
+
+
+def _bbox_head(detector: Detector, categories: int, bank: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "BankBBoxHead",
         "in_channels": detector.neck_channels,
         "fc_out_channels": detector.fc_channels,
         "roi_feat_size": 7,
@@ -368,4 +514,5 @@ def _bbox_head(detector: Detector, categories: int) -> dict[str, Any]:
             "target_stds": [0.1, 0.1, 0.2, 0.2],
         },
         "loss_bbox": {"type": "L1Loss"},
+        **bank,
     }

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from bacl.config import stock_config
+from bacl.config import bank_heads, stock_config
 from bacl.variants import METHODS
 
 
@@ -31,7 +31,7 @@ def export_variants(
     config: what `bacl.config.stage_config` made; state: the bank's weights; classes: category
     names in the order of labels. `mmdet.apis.init_detector(config, checkpoint)` reads the two.
     """
-    for name, settings in config["model"]["roi_head"]["bbox_head"]["variants"].items():
+    for name, settings in bank_heads(config)[0]["variants"].items():
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         stock = stock_config(config, METHODS.get(settings["method"]).stock_loss)

@@ -4,6 +4,8 @@ N samples, P foreground samples among them, C foreground categories. Logits have
 last is the background (the objectness branch), and label C is the background.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,31 +40,40 @@ def margin(own: Tensor, other: Tensor, alpha: float) -> Tensor:
     return alpha * (other.clamp_min(FLOOR) / own.clamp_min(FLOOR)).log()
 
 
-def weight(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
+def weight(logits: Tensor, labels: Tensor, threshold: float, term: str = "both") -> Tensor:
     """Weight term w_j of Eq. (9), without gradient, shape (P, C).
 
-    logits (P, C + 1) of foreground samples, labels (P,) in 0..C-1. A sample's own category has
-    p_j >= p_i and so weight 1.
+    logits (P, C + 1) of foreground samples, labels (P,) in 0..C-1. `term` says which condition of
+    Eq. (9) counts (Table IX): `misclassified` (p_j >= p_i), `overconfident` (p_j >= p_t), or
+    `both`. A sample's own category always has weight 1: Eq. (6) does not weight it.
     """
     short_term = probabilities(logits.detach())[:, :-1]
     own = short_term.gather(1, labels[:, None])
-    return ((short_term >= own) | (short_term >= threshold)).to(short_term)
+    least = {
+        "both": own.clamp_max(threshold),
+        "misclassified": own,
+        "overconfident": torch.full_like(own, threshold),
+    }[term]
+    return (short_term >= least).scatter(1, labels[:, None], True).to(short_term)
 
 
-def fcbl(logits: Tensor, labels: Tensor, delta: Tensor | None, threshold: float) -> Tensor:
+def fcbl(
+    logits: Tensor, labels: Tensor, delta: Tensor | None, threshold: float, term: str = "both"
+) -> Tensor:
     """Eq. (6) for foreground and Eq. (2) for background samples, summed over samples.
 
     logits (N, C + 1), labels (N,) in 0..C, delta (P, C) the margins of the foreground samples in
-    their order, 0 at a sample's own category, or None for no margin. Returns a scalar in float32.
+    their order, 0 at a sample's own category, or None for no margin. `term` is `weight`'s, or
+    `none` for weights of 1. Returns a scalar in float32.
     """
-    categories = logits.size(1) - 1
-    is_foreground = labels < categories
     logits = logits.float()
-    background = logits[~is_foreground]
-    logits, labels = logits[is_foreground], labels[is_foreground]
-    shifted = logits[:, :-1] if delta is None else logits[:, :-1] + delta
-    suppression = (weight(logits, labels, threshold) * F.softplus(shifted)).sum()
-    foreground = (
-        suppression - logits.gather(1, labels[:, None]).sum() + F.softplus(logits[:, -1]).sum()
-    )
-    return foreground + F.softplus(background).sum() - background[:, -1].sum()
+    foreground = (labels < logits.size(1) - 1).nonzero()[:, 0]
+    own = labels[foreground]
+    if delta is None:
+        delta = logits.new_zeros(len(own), logits.size(1) - 1)
+    if term != "none":
+        # Softplus of -inf is 0 and has gradient 0: a margin of -inf is a weight of 0.
+        kept = weight(logits.index_select(0, foreground), own, threshold, term)
+        delta = delta.masked_fill(kept == 0, -math.inf)
+    shifted = logits.index_add(0, foreground, F.pad(delta, (0, 1)))
+    return F.softplus(shifted).sum() - logits.gather(1, labels[:, None]).sum()

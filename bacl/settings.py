@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head*.shared_fcs")
+"""What the classifier stage freezes, section III-A: the RoI feature extractor."""
+
 
 class Settings(BaseModel):
     """Base: unknown fields are errors, values do not change after validation."""
@@ -47,10 +50,10 @@ class Dataset(Settings):
 
 
 class Detector(Settings):
-    """Faster R-CNN with FPN; the defaults are the paper's."""
+    """A two-stage detector with FPN; the defaults are the paper's."""
 
-    type: Literal["faster_rcnn"] = "faster_rcnn"
-    backbone: Literal["tiny", "resnet50", "resnet101"] = "resnet50"
+    type: Literal["faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "faster_rcnn"
+    backbone: Literal["tiny", "resnet50", "resnet101", "swin_t"] = "resnet50"
     weights: str | None = None
     """Backbone weights: `torchvision` (ImageNet), a local checkpoint file, or null."""
     neck_channels: int = Field(256, gt=0)
@@ -65,6 +68,13 @@ class Detector(Settings):
     score_threshold: float = Field(1e-4, ge=0, lt=1)
     nms_iou: float = Field(0.5, gt=0, le=1)
     max_detections: int = Field(300, gt=0)
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "Detector":
+        if self.weights == "torchvision" and not self.backbone.startswith("resnet"):
+            source = "none exist" if self.backbone == "tiny" else "give a file in Swin's own format"
+            raise ValueError(f"weights torchvision are for ResNets; for {self.backbone} {source}")
+        return self
 
 
 Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
@@ -125,8 +135,12 @@ class Recipe(Settings):
     """How a stage trains, whatever it trains."""
 
     schedule: Schedule
+    augmentation: Literal["multi_scale", "copy_paste"] = "multi_scale"
+    """`copy_paste` is simple Copy-Paste on large-scale jitter, section III-B; it needs masks."""
+    copy_paste_size: Annotated[int, Field(gt=0)] = 1280
+    """Side of the square image that Copy-Paste works on, in pixels."""
     scales: list[Size] = [(1333, side) for side in (640, 672, 704, 736, 768, 800)]
-    """(longest, shortest) side limits, one drawn per image."""
+    """(longest, shortest) side limits, one drawn per image; of `multi_scale`."""
     test_scale: Size = (1333, 800)
     flip: float = Field(0.5, ge=0, le=1)
     proposals: int = Field(2000, gt=0)
@@ -136,6 +150,10 @@ class Recipe(Settings):
     checkpoint_every: int = Field(1000, gt=0)
     """Iterations between checkpoints: the most that a crash can cost."""
     loader_workers: int = Field(2, ge=0)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of training's forward pass; float16, with loss scaling, needs GPUs."""
+    channels_last: bool = False
+    """Memory layout of images and backbone features; faster on many devices."""
 
 
 class Hallucination(Settings):
@@ -155,10 +173,27 @@ class Softmax(Settings):
     method: Literal["softmax"]
 
 
+class Sigmoid(Settings):
+    """Sigmoid classifier without a background column: second row of Table I."""
+
+    method: Literal["sigmoid"]
+
+
 class BCE(Settings):
     """Sigmoid classifier with objectness, Eqs. (2)-(5), nothing balanced."""
 
     method: Literal["bce"]
+
+
+Indicator = Literal[
+    "image_frequency",
+    "instance_frequency",
+    "instance_number",
+    "mean_score",
+    "true_positive_rate",
+    "confusion_matrix",
+    "hard_confusion_matrix",
+]
 
 
 class FCBL(Settings):
@@ -169,13 +204,19 @@ class FCBL(Settings):
     """Range of the margin, Eq. (7); 0 means no margin."""
     threshold: float = Field(0.7, ge=0, le=1)
     """p_t of the weight term, Eq. (9)."""
+    weight_term: Literal["both", "misclassified", "overconfident", "none"] = "both"
+    """Which conditions of Eq. (9) keep a category's loss, Table IX; `none` weights nothing."""
+    indicator: Indicator = "confusion_matrix"
+    """Long-term indicator that guides margin and sampling, Table II and Eq. (14)."""
+    gamma: float = Field(0.9, ge=0, lt=1)
+    """Share of the old score in the moving average of indicator `mean_score`."""
 
 
 class BACL(FCBL):
-    """FCBL with feature hallucination: the paper's method."""
+    """FCBL with feature hallucination: the paper's method. Null switches hallucination off."""
 
     method: Literal["bacl"]  # type: ignore[assignment]
-    hallucination: Hallucination = Hallucination()
+    hallucination: Hallucination | None = Hallucination()
 
 
-Variant = Annotated[Softmax | BCE | FCBL | BACL, Field(discriminator="method")]
+Variant = Annotated[Softmax | Sigmoid | BCE | FCBL | BACL, Field(discriminator="method")]

@@ -1,10 +1,11 @@
-"""What MMDetection's own box head needs to score as a sigmoid classifier with objectness.
+"""What MMDetection's own box head needs to score as a sigmoid classifier.
 
-An exported variant is a stock Faster R-CNN whose `loss_cls` is the class below; MMDetection asks
-its `loss_cls` for the number of columns and for the activation.
+An exported variant is a stock detector whose `loss_cls` is one of the classes below; MMDetection
+asks its `loss_cls` for the number of columns and for the activation.
 """
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor, nn
@@ -40,3 +41,30 @@ class SigmoidObjectnessLoss(nn.Module):
         kept = label_weights > 0
         loss: Tensor = fcbl.bce(cls_score[kept], labels[kept])
         return loss / torch.as_tensor(avg_factor)
+
+
+@MODELS.register_module()
+class SigmoidLoss(SigmoidObjectnessLoss):
+    """The same without a background column: background samples have no target."""
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        return num_classes
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        return F.pad(cls_score.float().sigmoid(), (0, 1))
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"acc": accuracy(cls_score, labels)}
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        avg_factor: float,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Binary cross-entropy, summed over columns, averaged over samples of weight above 0."""
+        targets = F.one_hot(labels, cls_score.size(1) + 1)[:, :-1].to(cls_score)
+        losses = F.binary_cross_entropy_with_logits(cls_score, targets, reduction="none")
+        return losses[label_weights > 0].sum() / avg_factor

@@ -12,7 +12,7 @@ from mmengine.registry import Registry
 from torch import Tensor, nn
 
 from bacl import fcbl
-from bacl.indicators import ConfusionMatrix
+from bacl.indicators import INDICATORS, Indicator
 
 METHODS = Registry("method", scope="bacl", locations=["bacl.variants"])
 """Methods by the name that experiment files use."""
@@ -25,6 +25,7 @@ class Variant(nn.Module):
     (the `loss_cls` with which MMDetection's own box head scores as this variant does).
     """
 
+    background_columns = 1
     prior_bias = 0.0
     stock_loss: dict[str, Any] = {"type": "CrossEntropyLoss", "use_sigmoid": False}
 
@@ -38,7 +39,7 @@ class Variant(nn.Module):
         super().__init__()
         self.categories = categories
         self.hallucination = hallucination
-        self.fc_cls = nn.Linear(width, categories + 1)
+        self.fc_cls = nn.Linear(width, categories + self.background_columns)
         nn.init.normal_(self.fc_cls.weight, std=0.01, generator=generator)
         nn.init.constant_(self.fc_cls.bias, self.prior_bias)
 
@@ -46,8 +47,8 @@ class Variant(nn.Module):
         """Summed loss of logits (N, C + 1) and labels (N,); the bank divides by the samples."""
         raise NotImplementedError
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        """Scores (N, C + 1) of features (N, D); the last column is the background's."""
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Scores (N, C + 1) of the variant's logits; the last column is the background's."""
         raise NotImplementedError
 
     def increment(self, logits: Tensor, labels: Tensor) -> Tensor | None:
@@ -69,8 +70,24 @@ class Softmax(Variant):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, reduction="sum")
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        return self.fc_cls(features).float().softmax(dim=1)
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(dim=1)
+
+
+@METHODS.register_module(name="sigmoid")
+class Sigmoid(Variant):
+    """Sigmoid classifier without a background column: background samples have no target."""
+
+    background_columns = 0
+    prior_bias = -math.log(0.999 / 0.001)
+    stock_loss = {"type": "SigmoidLoss"}
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        targets = F.one_hot(labels, self.categories + 1)[:, :-1].float()
+        return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return F.pad(logits.float().sigmoid(), (0, 1))
 
 
 @METHODS.register_module(name="bce")
@@ -83,17 +100,17 @@ class BCE(Variant):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return fcbl.bce(logits, labels)
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        return fcbl.probabilities(self.fc_cls(features))
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return fcbl.probabilities(logits)
 
 
 @METHODS.register_module(name="fcbl")
 @METHODS.register_module(name="bacl")
 class FCBL(BCE):
-    """FCBL, section III-D, guided by the confusion matrix; with hallucination it is BACL.
+    """FCBL, section III-D, guided by a long-term indicator; with hallucination it is BACL.
 
-    The margin uses the matrix as it was before the step and the weight term the step's own scores;
-    the matrix is updated after the loss (design.md; Algorithm 1 lists the update first).
+    The margin uses the indicator as it was before the step and the weight term the step's own
+    scores; the indicator is updated after the loss (design.md; Algorithm 1 lists the update first).
     """
 
     def __init__(
@@ -103,19 +120,27 @@ class FCBL(BCE):
         generator: torch.Generator,
         alpha: float,
         threshold: float,
+        weight_term: str,
+        indicator: str,
+        gamma: float,
         hallucination: dict | None = None,
+        category_counts: dict[str, list[int]] | None = None,
     ) -> None:
         super().__init__(width, categories, generator, hallucination)
         self.alpha = alpha
         self.threshold = threshold
-        self.indicator = ConfusionMatrix(categories)
+        self.weight_term = weight_term
+        build = INDICATORS.get(indicator)
+        self.indicator: Indicator = build(
+            categories=categories, gamma=gamma, **(category_counts or {})
+        )
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         delta = None
         if self.alpha:
             own, other = self.indicator.pairwise(labels[labels < self.categories])
             delta = fcbl.margin(own, other, self.alpha)
-        return fcbl.fcbl(logits, labels, delta, self.threshold)
+        return fcbl.fcbl(logits, labels, delta, self.threshold, self.weight_term)
 
     def increment(self, logits: Tensor, labels: Tensor) -> Tensor:
         return self.indicator.increment(logits, labels)

@@ -1,14 +1,16 @@
 """Reading checkpoints safely, and starting a bank from another stage's checkpoint."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bacl.errors import RunError
+
+if TYPE_CHECKING:
+    from bacl.bank import BankDetector
 
 _VARIANT = re.compile(r"^(?P<head>.*)\.variants\.(?P<name>[^.]+)\.(?P<rest>.+)$")
 
@@ -33,7 +35,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_trunk(model: nn.Module, path: Path, freeze: Sequence[str]) -> list[str]:
+def load_trunk(model: "BankDetector", path: Path) -> list[str]:
     """Start `model`, a bank, from the checkpoint of an earlier stage.
 
     The trunk's weights are taken over. Every variant's `fc_cls` starts from the earlier stage's
@@ -65,7 +67,7 @@ def load_trunk(model: nn.Module, path: Path, freeze: Sequence[str]) -> list[str]
             )
     absent = [
         part
-        for part in freeze
+        for part in model.frozen_parts
         if any(key.startswith(f"{part}.") and key not in given for key in own)
     ]
     if absent:

@@ -23,6 +23,8 @@ from pydantic import BaseModel
 from bacl import settings
 from bacl.errors import RunError, UsageError
 
+LAYOUT = 2
+"""Of what `prepare` writes; raise it with every change, so that older caches are not read."""
 RARE, COMMON = 10, 100
 """Most training images of a rare and of a common category, as LVIS groups them."""
 VISIBLE = 0.5
@@ -46,6 +48,8 @@ class Split(BaseModel):
     images: str
     image_total: int
     instance_total: int
+    masks: bool
+    """Whether every annotation has a segmentation."""
 
 
 class Prepared(BaseModel):
@@ -169,7 +173,7 @@ def _prepare(dataset: settings.Dataset, train: _Source, val: _Source, cache: Pat
 
     part = _part(cache)
     try:
-        digest = hashlib.sha256(evaluation.encode())
+        digest = hashlib.sha256(f"{LAYOUT} {evaluation}".encode())
         splits = {}
         for name, source, annotations in (
             ("train", train, training),
@@ -188,6 +192,7 @@ def _prepare(dataset: settings.Dataset, train: _Source, val: _Source, cache: Pat
                 images="",
                 image_total=len(images),
                 instance_total=len(annotations),
+                masks=all(annotation.get("segmentation") for annotation in annotations),
             )
         prepared = Prepared(
             digest=digest.hexdigest(),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from mmdet.datasets import BaseDetDataset
+from mmdet.datasets import BaseDetDataset, MultiImageMixDataset
 from mmdet.registry import DATA_SAMPLERS, DATASETS
 from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler
@@ -188,6 +188,21 @@ class LVISFormatDataset(BaseDetDataset):
             raise ImageError(f"{path}: expected a readable image, {reason}") from error
 
 
+@DATASETS.register_module()
+class CopyPasteDataset(MultiImageMixDataset):
+    """mmdet's mix of several images, with draws that come from (seed, position) as well."""
+
+    def __init__(self, dataset: dict, pipeline: list[dict], seed: int) -> None:
+        super().__init__(dataset, pipeline)
+        self.seed = seed
+
+    def __getitem__(self, idx: int | Position) -> dict:
+        if isinstance(idx, Position):
+            with _seeded(self.seed, idx.position, "mix"):
+                return super().__getitem__(idx)
+        return super().__getitem__(idx)
+
+
 def _unreadable(path: str) -> str | None:
     """Why an image cannot be used, or None where it can."""
     try:
@@ -210,10 +225,10 @@ def _generator(seed: int, stream: str, number: int) -> np.random.Generator:
 
 
 @contextmanager
-def _seeded(seed: int, position: int) -> Iterator[None]:
+def _seeded(seed: int, position: int, stream: str = "pipeline") -> Iterator[None]:
     """Global draws on the CPU come from (seed, position) inside, and go on as before outside."""
     states = np.random.get_state(), random.getstate(), torch.get_rng_state()
-    words = _sequence(seed, "pipeline", position).generate_state(8)
+    words = _sequence(seed, stream, position).generate_state(8)
     np.random.seed(words)
     random.seed(words.tobytes())
     torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))

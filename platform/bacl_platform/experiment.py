@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, StringConstraints, ValidationError
 
 from bacl.errors import UsageError
-from bacl.settings import BCE, Dataset, Detector, Recipe, Settings, Variant
+from bacl.settings import BCE, FROZEN_TRUNK, Dataset, Detector, Recipe, Settings, Variant
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 """Of stages and variants."""
@@ -50,8 +50,8 @@ class ClassifierStage(Settings):
     kind: Literal["classifier"]
     after: str
     """The representation stage that the trunk comes from."""
-    freeze: list[str] = ["backbone", "neck", "roi_head.bbox_head.shared_fcs"]
-    """Parts of the detector that do not train."""
+    freeze: list[str] = list(FROZEN_TRUNK)
+    """Parts of the detector that do not train; `*` stands for anything in their names."""
     variants: dict[Name, Variant] = Field(min_length=1)
     variants_per_job: int | None = Field(None, gt=0)
     """Variants that share one trunk; null puts all into one job."""
@@ -78,12 +78,15 @@ class Experiment(Settings):
 def load(path: str | Path, overrides: list[str] | None = None) -> Experiment:
     """Read an experiment file.
 
-    `overrides` are `dotted.path=value` with the value in YAML, applied before validation. Relative
-    paths in the file mean paths from the file's folder; `~` and `$VAR` are expanded. Raises
-    UsageError that lists every problem, one sentence a line.
+    A file that names another as its `base` says only what differs: mappings are merged, except
+    that `variants`, and a mapping that says its own `kind`, `method` or `format`, replace the
+    base's; a stage of null leaves the base's out. `overrides` are `dotted.path=value` with the
+    value in YAML, applied before validation. Relative paths in a file mean paths from that file's
+    folder; `~` and `$VAR` are expanded. Raises UsageError that lists every problem, one sentence
+    a line.
     """
     path = Path(path)
-    raw = _read(path)
+    raw = _with_base(path)
     for override in overrides or []:
         _override(raw, override)
     try:
@@ -143,6 +146,45 @@ def _unshared(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _unshared(item) for name, item in value.items()}
     return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict:
+    """The raw content of a file, merged over its base's, whose paths keep their meaning."""
+    raw = _read(path)
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise UsageError(
+            f"{path}: base: expected the path of an experiment file, got {_show(base)}"
+        )
+    below = path.parent / os.path.expanduser(os.path.expandvars(base))
+    if below.resolve() in [file.resolve() for file in (*above, path)]:
+        raise UsageError(
+            f"{path}: base: expected another file, got {base!r}, which leads back here"
+        )
+    content = _with_base(below, (*above, path))
+    for field in _DATASET_PATHS:
+        _rebase(content.get("dataset"), field, below.parent)
+    _rebase(content.get("detector"), "weights", below.parent)
+    return _merged(content, raw)
+
+
+def _rebase(section: Any, field: str, folder: Path) -> None:
+    value = section.get(field) if isinstance(section, dict) else None
+    if isinstance(value, str) and value != "torchvision" and value[:1] not in ("/", "~", "$"):
+        section[field] = str(folder.resolve() / value)
+
+
+def _merged(base: Any, own: Any, name: str = "") -> Any:
+    if not (isinstance(base, dict) and isinstance(own, dict)) or name == "variants":
+        return own
+    if own.keys() & {"kind", "method", "format"}:
+        return own
+    merged = {**base, **{key: _merged(base.get(key), value, key) for key, value in own.items()}}
+    if name == "stages":
+        return {stage: content for stage, content in merged.items() if content is not None}
+    return merged
 
 
 def _override(raw: dict, override: str) -> None:
@@ -217,6 +259,11 @@ def _disagreements(experiment: Experiment) -> Iterator[str]:
             yield (
                 f"stages.{name}.recipe.schedule.batch: expected a multiple of {2 * workers} "
                 f"(whole image pairs on each of {workers} workers), got {batch}"
+            )
+        if stage.recipe.precision == "float16" and not stage.resources.gpus:
+            yield (
+                f"stages.{name}.recipe.precision: expected bfloat16 or float32 without GPUs "
+                "(resources.gpus is 0), got 'float16'"
             )
         for variant in variants_of(name, stage):
             if variant in owner:

@@ -39,7 +39,6 @@ class Job(Settings):
     """What each variant is remembered by, whichever variants it was trained with."""
     parent: str | None
     """Key of the job whose checkpoint this one starts from."""
-    freeze: list[str]
     recipe: Recipe
     resources: Resources
     config: dict[str, Any]
@@ -133,7 +132,6 @@ class _Planner:
                 variants=group,
                 variant_keys={variant: keys[variant] for variant in group},
                 parent=parent.key if parent else None,
-                freeze=_frozen(stage),
                 recipe=stage.recipe,
                 resources=stage.resources,
                 config=self._config(stage, seed, group),
@@ -206,7 +204,7 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
     say(f"{plan.experiment.name}, store {store.root}")
     table = Table()
     for column in ("job", "key", "state", "steps", "resources", "variants"):
-        table.add_column(column, no_wrap=column == "key")
+        table.add_column(column, no_wrap=column in ("job", "key"), overflow="fold")
     for job in plan.jobs:
         table.add_row(
             job.name,

@@ -69,11 +69,13 @@ class Store:
 
     def variants(self) -> dict[str, str]:
         """The entry that says it holds each variant, by the variant's key."""
-        return {
-            key: description.parent.name
-            for description in sorted(self.root.glob(f"*/{JOB}"))
-            for key in json.loads(description.read_text())["variant_keys"].values()
-        }
+        found: dict[str, str] = {}
+        for description in sorted(self.root.glob(f"*/{JOB}")):
+            # a damaged or foreign description holds nothing that can be relied on
+            with contextlib.suppress(ValueError, KeyError):
+                keys = json.loads(description.read_text())["variant_keys"]
+                found |= dict.fromkeys(keys.values(), description.parent.name)
+        return found
 
     def publish(self, key: str, folder: Path) -> Path:
         """Turn a folder of results into the entry of `key`, atomically, and drop the job's work.

@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -240,11 +241,13 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _owner(name: str, job: Job) -> tuple[str | None, str]:
-    """(variant, metric) of a scalar's name; the variant is None for what all share."""
-    for separator in ("/", "."):
-        variant, found, metric = name.partition(separator)
-        if found and variant in job.variants:
-            return variant, metric
+    """(variant, metric) of a scalar's name; the variant is None for what all share.
+
+    Names are `variant/AP`, `variant.loss_cls` and, in a cascade, `s0.variant.loss_cls`.
+    """
+    match = re.fullmatch(r"(?P<stage>s\d+\.)?(?P<variant>[^./]+)[./](?P<metric>.+)", name)
+    if match and match["variant"] in job.variants:
+        return match["variant"], (match["stage"] or "") + match["metric"]
     return None, name
 
 

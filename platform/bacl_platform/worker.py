@@ -158,7 +158,7 @@ def _begin(runner: JobRunner, job: Job, store: Store, scalars: "Scalars") -> Non
         step, path = found
         _resume(runner, step, path)
     elif job.parent is not None:
-        fresh = load_trunk(_bare(runner.model), store.entry(job.parent) / CHECKPOINT, job.freeze)
+        fresh = load_trunk(_bare(runner.model), store.entry(job.parent) / CHECKPOINT)
         runner.logger.info(
             "not in the checkpoint of %s: %s", job.parent, ", ".join(fresh) or "nothing"
         )
@@ -309,6 +309,6 @@ def _losses(outputs: dict[str, Any]) -> tuple[list[str], torch.Tensor]:
     return list(losses), torch.stack([torch.as_tensor(v).detach().float() for v in losses.values()])
 
 
-def _bare(model: Any) -> nn.Module:
+def _bare(model: Any) -> Any:
     bare: nn.Module = model.module if is_model_wrapper(model) else model
     return bare

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.datasets.annotations import prepare
 from bacl.settings import Dataset
 

@@ -295,7 +295,7 @@ def prepared_case(folder):
     """Files of a split and what two of three variants find in it, as float32."""
     truth = federated_case(3)
     path = written(folder / "val.json", truth)
-    split = Split(annotations=str(path), images="", image_total=8, instance_total=1)
+    split = Split(annotations=str(path), images="", image_total=8, instance_total=1, masks=False)
     Prepared(
         digest="",
         evaluation="lvis",

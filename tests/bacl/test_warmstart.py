@@ -4,9 +4,8 @@ import pytest
 import torch
 from training import build, config_of
 
-from bacl.config import FROZEN_TRUNK
 from bacl.errors import RunError
-from bacl.settings import BACL, BCE, Softmax
+from bacl.settings import BACL, BCE, Hallucination, Softmax
 from bacl.warmstart import load_trunk, read_checkpoint
 
 HEAD = "roi_head.bbox_head"
@@ -19,7 +18,10 @@ def parent(dataset_info):
 
 @pytest.fixture
 def bank(dataset_info):
-    variants = {"bacl": BACL(method="bacl"), "softmax": Softmax(method="softmax")}
+    variants = {
+        "bacl": BACL(method="bacl", hallucination=Hallucination(categories=4)),
+        "softmax": Softmax(method="softmax"),
+    }
     torch.manual_seed(1)
     model = build(config_of(dataset_info, variants))
     for parameter in model.parameters():
@@ -33,7 +35,7 @@ def written(state, path):
 
 
 def test_trunk_and_every_classifier_start_from_the_parent(parent, bank, tmp_path):
-    fresh = load_trunk(bank, written(parent, tmp_path / "p.pth"), FROZEN_TRUNK)
+    fresh = load_trunk(bank, written(parent, tmp_path / "p.pth"))
     assert fresh == []
     state = bank.state_dict()
     for name in ("bacl", "softmax"):
@@ -46,14 +48,14 @@ def test_trunk_and_every_classifier_start_from_the_parent(parent, bank, tmp_path
 def test_frozen_part_missing_from_the_checkpoint_is_named(parent, bank, tmp_path):
     cut = {key: value for key, value in parent.items() if not key.startswith("neck.")}
     with pytest.raises(RunError, match="lacks the frozen part neck"):
-        load_trunk(bank, written(cut, tmp_path / "p.pth"), FROZEN_TRUNK)
+        load_trunk(bank, written(cut, tmp_path / "p.pth"))
 
 
 def test_checkpoint_of_another_number_of_categories_is_refused(parent, bank, tmp_path):
     other = dict(parent)
     other[f"{HEAD}.fc_reg.weight"] = torch.zeros(8, 24)
     with pytest.raises(RunError, match="another detector or number of categories"):
-        load_trunk(bank, written(other, tmp_path / "p.pth"), FROZEN_TRUNK)
+        load_trunk(bank, written(other, tmp_path / "p.pth"))
 
 
 def test_truncated_checkpoint_is_refused_in_a_sentence(parent, tmp_path):

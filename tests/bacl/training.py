@@ -11,10 +11,10 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 
 import bacl.register  # noqa: F401
-from bacl.config import FROZEN_TRUNK, stage_config
+from bacl.config import stage_config
 from bacl.datasets.annotations import Prepared
 from bacl.datasets.detection import OrderedSampler
-from bacl.settings import Detector, Recipe, Schedule
+from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
 
 register_all_modules(init_default_scope=True)
 
@@ -36,11 +36,18 @@ RECIPE = Recipe(
 )
 
 
-def config_of(dataset_info, variants, freeze=FROZEN_TRUNK, seed=0):
+def config_of(dataset_info, variants, freeze=FROZEN_TRUNK, seed=0, detector="faster_rcnn"):
     """Configuration of a small stage over the prepared set at `dataset_info`."""
     prepared = Prepared.load(dataset_info)
     return stage_config(
-        DETECTOR, prepared, dataset_info, RECIPE, variants, list(freeze), seed, workers=1
+        DETECTOR.model_copy(update={"type": detector}),
+        prepared,
+        dataset_info,
+        RECIPE,
+        variants,
+        list(freeze),
+        seed,
+        workers=1,
     )
 
 
@@ -63,7 +70,7 @@ def batch_of(dataset, sampler, size):
     }
 
 
-def train(config, model, steps, skip=0, optimizer_state=None):
+def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapper):
     """`steps` optimizer steps after the first `skip`; returns the optimizer."""
     ranks = get_world_size()
     dataset = DATASETS.build(config["train_dataloader"]["dataset"])
@@ -78,11 +85,11 @@ def train(config, model, steps, skip=0, optimizer_state=None):
     )
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
-    wrapper = OptimWrapper(optimizer)
+    optim_wrapper = wrapper(optimizer)
     model.train()
     stepped = MMDistributedDataParallel(model, broadcast_buffers=False) if ranks > 1 else model
     for _ in range(steps):
-        stepped.train_step(batch_of(dataset, samples, share), wrapper)
+        stepped.train_step(batch_of(dataset, samples, share), optim_wrapper)
     return optimizer
 
 

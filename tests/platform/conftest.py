@@ -39,7 +39,7 @@ stages:
   heads:
     kind: classifier
     after: features
-    variants: {bacl: {method: bacl}, softmax: {method: softmax}}
+    variants: {bacl: {method: bacl, hallucination: {categories: 4}}, softmax: {method: softmax}}
     recipe: *recipe
 baseline: softmax
 """

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bacl.errors import UsageError
+from bacl.settings import FROZEN_TRUNK
 from bacl_platform.experiment import load
 
 
@@ -21,7 +22,7 @@ def test_valid_file_is_read_with_the_defaults_of_the_paper(tiny):
     heads = experiment.stages["heads"]
     assert list(heads.variants) == ["bacl", "softmax"]
     assert heads.variants["bacl"].alpha == 0.85
-    assert heads.freeze == ["backbone", "neck", "roi_head.bbox_head.shared_fcs"]
+    assert heads.freeze == list(FROZEN_TRUNK)
     assert experiment.stages["features"].classifier.method == "bce"
     assert experiment.seeds == [0]
 
@@ -64,18 +65,18 @@ def test_override_replaces_nested_values_and_list_entries(tiny):
         ("detector.bakbone=tiny", "detector.bakbone: unknown field, did you mean `backbone`?"),
         (
             "detector.backbone=tinny",
-            "detector.backbone: expected one of tiny, resnet50, resnet101, "
+            "detector.backbone: expected one of tiny, resnet50, resnet101, swin_t, "
             "got 'tinny' (did you mean `tiny`?)",
         ),
         (
             "stages.heads.variants.softmax.method=sofmax",
-            "stages.heads.variants.softmax.method: expected one of bacl, bce, fcbl, softmax, "
-            "got 'sofmax' (did you mean `softmax`?)",
+            "stages.heads.variants.softmax.method: expected one of bacl, bce, fcbl, sigmoid, "
+            "softmax, got 'sofmax' (did you mean `softmax`?)",
         ),
         (
             "stages.heads.variants.softmax={}",
-            "stages.heads.variants.softmax.method: expected one of bacl, bce, fcbl, softmax, "
-            "got nothing",
+            "stages.heads.variants.softmax.method: expected one of bacl, bce, fcbl, sigmoid, "
+            "softmax, got nothing",
         ),
         (
             "stages.heads.variants.Big={method: bce}",
@@ -182,4 +183,44 @@ def test_paths_are_meant_from_the_files_folder(tiny, monkeypatch):
     assert experiment.dataset.val == str(folder.parent / "v.json")
     assert experiment.dataset.images == "/photos/all"
     assert experiment.detector.weights == str(folder / "w.pth")
-    assert load(tiny, ["detector.weights=torchvision"]).detector.weights == "torchvision"
+    resnet = ["detector.weights=torchvision", "detector.backbone=resnet50"]
+    assert load(tiny, resnet).detector.weights == "torchvision"
+
+
+def test_file_with_a_base_says_only_what_differs(tiny):
+    other = tiny.with_name("other.yaml")
+    other.write_text(
+        "base: tiny.yaml\nname: other\n"
+        "stages: {heads: {variants: {bce: {method: bce}}, recipe: {schedule: {lr: 0.5}}}}\n"
+        "baseline: bce\n"
+    )
+    base, experiment = load(tiny), load(other)
+    assert list(experiment.stages["heads"].variants) == ["bce"]
+    assert experiment.stages["heads"].recipe.schedule.lr == 0.5
+    assert experiment.stages["heads"].recipe.schedule.iterations == 12
+    assert experiment.stages["features"] == base.stages["features"]
+
+
+def test_stage_of_null_leaves_the_bases_out(tiny):
+    other = tiny.with_name("other.yaml")
+    other.write_text("base: tiny.yaml\nname: other\nstages: {heads: null}\nbaseline: null\n")
+    assert list(load(other).stages) == ["features"]
+
+
+def test_paths_of_a_base_are_meant_from_the_bases_folder(tiny):
+    folder = tiny.parent / "sub"
+    folder.mkdir()
+    tiny.write_text(
+        tiny.read_text().replace(
+            "dataset: {format: embedded, size: small}",
+            "dataset: {format: coco, train: t.json, val: $PWD/v.json, images: i}",
+        )
+    )
+    (folder / "other.yaml").write_text("base: ../tiny.yaml\nname: other\n")
+    assert load(folder / "other.yaml").dataset.train == str(tiny.parent / "t.json")
+
+
+def test_base_that_leads_back_is_refused(tiny):
+    tiny.write_text("base: tiny.yaml\n")
+    with pytest.raises(UsageError, match="which leads back here"):
+        load(tiny)

@@ -63,7 +63,7 @@ def folder(tmp_path):
         annotation["id"] = number
     content = {"images": images, "annotations": annotations, "categories": []}
     (tmp_path / "train.json").write_text(json.dumps(content))
-    split = Split(annotations="", images="", image_total=7, instance_total=9)
+    split = Split(annotations="", images="", image_total=7, instance_total=9, masks=True)
     categories = [
         Category(id=i, name=name, frequency="r", image_count=1, instance_count=1)
         for i, name in [(3, "cup"), (7, "mug")]
