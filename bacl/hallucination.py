@@ -57,14 +57,17 @@ class FeatureStatistics(nn.Module):
     def update(self, packed: Tensor) -> None:
         """Move the statistics by one step's `moments`, summed over all ranks."""
         width = self.prototype.size(1)
-        sums, squares, count = packed.split([width, width, 1], dim=1)
+        counts = packed[:, -1]
+        # Few categories are present. Finding them costs a GPU more than working on all of them.
+        rows = counts.nonzero()[:, 0] if packed.device.type == "cpu" else slice(None)
+        sums, squares, count = packed[rows].split([width, width, 1], dim=1)
         mean = sums / count.clamp_min(1)
         variance = (squares - count * mean.square()).clamp_min(0) / (count - 1).clamp_min(1)
-        present = count > 0
-        keep = torch.where(self.seen[:, None], self.beta, 0.0)
-        for old, new in ((self.prototype, mean), (self.variance, variance)):
-            old.copy_(torch.where(present, keep * old + (1 - keep) * new, old))
-        self.seen |= present[:, 0]
+        keep = torch.where(self.seen[rows, None], self.beta, 0.0)
+        for statistics, new in ((self.prototype, mean), (self.variance, variance)):
+            old = statistics[rows]
+            statistics[rows] = torch.where(count > 0, keep * old + (1 - keep) * new, old)
+        self.seen |= counts > 0
 
     @torch.no_grad()
     def synthesize(

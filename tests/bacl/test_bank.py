@@ -3,6 +3,7 @@
 import pytest
 import torch
 from training import (
+    backward,
     build,
     config_of,
     on_ranks,
@@ -74,6 +75,17 @@ def test_training_moves_classifiers_indicators_and_statistics_but_not_the_frozen
         if key.startswith(("backbone.", "neck.")) or "shared_fcs" in key:
             assert key not in moved, key
     assert "rpn_head.rpn_cls.weight" in moved
+
+
+def test_frozen_trunk_keeps_no_autograd_state_and_takes_no_gradient(config, start):
+    model = build(config, start).train()
+    backward(config, model)
+    features = model.extract_feat(torch.randn(1, 3, 96, 96))
+    assert all(not level.requires_grad for level in features)
+    frozen = [model.get_submodule(name) for name in model.frozen_parts]
+    assert len(frozen) >= 3
+    assert all(p.grad is None for module in frozen for p in module.parameters())
+    assert model.rpn_head.rpn_cls.weight.grad is not None
 
 
 def test_interrupted_and_resumed_equals_undisturbed(config, start, bank):

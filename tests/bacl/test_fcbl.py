@@ -21,7 +21,15 @@ def loop_bce(logits, labels):
     return total
 
 
-def loop_fcbl(logits, labels, matrix, alpha, threshold):
+KEPT = {
+    "both": lambda p_j, p_i, p_t: p_j >= p_i or p_j >= p_t,
+    "misclassified": lambda p_j, p_i, p_t: p_j >= p_i,
+    "overconfident": lambda p_j, p_i, p_t: p_j >= p_t,
+    "none": lambda p_j, p_i, p_t: True,
+}
+
+
+def loop_fcbl(logits, labels, matrix, alpha, threshold, term="both"):
     """Eqs. (6)-(9) for foreground and Eq. (2) for background samples."""
     categories = logits.shape[1] - 1
     total = 0.0
@@ -36,7 +44,7 @@ def loop_fcbl(logits, labels, matrix, alpha, threshold):
         for j in range(categories):
             if j == label:
                 continue
-            if short_term[j] >= short_term[label] or short_term[j] >= threshold:
+            if KEPT[term](short_term[j], short_term[label], threshold):
                 own, other = max(matrix[j][label], 1e-3), max(matrix[label][j], 1e-3)
                 delta = alpha * math.log(other / own)
                 total -= math.log(sigmoid(-(row[j] + delta)))
@@ -52,10 +60,10 @@ def case(seed, samples=20, categories=5, scale=3.0):
     return logits, labels, matrix
 
 
-def fcbl_of(logits, labels, matrix, alpha=0.85, threshold=0.7):
+def fcbl_of(logits, labels, matrix, alpha=0.85, threshold=0.7, term="both"):
     foreground = labels[labels < logits.shape[1] - 1]
     delta = fcbl.margin(matrix[:, foreground].T, matrix[foreground], alpha)
-    return fcbl.fcbl(logits, labels, delta, threshold)
+    return fcbl.fcbl(logits, labels, delta, threshold, term)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -70,6 +78,15 @@ def test_fcbl_equals_loop_over_equation_6(seed, alpha):
     logits, labels, matrix = case(seed)
     expected = loop_fcbl(logits, labels, matrix.tolist(), alpha, 0.7)
     assert fcbl_of(logits, labels, matrix, alpha).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.7])
+@pytest.mark.parametrize("term", KEPT)
+def test_each_weight_term_equals_loop_over_its_condition_of_equation_9(term, threshold):
+    logits, labels, matrix = case(11)
+    expected = loop_fcbl(logits, labels, matrix.tolist(), 0.85, threshold, term)
+    loss = fcbl_of(logits, labels, matrix, 0.85, threshold, term)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("labels", [[5, 5, 5], [0, 3, 3], []])

@@ -93,6 +93,14 @@ def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapp
     return optimizer
 
 
+def backward(config, model):
+    """Forward and backward of the first batch, without a step."""
+    dataset = DATASETS.build(config["train_dataloader"]["dataset"])
+    batch = batch_of(dataset, iter(OrderedSampler(dataset, batch=4, seed=0)), 4)
+    losses = model(**model.data_preprocessor(batch, training=True), mode="loss")
+    model.parse_losses(losses)[0].backward()
+
+
 def train_and_save(folder: Path, config):
     """For `on_ranks`: three steps, then each rank's weights as `<rank>.pth`."""
     model = build(config)

@@ -224,3 +224,13 @@ def test_base_that_leads_back_is_refused(tiny):
     tiny.write_text("base: tiny.yaml\n")
     with pytest.raises(UsageError, match="which leads back here"):
         load(tiny)
+
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_file_of_the_project_is_valid(path, monkeypatch):
+    for name in ("LVIS", "COCO", "DATA"):
+        monkeypatch.setenv(name, "/data")
+    assert load(path).stages
