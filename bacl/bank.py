@@ -77,8 +77,12 @@ class BankBBoxHead(ConvFCBBoxHead):
         """This rank's foreground RoIs of the step over the mean of the ranks."""
 
     def draw(self, device: torch.device | str, *key: int | str) -> torch.Generator:
-        """A generator of this head's own for draws that `key` names."""
-        return generator(device, self.seed, self.stage, *key)
+        """A generator of this head's own for draws that `key` names.
+
+        The first stage of a cascade draws as a detector without one.
+        """
+        stage = (self.stage,) if self.stage else ()
+        return generator(device, self.seed, *stage, *key)
 
     def _bank(self) -> dict[str, Variant]:
         return dict(self.variants.items())  # type: ignore[arg-type]

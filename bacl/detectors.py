@@ -153,7 +153,7 @@ def _rcnn_train(detector: Detector, iou: float, stage: int, seed: int) -> dict[s
             "type": "KeyedRandomSampler",
             "num": detector.roi_samples,
             "pos_fraction": 0.25,
-            "stream": f"roi{stage}",
+            "stream": f"roi{stage or ''}",
             "seed": seed,
         },
         "mask_size": 28,
