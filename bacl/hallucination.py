@@ -63,10 +63,9 @@ class FeatureStatistics(nn.Module):
         sums, squares, count = packed[rows].split([width, width, 1], dim=1)
         mean = sums / count.clamp_min(1)
         variance = (squares - count * mean.square()).clamp_min(0) / (count - 1).clamp_min(1)
-        keep = torch.where(self.seen[rows, None], self.beta, 0.0)
+        move = torch.where(self.seen[rows, None], 1 - self.beta, 1.0) * (count > 0)
         for statistics, new in ((self.prototype, mean), (self.variance, variance)):
-            old = statistics[rows]
-            statistics[rows] = torch.where(count > 0, keep * old + (1 - keep) * new, old)
+            statistics[rows] = statistics[rows].lerp(new, move)
         self.seen |= counts > 0
 
     @torch.no_grad()
@@ -90,6 +89,8 @@ class FeatureStatistics(nn.Module):
             device=strength.device,
             dtype=self.prototype.dtype,
         )
-        drawn, noise = drawn[self.seen[drawn]], noise[self.seen[drawn]]
-        features = self.prototype[drawn, None] + self.variance[drawn, None].sqrt() * noise
+        seen = self.seen[drawn]
+        drawn, noise = drawn[seen], noise[seen]
+        deviation = self.variance[drawn, None].sqrt()
+        features = torch.addcmul(self.prototype[drawn, None], deviation, noise)
         return features.flatten(0, 1), drawn.repeat_interleave(samples)

@@ -197,6 +197,76 @@ def doctor(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
         raise typer.Exit(checks.run(store))
 
 
+@app.command()
+def complexity(
+    file: File,
+    categories: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of categories; without it, the prepared dataset's."),
+    ] = None,
+    scale: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="Image size; else the test scale, landscape."),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Count a detector's FLOPs and parameters at test, by part, beside the paper's Table XI."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform import complexity as counting
+        from bacl_platform.experiment import load
+
+        if categories is None:
+            what, _ = planned(file, store, set_, None)
+            config = what.jobs[-1].config
+        else:  # the dataset's files need not be there
+            experiment = load(file, [*(set_ or []), "dataset={format: embedded}"])
+            config = counting.config_of(experiment, categories)
+        counting.print_complexity(config, scale, Console())
+
+
+@app.command()
+def bench(
+    what: Annotated[
+        list[str], typer.Argument(metavar="[loss|hallucination|bank|step]...", help="What to time.")
+    ],
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print a list of {name, ratio, limit} and nothing else.")
+    ] = False,
+    repeat: Annotated[
+        int | None, typer.Option(min=1, help="Rounds to take the median of; else as many as fit.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="small|full",
+            help="Image of bank and step: 400x672 (default on the CPU) or 800x1333.",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Time our training steps beside those of others, in turns, on this machine."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform import bench as benches
+
+        unknown = [name for name in what if name not in benches.BENCHES]
+        if unknown:
+            raise UsageError(f"expected some of {', '.join(benches.BENCHES)}, got {unknown[0]!r}")
+        setting = benches.setting_of(device, scale, repeat, threads)
+        rows = [row for name in what for row in benches.run(name, setting)]
+        if json_:
+            print(json.dumps([row.as_json() for row in rows], indent=1))
+        else:
+            benches.print_rows(rows, setting, Console())
+
+
 def planned(
     file: Path, store: Path, overrides: list[str] | None, seeds: str | None
 ) -> tuple["Plan", "Store"]:

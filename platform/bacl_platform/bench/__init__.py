@@ -1,0 +1,82 @@
+"""`bacl bench`: what our steps cost beside the same steps done by others, as ratios in one run.
+
+Machines differ and so do their loads: only ratios of what was measured in turns are compared.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bacl.errors import UsageError
+from bacl_platform.bench.measure import IMAGES, Row, Setting, quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BENCHES = ("loss", "hallucination", "bank", "step")
+
+
+def setting_of(device: str, scale: str | None, repeat: int | None, threads: int) -> Setting:
+    """The setting that a user's words mean; without `scale`, small images where there is no GPU.
+
+    Raises:
+        UsageError: an unknown word, or a device that is not there.
+    """
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"--device: expected cpu or cuda, got {device!r}")
+    scale = scale or ("full" if device == "cuda" else "small")
+    if scale not in IMAGES:
+        raise UsageError(f"--scale: expected {' or '.join(IMAGES)}, got {scale!r}")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UsageError("--device cuda: expected a GPU, torch finds none")
+    return Setting(device, threads, repeat, IMAGES[scale])
+
+
+def run(what: str, setting: Setting) -> list[Row]:
+    """Measure one of `BENCHES`."""
+    with quiet():
+        import torch
+
+        from bacl_platform.bench import classifier, detector
+
+        torch.set_num_threads(setting.threads)
+        benches: dict[str, Callable[[Setting], list[Row]]] = {
+            "loss": classifier.loss,
+            "hallucination": classifier.hallucination,
+            "bank": detector.bank,
+            "step": detector.step,
+        }
+        return benches[what](setting)
+
+
+def print_rows(rows: list[Row], setting: Setting, console: "Console") -> None:
+    """Print what was measured, and what is over its limit."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        *("bench", "ours", "beside", "its", "ratio", "limit", ""),
+        title=f"on {setting.device}, {setting.threads} CPU thread(s)",
+    )
+    for row in rows:
+        verdict = Text()
+        if row.limit is not None:
+            verdict = Text("OVER", "bold red") if row.ratio > row.limit else Text("ok", "green")
+        table.add_row(
+            f"{row.name}: {row.what}",
+            f"{row.ours:.4g} {row.unit}",
+            row.peer,
+            f"{row.theirs:.4g} {row.unit}",
+            f"{row.ratio:.3f}",
+            "" if row.limit is None else f"{row.limit:g}",
+            verdict,
+        )
+    console.print(table)
+    for row in rows:
+        if row.parts:
+            parts = Table("ms in", *row.parts, title=f"{row.name}: where the time goes")
+            for name in next(iter(row.parts.values())):
+                parts.add_row(name, *(f"{taken[name]:.1f}" for taken in row.parts.values()))
+            console.print(parts)
