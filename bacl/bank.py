@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.layers import multiclass_nms
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
@@ -30,14 +31,17 @@ from bacl.hallucination import FeatureStatistics, jitter_boxes, moments
 from bacl.variants import Variant, build_variant
 
 
-def reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
+def reduce_sum(tallies: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     """Sums of each tensor over all ranks, in one reduction of one flat buffer."""
-    if get_world_size() == 1 or not tensors:
-        return list(tensors)
+    if get_world_size() == 1:
+        return list(tallies)
+    tensors = [tensor for tally in tallies for tensor in tally.values()]
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     all_reduce(flat, "sum")
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+    parts = iter(flat.split([tensor.numel() for tensor in tensors]))
+    return [
+        {name: next(parts).view_as(tensor) for name, tensor in tally.items()} for tally in tallies
+    ]
 
 
 @MODELS.register_module()
@@ -73,8 +77,8 @@ class BankBBoxHead(ConvFCBBoxHead):
             {_key(beta): FeatureStatistics(self.num_classes, width, beta) for beta in sorted(betas)}
         )
         self._pairs: list[int] = []
-        self.share_of_positives = torch.ones(())
-        """This rank's foreground RoIs of the step over the mean of the ranks."""
+        self.tally: dict[str, Tensor] = {}
+        """This rank's part of the step in what moves state and scales losses; see `settle`."""
 
     def draw(self, device: torch.device | str, *key: int | str) -> torch.Generator:
         """A generator of this head's own for draws that `key` names.
@@ -105,20 +109,19 @@ class BankBBoxHead(ConvFCBBoxHead):
 
     @torch.no_grad()
     def observe(self, pooled: Tensor, labels: Tensor, positions: list[int]) -> None:
-        """Move the feature statistics by the jittered ground truth of this step's images.
+        """Keep the moments of the jittered ground truth of this step's images for `settle`.
 
         pooled: RoI features of the jittered boxes; labels: their categories; positions: of this
         rank's images. The rank that holds the first image of a pair draws for the pair.
         """
         self._pairs = [position // 2 for position in positions if position % 2 == 0]
-        (packed,) = reduce_sum([moments(self.features(pooled).float(), labels, self.num_classes)])
-        for statistics in self.statistics.values():
-            statistics.update(packed)  # type: ignore[operator]
+        self.tally = {"moments": moments(self.features(pooled).float(), labels, self.num_classes)}
 
-    def _hallucinate(self, name: str, variant: Variant) -> tuple[list[Tensor], list[Tensor]]:
+    def _hallucinate(self, name: str, variant: Variant) -> tuple[Tensor, Tensor] | None:
+        """Features (H, D) and labels (H,) for this rank's image pairs, if the variant has any."""
         options = variant.hallucination
-        if options is None:
-            return [], []
+        if options is None or not self._pairs:
+            return None
         statistics: FeatureStatistics = self.statistics[_key(options["beta"])]  # type: ignore[assignment]
         strength = variant.strength()
         made = [
@@ -130,7 +133,8 @@ class BankBBoxHead(ConvFCBBoxHead):
             )
             for pair in self._pairs
         ]
-        return [features for features, _ in made], [labels for _, labels in made]
+        features, labels = zip(*made, strict=True)
+        return torch.cat(features), torch.cat(labels)
 
     def loss(
         self,
@@ -143,38 +147,57 @@ class BankBBoxHead(ConvFCBBoxHead):
         bbox_weights: Tensor,
         reduction_override: str | None = None,
     ) -> dict[str, Tensor]:
-        """Box loss of the trunk and `<variant>.loss_cls` of each variant.
+        """Box loss of the trunk and `<variant>.loss_cls` of each variant, for `settle` to scale.
 
-        `cls_score` holds the features h. Each loss is a sum over samples (hallucinated ones
-        included) divided by the mean number of samples per rank, so that ranks together make the
-        step that one rank with all images would make.
+        `cls_score` holds the features h. A variant's loss is a sum over samples, hallucinated ones
+        included.
         """
         features = cls_score
         losses = super().loss(
             None, bbox_pred, rois, labels, label_weights, bbox_targets, bbox_weights
         )
-        sums, counts, increments = {}, {}, {}
-        bank = self._bank()
-        for name, variant in bank.items():
-            made_features, made_labels = self._hallucinate(name, variant)
-            all_labels = torch.cat([labels, *made_labels])
-            logits = variant.fc_cls(torch.cat([features, *made_features]))
-            sums[name] = variant.loss(logits, all_labels)
-            counts[name] = len(all_labels)
-            increment = variant.increment(logits, all_labels)
-            if increment is not None:
-                increments[name] = increment
         positives = (labels < self.num_classes).sum()
-        rows = torch.stack([positives, *map(positives.new_tensor, (len(labels), *counts.values()))])
-        reduced, *increments_of_all = reduce_sum([rows.float(), *increments.values()])
-        mean_positives, mean_rois, *mean_counts = (reduced / get_world_size()).clamp_min(1)
-        self.share_of_positives = positives / mean_positives
-        losses["loss_bbox"] = losses["loss_bbox"] * (len(labels) / mean_rois)
-        for name, mean_count in zip(counts, mean_counts, strict=True):
-            losses[f"{name}.loss_cls"] = sums[name] / mean_count
-        for name, increment in zip(increments, increments_of_all, strict=True):
-            bank[name].add(increment)
+        counts = [positives, labels.new_full((), len(labels))]
+        for name, variant in self._bank().items():
+            logits = variant.fc_cls(features)
+            made = self._hallucinate(name, variant)
+            if made is None:
+                of_samples = variant.loss(logits, labels)
+                count, all_labels = counts[1], labels
+            else:
+                # Categories never seen yield rows labelled as background, which count for nothing.
+                counted = F.pad(made[1] < self.num_classes, (len(labels), 0), value=True)
+                logits = torch.cat([logits, variant.fc_cls(made[0])])
+                all_labels = torch.cat([labels, made[1]])
+                of_samples = variant.loss(logits, all_labels) * counted
+                count = counted.sum()
+            losses[f"{name}.loss_cls"] = of_samples.sum()
+            counts.append(count)
+            if get_world_size() == 1:
+                variant.update(logits, all_labels)
+            elif (increment := variant.increment(logits, all_labels)) is not None:
+                self.tally[name] = increment
+        self.tally["counts"] = torch.stack(counts).float()
         return losses
+
+    @torch.no_grad()
+    def settle(self, tally: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Move all state by the tally of all ranks; returns the factor of each loss, by its name.
+
+        With them a classification loss is divided by the mean number of samples per rank, and the
+        box and mask losses are means over all ranks' RoIs, so that ranks together make the step
+        that one rank with all images would make.
+        """
+        for statistics in self.statistics.values():
+            statistics.update(tally["moments"])  # type: ignore[operator]
+        bank = self._bank()
+        for name in bank.keys() & tally.keys():
+            bank[name].add(tally[name])
+        own_positives, own_rois = self.tally["counts"][:2]
+        positives, rois, *samples = (tally["counts"] / get_world_size()).clamp_min(1)
+        self.tally = {}
+        factors = {f"{name}.loss_cls": 1 / count for name, count in zip(bank, samples, strict=True)}
+        return {**factors, "loss_bbox": own_rois / rois, "loss_mask": own_positives / positives}
 
     def _predict_by_feat_single(
         self,
@@ -250,8 +273,13 @@ def _key(beta: float) -> str:
     return f"beta_{beta}".replace(".", "_")
 
 
-class _ShowsGroundTruth:
-    """RoI head that shows its banks the jittered ground truth, Eq. (10), before their losses."""
+class _OverBanks:
+    """RoI head over banks: shows them the jittered ground truth, Eq. (10), and settles their step.
+
+    All that the ranks must agree on in a step is summed in one reduction, after the losses: margin,
+    sampling and prototypes are those of before the step, and move after it (Algorithm 1 moves
+    prototypes and indicator first).
+    """
 
     bbox_head: Any
     bbox_roi_extractor: Any
@@ -266,7 +294,14 @@ class _ShowsGroundTruth:
         heads: list[BankBBoxHead] = list(self.bbox_head) if cascade else [self.bbox_head]
         if heads[0].statistics:
             self._show(heads, x, batch_data_samples)
-        return super().loss(x, rpn_results_list, batch_data_samples)  # type: ignore[misc]
+        losses: dict[str, Tensor] = super().loss(x, rpn_results_list, batch_data_samples)  # type: ignore[misc]
+        tallies = reduce_sum([head.tally for head in heads])
+        for stage, (head, tally) in enumerate(zip(heads, tallies, strict=True)):
+            prefix = f"s{stage}." if cascade else ""
+            for name, factor in head.settle(tally).items():
+                if prefix + name in losses:
+                    losses[prefix + name] = losses[prefix + name] * factor
+        return losses
 
     @torch.no_grad()
     def _show(
@@ -289,20 +324,12 @@ class _ShowsGroundTruth:
 
 
 @MODELS.register_module()
-class BankRoIHead(_ShowsGroundTruth, StandardRoIHead):
+class BankRoIHead(_OverBanks, StandardRoIHead):
     """Standard RoI head of Faster and Mask R-CNN over a bank."""
-
-    def mask_loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The mask loss as the mean over all ranks' foreground RoIs, not of the ranks' means."""
-        results: dict[str, Any] = super().mask_loss(*args, **kwargs)
-        losses = results["loss_mask"]
-        share = self.bbox_head.share_of_positives
-        results["loss_mask"] = {name: value * share for name, value in losses.items()}
-        return results
 
 
 @MODELS.register_module()
-class BankCascadeRoIHead(_ShowsGroundTruth, CascadeRoIHead):
+class BankCascadeRoIHead(_OverBanks, CascadeRoIHead):
     """Cascade R-CNN's RoI head over one bank for each stage."""
 
 

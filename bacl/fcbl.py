@@ -22,12 +22,12 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def bce(logits: Tensor, labels: Tensor) -> Tensor:
-    """Eq. (2) with Eqs. (3)-(4), summed over samples and columns.
+    """Eq. (2) with Eqs. (3)-(4), summed over columns.
 
-    logits (N, C + 1), labels (N,) in 0..C. Returns a scalar in float32.
+    logits (N, C + 1), labels (N,) in 0..C. Returns (N,) in float32.
     """
     logits = logits.float()
-    return F.softplus(logits).sum() - logits.gather(1, labels[:, None]).sum()
+    return F.softplus(logits).sum(dim=1) - logits.gather(1, labels[:, None])[:, 0]
 
 
 def margin(own: Tensor, other: Tensor, alpha: float) -> Tensor:
@@ -60,11 +60,11 @@ def weight(logits: Tensor, labels: Tensor, threshold: float, term: str = "both")
 def fcbl(
     logits: Tensor, labels: Tensor, delta: Tensor | None, threshold: float, term: str = "both"
 ) -> Tensor:
-    """Eq. (6) for foreground and Eq. (2) for background samples, summed over samples.
+    """Eq. (6) for foreground and Eq. (2) for background samples.
 
     logits (N, C + 1), labels (N,) in 0..C, delta (P, C) the margins of the foreground samples in
     their order, 0 at a sample's own category, or None for no margin. `term` is `weight`'s, or
-    `none` for weights of 1. Returns a scalar in float32.
+    `none` for weights of 1. Returns (N,) in float32.
     """
     logits = logits.float()
     foreground = (labels < logits.size(1) - 1).nonzero()[:, 0]
@@ -76,4 +76,4 @@ def fcbl(
         kept = weight(logits.index_select(0, foreground), own, threshold, term)
         delta = delta.masked_fill(kept == 0, -math.inf)
     shifted = logits.index_add(0, foreground, F.pad(delta, (0, 1)))
-    return F.softplus(shifted).sum() - logits.gather(1, labels[:, None]).sum()
+    return F.softplus(shifted).sum(dim=1) - logits.gather(1, labels[:, None])[:, 0]

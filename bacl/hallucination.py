@@ -75,8 +75,9 @@ class FeatureStatistics(nn.Module):
         """Features of drawn categories, Eqs. (12)-(13).
 
         strength: l_i in [0, 1], shape (C,). Draws `categories` times with replacement with
-        probability proportional to 1 - l_i and makes `samples` features per draw; categories never
-        seen yield none. Returns features (H, D) and labels (H,).
+        probability proportional to 1 - l_i and makes `samples` features per draw. Returns features
+        (H, D) and labels (H,); of categories never seen there is nothing to make, and their rows,
+        zeros, are labelled C: which they are is not known without waiting for the device.
         """
         chance = (1 - strength).clamp_min(0)
         chance = torch.where(chance.sum() > 0, chance, torch.ones_like(chance))
@@ -89,8 +90,7 @@ class FeatureStatistics(nn.Module):
             device=strength.device,
             dtype=self.prototype.dtype,
         )
-        seen = self.seen[drawn]
-        drawn, noise = drawn[seen], noise[seen]
         deviation = self.variance[drawn, None].sqrt()
         features = torch.addcmul(self.prototype[drawn, None], deviation, noise)
-        return features.flatten(0, 1), drawn.repeat_interleave(samples)
+        labels = torch.where(self.seen[drawn], drawn, len(self.seen))
+        return features.flatten(0, 1), labels.repeat_interleave(samples)

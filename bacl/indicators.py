@@ -177,12 +177,20 @@ class ConfusionMatrix(Indicator):
         """What a sample adds to each predicted category, (P, C), from foreground logits (P, C)."""
         return logits.softmax(dim=1)
 
-    @torch.no_grad()
-    def increment(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _rows(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Categories (P,) of the foreground samples and what each adds to its row, (P, C + 1)."""
         foreground = (labels < self.tally.size(0)).nonzero()[:, 0]
         scores = self.scores(logits.index_select(0, foreground)[:, :-1].float())
-        rows = F.pad(scores, (0, 1), value=1.0)
-        return torch.zeros_like(self.tally).index_add_(0, labels[foreground], rows)
+        return labels[foreground], F.pad(scores, (0, 1), value=1.0)
+
+    @torch.no_grad()
+    def increment(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return torch.zeros_like(self.tally).index_add_(0, *self._rows(logits, labels))
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        # An increment is as large as the state itself: without other ranks there is no need of it.
+        self.tally.index_add_(0, *self._rows(logits, labels))
 
     def add(self, increment: Tensor) -> None:
         self.tally += increment

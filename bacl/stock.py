@@ -39,7 +39,7 @@ class SigmoidObjectnessLoss(nn.Module):
     ) -> Tensor:
         """Eq. (2), summed over columns, averaged over samples of weight above 0."""
         kept = label_weights > 0
-        loss: Tensor = fcbl.bce(cls_score[kept], labels[kept])
+        loss: Tensor = fcbl.bce(cls_score[kept], labels[kept]).sum()
         return loss / torch.as_tensor(avg_factor)
 
 

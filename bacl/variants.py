@@ -44,7 +44,10 @@ class Variant(nn.Module):
         nn.init.constant_(self.fc_cls.bias, self.prior_bias)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Summed loss of logits (N, C + 1) and labels (N,); the bank divides by the samples."""
+        """Loss of each sample (N,), summed over its columns, of logits (N, C + 1) and labels (N,).
+
+        The bank sums over samples and divides by their number.
+        """
         raise NotImplementedError
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -58,6 +61,9 @@ class Variant(nn.Module):
     def add(self, increment: Tensor) -> None:
         """Take in the increment of all ranks, after the step's loss."""
 
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in the samples of the step where there are no other ranks."""
+
     def strength(self) -> Tensor:
         """Long-term indicator l_i in [0, 1], shape (C,), where the variant has one."""
         raise NotImplementedError
@@ -68,7 +74,7 @@ class Softmax(Variant):
     """Cross-entropy with a background column: the plain detector."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), labels, reduction="sum")
+        return F.cross_entropy(logits.float(), labels, reduction="none")
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(dim=1)
@@ -84,7 +90,8 @@ class Sigmoid(Variant):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         targets = F.one_hot(labels, self.categories + 1)[:, :-1].float()
-        return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
+        losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+        return losses.sum(dim=1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return F.pad(logits.float().sigmoid(), (0, 1))
@@ -147,6 +154,9 @@ class FCBL(BCE):
 
     def add(self, increment: Tensor) -> None:
         self.indicator.add(increment)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        self.indicator.update(logits, labels)
 
     def strength(self) -> Tensor:
         return self.indicator.strength()

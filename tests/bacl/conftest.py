@@ -14,6 +14,7 @@ def dataset_info(tmp_path_factory):
     return cache / prepared.digest / "dataset.json"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
+    """Sums round otherwise with other numbers of threads, fixtures' as well as tests'."""
     torch.set_num_threads(1)

@@ -97,7 +97,7 @@ def test_interrupted_and_resumed_equals_undisturbed(config, start, bank):
         assert torch.equal(value, bank[key]), key
 
 
-def test_two_ranks_equal_one(config, bank, tmp_path):
+def test_two_ranks_equal_one_with_one_reduction_a_step(config, bank, tmp_path):
     on_ranks(train_and_save, 2, tmp_path, config)
     two = torch.load(tmp_path / "0.pth", weights_only=True)
     for key, value in two.items():

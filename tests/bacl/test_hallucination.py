@@ -81,10 +81,13 @@ def test_synthesised_features_have_the_stored_mean_and_variance():
     np.testing.assert_allclose(features.var(0), [0.25, 4.0, 0.0], rtol=0.05)
 
 
-def test_categories_never_seen_yield_nothing():
+def test_rows_of_categories_never_seen_are_labelled_background():
     statistics = FeatureStatistics(categories=3, width=2, beta=0.9)
-    features, labels = statistics.synthesize(torch.zeros(3), 8, 12, torch.Generator())
-    assert features.shape == (0, 2) and labels.shape == (0,)
+    statistics.seen[1] = True
+    chance = torch.tensor([0.0, 0.0, 1.0])  # strength: the first two are drawn, evenly
+    features, labels = statistics.synthesize(chance, 8, 12, torch.Generator().manual_seed(0))
+    assert set(labels.tolist()) == {1, 3}
+    assert features.shape == (96, 2) and not features.any()
 
 
 def test_full_strength_everywhere_samples_evenly():

@@ -1,6 +1,7 @@
 """A few steps of training without Ray or a Runner, on one rank or several."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from mmdet.registry import DATASETS, MODELS
@@ -11,6 +12,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 
 import bacl.register  # noqa: F401
+from bacl import bank
 from bacl.config import stage_config
 from bacl.datasets.annotations import Prepared
 from bacl.datasets.detection import OrderedSampler
@@ -102,9 +104,14 @@ def backward(config, model):
 
 
 def train_and_save(folder: Path, config):
-    """For `on_ranks`: three steps, then each rank's weights as `<rank>.pth`."""
+    """For `on_ranks`: three steps, then each rank's weights as `<rank>.pth`.
+
+    A bank's steps must have made one reduction of their own each.
+    """
     model = build(config)
-    train(config, model, 3)
+    with patch("bacl.bank.all_reduce", wraps=bank.all_reduce) as reduction:
+        train(config, model, 3)
+    assert reduction.call_count == 3
     torch.save(model.state_dict(), folder / f"{torch.distributed.get_rank()}.pth")
 
 
