@@ -7,13 +7,12 @@ averaging over its stages included, stays as it is.
 """
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.layers import multiclass_nms
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
 from mmdet.models.task_modules.samplers import SamplingResult
@@ -25,10 +24,15 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from bacl import rle
 from bacl.draws import generator
 from bacl.errors import UsageError
 from bacl.hallucination import FeatureStatistics, jitter_boxes, moments
+from bacl.postprocess import detect
 from bacl.variants import Variant, build_variant
+
+_MASKS_AT_ONCE = 100
+"""Detections that pass the mask head together: it makes a map for each category of each."""
 
 
 def reduce_sum(tallies: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -226,21 +230,9 @@ class BankBBoxHead(ConvFCBBoxHead):
         logits = cls_score.split([variant.fc_cls.out_features for variant in bank], dim=1)
         results = []
         for index, variant in enumerate(bank):
-            boxes, labels = multiclass_nms(
-                decoded,
-                variant.probabilities(logits[index]),
-                rcnn_test_cfg.score_thr,
-                rcnn_test_cfg.nms,
-                rcnn_test_cfg.max_per_img,
-            )
-            results.append(
-                InstanceData(
-                    bboxes=boxes[:, :4],
-                    scores=boxes[:, 4],
-                    labels=labels,
-                    variant=torch.full_like(labels, index),
-                )
-            )
+            found = detect(decoded, variant.probabilities(logits[index]), rcnn_test_cfg)
+            found.variant = torch.full_like(found.labels, index)
+            results.append(found)
         return InstanceData.cat(results)
 
     def refine_bboxes(
@@ -264,8 +256,13 @@ class BankBBoxHead(ConvFCBBoxHead):
             max_shape=img_meta["img_shape"],
         )
         if rescale:
-            boxes = scale_boxes(boxes, [1 / scale for scale in img_meta["scale_factor"]])
+            boxes = scale_boxes(boxes, _inverse(img_meta))
         return boxes.view(len(roi), -1)
+
+
+def _inverse(img_meta: dict) -> list[float]:
+    """Factors (x, y) from the network's image to the original."""
+    return [1 / scale for scale in img_meta["scale_factor"]]
 
 
 def _key(beta: float) -> str:
@@ -303,6 +300,13 @@ class _OverBanks:
                     losses[prefix + name] = losses[prefix + name] * factor
         return losses
 
+    def predict_bbox(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
+        results: list[InstanceData] = super().predict_bbox(*args, **kwargs)  # type: ignore[misc]
+        for found in results:
+            if "variant" not in found:  # MMDetection asks no box head where nothing is proposed
+                found.variant = torch.zeros_like(found.labels)
+        return results
+
     @torch.no_grad()
     def _show(
         self, heads: Sequence[BankBBoxHead], x: tuple[Tensor, ...], samples: SampleList
@@ -326,6 +330,51 @@ class _OverBanks:
 @MODELS.register_module()
 class BankRoIHead(_OverBanks, StandardRoIHead):
     """Standard RoI head of Faster and Mask R-CNN over a bank."""
+
+    def predict_mask(
+        self,
+        x: tuple[Tensor, ...],
+        batch_img_metas: list[dict],
+        results_list: list[InstanceData],
+        rescale: bool = False,
+    ) -> list[InstanceData]:
+        """Add `masks`, pycocotools' RLE of each detection of all variants, and rescale the boxes.
+
+        What several variants detect alike, box and category, gets one mask. They are made some at
+        a time and kept as RLE, so that memory does not grow with the variants; MMDetection would
+        hold a map for each category and a bitmap of the image for each detection.
+        """
+        for number, (results, meta) in enumerate(zip(results_list, batch_img_metas, strict=True)):
+            if len(results) == 0:
+                results.masks = []
+                continue
+            found = torch.cat([results.bboxes.float(), results.labels[:, None]], dim=1)
+            distinct, which = found.unique(dim=0, return_inverse=True)
+            masks: list[dict[str, Any]] = []
+            for part in distinct.split(_MASKS_AT_ONCE):
+                masks += self._masks(x, number, part[:, :4], part[:, 4].long(), meta, rescale)
+            results.masks = [masks[place] for place in which.tolist()]
+            if rescale:
+                results.bboxes = scale_boxes(results.bboxes, _inverse(meta))
+        return results_list
+
+    def _masks(
+        self,
+        x: tuple[Tensor, ...],
+        number: int,
+        boxes: Tensor,
+        labels: Tensor,
+        meta: dict,
+        rescale: bool,
+    ) -> list[dict[str, Any]]:
+        """RLE of the masks in boxes (N, 4) of the image with that number in the batch."""
+        rois = torch.cat([boxes.new_full((len(boxes), 1), number), boxes], dim=1)
+        logits = self._mask_forward(x, rois)["mask_preds"]
+        own = logits[torch.arange(len(labels), device=labels.device), labels][:, None]
+        pasted = self.mask_head._predict_by_feat_single(
+            own, boxes.clone(), torch.zeros_like(labels), meta, self.test_cfg, rescale
+        )
+        return rle.encode(pasted)
 
 
 @MODELS.register_module()
@@ -360,6 +409,15 @@ class BankDetector(TwoStageDetector):
         self._frozen = [self.get_submodule(name) for name in self.frozen_parts]
         for module in self._frozen:
             module.requires_grad_(False)
+
+    def drop(self, names: Collection[str]) -> list[nn.Parameter]:
+        """Leave variants out from now on, in all heads; returns the parameters that they had."""
+        dropped = []
+        for module in list(self.modules()):
+            if isinstance(module, BankBBoxHead):
+                for name in names:
+                    dropped += list(module.variants.pop(name).parameters())
+        return dropped
 
     def init_weights(self) -> None:
         """Initialise, then lay the weights out: the other way round, draws would land elsewhere."""

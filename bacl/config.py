@@ -68,7 +68,7 @@ def stage_config(
             "batch_size": schedule.batch // workers,
             "num_workers": recipe.loader_workers,
             "persistent_workers": recipe.loader_workers > 0,
-            "sampler": {"type": "OrderedSampler", "batch": schedule.batch, "seed": seed},
+            "sampler": _sampler(recipe, seed),
             "collate_fn": {"type": "pseudo_collate"},
             "dataset": _train_dataset(prepared, dataset_info, recipe, masks, seed),
         },
@@ -80,7 +80,7 @@ def stage_config(
             "collate_fn": {"type": "pseudo_collate"},
             "dataset": {
                 "type": "LVISFormatDataset",
-                "ann_file": prepared.val.annotations,
+                "ann_file": prepared.val.index,
                 "images": prepared.val.images,
                 "dataset_info": str(dataset_info),
                 "pipeline": test_pipeline(recipe),
@@ -94,6 +94,7 @@ def stage_config(
             "dataset_info": str(dataset_info),
             "variants": names,
             "mode": prepared.evaluation,
+            "masks": masks and prepared.val.masks,
         },
         "optim_wrapper": {
             **_PRECISION[recipe.precision],
@@ -149,7 +150,7 @@ def stock_config(config: Mapping[str, Any], loss_cls: Mapping[str, Any]) -> dict
     heads = [
         {
             **{key: v for key, v in head.items() if key not in ("variants", "seed", "stage")},
-            "type": "Shared2FCBBoxHead",
+            "type": "TopKBBoxHead",
             "loss_cls": dict(loss_cls),
         }
         for head in bank_heads(config)
@@ -244,6 +245,16 @@ def test_pipeline(recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
+def _sampler(recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Which images training sees, in which order."""
+    common = {"batch": recipe.schedule.batch, "seed": seed}
+    if recipe.sampler == "repeat_factor":
+        return {"type": "RepeatFactorSampler", "threshold": recipe.repeat_threshold, **common}
+    if recipe.sampler == "class_aware":
+        return {"type": "CategoryAwareSampler", **common}
+    return {"type": "OrderedSampler", **common}
+
+
 def _train_dataset(
     prepared: Prepared, dataset_info: Path, recipe: Recipe, masks: bool, seed: int
 ) -> dict[str, Any]:
@@ -263,7 +274,7 @@ def _train_dataset(
         pipeline = [*load, resize, flip, pack]
     dataset = {
         "type": "LVISFormatDataset",
-        "ann_file": prepared.train.annotations,
+        "ann_file": prepared.train.index,
         "images": prepared.train.images,
         "dataset_info": str(dataset_info),
         "pipeline": pipeline,
@@ -274,7 +285,10 @@ def _train_dataset(
     return {
         "type": "CopyPasteDataset",
         "dataset": dataset,
-        "pipeline": [{"type": "CopyPaste", "max_num_pasted": 100}, pack],
+        "pipeline": [
+            {"type": "QuickCopyPaste", "max_num_pasted": 100, "keep_masks": masks},
+            pack,
+        ],
         "seed": seed,
     }
 

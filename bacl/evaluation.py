@@ -1,10 +1,10 @@
-"""AP of detections against a prepared validation split, by category and by frequency group.
+"""AP of boxes and masks against a prepared validation split, by category and by frequency group.
 
 hotcoco computes it: with LVIS's federated rules (a category counts in the images that name it as
 present or absent, the 300 best detections of an image count, and boxes of no area count neither in
 the ground truth nor in the detections), or with COCO's exhaustive ones, where
 at most 300 detections per image *and category* count, instead of COCO's 100, so that both modes
-judge the same output. In both, groups go by the training images of a category.
+judge the same output. In both, groups are the dataset's own, by training images or instances.
 
 Letters: N detections, C categories, T IoU thresholds 0.5, 0.55, ..., 0.95, R recall thresholds.
 """
@@ -15,30 +15,35 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import hotcoco
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from mmengine.dist import barrier, broadcast_object_list, get_dist_info
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
+from bacl import rle
 from bacl.datasets.annotations import Category, Prepared, sha256
 from bacl.errors import RunError, UsageError
+from bacl.settings import Groups
 
+LVIS_GROUPS = Groups()
 MAX_DETECTIONS = 300
 FLUSH_ROWS = 200_000
 """Detections that a rank holds in memory before it writes them to its shards."""
 
-_SCHEMA = pa.schema(
+_BOXES = pa.schema(
     [("image_id", pa.int64()), ("category_id", pa.int32()), ("score", pa.float32())]
     + [(side, pa.float32()) for side in ("x", "y", "width", "height")]
 )
+_MASKS = _BOXES.append(pa.field("mask", pa.binary()))
 
 
 @dataclass(frozen=True)
@@ -46,17 +51,20 @@ class Detections:
     """N detections in columns.
 
     image_id (N,) int, category_id (N,) int (the annotation file's, not labels), score (N,),
-    bbox (N, 4) as x, y, width, height in pixels of the original image.
+    bbox (N, 4) as x, y, width, height in pixels of the original image. mask (N,) of bytes, each the
+    counts of COCO's compressed RLE over the original image; None where the detector has no masks.
     """
 
     image_id: np.ndarray
     category_id: np.ndarray
     score: np.ndarray
     bbox: np.ndarray
+    mask: np.ndarray | None = None
 
     @classmethod
-    def read(cls, path: Path) -> "Detections":
-        return cls._from_table(pq.read_table(path))
+    def read(cls, *paths: Path) -> "Detections":
+        """From detections.parquet, or from the shards of all ranks."""
+        return cls._from_table(_read(paths))
 
     @classmethod
     def _from_table(cls, table: pa.Table) -> "Detections":
@@ -66,16 +74,26 @@ class Detections:
             table["category_id"].to_numpy(),
             table["score"].to_numpy(),
             np.stack(sides, axis=1),
+            table["mask"].to_numpy() if "mask" in table.column_names else None,
         )
+
+    def where(self, kept: np.ndarray) -> "Detections":
+        """Those for which `kept` (N,) is true."""
+        if kept.all():
+            return self
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{n: c[kept] for n, c in columns.items() if c is not None})
 
 
 @dataclass(frozen=True)
 class Result:
     """What an evaluation says.
 
-    metrics: AP, AP50, AP75, AP_r, AP_c, AP_f in 0..1; NaN where no category is evaluated.
-    per_category: one row per category in the order of labels; its `AP` is None where the split has
-        no ground truth of it.
+    metrics: AP, AP50, AP75 and AP_<group> of each group (LVIS: AP_r, AP_c, AP_f) in 0..1; NaN where
+        no category is evaluated. Where detections have masks, the masks' own follow, as mask_AP
+        and so on.
+    per_category: one row per category in the order of labels; its `AP` (and `mask_AP`) is None
+        where the split has no ground truth of it.
     evaluator: name and version of the evaluator, SHA-256 of the ground truth.
     """
 
@@ -107,13 +125,20 @@ class Evaluator:
         annotations: normalised annotations of the split, which LVIS's and COCO's are too.
         categories: in the order of labels, with their groups.
         mode: `lvis` (federated) or `coco` (exhaustive).
+        groups: whose names the categories have as `frequency`.
     """
 
     def __init__(
-        self, annotations: Path, categories: Sequence[Category], mode: Literal["lvis", "coco"]
+        self,
+        annotations: Path,
+        categories: Sequence[Category],
+        mode: Literal["lvis", "coco"],
+        groups: Groups = LVIS_GROUPS,
     ) -> None:
+        self.annotations = annotations
         self.categories = categories
         self.mode = mode
+        self.groups = groups
         self.ground_truth = hotcoco.COCO(str(annotations))
         if mode == "lvis" and self.ground_truth.get_ann_ids(area_rng=[-np.inf, 0]):
             content = self.ground_truth.dataset
@@ -129,18 +154,43 @@ class Evaluator:
         """AP of the detections; 0 for a category that has ground truth and no detection.
 
         Raises:
-            UsageError: detections of images or categories that the ground truth lacks.
+            UsageError: detections of images or categories that the ground truth lacks, masks of
+                other sizes than its images, or no masks in it to judge masks by.
             RunError: scores or boxes that are not finite numbers.
         """
         self._check(detections)
+        area = detections.bbox[:, 2].astype(np.float64) * detections.bbox[:, 3]
+        precision = {"AP": self._precision("bbox", detections, area)}
+        if detections.mask is not None:
+            area = self._mask_areas(detections.image_id, detections.mask)
+            precision["mask_AP"] = self._precision("segm", detections, area)
+        return self._result(precision)
+
+    def _precision(
+        self, iou: Literal["bbox", "segm"], detections: Detections, area: np.ndarray
+    ) -> list[np.ndarray]:
+        """Precision (T, R) of each category in the order of labels, -1 without ground truth.
+
+        area: pixels (N,) of what is judged, boxes or masks.
+        """
         if self.mode == "lvis":
-            detections = _countable(detections)
-        columns = (detections.image_id, detections.bbox, detections.score, detections.category_id)
-        rows = np.column_stack([column.astype(np.float64) for column in columns])
+            detections = detections.where(countable(detections, area))
+        rows = np.empty((len(detections.score), 7))
+        rows[:, 0], rows[:, 1:5] = detections.image_id, detections.bbox
+        rows[:, 5], rows[:, 6] = detections.score, detections.category_id
+        masks: list[Any] | None = None
+        if iou == "segm":
+            assert detections.mask is not None
+            masks = [
+                {"size": self._sizes[image], "counts": counts}
+                for image, counts in zip(
+                    detections.image_id.tolist(), detections.mask.tolist(), strict=True
+                )
+            ]
         run = hotcoco.COCOeval(
             self.ground_truth,
-            self.ground_truth.load_res(rows),
-            "bbox",
+            self.ground_truth.load_res(rows, segmentation=masks),
+            iou,
             lvis_style=self.mode == "lvis",
         )
         run.params.max_dets = [MAX_DETECTIONS]
@@ -149,17 +199,17 @@ class Evaluator:
         run.evaluate()
         run.accumulate()
         assert run.eval is not None
-        # (T, R, C, 1, 1) -> (C, T, R); -1 throughout a category without ground truth
+        # (T, R, C, 1, 1) -> (C, T, R)
         precision = np.asarray(run.eval["precision"])[..., 0, 0].transpose(2, 0, 1)
         by_id = dict(zip(run.params.cat_ids, precision, strict=True))
-        return self._result([by_id[category.id] for category in self.categories])
+        return [by_id[category.id] for category in self.categories]
 
     def _check(self, detections: Detections) -> None:
         for kind, ids, known in (
             ("images", detections.image_id, self.ground_truth.get_img_ids()),
             ("categories", detections.category_id, self.ground_truth.get_cat_ids()),
         ):
-            unknown = np.setdiff1d(ids, known)
+            unknown = np.setdiff1d(pa.array(ids).unique(), known)
             if unknown.size:
                 raise UsageError(
                     f"expected detections of the {kind} of the ground truth, got {unknown.size} "
@@ -169,44 +219,84 @@ class Evaluator:
             if not np.isfinite(values).all():
                 raise RunError(f"expected detections with finite {name}, got NaN or infinity")
 
-    def _result(self, precision: list[np.ndarray]) -> Result:
-        """From the precision (T, R) of each category in the order of labels."""
-        with_truth = [bool(values.max() > -1) for values in precision]
+    @cached_property
+    def _sizes(self) -> dict[int, list[int]]:
+        """[height, width] of each image."""
+        images = self.ground_truth.imgs.items()
+        return {number: [image["height"], image["width"]] for number, image in images}
+
+    @cached_property
+    def _has_masks(self) -> bool:
+        annotations = self.ground_truth.dataset["annotations"]
+        return all(annotation.get("segmentation") for annotation in annotations)
+
+    def _mask_areas(self, image_id: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """Pixels (N,) of the masks of detections in these images."""
+        if not self._has_masks:
+            raise UsageError(
+                f"{self.annotations}: expected a segmentation in every annotation to judge masks "
+                "by, some have none"
+            )
+        covered, area = rle.measure(masks.tolist())
+        pixels = [math.prod(self._sizes[image]) for image in image_id.tolist()]
+        wrong = np.flatnonzero(covered != pixels)
+        if wrong.size:
+            first = int(image_id[wrong[0]])
+            height, width = self._sizes[first]
+            raise UsageError(
+                f"expected masks as COCO's compressed RLE of their whole image, got {wrong.size} "
+                f"that are none or of another size, such as one of image {first}, which is "
+                f"{width} x {height}"
+            )
+        return area
+
+    def _result(self, precision: dict[str, list[np.ndarray]]) -> Result:
+        """From each category's precision (T, R) in the order of labels, by the name of its AP."""
+        metrics: dict[str, float] = {}
+        rows = [category.model_dump() for category in self.categories]
+        for name, of_all in precision.items():
+            shown = [values if values.max() > -1 else None for values in of_all]
+            metrics |= self._metrics(name, shown)
+            for row, values in zip(rows, shown, strict=True):
+                row[name] = None if values is None else float(values.mean())
+        return Result(metrics, rows, self.provenance)
+
+    def _metrics(self, name: str, shown: Sequence[np.ndarray | None]) -> dict[str, float]:
+        """Means over categories, of which those without ground truth have None."""
 
         def mean(values: list[np.ndarray]) -> float:
             return float(np.mean(values)) if values else math.nan
 
-        shown = [values for values, kept in zip(precision, with_truth, strict=True) if kept]
+        known = [values for values in shown if values is not None]
         metrics = {
-            "AP": mean(shown),
-            "AP50": mean([values[0] for values in shown]),
-            "AP75": mean([values[5] for values in shown]),
+            name: mean(known),
+            f"{name}50": mean([values[0] for values in known]),
+            f"{name}75": mean([values[5] for values in known]),
         }
-        for group in ("r", "c", "f"):
-            of_group = [
-                values
-                for values, kept, category in zip(
-                    precision, with_truth, self.categories, strict=True
-                )
-                if kept and category.frequency == group
-            ]
-            metrics[f"AP_{group}"] = mean(of_group)
-        rows = [
-            {**category.model_dump(), "AP": float(values.mean()) if kept else None}
-            for category, values, kept in zip(self.categories, precision, with_truth, strict=True)
-        ]
-        return Result(metrics, rows, self.provenance)
+        for group in self.groups.names:
+            metrics[f"{name}_{group}"] = mean(
+                [
+                    values
+                    for values, category in zip(shown, self.categories, strict=True)
+                    if values is not None and category.frequency == group
+                ]
+            )
+        return metrics
 
 
-def _countable(detections: Detections) -> Detections:
-    """The 300 best of each image, those of no area counted among them and then passed over."""
-    by_image = np.lexsort((-detections.score, detections.image_id))
-    image = detections.image_id[by_image]
+def countable(detections: Detections, area: np.ndarray) -> np.ndarray:
+    """Which (N,) can count in LVIS: the 300 best of each image, but for those of no area.
+
+    area: pixels (N,) of what is judged, boxes or masks.
+    """
+    best = np.ones(len(area), dtype=bool)
+    image = pa.array(detections.image_id).dictionary_encode().indices.to_numpy()
+    crowded = np.flatnonzero(np.bincount(image)[image] > MAX_DETECTIONS)
+    by_image = crowded[np.lexsort((-detections.score[crowded], image[crowded]))]
+    image = image[by_image]
     place = np.arange(len(image)) - np.searchsorted(image, image)
-    best = np.zeros(len(image), dtype=bool)
     best[by_image] = place < MAX_DETECTIONS
-    best &= np.prod(detections.bbox[:, 2:].astype(np.float64), axis=1) > 0
-    return Detections(*(getattr(detections, field.name)[best] for field in fields(detections)))
+    return best & (area > 0)
 
 
 def evaluate(
@@ -214,9 +304,10 @@ def evaluate(
     categories: Sequence[Category],
     detections: Detections,
     mode: Literal["lvis", "coco"],
+    groups: Groups = LVIS_GROUPS,
 ) -> Result:
     """AP of detections against one split; see `Evaluator`."""
-    return Evaluator(annotations, categories, mode).evaluate(detections)
+    return Evaluator(annotations, categories, mode, groups).evaluate(detections)
 
 
 @METRICS.register_module()
@@ -224,7 +315,8 @@ class BankMetric(BaseMetric):
     """Evaluates every variant of a bank from one pass over the images.
 
     A sample's `pred_instances` hold the detections of all variants together: `bboxes` (corners, in
-    pixels of the original image), `scores`, `labels` and `variant`, the index into `variants`.
+    pixels of the original image), `scores`, `labels` and `variant`, the index into `variants`;
+    with `masks`, also `masks`, each pycocotools' RLE over the original image.
     Each rank writes what it sees to files in columns, so memory stays flat; rank 0 then merges
     them variant by variant. Images that a sampler repeats to even out the ranks count once.
 
@@ -237,6 +329,7 @@ class BankMetric(BaseMetric):
         variants: their names.
         mode: `lvis` or `coco`.
         folder: where results go; all ranks must see it.
+        masks: whether the detector's masks are evaluated, too.
     """
 
     default_prefix = "variant"  # keeps mmengine from advising one: the names have theirs
@@ -248,13 +341,16 @@ class BankMetric(BaseMetric):
         variants: Sequence[str],
         mode: Literal["lvis", "coco"],
         folder: str,
+        masks: bool = False,
     ) -> None:
         super().__init__()
         self.annotations = Path(annotations)
-        self.categories = Prepared.load(Path(dataset_info)).categories
+        prepared = Prepared.load(Path(dataset_info))
+        self.categories, self.groups = prepared.categories, prepared.groups
         self.category_ids = np.array([category.id for category in self.categories], dtype=np.int32)
         self.variants = list(variants)
         self.mode = mode
+        self.schema = _MASKS if masks else _BOXES
         self.folder = Path(folder)
         self.shards = self.folder / ".shards"
         self._reset()
@@ -269,24 +365,24 @@ class BankMetric(BaseMetric):
             if sample["img_id"] in self.seen:
                 continue
             self.seen.add(sample["img_id"])
+            instances = sample["pred_instances"]
             found = {
-                name: sample["pred_instances"][name].cpu().numpy()
+                name: instances[name].cpu().numpy()
                 for name in ("bboxes", "scores", "labels", "variant")
             }
             corners = found["bboxes"].astype(np.float32).reshape(-1, 4)
-            table = pa.table(
-                [
-                    np.full(len(corners), sample["img_id"]),
-                    self.category_ids[found["labels"]],
-                    found["scores"].astype(np.float32),
-                    corners[:, 0],
-                    corners[:, 1],
-                    corners[:, 2] - corners[:, 0],
-                    corners[:, 3] - corners[:, 1],
-                ],
-                schema=_SCHEMA,
-            )
-            self.waiting.append((found["variant"], table))
+            columns = [
+                np.full(len(corners), sample["img_id"]),
+                self.category_ids[found["labels"]],
+                found["scores"].astype(np.float32),
+                corners[:, 0],
+                corners[:, 1],
+                corners[:, 2] - corners[:, 0],
+                corners[:, 3] - corners[:, 1],
+            ]
+            if self.schema is _MASKS:
+                columns.append([mask["counts"] for mask in instances["masks"]])
+            self.waiting.append((found["variant"], pa.table(columns, schema=self.schema)))
         if sum(len(table) for _, table in self.waiting) >= FLUSH_ROWS:
             self._flush()
 
@@ -299,7 +395,7 @@ class BankMetric(BaseMetric):
             self.shards.mkdir(parents=True, exist_ok=True)
             rank, _ = get_dist_info()
             for name in self.variants:
-                self.writers.append(pq.ParquetWriter(self._shard(name, rank), _SCHEMA))
+                self.writers.append(pq.ParquetWriter(self._shard(name, rank), self.schema))
         if self.waiting:
             variant = np.concatenate([index for index, _ in self.waiting])
             table = pa.concat_tables([table for _, table in self.waiting])
@@ -331,10 +427,10 @@ class BankMetric(BaseMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Metrics from the shards of the ranks in `results`."""
-        evaluator = Evaluator(self.annotations, self.categories, self.mode)
+        evaluator = Evaluator(self.annotations, self.categories, self.mode, self.groups)
         metrics: dict[str, float] = {}
         for name in self.variants:
-            table = _merge([pq.read_table(self._shard(name, rank)) for rank in results])
+            table = _read([self._shard(name, rank) for rank in results])
             result = evaluator.evaluate(Detections._from_table(table))
             folder = self.folder / name
             folder.mkdir(parents=True, exist_ok=True)
@@ -345,14 +441,15 @@ class BankMetric(BaseMetric):
         return metrics
 
 
-def _merge(shards: list[pa.Table]) -> pa.Table:
+def _read(paths: Sequence[Path]) -> pa.Table:
     """All ranks' detections, each image's from the first rank that saw it."""
+    shards = [pq.ParquetFile(path).read() for path in paths]
     merged = [shards[0]]
-    seen = shards[0]["image_id"].to_numpy()
+    seen = shards[0]["image_id"].unique()
     for shard in shards[1:]:
-        ids = shard["image_id"].to_numpy()
-        merged.append(shard.filter(pa.array(~np.isin(ids, seen))))
-        seen = np.union1d(seen, ids)
+        repeated = pc.is_in(shard["image_id"], value_set=seen)
+        merged.append(shard.filter(pc.invert(repeated)))
+        seen = pa.concat_arrays([seen, merged[-1]["image_id"].unique()])
     return pa.concat_tables(merged)
 
 

@@ -4,6 +4,8 @@ Plain pydantic models without torch, so that reading and planning stay quick. Ea
 reader, in `bacl.config` or the part it configures; defaults are the paper's (section IV-B).
 """
 
+from bisect import bisect_left
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,10 +20,54 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
+
+
+class Groups(Settings):
+    """How categories are grouped by how often the training split shows them; LVIS's by default.
+
+    COCO-LT's are `{by: instances, bounds: [19, 399, 7999], names: ["1", "2", "3", "4"]}`.
+    """
+
+    by: Literal["images", "instances"] = "images"
+    """What is counted: training images that show a category, or its instances in them."""
+    bounds: list[Annotated[int, Field(ge=0)]] = [10, 100]
+    """The largest count of each group but the last, rising."""
+    names: list[GroupName] = ["r", "c", "f"]
+    """One for each group, fewest first: metrics are called AP_<name>."""
+
+    @model_validator(mode="after")
+    def _names_fit_the_bounds(self) -> "Groups":
+        if any(low >= high for low, high in pairwise(self.bounds)):
+            raise ValueError(f"bounds {self.bounds} do not rise")
+        if len(self.names) != len(self.bounds) + 1:
+            raise ValueError(
+                f"{len(self.bounds)} bounds make {len(self.bounds) + 1} groups: expected as many "
+                f"names, got {len(self.names)}"
+            )
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"names {self.names} repeat")
+        return self
+
+    @property
+    def ranges(self) -> list[str]:
+        """What each group's categories have, such as `11-100 images`."""
+        lowest = [0, *(bound + 1 for bound in self.bounds)]
+        spans = [f"{low}-{high}" for low, high in zip(lowest, self.bounds)]
+        return [f"{span} {self.by}" for span in (*spans, f"{lowest[-1]}+")]
+
+    def name(self, images: int, instances: int) -> str:
+        """The group of a category with that many training images and instances."""
+        return self.names[bisect_left(self.bounds, images if self.by == "images" else instances)]
+
+
 class Dataset(Settings):
     """Where images and annotations are, or how to make the embedded set."""
 
-    format: Literal["embedded", "lvis", "coco"]
+    format: Literal["embedded", "lvis", "coco", "lvis_v0.5", "lvis_v1", "coco_lt"]
+    """`lvis` and `coco` name their files here; the last three are found under `root`."""
+    root: str | None = None
+    """Folder that `bacl data prepare <format> --root <folder>` has filled."""
     train: str | None = None
     """Annotation file of the training split (LVIS or COCO JSON)."""
     val: str | None = None
@@ -33,19 +79,22 @@ class Dataset(Settings):
     """Embedded set only: the seed it is drawn from."""
     size: Literal["small", "standard"] = "standard"
     """Embedded set only: `small` is for tests."""
+    groups: Groups | None = None
+    """Frequency groups; null means LVIS's, and then a file's own `frequency` holds."""
 
     @model_validator(mode="after")
     def _files_belong_to_the_format(self) -> "Dataset":
-        files = {name: getattr(self, name) for name in ("train", "val", "images")}
-        if self.format == "embedded":
-            files["val_images"] = self.val_images
-            given = [name for name, value in files.items() if value is not None]
-            if given:
-                raise ValueError(f"format embedded makes its own files: remove {', '.join(given)}")
-        else:
-            missing = [name for name, value in files.items() if value is None]
-            if missing:
-                raise ValueError(f"format {self.format} needs {', '.join(missing)}")
+        files = ("train", "val", "images")
+        needed, optional, why = {
+            "embedded": ((), (), "makes its own files"),
+            "lvis": (files, ("val_images",), "names its files itself"),
+            "coco": (files, ("val_images",), "names its files itself"),
+        }.get(self.format, (("root",), (), "finds its files under root"))
+        given = [n for n in ("root", *files, "val_images") if getattr(self, n) is not None]
+        if missing := [name for name in needed if name not in given]:
+            raise ValueError(f"format {self.format} needs {', '.join(missing)}")
+        if spare := [name for name in given if name not in (*needed, *optional)]:
+            raise ValueError(f"format {self.format} {why}: remove {', '.join(spare)}")
         return self
 
 
@@ -81,7 +130,10 @@ Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 
 
 class Schedule(Settings):
-    """Length and learning rate of a stage, in epochs or in iterations."""
+    """Length and learning rate of a stage, in epochs or in iterations.
+
+    An epoch is as many images as the training split has, whichever of them the sampler shows.
+    """
 
     epochs: int | None = Field(None, gt=0)
     iterations: int | None = Field(None, gt=0)
@@ -135,6 +187,11 @@ class Recipe(Settings):
     """How a stage trains, whatever it trains."""
 
     schedule: Schedule
+    sampler: Literal["random", "repeat_factor", "class_aware"] = "random"
+    """Which images a step sees: each equally often, those of rare categories more often (LVIS), or
+    each category equally often."""
+    repeat_threshold: float = Field(1e-3, gt=0, lt=1)
+    """t of `repeat_factor`: the share of images below which a category is repeated."""
     augmentation: Literal["multi_scale", "copy_paste"] = "multi_scale"
     """`copy_paste` is simple Copy-Paste on large-scale jitter, section III-B; it needs masks."""
     copy_paste_size: Annotated[int, Field(gt=0)] = 1280

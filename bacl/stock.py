@@ -1,16 +1,37 @@
-"""What MMDetection's own box head needs to score as a sigmoid classifier.
+"""What MMDetection's own box head needs to score as a sigmoid classifier, and to be quick.
 
-An exported variant is a stock detector whose `loss_cls` is one of the classes below; MMDetection
-asks its `loss_cls` for the number of columns and for the activation.
+An exported variant is a stock detector whose `loss_cls` is one of the losses below; MMDetection
+asks its `loss_cls` for the number of columns and for the activation. Its box head is MMDetection's
+with our post-processing.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmdet.models.losses import accuracy
+from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from bacl import fcbl
+from bacl.postprocess import detect
+
+
+@MODELS.register_module()
+class TopKBBoxHead(Shared2FCBBoxHead):
+    """MMDetection's box head with the same weights and detections, found by `bacl.postprocess`."""
+
+    def _predict_by_feat_single(
+        self, *args: Any, rcnn_test_cfg: ConfigDict | None = None, **kwargs: Any
+    ) -> InstanceData:
+        # Without a configuration, MMDetection returns all boxes and scores.
+        found = super()._predict_by_feat_single(*args, rcnn_test_cfg=None, **kwargs)
+        if rcnn_test_cfg is None:
+            return found
+        return detect(found.bboxes, found.scores, rcnn_test_cfg)
 
 
 @MODELS.register_module()

@@ -1,7 +1,8 @@
 """Annotation files in, one checked and normalised form out: LVIS v1, whatever came in.
 
 `prepare` reads LVIS (v0.5 or v1) or COCO JSON, tells everything that is wrong with it at once, and
-writes `<cache>/<digest>/{train.json, val.json, dataset.json}`. The digest is over contents: the
+writes `<cache>/<digest>/{train.arrow, val.arrow, val.json, dataset.json}`: an index of each split
+to load from, and the ground truth that the evaluator reads. The digest is over contents: the
 normalised annotations and the names and bytes' number of the image files, never paths or times.
 """
 
@@ -12,21 +13,24 @@ import os
 import re
 import shutil
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel
 
 from bacl import settings
+from bacl.datasets import index
+from bacl.datasets.sources import located
 from bacl.errors import RunError, UsageError
 
-LAYOUT = 2
+LAYOUT = 3
 """Of what `prepare` writes; raise it with every change, so that older caches are not read."""
-RARE, COMMON = 10, 100
-"""Most training images of a rare and of a common category, as LVIS groups them."""
+_CODE = (__file__, index.__file__)
+"""What decides how inputs become a prepared dataset."""
 VISIBLE = 0.5
 """Pixels that a box must reach out of its image for the warnings to count it; less is rounding."""
 
@@ -36,16 +40,21 @@ class Category(BaseModel):
 
     id: int
     name: str
-    frequency: Literal["r", "c", "f"]
+    frequency: str
+    """Name of its frequency group, `settings.Groups`; LVIS has r, c and f."""
     image_count: int
     instance_count: int
 
 
 class Split(BaseModel):
-    """The normalised annotations of a split and the folder that their file names start from."""
+    """A split, normalised. Its paths are empty until it has its place in a cache."""
 
-    annotations: str
-    images: str
+    index: str = ""
+    """Images and annotations to load, of `bacl.datasets.index`."""
+    annotations: str = ""
+    """The same as JSON for the evaluator; empty for the training split, which has none."""
+    images: str = ""
+    """The folder that file names start from."""
     image_total: int
     instance_total: int
     masks: bool
@@ -60,6 +69,7 @@ class Prepared(BaseModel):
     train: Split
     val: Split
     categories: list[Category]
+    groups: settings.Groups = settings.Groups()
     warnings: list[str]
 
     @classmethod
@@ -97,7 +107,8 @@ def prepare(dataset: settings.Dataset, cache: Path) -> Prepared:
     validation split's boxes stay as they are, because lvis-api and pycocotools take them so:
     pycocotools holds a box without area for ground truth that nothing can match, lvis-api passes
     over it (by the annotation's `area`). `image_count`, `instance_count` and
-    `frequency` are counted over the training split where the file does not give them.
+    `frequency` are counted over the training split where the file does not give them; with groups
+    of the dataset's own, `frequency` always goes by the counts.
 
     Unchanged inputs are known again by the size and time of the annotation files and the time of
     the folders that the images lie in; only then is nothing read but the result.
@@ -108,6 +119,7 @@ def prepare(dataset: settings.Dataset, cache: Path) -> Prepared:
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        dataset = located(dataset)
         train, val = _sources(dataset, cache)
         known = _recall(dataset, train, val, cache)
         return known or _prepare(dataset, train, val, cache)
@@ -148,15 +160,7 @@ def _embedded(dataset: settings.Dataset, cache: Path) -> Path:
 
 def _prepare(dataset: settings.Dataset, train: _Source, val: _Source, cache: Path) -> Prepared:
     problems: list[str] = []
-    contents = {}
-    for name, source in (("train", train), ("val", val)):
-        content = _read(source.annotations, problems)
-        if content is not None:
-            federated = dataset.format == "lvis" and name == "val"
-            _check(content, source.annotations, federated, problems)
-            contents[name] = content
-    _stop(problems)
-    _check_categories(contents["train"], contents["val"], train, val, problems)
+    contents = _contents(dataset, train, val, problems, _compact)
     folders = _Folders()
     files = {
         name: _find_images(contents[name], source, folders, problems)
@@ -169,27 +173,30 @@ def _prepare(dataset: settings.Dataset, train: _Source, val: _Source, cache: Pat
     training = _usable(contents["train"], train.annotations, warnings)
     _warn_of_boxes_in_val(contents["val"], val.annotations, evaluation, warnings)
     _warn_of_overlap(files["train"], files["val"], train, val, warnings)
-    categories, items = _categories(contents["train"]["categories"], training, warnings)
+    groups = dataset.groups or settings.Groups()
+    categories, items = _categories(contents["train"]["categories"], training, groups, warnings)
 
     part = _part(cache)
     try:
-        digest = hashlib.sha256(f"{LAYOUT} {evaluation}".encode())
+        digest = hashlib.sha256(f"{LAYOUT} {evaluation} {groups.model_dump_json()}".encode())
+        labels = {category.id: label for label, category in enumerate(categories)}
         splits = {}
         for name, source, annotations in (
             ("train", train, training),
             ("val", val, contents["val"]["annotations"]),
         ):
             images = contents[name]["images"]
-            path = part / f"{name}.json"
-            # lvis-api takes crowds for single objects, hotcoco does not: so there are none.
-            crowds = not (evaluation == "lvis" and name == "val")
-            _write(path, images, files[name], annotations, items, crowds)
-            digest.update(sha256(path).encode())
+            rows = _by_image(images, files[name], annotations)
+            path = part / f"{name}.arrow"
+            digest.update(index.write(path, rows, labels, source.annotations).encode())
+            if name == "val":
+                path = part / "val.json"
+                # lvis-api takes crowds for single objects, hotcoco does not: so there are none.
+                _write_json(path, images, files[name], annotations, items, evaluation == "coco")
+                digest.update(sha256(path).encode())
             sizes = [(file, folders.size(source.images, file)) for file in files[name]]
             digest.update(json.dumps(sizes).encode())
             splits[name] = Split(
-                annotations="",
-                images="",
                 image_total=len(images),
                 instance_total=len(annotations),
                 masks=all(annotation.get("segmentation") for annotation in annotations),
@@ -198,6 +205,7 @@ def _prepare(dataset: settings.Dataset, train: _Source, val: _Source, cache: Pat
             digest=digest.hexdigest(),
             evaluation=evaluation,
             categories=categories,
+            groups=groups,
             warnings=warnings,
             **splits,
         )
@@ -213,6 +221,75 @@ def _prepare(dataset: settings.Dataset, train: _Source, val: _Source, cache: Pat
 # Reading and checking
 
 
+@dataclass(frozen=True)
+class Examined:
+    """A split as its file has it: well-formed, but perhaps senseless.
+
+    files: of each image, relative to the images folder; "" where it is missing.
+    """
+
+    annotations: Path
+    images: Path
+    content: dict
+    files: list[str]
+
+
+def examine(
+    dataset: settings.Dataset, cache: Path, problems: list[str]
+) -> tuple[Examined, Examined]:
+    """The training and the validation split without changing or caching anything of them.
+
+    Images that are missing and categories that disagree go to `problems`. The embedded set is made
+    in `cache`.
+
+    Raises:
+        UsageError: annotation files that cannot be read as such, one sentence a line.
+    """
+    dataset = located(dataset)
+    train, val = _sources(dataset, cache)
+    contents = _contents(dataset, train, val, problems)
+    folders = _Folders()
+    splits = []
+    for name, source in (("train", train), ("val", val)):
+        files = _find_images(contents[name], source, folders, problems)
+        files = files or [""] * len(contents[name]["images"])  # where even the folder is missing
+        splits.append(Examined(source.annotations, source.images, contents[name], files))
+    return splits[0], splits[1]
+
+
+def category_counts(dataset: settings.Dataset, train: Examined) -> list[Category]:
+    """Categories by id with their counts and groups, as `prepare` would have them."""
+    groups = located(dataset).groups or settings.Groups()
+    usable = _usable(train.content, train.annotations, [])
+    return _categories(train.content["categories"], usable, groups, [])[0]
+
+
+def _contents(
+    dataset: settings.Dataset,
+    train: _Source,
+    val: _Source,
+    problems: list[str],
+    change: Callable[[dict], dict] | None = None,
+) -> dict[str, dict]:
+    """The two annotation files; raises UsageError where they cannot be read as such.
+
+    change: what to make of each object in them as soon as it is read.
+    """
+    contents = {}
+    for name, source in (("train", train), ("val", val)):
+        content = _read(source.annotations, problems, change)
+        if content is not None:
+            if dataset.groups:  # go by counts, whatever a file says
+                for category in content["categories"]:
+                    category.pop("frequency", None)
+            federated = dataset.format == "lvis" and name == "val"
+            _check(content, source.annotations, federated, problems)
+            contents[name] = content
+    _stop(problems)
+    _check_categories(contents["train"], contents["val"], train, val, problems)
+    return contents
+
+
 def _stop(problems: list[str]) -> None:
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
@@ -225,10 +302,22 @@ def _some(values: Iterable[Any]) -> str:
     return ", ".join(shown[:5]) + more
 
 
-def _read(path: Path, problems: list[str]) -> dict | None:
+def _compact(item: dict) -> dict:
+    """An annotation with polygons as arrays, a quarter of what their numbers take as objects."""
+    if isinstance(item.get("segmentation"), list):
+        polygons = [index.as_polygon(polygon) for polygon in item["segmentation"]]
+        if all(polygon is not None for polygon in polygons):
+            item["segmentation"] = polygons
+    return item
+
+
+def _read(
+    path: Path, problems: list[str], change: Callable[[dict], dict] | None = None
+) -> dict | None:
     """A JSON file with the three lists of LVIS and COCO."""
     try:
-        content = json.loads(path.read_bytes())
+        with path.open(encoding="utf-8-sig") as file:
+            content = json.load(file, object_hook=change)
     except FileNotFoundError:
         problems.append(f"{path}: expected an annotation file, found none")
         return None
@@ -514,12 +603,8 @@ def _warn_of_boxes_in_val(content: dict, path: Path, evaluation: str, warnings: 
 # Categories and files
 
 
-def _frequency(image_count: int) -> Literal["r", "c", "f"]:
-    return "r" if image_count <= RARE else "c" if image_count <= COMMON else "f"
-
-
 def _categories(
-    given: list[dict], annotations: list[dict], warnings: list[str]
+    given: list[dict], annotations: list[dict], groups: settings.Groups, warnings: list[str]
 ) -> tuple[list[Category], list[dict]]:
     """Categories by id, as `Category` and as items of an LVIS file. Crowds are not counted."""
     single = [a for a in annotations if not a.get("iscrowd")]
@@ -529,13 +614,14 @@ def _categories(
     for item in sorted(given, key=lambda item: item["id"]):
         known = {key: value for key, value in item.items() if value is not None}
         image_count = known.get("image_count", images[item["id"]])
+        instance_count = known.get("instance_count", instances[item["id"]])
         categories.append(
             Category(
                 id=item["id"],
                 name=item["name"],
                 image_count=image_count,
-                instance_count=known.get("instance_count", instances[item["id"]]),
-                frequency=known.get("frequency", _frequency(image_count)),
+                instance_count=instance_count,
+                frequency=known.get("frequency") or groups.name(image_count, instance_count),
             )
         )
     unseen = [category.name for category in categories if not images[category.id]]
@@ -544,7 +630,15 @@ def _categories(
     return categories, [category.model_dump() for category in categories]
 
 
-def _write(
+def _by_image(images: list[dict], files: list[str], annotations: list[dict]) -> Iterator[index.Row]:
+    own = defaultdict(list)
+    for annotation in annotations:
+        own[annotation["image_id"]].append(annotation)
+    for image, file in zip(images, files, strict=True):
+        yield image, file, own.pop(image["id"], [])
+
+
+def _write_json(
     path: Path,
     images: list[dict],
     files: list[str],
@@ -573,7 +667,9 @@ def _write(
         for number, (name, items) in enumerate(lists.items()):
             file.write(f'{"," if number else "{"}"{name}":[')
             for place, item in enumerate(items):
-                file.write(("," if place else "") + "\n" + json.dumps(item))
+                file.write(
+                    ("," if place else "") + "\n" + json.dumps(item, default=np.ndarray.tolist)
+                )
             file.write("]")
         file.write("}\n")
 
@@ -604,7 +700,8 @@ def _located(digest: str, train: _Source, val: _Source, cache: Path) -> Prepared
     places = {
         name: getattr(stored, name).model_copy(
             update={
-                "annotations": str(folder / f"{name}.json"),
+                "index": str(folder / f"{name}.arrow"),
+                "annotations": str(folder / "val.json") if name == "val" else "",
                 "images": str(source.images.resolve()),
             }
         )
@@ -618,7 +715,9 @@ def _located(digest: str, train: _Source, val: _Source, cache: Path) -> Prepared
 
 def _input_key(dataset: settings.Dataset, train: _Source, val: _Source) -> str | None:
     """What tells unchanged annotation files without reading them; None where one is missing."""
-    key = [dataset.format, hashlib.sha256(Path(__file__).read_bytes()).hexdigest()]
+    groups = dataset.groups.model_dump_json() if dataset.groups else ""
+    code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in _CODE]
+    key = [dataset.format, groups, *code]
     for source in (train, val):
         try:
             status = source.annotations.stat()

@@ -1,36 +1,24 @@
-"""Images and annotations for training and evaluation, in an order and with draws that depend on
-the seed and the position in the stream alone: not on ranks, loader workers or resuming.
-
-The *position* p counts training images since the start of the stage over all ranks. With a global
-batch of B images and R ranks, step t holds positions tB .. tB + B - 1, of which rank r takes the
-contiguous slice [tB + rB/R, tB + (r+1)B/R), so that a pair of images stays on one rank.
+"""Images and annotations for training and evaluation, with draws that depend on the seed and the
+position in the training stream alone: not on ranks, loader workers or resuming.
 """
 
-import json
 import random
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from mmdet.datasets import BaseDetDataset, MultiImageMixDataset
-from mmdet.registry import DATA_SAMPLERS, DATASETS
-from mmengine.dist import get_dist_info
-from torch.utils.data import Sampler
+from mmdet.datasets import BaseDetDataset
+from mmdet.registry import DATASETS
+from mmengine.dataset import force_full_init
 
 from bacl.datasets.annotations import Prepared
+from bacl.datasets.index import Index
+from bacl.datasets.samplers import Position, seed_sequence
 from bacl.errors import RunError, UsageError
-
-
-class Position(NamedTuple):
-    """One element of the training stream: its place in the stream and the image found there."""
-
-    position: int
-    index: int  # type: ignore[assignment]
 
 
 class ImageError(RunError):
@@ -45,130 +33,104 @@ class ImageError(RunError):
         return last.removeprefix(f"{__name__}.{type(self).__name__}: ")
 
 
-@DATA_SAMPLERS.register_module()
-class OrderedSampler(Sampler[Position]):
-    """This rank's share of the infinite stream of positions.
-
-    Position p is element p % len(dataset) of the permutation that belongs to epoch
-    p // len(dataset), which is drawn from (seed, epoch).
-
-    Args:
-        dataset: anything with a length.
-        batch: images per step over all ranks.
-        seed: of the order.
-
-    Raises:
-        UsageError: the batch cannot be shared equally among the ranks.
-    """
-
-    def __init__(self, dataset: Any, batch: int, seed: int) -> None:
-        self.size = len(dataset)
-        self.batch = batch
-        self.seed = seed
-        self.rank, self.ranks = get_dist_info()
-        if batch % self.ranks:
-            raise UsageError(
-                f"schedule.batch: expected a multiple of the {self.ranks} workers, got {batch}"
-            )
-        self.start = 0
-
-    def skip(self, num_samples: int) -> None:
-        """Start after `num_samples` of this rank's samples, counted from the stream's beginning."""
-        self.start = num_samples
-
-    def __iter__(self) -> Iterator[Position]:
-        share = self.batch // self.ranks
-        epoch = -1
-        order: np.ndarray = np.arange(0)
-        sample = self.start
-        while True:
-            step, offset = divmod(sample, share)
-            position = step * self.batch + self.rank * share + offset
-            if position // self.size != epoch:
-                epoch = position // self.size
-                order = _generator(self.seed, "order", epoch).permutation(self.size)
-            yield Position(position, int(order[position % self.size]))
-            sample += 1
-
-    def __len__(self) -> int:
-        """Images in the dataset, as of mmengine's own infinite sampler."""
-        return self.size
-
-
 @DATASETS.register_module()
 class LVISFormatDataset(BaseDetDataset):
     """A split that `bacl.datasets.annotations.prepare` has written, for mmdet's pipelines.
 
     Every image is kept, those without boxes too: LVIS says of them which categories are absent.
     Boxes are clipped to the image; those without area are left out. Crowds are marked to be
-    ignored. Masks are held only where the pipeline loads them.
+    ignored. Masks are read only where the pipeline loads them.
+
+    Annotations stay in the index: processes that have the dataset open share its memory, however
+    they were started.
 
     Indexed by a `Position`, the pipeline's draws (numpy, random, torch on the CPU) come from
     (seed, position), the sample carries `position` for `PackDetInputs` to keep, and the
     process's own random states are left as they were.
 
     Args:
-        ann_file: normalised annotations of the split.
+        ann_file: index of the split, `bacl.datasets.index`.
         dataset_info: `dataset.json`, which gives the categories in the order of their labels.
         images: folder that file names start from.
+        pipeline, test_mode: of mmdet's `BaseDetDataset`.
         seed: of the pipeline's draws.
-        kwargs: of mmdet's `BaseDetDataset`; here `pipeline` and `test_mode`.
 
     Raises:
+        RunError: the index is missing or is none.
         ImageError: an image is missing or unreadable (when it is asked for).
         UsageError: the pipeline loads masks and an annotation has none.
     """
 
     def __init__(
-        self, ann_file: str, dataset_info: str, images: str, seed: int = 0, **kwargs: Any
+        self,
+        ann_file: str,
+        dataset_info: str,
+        images: str,
+        pipeline: Sequence[dict] = (),
+        seed: int = 0,
+        test_mode: bool = False,
     ) -> None:
+        self.index = Index(ann_file)
         self.images = Path(images)
         self.seed = seed
         self._position: int | None = None
         categories = Prepared.load(Path(dataset_info)).categories
-        self.label_of = {category.id: label for label, category in enumerate(categories)}
-        classes = tuple(category.name for category in categories)
-        super().__init__(ann_file=ann_file, metainfo={"classes": classes}, **kwargs)
+        super().__init__(
+            ann_file=ann_file,
+            metainfo={"classes": tuple(category.name for category in categories)},
+            pipeline=list(pipeline),
+            test_mode=test_mode,
+        )
 
-    def load_data_list(self) -> list[dict]:
-        with open(self.ann_file) as file:
-            content = json.load(file)
-        masks = any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
-        instances = defaultdict(list)
-        sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-        for annotation in content["annotations"]:
-            width, height = sizes[annotation["image_id"]]
-            x, y, w, h = annotation["bbox"]
-            x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
-            if x2 <= x1 or y2 <= y1:
-                continue
+    def full_init(self) -> None:
+        """Look whether the index is there and has what the pipeline needs."""
+        self.masks = any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
+        if self.masks and (number := self.index.without_mask()) is not None:
+            raise UsageError(
+                f"{self.ann_file}: annotation {number}: expected a segmentation because the "
+                "pipeline loads masks, got none"
+            )
+        len(self.index)  # opens it
+        self._fully_initialized = True
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def presence(self) -> tuple[np.ndarray, np.ndarray]:
+        """What samplers ask for: `Index.presence`."""
+        return self.index.presence()
+
+    @force_full_init
+    def get_data_info(self, idx: int) -> dict:
+        """What mmdet's pipelines start from; each call makes it anew, so it may be changed."""
+        place = range(len(self))[idx]
+        entry = self.index.image(place)
+        masks = self.index.masks(place) if self.masks else None
+        corners = np.concatenate([entry.boxes[:, :2], entry.boxes[:, :2] + entry.boxes[:, 2:]], 1)
+        low, high = corners[:, :2].clip(min=0), corners[:, 2:].clip(max=(entry.width, entry.height))
+        boxes = np.concatenate([low, high], axis=1).tolist()
+        instances = []
+        for n in np.flatnonzero((low < high).all(axis=1)):
             instance = {
-                "bbox": [x1, y1, x2, y2],
-                "bbox_label": self.label_of[annotation["category_id"]],
-                "ignore_flag": int(annotation.get("iscrowd", 0)),
+                "bbox": boxes[n],
+                "bbox_label": int(entry.labels[n]),
+                "ignore_flag": int(entry.crowd[n]),
             }
             if masks:
-                if not annotation.get("segmentation"):
-                    raise UsageError(
-                        f"{self.ann_file}: annotation {annotation['id']}: expected a segmentation "
-                        "because the pipeline loads masks, got none"
-                    )
-                instance["mask"] = annotation["segmentation"]
-            instances[annotation["image_id"]].append(instance)
-        return [
-            {
-                "img_path": str(self.images / image["file_name"]),
-                "img_id": image["id"],
-                "height": image["height"],
-                "width": image["width"],
-                "instances": instances[image["id"]],
-            }
-            for image in content["images"]
-        ]
+                instance["mask"] = masks[n]
+            instances.append(instance)
+        return {
+            "img_path": str(self.images / entry.file),
+            "img_id": entry.id,
+            "height": entry.height,
+            "width": entry.width,
+            "instances": instances,
+            "sample_idx": place,
+        }
 
     def __getitem__(self, idx: int | Position) -> dict:
         if isinstance(idx, Position):
-            with _seeded(self.seed, idx.position):
+            with seeded(self.seed, idx.position):
                 self._position = idx.position
                 return super().__getitem__(idx.index)
         self._position = None
@@ -188,21 +150,6 @@ class LVISFormatDataset(BaseDetDataset):
             raise ImageError(f"{path}: expected a readable image, {reason}") from error
 
 
-@DATASETS.register_module()
-class CopyPasteDataset(MultiImageMixDataset):
-    """mmdet's mix of several images, with draws that come from (seed, position) as well."""
-
-    def __init__(self, dataset: dict, pipeline: list[dict], seed: int) -> None:
-        super().__init__(dataset, pipeline)
-        self.seed = seed
-
-    def __getitem__(self, idx: int | Position) -> dict:
-        if isinstance(idx, Position):
-            with _seeded(self.seed, idx.position, "mix"):
-                return super().__getitem__(idx)
-        return super().__getitem__(idx)
-
-
 def _unreadable(path: str) -> str | None:
     """Why an image cannot be used, or None where it can."""
     try:
@@ -216,19 +163,11 @@ def _unreadable(path: str) -> str | None:
     return None
 
 
-def _sequence(seed: int, stream: str, number: int) -> np.random.SeedSequence:
-    return np.random.SeedSequence([seed, *stream.encode(), number])
-
-
-def _generator(seed: int, stream: str, number: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(_sequence(seed, stream, number)))
-
-
 @contextmanager
-def _seeded(seed: int, position: int, stream: str = "pipeline") -> Iterator[None]:
+def seeded(seed: int, position: int, stream: str = "pipeline") -> Iterator[None]:
     """Global draws on the CPU come from (seed, position) inside, and go on as before outside."""
     states = np.random.get_state(), random.getstate(), torch.get_rng_state()
-    words = _sequence(seed, stream, position).generate_state(8)
+    words = seed_sequence(seed, stream, position).generate_state(8)
     np.random.seed(words)
     random.seed(words.tobytes())
     torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))

@@ -4,17 +4,19 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bacl.errors import BaclError, UsageError
+from bacl_platform import data
 
 if TYPE_CHECKING:
     from bacl_platform.plan import Plan
     from bacl_platform.store import Store
+    from bacl_platform.sweep import Preparation, SweepPlan
 
 app = typer.Typer(
     help="Train, compare and ship long-tailed object detectors.",
@@ -22,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data.app, name="data")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
 StoreOption = Annotated[
@@ -54,8 +57,14 @@ def plan(
         from rich.console import Console
 
         from bacl_platform.plan import print_plan
+        from bacl_platform.sweep import is_sweep
+        from bacl_platform.sweep_report import print_sweep
 
-        print_plan(*planned(file, store, set_, seeds), Console())
+        if is_sweep(file):
+            (sweep,), where, _ = swept([file], store, set_, seeds)
+            print_sweep(sweep, where, Console())
+        else:
+            print_plan(*planned(file, store, set_, seeds), Console())
 
 
 @app.command()
@@ -74,14 +83,81 @@ def run(
         from rich.console import Console
 
         from bacl_platform.run import run as run_plan
+        from bacl_platform.status import driving
         from bacl_platform.tracking import Tracking
 
         console = Console()
         what, where = planned(file, store, set_, seeds)
-        run_plan(what, where, Tracking(what, where), console, address)
+        with driving(where):
+            run_plan(what, where, Tracking.of_plan(what, where), console, address)
         console.print(
             f"results: bacl report {file}; runs: bacl ui; checkpoints: {where.root}", soft_wrap=True
         )
+
+
+@app.command()
+def sweep(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Sweep files; run as one.")
+    ],
+    store: StoreOption = DEFAULT_STORE,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to run on; without it, this machine.")
+    ] = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    max_trials: Annotated[
+        int, typer.Option(min=1, help="Ask before running more trials than this.")
+    ] = 200,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run trials again that failed before.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run the trials of sweeps that the store lacks; after any interruption, run it again."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform import tuning
+        from bacl_platform.status import driving
+
+        console = Console()
+        plans, where, prepare = swept(files, store, set_, seeds, max_trials)
+        with driving(where):
+            tuning.run_sweeps(plans, where, prepare, console, address, retry_failed)
+        for file in files:
+            console.print(f"results: bacl report {file}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def status(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
+    """Show what runs in a store, whoever started it, and what was interrupted."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform.status import print_status
+        from bacl_platform.store import Store
+
+        print_status(Store(store), Console())
+
+
+@app.command()
+def stop(
+    pid: Annotated[
+        int | None, typer.Argument(help="Process that `bacl status` shows; else all of them.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    patience: Annotated[float, typer.Option(help="Seconds to wait for their end.")] = 60,
+    debug: Debug = False,
+) -> None:
+    """Stop runs and sweeps of a store on this machine; what they trained stays."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform.status import stop as stop_drivers
+        from bacl_platform.store import Store
+
+        stop_drivers(Store(store), pid, patience, Console())
 
 
 @app.command()
@@ -110,23 +186,104 @@ def report(
     json_: Annotated[
         bool, typer.Option("--json", help="Print JSON and nothing else; AP as fractions.")
     ] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Of a sweep: the paper's numbers beside its own.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only what the store has in numbers: no errors, images.")
+    ] = False,
+    images: Annotated[
+        int | None,
+        typer.Option(min=0, help="Images to draw, on which variants differ most; else 6."),
+    ] = None,
+    draw: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...", help="Variants to draw; else the baseline and the two best others."
+        ),
+    ] = None,
+    score_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Draw no detections with a lower score; else 0.3."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Compare an experiment's variants: a table, plots, AP per category."""
+    """Compare an experiment's variants, or a sweep's trials: tables, plots, errors, images."""
     with told(debug):
         from rich.console import Console
 
         from bacl_platform import report as reporting
+        from bacl_platform.sweep import is_sweep
 
+        looks = {"--images": images, "--draw": draw, "--score-threshold": score_threshold}
+        chosen = [name for name, value in looks.items() if value is not None]
+        if quick and chosen:
+            raise UsageError(f"--quick draws nothing: leave out {', '.join(chosen)}")
+        if is_sweep(file):
+            if chosen or quick:
+                given = ", ".join([*chosen, *(["--quick"] if quick else [])])
+                raise UsageError(f"{given}: expected an experiment, got a sweep file")
+            _report_sweep(file, store, set_, seeds, out, json_, paper)
+            return
+        if paper:
+            raise UsageError("--paper: expected a sweep file, got an experiment")
         what, where = planned(file, store, set_, seeds)
         command = again(file, store, set_, seeds)
         found = reporting.collect(what, where, command)
         folder = out or where.root / "reports" / what.experiment.name
-        reporting.write(found, folder, command)
+        sections = []
+        if not quick:
+            from bacl_platform import analysis, findings
+
+            looked_at = analysis.analyse(found, Console(stderr=True))
+            sections = findings.sections(
+                found,
+                looked_at,
+                draw.split(",") if draw else None,
+                0.3 if score_threshold is None else score_threshold,
+                6 if images is None else images,
+            )
+        reporting.write(found, folder, command, sections)
         if json_:
             print(json.dumps(reporting.as_json(found), indent=1))
         else:
             reporting.print_report(found, folder, where, command, Console())
+
+
+@app.command()
+def compare(
+    file: File,
+    first: Annotated[str, typer.Argument(metavar="A", help="A variant.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The variant to compare with it.")],
+    resamples: Annotated[
+        int, typer.Option(min=20, help="Times that the validation images are drawn anew.")
+    ] = 1000,
+    store: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    seeds: Seeds = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; else <store>/reports/<experiment>.")
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print JSON and nothing else; AP as fractions.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what variant B gains over A, with 95% intervals, and which categories changed most."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform import compare as comparing
+        from bacl_platform import report as reporting
+
+        what, where = planned(file, store, set_, seeds)
+        found = reporting.collect(what, where, again(file, store, set_, seeds))
+        made = comparing.compare(found, first, second, resamples, Console(stderr=True))
+        page = comparing.write(made, out or where.root / "reports" / what.experiment.name)
+        if json_:
+            print(json.dumps(comparing.as_json(made), indent=1))
+        else:
+            comparing.print_comparison(made, page, Console())
 
 
 @app.command()
@@ -231,7 +388,8 @@ def complexity(
 @app.command()
 def bench(
     what: Annotated[
-        list[str], typer.Argument(metavar="[loss|hallucination|bank|step]...", help="What to time.")
+        list[str],
+        typer.Argument(metavar="[loss|hallucination|bank|step|evaluate]...", help="What to time."),
     ],
     json_: Annotated[
         bool, typer.Option("--json", help="Print a list of {name, ratio, limit} and nothing else.")
@@ -245,7 +403,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="small|full",
-            help="Image of bank and step: 400x672 (default on the CPU) or 800x1333.",
+            help="small (default on the CPU) or full: images of 400x672 or 800x1333 in bank and "
+            "step; 250 or 5,000 images in evaluate.",
         ),
     ] = None,
     debug: Debug = False,
@@ -283,6 +442,60 @@ def planned(
     for warning in prepared.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return make_plan(experiment, prepared, where), where
+
+
+def _report_sweep(
+    file: Path,
+    store: Path,
+    overrides: list[str] | None,
+    seeds: str | None,
+    out: Path | None,
+    as_json: bool,
+    paper: bool,
+) -> None:
+    from rich.console import Console
+
+    from bacl_platform import sweep_report
+
+    (sweep,), where, _ = swept([file], store, overrides, seeds)
+    table = sweep_report.collect(sweep, where, paper)
+    folder = out or where.root / "reports" / table.name
+    sweep_report.write(table, folder)
+    if as_json:
+        print(json.dumps(sweep_report.as_json(table), indent=1))
+    else:
+        sweep_report.print_table(table, folder, Console())
+
+
+def swept(
+    files: Sequence[Path],
+    store: Path,
+    overrides: list[str] | None,
+    seeds: str | None,
+    max_trials: int | None = None,
+) -> tuple[list["SweepPlan"], "Store", "Preparation"]:
+    """Plans of sweep files, the store they are for, and what prepares datasets for more trials.
+
+    Asks on a terminal before planning more trials than `max_trials`; raises UsageError elsewhere.
+    """
+    from bacl_platform.store import Store
+    from bacl_platform.sweep import Preparation, SweepFile, plan_sweeps
+
+    where = Store(store)
+    chosen = [*(overrides or []), *([f"seeds=[{seeds}]"] if seeds else [])]
+    read = [SweepFile(file, chosen) for file in files]
+    for file in read:
+        count = file.sweep.count()
+        if max_trials is not None and count > max_trials:
+            question = f"{file.path}: {count} trials, more than --max-trials {max_trials}"
+            if not sys.stdin.isatty():
+                raise UsageError(f"{question}: say --max-trials {count} to run them all")
+            typer.confirm(f"{question}: run them all?", abort=True)
+    prepare = Preparation(where)
+    plans = plan_sweeps(read, [file.trials(where) for file in read], prepare, where)
+    for warning in prepare.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return plans, where, prepare
 
 
 def again(file: Path, store: Path, overrides: list[str] | None, seeds: str | None) -> str:

@@ -6,7 +6,7 @@ What a file may say below stage level is in `bacl.settings`; the stages themselv
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,14 +86,19 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Experiment:
     a line.
     """
     path = Path(path)
-    raw = _with_base(path)
+    raw = read(path)
     for override in overrides or []:
-        _override(raw, override)
+        override_field(raw, override)
+    return validated(raw, path)
+
+
+def validated(raw: dict, path: Path) -> Experiment:
+    """The experiment that the raw content of the file at `path` means; raises as `load` does."""
     try:
         experiment = Experiment.model_validate(raw)
         problems = list(_disagreements(experiment))
     except ValidationError as error:
-        problems = list(_translate(error))
+        problems = list(translate(error, Experiment))
     problems += _broken_edges(raw.get("stages"))
     if problems:
         raise UsageError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -123,7 +128,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
+    """The mapping that a YAML file holds; raises UsageError where it holds none."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -148,9 +154,9 @@ def _unshared(value: Any) -> Any:
     return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
-def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict:
+def read(path: Path, above: tuple[Path, ...] = ()) -> dict:
     """The raw content of a file, merged over its base's, whose paths keep their meaning."""
-    raw = _read(path)
+    raw = read_yaml(path)
     base = raw.pop("base", None)
     if base is None:
         return raw
@@ -163,7 +169,7 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict:
         raise UsageError(
             f"{path}: base: expected another file, got {base!r}, which leads back here"
         )
-    content = _with_base(below, (*above, path))
+    content = read(below, (*above, path))
     for field in _DATASET_PATHS:
         _rebase(content.get("dataset"), field, below.parent)
     _rebase(content.get("detector"), "weights", below.parent)
@@ -187,7 +193,8 @@ def _merged(base: Any, own: Any, name: str = "") -> Any:
     return merged
 
 
-def _override(raw: dict, override: str) -> None:
+def override_field(raw: dict, override: str) -> None:
+    """Set the field that `dotted.path=value` names, with the value in YAML."""
     dotted, equals, text = override.partition("=")
     steps = dotted.split(".")
     if not equals or not all(steps):
@@ -196,24 +203,35 @@ def _override(raw: dict, override: str) -> None:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError:
         raise UsageError(f"--set {override}: expected a YAML value, got {text!r}") from None
+    try:
+        assign(raw, steps, value)
+    except UsageError as error:
+        raise UsageError(f"--set {override}: {error}") from None
+
+
+def assign(raw: dict, steps: Sequence[str], value: Any) -> None:
+    """Set the field at a path of raw content, making the mappings that lead there.
+
+    Raises UsageError where the path goes through something that is no mapping.
+    """
     place: Any = raw
     for step in steps[:-1]:
         if isinstance(place, dict) and place.get(step) is None:
             place[step] = {}
-        place = _child(place, step, override)
+        place = _child(place, step)
     if isinstance(place, dict):
         place[steps[-1]] = value
     else:
-        _child(place, steps[-1], override)
+        _child(place, steps[-1])
         place[int(steps[-1])] = value
 
 
-def _child(place: Any, step: str, override: str) -> Any:
+def _child(place: Any, step: str) -> Any:
     if isinstance(place, dict):
         return place[step]
     if isinstance(place, list) and step.isdecimal() and int(step) < len(place):
         return place[int(step)]
-    raise UsageError(f"--set {override}: there is no `{step}` in {_show(place)}")
+    raise UsageError(f"there is no `{step}` in {_show(place)}")
 
 
 def _broken_edges(stages: Any) -> Iterator[str]:
@@ -308,15 +326,16 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
     )
 
 
-_DATASET_PATHS = ("train", "val", "images", "val_images")
+_DATASET_PATHS = ("root", "train", "val", "images", "val_images")
 
 
-# Pydantic's errors in our words. The JSON schema of `Experiment` knows what each field expects.
+# Pydantic's errors in our words. A model's JSON schema knows what each field expects.
 
 
-def _translate(error: ValidationError) -> Iterator[str]:
-    schema = Experiment.model_json_schema()
-    definitions = schema["$defs"]
+def translate(error: ValidationError, model: type[Settings]) -> Iterator[str]:
+    """What pydantic found wrong in a file for `model`, one sentence each."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
     for problem in error.errors(include_url=False):
         path, node = _locate(problem["loc"], schema, definitions)
         yield _sentence(problem, path, node, definitions)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
@@ -66,7 +67,7 @@ class Plan(Settings):
     def digest(self) -> str:
         """Identifies the plan: the same variants under the same experiment name."""
         keys = sorted(key for job in self.jobs for key in job.variant_keys.values())
-        return _digest([self.experiment.name, keys])
+        return digest_of([self.experiment.name, keys])
 
     def missing(self, store: Store) -> list[Job]:
         """Jobs that have no complete entry in the store."""
@@ -119,7 +120,7 @@ class _Planner:
         size = getattr(stage, "variants_per_job", None)
         groups: list[tuple[str, dict[str, Any]]] = [
             *finished.items(),
-            *((_digest([keys[v] for v in group]), group) for group in _groups(missing, size)),
+            *((digest_of([keys[v] for v in group]), group) for group in _groups(missing, size)),
         ]
         of_seed = f" seed {seed}" if len(self.experiment.seeds) > 1 else ""
         return [
@@ -152,7 +153,7 @@ class _Planner:
 
         lineage = next(iter(parent.variant_keys.values())) if parent else None
         config = portable(self._config(stage, seed, variant))
-        return _digest([config, self.prepared.digest, lineage, self.code])
+        return digest_of([config, self.prepared.digest, lineage, self.code])
 
     def _config(
         self, stage: RepresentationStage | ClassifierStage, seed: int, variants: dict[str, Any]
@@ -169,6 +170,17 @@ class _Planner:
             seed,
             stage.resources.workers,
         )
+
+
+def owner(name: str, job: Job) -> tuple[str | None, str]:
+    """(variant, metric) of a scalar's or loss's name; the variant is None for what all share.
+
+    Names are `variant/AP`, `variant.loss_cls` and, in a cascade, `s0.variant.loss_cls`.
+    """
+    match = re.fullmatch(r"(?P<stage>s\d+\.)?(?P<variant>[^./]+)[./](?P<metric>.+)", name)
+    if match and match["variant"] in job.variants:
+        return match["variant"], (match["stage"] or "") + match["metric"]
+    return None, name
 
 
 def code_version() -> str:
@@ -284,7 +296,7 @@ def _groups(variants: dict[str, Any], size: int | None) -> Iterator[dict[str, An
         yield {name: variants[name] for name in names[start : start + size]}
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
     """The first 16 hex digits of SHA-256 over canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

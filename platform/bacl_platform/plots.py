@@ -1,10 +1,12 @@
-"""The pictures of a report, 800 units wide: AP by group, weight norms, training curves.
+"""The pictures of a report, 800 units wide: AP by group and by training count, weight norms,
+training curves.
 
 A variant has one colour in all of them. C categories, S seeds, T logged steps.
 """
 
 import io
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from bacl.warmstart import read_checkpoint
 from bacl_platform.plan import Job
-from bacl_platform.report import GROUPS, Report
+from bacl_platform.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +26,10 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 """Okabe and Ito's, which colour-blind readers tell apart."""
 _DASHES = ("-", "--", ":", "-.")
 _HATCHES = ("", "///", "...", "xxx")
-_SHADES = {"r": "#fbe3e0", "c": "#fdf3d8", "f": "#e6f0e6"}
+_SHADES = ("#fbe3e0", "#fdf3d8", "#e6f0e6", "#e3ecf7")
+"""Of frequency groups, fewest first."""
+_LEGEND_WIDTH = 100
+"""Letters that fit side by side under a picture, with six for each line's sample."""
 _MOST_NAMES = 60
 """Categories whose names still fit under a picture."""
 _LEAST_POINTS = 50
@@ -43,7 +48,22 @@ class Picture:
 def pictures(report: Report) -> list[Picture]:
     """All pictures of a report."""
     made = [
-        Picture("ap_by_group.png", "AP by frequency group", ap_by_group(report)),
+        Picture(
+            f"{kind.lower()}_by_group.png",
+            f"{_spoken(kind)} by frequency group",
+            ap_by_group(report, kind),
+        )
+        for kind in report.kinds
+    ]
+    made += [
+        Picture(
+            f"{kind.lower()}_by_count.png",
+            f"{_spoken(kind)} by how often training shows a category",
+            ap_by_count(report, kind),
+        )
+        for kind in report.kinds
+    ]
+    made += [
         Picture("weight_norms.png", "Classifier weight norm per category", weight_norms(report)),
     ]
     for stage in dict.fromkeys(job.stage for job in report.finished):
@@ -60,18 +80,20 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def ap_by_group(report: Report) -> Figure:
+def ap_by_group(report: Report, kind: str = "AP") -> Figure:
     """Bars of AP in points for all categories and each group; error bars are one standard
-    deviation over seeds."""
+    deviation over seeds. kind: AP or mask_AP."""
     names = report.variants
     counts = {
         group: sum(
-            c["frequency"] == group and c["AP"] is not None for c in report.results[0].categories
+            c["frequency"] == group and c[kind] is not None for c in report.results[0].categories
         )
-        for group in GROUPS
+        for group in report.groups
     }
-    groups = [("AP", f"all\n{_categories(sum(counts.values()))}")]
-    groups += [(f"AP_{g}", f"{GROUPS[g]}\n{_categories(n)}") for g, n in counts.items() if n]
+    groups = [(kind, f"all\n{_categories(sum(counts.values()))}")]
+    groups += [
+        (f"{kind}_{g}", f"{report.groups[g]}\n{_categories(n)}") for g, n in counts.items() if n
+    ]
     figure, axes = _figure(4.5)
     width = 0.84 / len(names)
     for number, name in enumerate(names):
@@ -107,12 +129,52 @@ def ap_by_group(report: Report) -> Figure:
                 )
     axes.set_xticks(range(len(groups)), [label for _, label in groups])
     axes.tick_params(axis="x", length=0)
-    axes.set_ylabel("AP (points)")
+    axes.set_ylabel(f"{_spoken(kind)} (points)")
     axes.grid(axis="x", visible=False)
     axes.margins(y=0.1)
-    axes.set_title(f"AP by frequency group{_over_seeds(report)}")
+    axes.set_title(f"{_spoken(kind)} by frequency group{_over_seeds(report)}")
     _legend(figure, axes)
     return figure
+
+
+def ap_by_count(report: Report, kind: str = "AP") -> Figure:
+    """A dot for each category and variant: AP in points (mean over seeds) by how often the
+    training split shows the category; a line through the means of half decades."""
+    groups = report.prepared.groups
+    rows = report.results[0].categories
+    known = [label for label, row in enumerate(rows) if row[kind] is not None]
+    counts = np.array([int(rows[k][f"{groups.by.removesuffix('s')}_count"]) for k in known])
+    bins = np.floor(2 * np.log10(np.maximum(counts, 0.5)))
+    figure, axes = _figure(4.8)
+    axes.set_xscale("symlog", linthresh=1, linscale=0.3)
+    start = min(0.7, counts.min(initial=1) - 0.3)
+    edges = [start, *(bound + 0.5 for bound in groups.bounds), counts.max(initial=1) * 1.3]
+    for number, (low, high) in enumerate(pairwise(edges)):
+        axes.axvspan(low, high, color=_SHADES[number % len(_SHADES)], linewidth=0, zorder=0)
+    for name in report.variants:
+        values = [[result.categories[k][kind] for k in known] for result in report.of(name)]
+        ap = 100 * np.mean(np.array(values, dtype=float), axis=0)
+        style = _line(report.variants, name)
+        axes.scatter(counts, ap, 14, style["color"], alpha=_dot_strength(report), linewidths=0)
+        means = [(counts[bins == b].mean(), ap[bins == b].mean()) for b in np.unique(bins)]
+        axes.plot(*zip(*means), label=name, **style, linewidth=1.5)
+    axes.set_xlim(start, edges[-1])
+    axes.xaxis.set_major_formatter("{x:g}")
+    for word, low, high in zip(report.groups.values(), edges, edges[1:]):
+        if low < high:
+            middle = np.sqrt(max(low, 0.7) * high)
+            axes.text(middle, 1.01, word, transform=axes.get_xaxis_transform(), ha="center")
+    axes.set_xlabel(f"training {groups.by} of the category")
+    axes.set_ylabel(f"{_spoken(kind)} (points)")
+    axes.set_title(f"{_spoken(kind)} by training {groups.by}{_over_seeds(report)}", pad=20)
+    _legend(figure, axes)
+    return figure
+
+
+def _dot_strength(report: Report) -> float:
+    """Opacity of dots that are fainter the more there are."""
+    dots = len(report.variants) * len(report.results[0].categories)
+    return float(np.clip(120 / dots, 0.2, 0.6))
 
 
 def weight_norms(report: Report) -> Figure:
@@ -129,8 +191,8 @@ def weight_norms(report: Report) -> Figure:
     groups = [categories[label]["frequency"] for label in order]
     for shown in (axes, below):
         _plain(shown)
-        _shade(shown, groups)
-    _name_groups(axes, groups)
+        _shade(shown, groups, list(report.groups))
+    _name_groups(axes, groups, report.groups)
     width = 1.5 if len(order) <= _MOST_NAMES else 0.9
     for name in report.variants:
         norms = [_norms(r.checkpoint, len(order)) for r in report.of(name)]
@@ -242,19 +304,19 @@ def _norms(checkpoint: Path, categories: int) -> np.ndarray | None:
     return None if weights is None else weights[:categories].float().norm(dim=1).numpy()
 
 
-def _shade(axes: "Axes", groups: list[str]) -> None:
+def _shade(axes: "Axes", groups: list[str], all_groups: list[str]) -> None:
     """Colour the background by frequency group, one band for each run of the same group."""
     start = 0
     for end in range(1, len(groups) + 1):
         if end == len(groups) or groups[end] != groups[start]:
-            shade = _SHADES[groups[start]]
+            shade = _SHADES[all_groups.index(groups[start]) % len(_SHADES)]
             axes.axvspan(start - 0.5, end - 0.5, color=shade, linewidth=0, zorder=0)
             start = end
 
 
-def _name_groups(axes: "Axes", groups: list[str]) -> None:
+def _name_groups(axes: "Axes", groups: list[str], words: dict[str, str]) -> None:
     """Write each group's name at the top, in the middle of its categories."""
-    for group, word in GROUPS.items():
+    for group, word in words.items():
         places = [place for place, other in enumerate(groups) if other == group]
         if places:
             axes.text(
@@ -280,10 +342,10 @@ def _plain(axes: "Axes") -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(figure: Figure, axes: "Axes") -> None:
+def _legend(figure: Figure, axes: "Axes", most: int = 7) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        columns = min(len(labels), 7)
+        columns = max(1, min(len(labels), most, _LEGEND_WIDTH // (max(map(len, labels)) + 6)))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
@@ -294,6 +356,10 @@ def _colour(names: list[str], name: str) -> str:
 def _line(names: list[str], name: str) -> dict[str, Any]:
     dashes = _DASHES[names.index(name) // len(_COLOURS) % len(_DASHES)]
     return {"color": _colour(names, name), "linestyle": dashes}
+
+
+def _spoken(kind: str) -> str:
+    return {"AP": "AP", "mask_AP": "Mask AP"}[kind]
 
 
 def _categories(count: int) -> str:

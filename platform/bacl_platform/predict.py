@@ -21,6 +21,7 @@ from bacl_platform.store import CHECKPOINT, Store, disk_errors, write_text
 
 if TYPE_CHECKING:
     from PIL import Image
+    from PIL.ImageFont import FreeTypeFont
     from rich.console import Console
     from torch import nn
 
@@ -101,7 +102,7 @@ def predict(
                     found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist()
                 )
             ]
-            draw(_read(image), detections).save(pictures[image])
+            draw(read_image(image), detections).save(pictures[image])
             written.append(
                 {
                     "image": str(image),
@@ -226,7 +227,7 @@ def _unreadable(path: Path) -> str | None:
     if path.is_dir():
         return "expected an image, got a folder: name the images in it"
     try:
-        _read(path)
+        read_image(path)
     except FileNotFoundError:
         return "no such image"
     except Exception as error:
@@ -234,7 +235,7 @@ def _unreadable(path: Path) -> str | None:
     return None if cv2.haveImageReader(str(path)) else "expected an image that OpenCV can read"
 
 
-def _read(path: Path) -> "Image.Image":
+def read_image(path: Path) -> "Image.Image":
     """The whole image as MMDetection sees it: RGB, turned as its EXIF data say."""
     from PIL import Image, ImageOps
 
@@ -260,36 +261,70 @@ def _picture_files(images: Sequence[Path], out: Path) -> dict[Path, Path]:
     return files
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A box (x1, y1, x2, y2) in pixels of an image, and what stands at it in which colour (RGB)."""
+
+    box: Sequence[float]
+    text: str
+    colour: tuple[int, int, int]
+
+
 def draw(image: "Image.Image", detections: Sequence[Detection]) -> "Image.Image":
     """The image with boxes, names and scores; small images are enlarged by a whole factor."""
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image
 
     factor = -(-_SHORTEST_PICTURE // max(image.size))
     picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    marks = [
+        Mark(
+            [value * factor for value in one.box],
+            f"{one.category} {one.score:.2f}",
+            _colour(one.label),
+        )
+        for one in sorted(detections, key=lambda one: one.score)  # the surest last: on top
+    ]
+    return mark(picture, marks)
+
+
+def mark(image: "Image.Image", marks: Sequence[Mark]) -> "Image.Image":
+    """A copy of the image with marks, the last on top."""
+    from PIL import ImageDraw
+
+    picture = image.copy()
     longest = max(picture.size)
     line, size = max(3, longest // 300), max(14, longest // 50)
-    font = ImageFont.truetype(
-        str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size
-    )
+    letters = font(size)
     pen = ImageDraw.Draw(picture)
-    # the surest last: on top
-    for detection in sorted(detections, key=lambda one: one.score):
-        colour, ink = _colours(detection.label)
-        x1, y1, x2, y2 = (value * factor for value in detection.box)
-        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=line)
-        text = f"{detection.category} {detection.score:.2f}"
-        _, _, right, bottom = pen.textbbox((0, 0), text, font=font)
+    for one in marks:
+        x1, y1, x2, y2 = one.box
+        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=one.colour, width=line)
+        _, _, right, bottom = pen.textbbox((0, 0), one.text, font=letters)
         width, height = right + 6, bottom + 4
         x = max(0, min(x1, picture.width - width))
         y = y1 - height if y1 >= height else y1
-        pen.rectangle((x, y, x + width, y + height), fill=colour)
-        pen.text((x + 3, y + 1), text, fill=ink, font=font)
+        pen.rectangle((x, y, x + width, y + height), fill=one.colour)
+        pen.text((x + 3, y + 1), one.text, fill=_ink(one.colour), font=letters)
     return picture
 
 
-def _colours(label: int) -> tuple[tuple[int, ...], str]:
-    """Colour of a category's boxes, far from its neighbours', and of the text on it."""
+def font(size: int) -> "FreeTypeFont":
+    """The font of pictures, that many pixels high."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size
+    )
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    """Colour of a category's boxes, far from its neighbours'."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.95)
-    ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
-    return tuple(round(255 * value) for value in (red, green, blue)), ink
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _ink(colour: tuple[int, int, int]) -> str:
+    """What can be read on a colour."""
+    red, green, blue = colour
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 127.5 else "white"

@@ -1,12 +1,16 @@
 """What the driver shows while jobs run: bars on a terminal, else one line for each event."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import progress
 from rich.console import Console
 
 from bacl_platform.plan import Job
+
+if TYPE_CHECKING:
+    from bacl_platform.sweep import Cell
 
 
 class Progress(AbstractContextManager):
@@ -75,3 +79,22 @@ class Progress(AbstractContextManager):
         if job.key not in self._tasks:
             self._tasks[job.key] = self._bars.add_task(job.name, total=job.iterations, state="")
         self._bars.update(self._tasks[job.key], completed=step, state=state)
+
+
+class TrialProgress(Progress):
+    """The same for sweeps, and each trial's newest evaluation."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._labels: dict[str, str] = {}
+
+    def add(self, cells: Iterable["Cell"]) -> None:
+        """Cells to show."""
+        self._labels |= {cell.key: f"{cell.trial.label} seed {cell.seed}" for cell in cells}
+
+    def evaluated(self, found: dict[str, dict[str, float]]) -> None:
+        """Evaluations of cells have come in, by their keys."""
+        for key, row in found.items():
+            if key in self._labels:
+                shown = f"AP {100 * row['AP']:.1f}" if "AP" in row else "evaluated"
+                self.say(f"{self._labels[key]}: {shown} at step {row['step']:g}")

@@ -3,19 +3,30 @@
 Everything is read from the store. Fractions become points (times 100) only where they are shown.
 """
 
-import base64
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from bacl.datasets.annotations import Prepared
 from bacl.errors import RunError
+from bacl.settings import Groups
 from bacl_platform.experiment import Experiment
+from bacl_platform.pages import (
+    Section,
+    html_page,
+    html_picture,
+    html_section,
+    html_table,
+    markdown_section,
+    markdown_table,
+)
 from bacl_platform.plan import Job, Plan
 from bacl_platform.store import CHECKPOINT, SCALARS, Store, disk_errors
 
@@ -25,8 +36,10 @@ if TYPE_CHECKING:
 
     from bacl_platform.plots import Picture
 
-METRICS = ("AP", "AP50", "AP75", "AP_r", "AP_c", "AP_f")
-GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
+WORDS = {"r": "rare", "c": "common", "f": "frequent"}
+"""For groups that are named as LVIS's."""
+MEANS = ("AP", "mask_AP")
+"""Over all categories: of boxes, and of masks where the detector has them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,8 @@ class Result:
     """What one variant reached with one seed.
 
     metrics: fractions 0..1, None where no category is evaluated. categories: rows of the
-    evaluation's `categories.csv` in the order of labels, with `AP` a fraction or None.
+    evaluation's `categories.csv` in the order of labels, with `AP` (and, of a detector with masks,
+    `mask_AP`) a fraction or None.
     """
 
     variant: str
@@ -55,6 +69,7 @@ class Report:
     """An experiment's finished and unfinished jobs, and the results of the finished ones."""
 
     experiment: Experiment
+    prepared: Prepared
     finished: list[Job]
     unfinished: list[Job]
     results: list[Result]
@@ -66,21 +81,37 @@ class Report:
         """Names in the order of the plan; a representation stage's is the stage's own."""
         return list(dict.fromkeys(result.variant for result in self.results))
 
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics, those of boxes first."""
+        return list(dict.fromkeys(name for result in self.results for name in result.metrics))
+
+    @property
+    def kinds(self) -> dict[str, list[str]]:
+        """Metrics by the name of their mean over categories: AP, and mask_AP where it exists."""
+        kinds = [name for name in MEANS if name in self.metrics]
+        return {kind: [name for name in self.metrics if name.startswith(kind)] for kind in kinds}
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The frequency groups' names, and what they are called in texts."""
+        return {name: WORDS.get(name, f"group {name}") for name in self.prepared.groups.names}
+
     def of(self, variant: str) -> list[Result]:
         """The variant's results, one for each seed."""
         return [result for result in self.results if result.variant == variant]
 
     def values(self, variant: str, metric: str) -> list[float]:
         """The metric for each seed; empty where no category is evaluated."""
-        found = [result.metrics[metric] for result in self.of(variant)]
+        found = [result.metrics.get(metric) for result in self.of(variant)]
         return [value for value in found if value is not None]
 
     def differences(self, variant: str, metric: str) -> list[float]:
         """The metric less the baseline's of the same seed, for each seed that has both."""
         if self.experiment.baseline in (None, variant):
             return []
-        base = {r.job.seed: r.metrics[metric] for r in self.of(self.experiment.baseline or "")}
-        pairs = [(r.metrics[metric], base.get(r.job.seed)) for r in self.of(variant)]
+        base = {r.job.seed: r.metrics.get(metric) for r in self.of(self.experiment.baseline or "")}
+        pairs = [(r.metrics.get(metric), base.get(r.job.seed)) for r in self.of(variant)]
         return [own - other for own, other in pairs if own is not None and other is not None]
 
     @property
@@ -102,6 +133,7 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
         )
     return Report(
         plan.experiment,
+        Prepared.load(store.datasets / plan.jobs[0].dataset_digest / "dataset.json"),
         finished,
         unfinished,
         [_read(job, variant, store) for job in finished for variant in job.variants],
@@ -112,12 +144,11 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
 def _read(job: Job, variant: str, store: Store) -> Result:
     folder = store.entry(job.key) / "variants" / variant
     content = json.loads((folder / "metrics.json").read_text())
-    metrics = {name: content["metrics"].get(name) for name in METRICS}
     with (folder / "categories.csv").open(newline="", encoding="utf-8") as file:
-        categories = [
-            {**row, "AP": float(row["AP"]) if row["AP"] else None} for row in csv.DictReader(file)
-        ]
-    return Result(variant, job, folder, metrics, content["evaluator"], categories)
+        categories: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in categories:
+        row |= {name: float(row[name]) if row[name] else None for name in MEANS if name in row}
+    return Result(variant, job, folder, content["metrics"], content["evaluator"], categories)
 
 
 def _scalars(path: Path) -> list[dict[str, float]]:
@@ -133,7 +164,7 @@ def as_json(report: Report) -> dict[str, Any]:
         keys.setdefault(str(result.job.seed), {})[result.variant] = result.job.key
     return {
         "variants": {
-            name: {metric: _mean(report.values(name, metric)) for metric in METRICS}
+            name: {metric: _mean(report.values(name, metric)) for metric in report.metrics}
             for name in report.variants
         },
         "seeds": seeds,
@@ -166,12 +197,12 @@ def rows(report: Report) -> list[Row]:
     """The variants' means and standard deviations over seeds, as they are shown."""
     shown: dict[str, list[float]] = {
         metric: [_points(v) for n in report.variants if (v := report.values(n, metric))]
-        for metric in METRICS
+        for metric in report.metrics
     }
     made = []
     for name in report.variants:
-        values = {metric: report.values(name, metric) for metric in METRICS}
-        differences = {metric: report.differences(name, metric) for metric in METRICS}
+        values = {metric: report.values(name, metric) for metric in report.metrics}
+        differences = {metric: report.differences(name, metric) for metric in report.metrics}
         made.append(
             Row(
                 name,
@@ -204,11 +235,14 @@ def _legend(report: Report) -> str:
     seeds = len({result.job.seed for result in report.results})
     if seeds > 1:
         legend += f", mean ± standard deviation over {seeds} seeds"
-    counts = [
-        f"{sum(c['frequency'] == group for c in report.results[0].categories)} {word}"
-        for group, word in GROUPS.items()
+    sizes = Counter(category["frequency"] for category in report.results[0].categories)
+    groups = report.prepared.groups
+    ranges = [f" ({counts})" if groups != Groups() else "" for counts in groups.ranges]
+    told = [
+        f"{sizes[name]} {word}{counts}"
+        for (name, word), counts in zip(report.groups.items(), ranges, strict=True)
     ]
-    return f"{legend}; categories: {', '.join(counts)}."
+    return f"{legend}; categories: {', '.join(told)}."
 
 
 def _notes(report: Report, command: str) -> Iterator[str]:
@@ -224,7 +258,7 @@ def _notes(report: Report, command: str) -> Iterator[str]:
         yield f"Not all rows compare, for they were evaluated differently: {said}."
 
 
-def table(report: Report) -> "Table":
+def table(report: Report, metrics: list[str]) -> "Table":
     """For the terminal."""
     from rich import box
     from rich.table import Table
@@ -236,11 +270,11 @@ def table(report: Report) -> "Table":
     shown.add_column("variant", overflow="fold")
     if unequal:
         shown.add_column("seeds", justify="right", no_wrap=True)
-    for metric in METRICS:
+    for metric in metrics:
         shown.add_column(metric, justify="right", no_wrap=True)
     for row in made:
         cells: list[Text | str] = []
-        for metric in METRICS:
+        for metric in metrics:
             is_best = metric in row.best
             text = row.cells[metric] + ("*" if is_best else " ")
             cell = Text(text.replace(" ± ", "±"), style="bold" if is_best else "")
@@ -259,11 +293,12 @@ def print_report(report: Report, out: Path, store: Store, command: str, console:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    comparison = table(report)
-    if not console.is_terminal:  # a file or a pipe has no edge to wrap at
-        needed = console.measure(comparison, options=console.options.update(width=1000))
-        console.width = max(console.width, needed.maximum)
-    console.print(comparison)
+    for metrics in report.kinds.values():
+        comparison = table(report, metrics)
+        if not console.is_terminal:  # a file or a pipe has no edge to wrap at
+            needed = console.measure(comparison, options=console.options.update(width=1000))
+            console.width = max(console.width, needed.maximum)
+        console.print(comparison)
     baseline = report.experiment.baseline
     compared = (
         f" Second lines: difference to {baseline}."
@@ -285,8 +320,10 @@ def print_report(report: Report, out: Path, store: Store, command: str, console:
 # The files
 
 
-def write(report: Report, out: Path, command: str) -> None:
+def write(report: Report, out: Path, command: str, sections: Sequence[Section] = ()) -> None:
     """Fill the folder `out` with report.md, report.html, per_category.csv and pictures (PNG).
+
+    sections: more to show before the checkpoints, with pictures of their own.
 
     Raises RunError where the disk is full or the folder cannot be written.
     """
@@ -297,10 +334,12 @@ def write(report: Report, out: Path, command: str) -> None:
         pictures = [(picture, plots.png(picture.figure)) for picture in plots.pictures(report)]
         for picture, content in pictures:
             (out / picture.file).write_bytes(content)
+        for shown in (shown for section in sections for shown in section.pictures):
+            (out / shown.file).write_bytes(shown.content)
         texts = {
             "per_category.csv": per_category(report),
-            "report.md": markdown(report, [picture for picture, _ in pictures], command),
-            "report.html": html(report, pictures, command),
+            "report.md": markdown(report, [p for p, _ in pictures], command, sections),
+            "report.html": html(report, pictures, command, sections),
         }
         for name, text in texts.items():
             (out / name).write_text(text, encoding="utf-8")
@@ -311,51 +350,57 @@ def per_category(report: Report) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     facts = ["id", "name", "frequency", "image_count", "instance_count"]
-    writer.writerow([*facts, *(f"AP {name}" for name in report.variants)])
-    by_variant = [report.of(name) for name in report.variants]
+    columns = [(kind, name) for kind in report.kinds for name in report.variants]
+    writer.writerow([*facts, *(f"{kind} {name}" for kind, name in columns)])
     for label, category in enumerate(report.results[0].categories):
-        of_seeds = [[r.categories[label]["AP"] for r in results] for results in by_variant]
+        of_seeds = [[r.categories[label][k] for r in report.of(name)] for k, name in columns]
         means = [_mean([ap for ap in aps if ap is not None]) for aps in of_seeds]
         writer.writerow([*(category[fact] for fact in facts), *means])
     return text.getvalue()
 
 
-def markdown(report: Report, pictures: list["Picture"], command: str) -> str:
+def markdown(
+    report: Report, pictures: list["Picture"], command: str, sections: Sequence[Section] = ()
+) -> str:
     """The report for a README or an issue; pictures are links to files beside it."""
     made = rows(report)
     lines = [f"# {report.experiment.name}", "", _legend(report), ""]
-    lines += [
-        *_markdown_table(
-            ["variant", "seeds", *METRICS],
-            [
+    for metrics in report.kinds.values():
+        lines += [
+            *markdown_table(
+                ["variant", "seeds", *metrics],
                 [
-                    row.name,
-                    str(row.seeds),
-                    *(f"**{t}**" if m in row.best else t for m, t in row.cells.items()),
-                ]
-                for row in made
-            ],
-        ),
-        "",
-    ]
+                    [
+                        row.name,
+                        str(row.seeds),
+                        *(
+                            f"**{row.cells[m]}**" if m in row.best else row.cells[m]
+                            for m in metrics
+                        ),
+                    ]
+                    for row in made
+                ],
+            ),
+            "",
+        ]
     if any(row.differences for row in made):
-        differences = [[r.name, *r.differences.values()] for r in made if r.differences]
         lines += [f"Difference to {report.experiment.baseline}, seed by seed:", ""]
-        lines += [*_markdown_table(["variant", *METRICS], differences), ""]
+        for metrics in report.kinds.values():
+            differences = [
+                [row.name, *(row.differences[m] for m in metrics)]
+                for row in made
+                if row.differences
+            ]
+            lines += [*markdown_table(["variant", *metrics], differences), ""]
     for note in _notes(report, command):
         lines += [note, ""]
     for picture in pictures:
         lines += [f"![{picture.title}]({picture.file})", ""]
-    lines += ["## Checkpoints", "", *_markdown_table(_CHECKPOINT_HEAD, _checkpoints(report)), ""]
+    for section in sections:
+        lines += markdown_section(section)
+    lines += ["## Checkpoints", "", *markdown_table(_CHECKPOINT_HEAD, _checkpoints(report)), ""]
     lines.append(_provenance(report))
     return "\n".join(lines) + "\n"
-
-
-def _markdown_table(head: list[str], body: list[list[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
-    for cells in body:
-        yield f"| {' | '.join(cells)} |"
 
 
 _CHECKPOINT_HEAD = ["variant", "seed", "key", "file"]
@@ -373,64 +418,43 @@ def _provenance(report: Report) -> str:
     return f"Evaluated by {said}."
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem;
-       margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th {{ border-bottom: 2px solid #888; }}
-th:first-child, td:first-child, .left td, .left th {{ text-align: left; }}
-small {{ display: block; color: #666; }}
-td b {{ color: #005a8d; }}
-img {{ display: block; max-width: 100%; margin: 1.5rem 0; }}
-.left {{ font-size: .85rem; }}
-.left td:last-child {{ word-break: break-all; }}
-</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
-
-
-def html(report: Report, pictures: list[tuple["Picture", bytes]], command: str) -> str:
+def html(
+    report: Report,
+    pictures: list[tuple["Picture", bytes]],
+    command: str,
+    sections: Sequence[Section] = (),
+) -> str:
     """The report as one page that needs no other file."""
     made = rows(report)
     compared = any(row.differences for row in made)
     second = f" Second lines: difference to {report.experiment.baseline}." if compared else ""
     body = [
         f"<p>{escape(_legend(report))} <b>Bold</b>: best.{escape(second)}</p>",
-        _html_table(
-            ["variant", "seeds", *METRICS],
-            [
-                [escape(row.name), str(row.seeds), *(_html_cell(row, m) for m in METRICS)]
-                for row in made
-            ],
+        *(
+            html_table(
+                ["variant", "seeds", *metrics],
+                [
+                    [escape(row.name), str(row.seeds), *(_html_cell(row, m) for m in metrics)]
+                    for row in made
+                ],
+            )
+            for metrics in report.kinds.values()
         ),
         *(f"<p>{escape(note)}</p>" for note in _notes(report, command)),
     ]
     for picture, content in pictures:
-        data = base64.b64encode(content).decode()
-        body.append(f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{data}">')
+        body.append(html_picture(picture.title, content))
+    for section in sections:
+        body += html_section(section)
     checkpoints = [[escape(cell) for cell in cells] for cells in _checkpoints(report)]
     body += [
         "<h2>Checkpoints</h2>",
-        _html_table(_CHECKPOINT_HEAD, checkpoints, "left"),
+        html_table(_CHECKPOINT_HEAD, checkpoints, "left"),
         f"<p>{escape(_provenance(report))}</p>",
     ]
-    return _PAGE.format(title=escape(report.experiment.name), body="\n".join(body))
+    return html_page(report.experiment.name, body)
 
 
 def _html_cell(row: Row, metric: str) -> str:
     text = f"<b>{row.cells[metric]}</b>" if metric in row.best else row.cells[metric]
     return text + (f"<small>{row.differences[metric]}</small>" if row.differences else "")
-
-
-def _html_table(head: list[str], body: list[list[str]], style: str = "") -> str:
-    lines = [f'<table class="{style}">', f"<tr><th>{'<th>'.join(head)}"]
-    lines += [f"<tr><td>{'<td>'.join(cells)}" for cells in body]
-    return "\n".join([*lines, "</table>"])

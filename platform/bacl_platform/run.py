@@ -8,9 +8,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import BaclError, RunError
 from bacl_platform.plan import Job, Plan
@@ -45,11 +46,21 @@ def run(
             total = len(plan.jobs)
             console.print(f"nothing to do: {total} of {total} jobs are in the store")
             return
-        with ExitStack() as ending, Progress(console) as progress:
-            _start_ray(missing, address, ending)
-            failures = _watch(missing, store, tracking, progress)
-        if failures:
-            raise RunError("\n".join(failures))
+        with ray_for(missing, address), Progress(console) as progress:
+            jobs = Jobs(store, [tracking], progress)
+            for job in missing:
+                jobs.submit(job)
+            while jobs.running:
+                jobs.poll()
+        jobs.raise_failures()
+
+
+@contextmanager
+def ray_for(jobs: list[Job], address: str | None) -> Iterator[None]:
+    """Ray at `address`, or a new local one with room for the largest of the jobs; ended after."""
+    with ExitStack() as ending:
+        _start_ray(jobs, address, ending)
+        yield
 
 
 def _start_ray(jobs: list[Job], address: str | None, ending: ExitStack) -> None:
@@ -89,53 +100,108 @@ def _start_ray(jobs: list[Job], address: str | None, ending: ExitStack) -> None:
         raise RunError("\n".join(lacking))
 
 
-def _watch(jobs: list[Job], store: Store, tracking: "Tracking", progress: Progress) -> list[str]:
-    """Start all jobs and follow them to their end; the sentences of those without a result."""
-    import ray
-    from ray.util.queue import Queue
+class Listener(Protocol):
+    """What is told of jobs; `bacl_platform.tracking.Tracking` is one."""
 
-    events = Queue(actor_options={"num_cpus": 0})
-    build = ray.remote(num_cpus=0)(_build)
-    results: dict[str, ObjectRef] = {}
-    for job in jobs:
-        parent = results.get(job.parent) if job.parent else None
-        results[job.key] = build.remote(job, store, events, parent)
-    by_key = {job.key: job for job in jobs}
-    running = dict(results)
-    failures: dict[str, str] = {}
-    while running:
-        refs = list(running.values())
-        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0.5)
-        for kind, key, content in events.get_nowait_batch(events.qsize()):
-            _told(kind, by_key[key], content, tracking, progress)
-        for key in [key for key, ref in running.items() if ref in done]:
-            job = by_key[key]
-            failure = _failure(job, running.pop(key))
-            if failure is None:
-                tracking.finish(job, cached=False)
-                progress.end(job, "done")
-            elif job.parent in failures:
-                failures[key] = (
-                    f"job {job.name} was not run: it starts from job {by_key[job.parent].name}"
-                )
-            else:
-                tracking.fail(job, failure)
-                progress.end(job, "failed")
-                failures[key] = failure
-    return list(failures.values())
+    def start(self, job: Job) -> None: ...
+    def log(self, job: Job, rows: list[dict[str, Any]]) -> None: ...
+    def finish(self, job: Job, cached: bool) -> None: ...
+    def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None: ...
 
 
-def _told(kind: str, job: Job, content: Any, tracking: "Tracking", progress: Progress) -> None:
-    if kind == "started":
-        tracking.start(job)
-        progress.begin(job, content)
-    elif kind == "scalars":
-        tracking.log(job, content)
-        progress.move(job, content)
-    elif kind == "checkpoint":
-        progress.checkpoint(job, content)
-    elif kind == "trouble":
-        progress.say(f"{job.name}: {content}")
+class Jobs:
+    """Starts jobs as Ray tasks, follows them, and tells trackers and terminal what they say."""
+
+    def __init__(
+        self,
+        store: Store,
+        listeners: Sequence[Listener],
+        progress: Progress,
+        board: Any = None,
+    ) -> None:
+        import ray
+        from ray.util.queue import Queue
+
+        self.store, self.listeners, self.progress = store, listeners, progress
+        self.board = board
+        self.events = Queue(actor_options={"num_cpus": 0})
+        self.running: dict[str, ObjectRef] = {}
+        self.failures: dict[str, str] = {}
+        """Sentences of the jobs that ended without a result."""
+        self.failed_variants: dict[str, str] = {}
+        """Sentences of single variants that did, of jobs that went on, by the variant's key."""
+        self._jobs: dict[str, Job] = {}
+        self._results: dict[str, ObjectRef] = {}
+        self._build = ray.remote(num_cpus=0)(_build)
+
+    def submit(self, job: Job) -> None:
+        """Start a job, after its parent's end if that was submitted; a job that failed starts anew.
+
+        A job that runs already, or is done, is left alone.
+        """
+        if job.key in self._results and job.key not in self.failures:
+            return
+        self.failures.pop(job.key, None)
+        parent = self._results.get(job.parent) if job.parent else None
+        self._jobs[job.key] = job
+        started = self._build.remote(job, self.store, self.events, self.board, parent)
+        self._results[job.key] = self.running[job.key] = started
+
+    def poll(self) -> list[Job]:
+        """Wait for at most half a second and pass on what was told; the jobs that ended."""
+        import ray
+
+        refs = list(self.running.values())
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0.5) if refs else ([], [])
+        for kind, key, content in self.events.get_nowait_batch(self.events.qsize()):
+            self._told(kind, self._jobs[key], content)
+        ended = [self._jobs[key] for key, ref in self.running.items() if ref in done]
+        for job in ended:
+            self._end(job, _failure(job, self.running.pop(job.key)))
+        return ended
+
+    def raise_failures(self) -> None:
+        """Raise RunError with all that failed, if anything did."""
+        if failed := [*self.failures.values(), *self.failed_variants.values()]:
+            raise RunError("\n".join(failed))
+
+    def _end(self, job: Job, failure: str | None) -> None:
+        if failure is None and not self.store.complete(job.key):
+            self.progress.end(job, "stopped early")
+        elif failure is None:
+            for listener in self.listeners:
+                listener.finish(job, cached=False)
+            self.progress.end(job, "done")
+        elif job.parent in self.failures:
+            parent = self._jobs[job.parent].name
+            self.failures[job.key] = f"job {job.name} was not run: it starts from job {parent}"
+        else:
+            for listener in self.listeners:
+                listener.fail(job, failure)
+            self.progress.end(job, "failed")
+            self.failures[job.key] = failure
+
+    def _told(self, kind: str, job: Job, content: Any) -> None:
+        if kind == "started":
+            self.progress.begin(job, content)
+        elif kind == "scalars":
+            self.progress.move(job, content)
+        elif kind == "checkpoint":
+            self.progress.checkpoint(job, content)
+        elif kind == "trouble":
+            self.progress.say(f"{job.name}: {content}")
+        elif kind == "failed":
+            for variant, sentence in content.items():
+                self.failed_variants[job.variant_keys[variant]] = sentence
+                self.progress.say(f"{job.name}: {variant} has left the bank: {sentence}")
+        for listener in self.listeners:
+            if kind == "started":
+                listener.start(job)
+            elif kind == "scalars":
+                listener.log(job, content)
+            elif kind == "failed":
+                for variant, sentence in content.items():
+                    listener.fail(job, sentence, [variant])
 
 
 def _failure(job: Job, result: "ObjectRef") -> str | None:
@@ -147,8 +213,13 @@ def _failure(job: Job, result: "ObjectRef") -> str | None:
         return f"job {job.name} ({job.key}) was lost by Ray: {_first_line(error)}"
 
 
-def _build(job: Job, store: Store, events: Any, parent_failure: str | None) -> str | None:
-    """Train one job, in a Ray task; the sentence to tell if that failed."""
+def _build(
+    job: Job, store: Store, events: Any, board: Any, parent_failure: str | None
+) -> str | None:
+    """Train one job, in a Ray task; the sentence to tell if that failed.
+
+    board: where a sweep that stops trials says which; else None.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
     from ray.train.torch import TorchTrainer
 
@@ -157,7 +228,7 @@ def _build(job: Job, store: Store, events: Any, parent_failure: str | None) -> s
     # a report waits for the controller's next look at its workers, every two seconds if left alone
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
-    class Listener(UserCallback):
+    class Watcher(UserCallback):
         """Passes on what Ray Train's controller knows first."""
 
         def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
@@ -178,7 +249,7 @@ def _build(job: Job, store: Store, events: Any, parent_failure: str | None) -> s
     name, storage = f"{job.key}-{uuid.uuid4().hex[:8]}", store.root / ".work" / ".ray"
     trainer = TorchTrainer(
         _train,
-        train_loop_config={"job": job, "store": store, "events": events},
+        train_loop_config={"job": job, "store": store, "events": events, "board": board},
         scaling_config=ScalingConfig(
             num_workers=asked.workers,
             use_gpu=gpus > 0,
@@ -188,7 +259,7 @@ def _build(job: Job, store: Store, events: Any, parent_failure: str | None) -> s
             name=name,
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=asked.retries),
-            callbacks=[Listener()],
+            callbacks=[Watcher()],
             worker_runtime_env={"env_vars": environment},
         ),
     )
@@ -215,7 +286,16 @@ def _train(config: dict[str, Any]) -> str | None:
     def tell(kind: str, key: str, content: Any) -> None:
         config["events"].put_nowait((kind, key, content))
 
-    return worker.train(config["job"], config["store"], tell, ray.train.report)
+    job, board = config["job"], config["board"]
+    names = {key: name for name, key in job.variant_keys.items()}
+
+    def stopped(evaluations: int) -> list[str]:
+        keys = ray.get(board.verdict.remote(list(names), evaluations), timeout=300)
+        return [names[key] for key in keys]
+
+    return worker.train(
+        job, config["store"], tell, ray.train.report, stopped if board is not None else None
+    )
 
 
 def _sentence(job: Job, work: Path, error: Exception) -> str:

@@ -9,17 +9,17 @@ import functools
 import json
 import logging
 import os
-import re
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import bacl
 from bacl.errors import RunError, UsageError
-from bacl_platform.plan import Job, Plan
+from bacl_platform.plan import Job, Plan, owner
 from bacl_platform.store import CHECKPOINT, SCALARS, Store, read_manifest
 
 if TYPE_CHECKING:
@@ -31,29 +31,55 @@ _PARAMS_A_CALL = 100
 
 
 class Tracking:
-    """The MLflow runs of one plan.
+    """The MLflow runs of one plan, or of one sweep.
 
     Making one prepares the database and the runs: do it before anything else starts.
+
+    Args:
+        name: of the MLflow experiment and of the parent run.
+        digest: which the parent run is found again by.
+        settings: the parent run's parameters.
+        trials: of a sweep, the values of its trials in short, by the key of their variant; other
+            variants of its jobs are other sweeps' and not tracked here.
     """
 
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        settings: dict[str, Any],
+        store: Store,
+        trials: dict[str, dict[str, str]] | None = None,
+    ) -> None:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it tells of each new table
-        self.plan, self.store = plan, store
+        self.name, self.digest, self.settings = name, digest, settings
+        self.store, self.trials = store, trials
         self._runs: dict[tuple[str, str], str] = {}
         self._logged: dict[str, dict[str, int]] = {}
         uri = tracking_uri(store)
         try:
             self.client = MlflowClient(uri)
-            self.experiment_id = self._experiment(plan.experiment.name)
+            self.experiment_id = self._experiment(name)
             self.parent = self._parent_run()
             self._find_children()
         except MlflowException as error:
             raise RunError(
                 f"expected an MLflow tracking store at {uri}: {error.message}"
             ) from error
+
+    @classmethod
+    def of_plan(cls, plan: Plan, store: Store) -> "Tracking":
+        """The runs of an experiment's plan."""
+        experiment = plan.experiment
+        return cls(experiment.name, plan.digest, experiment.model_dump(mode="json"), store)
+
+    def add_trials(self, trials: dict[str, dict[str, str]]) -> None:
+        """More trials of the sweep, as a search proposes them."""
+        assert self.trials is not None
+        self.trials |= trials
 
     def start(self, job: Job) -> None:
         """A job begins to train, or goes on."""
@@ -69,10 +95,11 @@ class Tracking:
         for row in rows:
             for name, value in row.items():
                 if name != "step":
-                    variant, metric = _owner(name, job)
-                    by_run.setdefault(self._run(job, variant), []).append(
-                        (metric, value, row["step"])
-                    )
+                    variant, metric = owner(name, job)
+                    if variant is None or variant in self._variants(job):
+                        by_run.setdefault(self._run(job, variant), []).append(
+                            (metric, value, row["step"])
+                        )
         for run, metrics in by_run.items():
             self._log_once(run, metrics)
 
@@ -82,9 +109,13 @@ class Tracking:
         files = read_manifest(entry)["files"]
         lines = (entry / SCALARS).read_text().splitlines()
         self.log(job, [json.loads(line) for line in lines])
-        for variant in (None, *job.variants):
+        for variant in (None, *self._variants(job)):
             run = self._run(job, variant)
             prefix = f"variants/{variant}/" if variant else ""
+            if prefix + CHECKPOINT not in files:  # it failed, or a sweep stopped it early
+                if self.client.get_run(run).info.status == "RUNNING":
+                    self.client.set_terminated(run, "KILLED")
+                continue
             self._tag(
                 run,
                 {
@@ -101,9 +132,10 @@ class Tracking:
                     self.client.log_artifact(run, str(entry / prefix / name))
             self.client.set_terminated(run, "FINISHED")
 
-    def fail(self, job: Job, sentence: str) -> None:
-        """A job ended without a result."""
-        for run in self._job_runs(job):
+    def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None:
+        """A job, or of one that goes on some variants, ended without a result."""
+        runs = [self._run(job, v) for v in self._variants(job) if v in (variants or ())]
+        for run in runs if variants is not None else self._job_runs(job):
             self._tag(run, {"bacl.error": sentence})
             self.client.set_terminated(run, "FAILED")
 
@@ -121,7 +153,7 @@ class Tracking:
 
     def finished(self, job: Job) -> bool:
         """Whether all that the job has to say is in MLflow already."""
-        runs = [self._runs.get((job.key, name)) for name in ("", *job.variants)]
+        runs = [self._runs.get((job.key, name)) for name in ("", *self._variants(job))]
         return all(run and self.client.get_run(run).info.status == "FINISHED" for run in runs)
 
     def _experiment(self, name: str) -> str:
@@ -133,13 +165,13 @@ class Tracking:
         return self.client.create_experiment(name, artifact_location=location)
 
     def _parent_run(self) -> str:
-        mine = f"tags.`bacl.plan` = '{self.plan.digest}'"
+        mine = f"tags.`bacl.plan` = '{self.digest}'"
         found = self.client.search_runs([self.experiment_id], mine, max_results=1)
         if found:
             self.client.update_run(found[0].info.run_id, status="RUNNING")
             return found[0].info.run_id
-        run = self._create(self.plan.experiment.name, {"bacl.plan": self.plan.digest})
-        self._params(run, self.plan.experiment.model_dump(mode="json"))
+        run = self._create(self.name, {"bacl.plan": self.digest})
+        self._params(run, self.settings)
         return run
 
     def _find_children(self) -> None:
@@ -162,7 +194,13 @@ class Tracking:
         }
 
     def _job_runs(self, job: Job) -> list[str]:
-        return [self._run(job, variant) for variant in (None, *job.variants)]
+        return [self._run(job, variant) for variant in (None, *self._variants(job))]
+
+    def _variants(self, job: Job) -> list[str]:
+        """The variants of a job whose runs these are."""
+        if self.trials is None:
+            return list(job.variants)
+        return [name for name, key in job.variant_keys.items() if key in self.trials]
 
     def _run(self, job: Job, variant: str | None) -> str:
         place = (job.key, variant or "")
@@ -176,6 +214,9 @@ class Tracking:
             }
             if job.parent:
                 tags["bacl.parent_key"] = job.parent
+                if parent := self._runs.get((job.parent, "")):
+                    link = f"#/experiments/{self.experiment_id}/runs/{parent}"
+                    tags["mlflow.note.content"] = f"starts from [stage 1]({link})"
             settings: dict[str, Any] = {
                 "seed": job.seed,
                 "recipe": job.recipe.model_dump(mode="json"),
@@ -185,7 +226,13 @@ class Tracking:
                 settings["variant"] = job.variants[variant].model_dump(mode="json")
             else:
                 settings["resources"] = job.resources.model_dump(mode="json")
-            name = f"{variant} seed {job.seed}" if variant else f"job {job.name}"
+            varied = (self.trials or {}).get(job.variant_keys[variant], {}) if variant else {}
+            if varied:
+                settings["varied"] = varied
+                tags["varied"] = ", ".join(f"{field}={value}" for field, value in varied.items())
+            name = (
+                f"{tags.get('varied', variant)} seed {job.seed}" if variant else f"job {job.name}"
+            )
             self._runs[place] = run = self._create(name, tags)
             self._params(run, settings)
         return self._runs[place]
@@ -238,17 +285,6 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _owner(name: str, job: Job) -> tuple[str | None, str]:
-    """(variant, metric) of a scalar's name; the variant is None for what all share.
-
-    Names are `variant/AP`, `variant.loss_cls` and, in a cascade, `s0.variant.loss_cls`.
-    """
-    match = re.fullmatch(r"(?P<stage>s\d+\.)?(?P<variant>[^./]+)[./](?P<metric>.+)", name)
-    if match and match["variant"] in job.variants:
-        return match["variant"], (match["stage"] or "") + match["metric"]
-    return None, name
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ from mmengine.runner import Runner, weights_to_cpu
 from mmengine.utils import import_modules_from_strings
 from torch import nn
 
+from bacl.config import bank_heads
 from bacl.datasets.annotations import Prepared
 from bacl.errors import BaclError, RunError
 from bacl.export import export_variants
 from bacl.warmstart import load_trunk, read_checkpoint
-from bacl_platform.plan import Job
+from bacl_platform.plan import Job, owner
 from bacl_platform.store import (
     CHECKPOINT,
     JOB,
@@ -42,6 +43,7 @@ from bacl_platform.store import (
     disk_errors,
     latest_checkpoint,
     write_checkpoint,
+    write_text,
 )
 
 LOG_EVERY = 10
@@ -54,22 +56,28 @@ class Agreed(RunError):
 
 Tell = Callable[[str, str, Any], None]
 Report = Callable[[dict[str, Any]], None]
+Stopped = Callable[[int], Collection[str]]
 
 
-def train(job: Job, store: Store, tell: Tell, report: Report) -> str | None:
+def train(
+    job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped | None = None
+) -> str | None:
     """Train, evaluate and publish a job, from its newest checkpoint if it has one.
 
     tell: takes the progress of rank 0 as (kind, key, content): `started` with a step, `scalars`
-    with rows. report: `ray.train.report`, called by all ranks together. Returns the sentence to
-    tell when the job cannot succeed however often it is retried, else None. Anything else that
-    goes wrong is raised, and Ray Train starts the ranks again.
+    with rows, `failed` with a sentence for each variant whose loss diverged. report:
+    `ray.train.report`, called by all ranks together. stopped: asked now and then, with the number
+    of evaluations so far, for the names of variants that need not go on; they leave the bank, and a
+    job without any left ends without an entry in the store. Returns the sentence to tell when the
+    job cannot succeed however often it is retried, else None. Anything else that goes wrong is
+    raised, and Ray Train starts the ranks again.
     """
     torch.set_num_threads(job.resources.cpus)
     try:
         with contextlib.ExitStack() as held, disk_errors(store.root):
             together(lambda: held.enter_context(store.lock(job.key)))
             if not together(lambda: store.complete(job.key)):
-                _train(job, store, tell, report)
+                _train(job, store, tell, report, stopped)
     except BaclError as error:
         if isinstance(error, Agreed) or get_world_size() == 1:
             return str(error)
@@ -91,26 +99,32 @@ def together(function: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def _train(job: Job, store: Store, tell: Tell, report: Report) -> None:
+def _train(job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped | None) -> None:
     work = store.work(job.key)
     results = work / "entry"
     together(lambda: results.mkdir(parents=True, exist_ok=True))
+    together(lambda: write_text(work / JOB, _described(job)))
     scalars = Scalars(job, work / SCALARS, tell, report)
     runner = JobRunner.from_cfg(_runner_config(job, work, results))
     logging.getLogger("bacl_platform").handlers = runner.logger.handlers
+    stops = Stops(job, work / "stopped.json", tell, stopped)
     try:
-        runner.begin = lambda: _begin(runner, job, store, scalars)
+        runner.begin = lambda: _begin(runner, job, store, scalars, stops)
         checkpoints = work / "checkpoints"
-        runner.register_hook(FiniteLoss(job, checkpoints), priority="VERY_HIGH")
+        runner.register_hook(FiniteLoss(job, checkpoints, stops), priority="VERY_HIGH")
         runner.register_hook(scalars, priority="BELOW_NORMAL")
+        runner.register_hook(stops, priority="LOW")
         runner.register_hook(Checkpoints(job, checkpoints, report), priority="VERY_LOW")
         runner.train()
         if scalars.evaluated_at != job.iterations:
             runner.val()
+    except NoneLeft:
+        together(lambda: shutil.rmtree(work, ignore_errors=True))
+        return
     except Exception:
         runner.logger.exception("job %s stopped", job.key)
         raise
-    together(lambda: _publish(job, store, results, _bare(runner.model)))
+    together(lambda: _publish(stops.remaining, store, results, _bare(runner.model)))
 
 
 def _runner_config(job: Job, work: Path, results: Path) -> Config:
@@ -150,8 +164,9 @@ class JobRunner(Runner):
             self._started = True
 
 
-def _begin(runner: JobRunner, job: Job, store: Store, scalars: "Scalars") -> None:
+def _begin(runner: JobRunner, job: Job, store: Store, scalars: "Scalars", stops: "Stops") -> None:
     """Go on from the newest checkpoint, or start from the parent's weights, or from nothing."""
+    stops.restore(runner)
     found = together(lambda: latest_checkpoint(store.work(job.key) / "checkpoints"))
     step = 0
     if found is not None:
@@ -178,10 +193,13 @@ def _resume(runner: JobRunner, step: int, path: Path) -> None:
 
 
 class FiniteLoss(Hook):
-    """Stops all ranks when a loss is NaN or infinite on any."""
+    """Takes variants whose losses are NaN or infinite on any rank out of the bank.
 
-    def __init__(self, job: Job, checkpoints: Path) -> None:
-        self.job, self.checkpoints = job, checkpoints
+    Where that leaves none, or another loss is not finite, it stops all ranks.
+    """
+
+    def __init__(self, job: Job, checkpoints: Path, stops: "Stops") -> None:
+        self.job, self.checkpoints, self.stops = job, checkpoints, stops
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -191,14 +209,108 @@ class FiniteLoss(Hook):
         all_reduce(finite, "min")
         if finite.all():
             return
-        name = names[int(finite.argmin())]
+        bad = [name for name, good in zip(names, finite.tolist(), strict=True) if not good]
+        told: dict[str | None, str] = {}
+        for name in bad:
+            if name != "loss":
+                told.setdefault(owner(name, self.job)[0], self._sentence(runner, name))
+        lost = {variant: sentence for variant, sentence in told.items() if variant is not None}
+        if None in told or not lost or len(lost) == len(self.stops.remaining.variants):
+            raise Agreed(next(iter(told.values()), self._sentence(runner, bad[0])))
+        self.stops.fail(runner, lost)
+
+    def _sentence(self, runner: Runner, name: str) -> str:
         found = together(lambda: latest_checkpoint(self.checkpoints))
         good = f"the last good checkpoint is {found[1]}" if found else "there is no checkpoint yet"
-        raise Agreed(
+        return (
             f"job {self.job.name} ({self.job.key}): {name} is not finite at step "
             f"{runner.iter + 1}: expected finite losses, perhaps with a lower learning rate or a "
             f"longer warm-up; {good}"
         )
+
+
+class NoneLeft(Exception):
+    """All variants of a job were stopped."""
+
+
+class Stops(Hook):
+    """Takes variants that failed or were stopped out of a running bank.
+
+    The others go on as if those had never been in it. Which left, and what there is to tell of it,
+    is written down before the next checkpoint, so that a resumed job lacks them too.
+    """
+
+    def __init__(self, job: Job, path: Path, tell: Tell, stopped: Stopped | None) -> None:
+        self.job, self.path, self.tell, self.stopped = job, path, tell, stopped
+        self.gone: dict[str, str | None] = {}
+        """Names of variants, and how they failed, or None where they were stopped."""
+        self.evaluations = 0
+
+    @property
+    def remaining(self) -> Job:
+        """The job without the variants that left."""
+        kept = [name for name in self.job.variants if name not in self.gone]
+        config = copy.deepcopy(self.job.config)
+        for head in bank_heads(config):
+            head["variants"] = {name: head["variants"][name] for name in kept}
+        return self.job.model_copy(
+            update={
+                "variants": {name: self.job.variants[name] for name in kept},
+                "variant_keys": {name: self.job.variant_keys[name] for name in kept},
+                "config": config,
+            }
+        )
+
+    def restore(self, runner: Runner) -> None:
+        """Take out what had left before the job was interrupted."""
+        noted: dict[str, str | None] = together(
+            lambda: json.loads(self.path.read_text()) if self.path.exists() else {}
+        )
+        self._leave(runner, noted)
+
+    def fail(self, runner: Runner, sentences: dict[str, str]) -> None:
+        """Take out variants that failed."""
+        self._leave(runner, dict(sentences))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        step = runner.iter + 1
+        if self.stopped and step % LOG_EVERY == 0 and step < self.job.iterations:
+            self._leave(runner, together(self._asked))
+
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
+        self.evaluations += 1
+
+    def _asked(self) -> dict[str, str | None]:
+        assert self.stopped is not None
+        stopped = set(self.stopped(self.evaluations))
+        return {name: None for name in self.remaining.variants if name in stopped}
+
+    def _leave(self, runner: Runner, names: dict[str, str | None]) -> None:
+        if not names:
+            return
+        self.gone |= names
+        together(lambda: write_text(self.path, json.dumps(self.gone)))
+        failed = {name: sentence for name, sentence in names.items() if sentence is not None}
+        if failed and is_main_process():
+            self.tell("failed", self.job.key, failed)
+        if len(self.gone) == len(self.job.variants):
+            raise NoneLeft
+        bare = _bare(runner.model)
+        left = {id(parameter) for parameter in bare.drop(list(names))}
+        optimizer = runner.optim_wrapper.optimizer
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in left:
+                    optimizer.state.pop(parameter, None)
+            group["params"] = [p for p in group["params"] if id(p) not in left]
+        for metric in runner.val_evaluator.metrics:
+            metric.variants = [name for name in metric.variants if name not in names]
+        if is_model_wrapper(runner.model):  # it expects gradients of what has left
+            runner.model._remove_autograd_hooks()
+            runner.model = runner.wrap_model(runner.cfg.get("model_wrapper_cfg"), bare)
+        runner.logger.info("left out from here on: %s", ", ".join(names))
 
 
 class Scalars(Hook):
@@ -282,10 +394,15 @@ class Checkpoints(Hook):
         self.report({"step": step})
 
 
+def _described(job: Job) -> str:
+    content = job.model_dump(mode="json", exclude={"config"})
+    return json.dumps({**content, "iterations": job.iterations}, indent=1)
+
+
 def _publish(job: Job, store: Store, results: Path, model: nn.Module) -> None:
     state = weights_to_cpu(model.state_dict())
     with disk_errors(results):
-        (results / JOB).write_text(job.model_dump_json(indent=1, exclude={"config"}))
+        (results / JOB).write_text(_described(job))
         Config(copy.deepcopy(job.config)).dump(results / "config.py")
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
         _save({"state_dict": state, "meta": meta}, results / CHECKPOINT)

@@ -8,7 +8,7 @@ from training import DETECTOR, RECIPE, build, config_of, train
 
 from bacl.config import portable, stage_config
 from bacl.datasets.annotations import Prepared
-from bacl.datasets.detection import Position
+from bacl.datasets.samplers import Position
 from bacl.errors import UsageError
 from bacl.settings import BACL, BCE, FCBL, Hallucination, Sigmoid, Softmax
 
@@ -45,7 +45,7 @@ def test_copy_paste_adds_objects_and_depends_on_the_position_alone(dataset_info)
         assert first["inputs"].shape == (3, 96, 96)
         sample = first["data_samples"]
         assert sample.position == position.position
-        assert len(sample.gt_instances.masks) == len(sample.gt_instances)
+        assert "masks" not in sample.gt_instances  # the detector has no use for them
         before = plain[place]["data_samples"].gt_instances
         pasted += len(sample.gt_instances) > len(before)
     assert pasted > 2
@@ -70,6 +70,14 @@ def test_recipe_that_needs_masks_is_refused_without_them(dataset_info, options, 
     train_split = Prepared.load(dataset_info).train.model_copy(update={"masks": False})
     with pytest.raises(UsageError, match=f"{name} needs masks"):
         configured(dataset_info, **options, train=train_split)
+
+
+def test_masks_are_judged_where_detector_and_validation_have_them(dataset_info):
+    masked = {"type": "mask_rcnn"}
+    without = Prepared.load(dataset_info).val.model_copy(update={"masks": False})
+    assert not configured(dataset_info)["val_evaluator"]["masks"]
+    assert configured(dataset_info, detector=masked)["val_evaluator"]["masks"]
+    assert not configured(dataset_info, detector=masked, val=without)["val_evaluator"]["masks"]
 
 
 def test_more_drawn_categories_than_there_are_is_refused(dataset_info):

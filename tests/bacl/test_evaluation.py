@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -13,11 +14,13 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from mmengine.structures import InstanceData
+from pycocotools import mask as coco_mask
 
 from bacl import evaluation
 from bacl.datasets.annotations import Category, Prepared, Split, sha256
 from bacl.errors import RunError, UsageError
 from bacl.evaluation import BankMetric, Detections, Evaluator, evaluate
+from bacl.settings import Groups
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 LVIS_VAL = DATA / "lvis" / "lvis_v0.5_val_100.json"
@@ -89,6 +92,39 @@ def guesses(truth, seed, noise=6.0, false=1.0, tied=False):
     )
 
 
+def with_masks(truth, detections, seed):
+    """The detections with masks: octagons in or near their boxes, some of them empty."""
+    draw = np.random.default_rng([seed, 2])
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    turns = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+    masks = []
+    for image, (x, y, w, h) in zip(detections.image_id, detections.bbox, strict=True):
+        reach = draw.uniform(0.6, 1.4, 8)
+        corners = [
+            x + w / 2 + w / 2 * reach * np.cos(turns),
+            y + h / 2 + h / 2 * reach * np.sin(turns),
+        ]
+        polygon = [] if draw.random() < 0.05 else [np.stack(corners, axis=1).ravel().tolist()]
+        masks.append(mask_of(polygon, *sizes[image])["counts"])
+    return dataclasses.replace(detections, mask=np.array(masks, dtype=object))
+
+
+def mask_of(polygons, height, width):
+    if not polygons:
+        return coco_mask.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+
+
+def masks_as_json(truth, detections):
+    """As lvis-api and pycocotools take them for masks: without boxes."""
+    sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
+    items = as_json(detections)
+    for item, counts in zip(items, detections.mask, strict=True):
+        del item["bbox"]
+        item["segmentation"] = {"size": sizes[item["image_id"]], "counts": counts}
+    return items
+
+
 def as_json(detections):
     return [
         {"image_id": int(i), "category_id": int(c), "score": float(s), "bbox": box.tolist()}
@@ -115,10 +151,12 @@ def lvis(monkeypatch):
     monkeypatch.setattr(np, "float", float, raising=False)
     from lvis import LVIS, LVISEval, LVISResults
 
-    def run(path, detections):
+    def run(path, detections, iou="bbox"):
         truth = LVIS(str(path))
+        masks = iou == "segm"
+        items = masks_as_json(truth.dataset, detections) if masks else as_json(detections)
         with contextlib.redirect_stdout(io.StringIO()):
-            oracle = LVISEval(truth, LVISResults(truth, as_json(detections)), "bbox")
+            oracle = LVISEval(truth, LVISResults(truth, items), iou)
             oracle.run()
         results = {name.replace("_", ""): value for name, value in oracle.results.items()}
         precision = oracle.eval["precision"][:, :, :, 0]
@@ -128,12 +166,12 @@ def lvis(monkeypatch):
     return run
 
 
-def assert_same(result, expected, each=None):
+def assert_same(result, expected, each=None, prefix=""):
     for name, value in expected.items():
-        got = result.metrics[name]
+        got = result.metrics[prefix + name]
         assert math.isnan(got) if value == -1 else got == pytest.approx(value, abs=1e-6), name
     for row, value in zip(result.per_category, each or [], strict=bool(each)):
-        assert row["AP"] == (None if value is None else pytest.approx(value, abs=1e-6))
+        assert row[f"{prefix}AP"] == (None if value is None else pytest.approx(value, abs=1e-6))
 
 
 def written(path, truth):
@@ -171,13 +209,35 @@ def test_lvis_mode_equals_lvis_api_on_real_ground_truth(seed, lvis):
     assert_same(result, *lvis(LVIS_VAL, detections))
 
 
-def pycocotools(path, detections):
+@pytest.mark.parametrize("seed", range(12))
+def test_lvis_mode_equals_lvis_api_on_masks_of_random_federated_cases(seed, tmp_path, lvis):
+    truth = federated_case(seed)
+    path = written(tmp_path / "val.json", truth)
+    false = 100 if seed == 0 else 1  # more than 300 in an image
+    detections = with_masks(truth, guesses(truth, seed, false=false, tied=seed % 3 == 0), seed)
+    result = evaluate(path, categories_of(truth), detections, "lvis")
+    assert_same(result, *lvis(path, detections, "segm"), prefix="mask_")
+    assert_same(result, *lvis(path, detections))
+
+
+@pytest.mark.skipif(not LVIS_VAL.exists(), reason="LVIS's real ground truth is not here")
+def test_lvis_mode_equals_lvis_api_on_masks_of_real_ground_truth(lvis):
+    truth = json.loads(LVIS_VAL.read_text())
+    detections = with_masks(truth, guesses(truth, 0, false=0.1), 0)
+    result = evaluate(LVIS_VAL, categories_of(truth), detections, "lvis")
+    assert 0.02 < result.metrics["mask_AP"] < 0.95
+    assert_same(result, *lvis(LVIS_VAL, detections, "segm"), prefix="mask_")
+
+
+def pycocotools(path, detections, iou="bbox"):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
-        oracle = COCOeval(truth, truth.loadRes(as_json(detections)), "bbox")
+        masks = iou == "segm"
+        items = masks_as_json(truth.dataset, detections) if masks else as_json(detections)
+        oracle = COCOeval(truth, truth.loadRes(items), iou)
         oracle.params.maxDets = [300]
         oracle.evaluate()
         oracle.accumulate()
@@ -215,18 +275,40 @@ def test_coco_mode_equals_pycocotools_on_random_cases(seed, tmp_path):
     assert_same(result, expected, each)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_coco_mode_equals_pycocotools_on_masks_of_random_cases(seed, tmp_path):
+    truth = coco_case(seed)
+    for annotation in truth["annotations"]:
+        if annotation["iscrowd"]:  # COCO's crowds are RLE that is not compressed
+            bitmap = coco_mask.decode(mask_of(annotation["segmentation"], 150, 200)).T.ravel()
+            edges = np.flatnonzero(np.diff(bitmap, prepend=0)).tolist()
+            runs = np.diff([0, *edges, bitmap.size]).tolist()
+            annotation["segmentation"] = {"size": [150, 200], "counts": runs}
+    path = written(tmp_path / "val.json", truth)
+    detections = with_masks(truth, guesses(truth, seed, tied=seed % 3 == 0), seed)
+    result = evaluate(path, categories_of(truth), detections, "coco")
+    expected, precision, mean = pycocotools(path, detections, "segm")
+    each = [mean(p) if p.max() > -1 else None for p in precision.transpose(2, 0, 1)]
+    assert_same(result, expected, each, prefix="mask_")
+
+
 @pytest.mark.skipif(not COCO_VAL.exists(), reason="the real photographs are not here")
-def test_coco_mode_equals_pycocotools_on_real_ground_truth():
+@pytest.mark.parametrize("iou", ["bbox", "segm"])
+def test_coco_mode_equals_pycocotools_on_real_ground_truth(iou):
     truth = json.loads(COCO_VAL.read_text())
     for category in truth["categories"]:
         category |= {"frequency": "r", "image_count": 1, "instance_count": 1}
-    detections = guesses(truth, 0, false=0.3)
+    detections = with_masks(truth, guesses(truth, 0, false=0.3), 0)
     result = evaluate(COCO_VAL, categories_of(truth), detections, "coco")
-    assert_same(result, pycocotools(COCO_VAL, detections)[0])
+    prefix = {"bbox": "", "segm": "mask_"}[iou]
+    assert_same(result, pycocotools(COCO_VAL, detections, iou)[0], prefix=prefix)
 
 
 def none():
-    return Detections(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros((0, 4)))
+    nothing = np.zeros(0)
+    return Detections(
+        nothing.astype(int), nothing.astype(int), nothing, np.zeros((0, 4)), nothing.astype(object)
+    )
 
 
 @pytest.mark.parametrize("mode", ["lvis", "coco"])
@@ -237,6 +319,7 @@ def test_no_detections_give_zeros(tmp_path, mode):
     assert {v for v in result.metrics.values() if not math.isnan(v)} == {0}
     assert result.per_category[-1]["AP"] is None  # never in the ground truth
     assert {row["AP"] for row in result.per_category[:-1]} == {0}
+    assert result.metrics["mask_AP"] == 0
 
 
 @pytest.mark.parametrize("mode", ["lvis", "coco"])
@@ -258,6 +341,47 @@ def test_groups_go_by_the_training_counts_not_by_the_file(tmp_path):
     categories = [c.model_copy(update={"frequency": "r"}) for c in categories_of(truth)]
     metrics = evaluate(path, categories, guesses(truth, 1), "lvis").metrics
     assert metrics["AP_r"] == metrics["AP"] and math.isnan(metrics["AP_f"])
+
+
+def test_groups_of_ones_own_have_metrics_in_their_order(tmp_path):
+    truth = federated_case(1)
+    path = written(tmp_path / "val.json", truth)
+    groups = Groups(by="instances", bounds=[19, 399, 7999], names=["1", "2", "3", "4"])
+    counts = (19, 20, 399, 400, 7999, 8000, 8001)
+    categories = [
+        c.model_copy(update={"instance_count": n, "frequency": groups.name(0, n)})
+        for c, n in zip(categories_of(truth), counts, strict=True)
+    ]
+    assert [c.frequency for c in categories] == ["1", "2", "2", "3", "3", "4", "4"]
+    detections = with_masks(truth, guesses(truth, 1), 1)
+    result = evaluate(path, categories, detections, "lvis", groups)
+    own = [f"AP_{name}" for name in groups.names]
+    names = ["AP", "AP50", "AP75", *own]
+    assert list(result.metrics) == names + [f"mask_{name}" for name in names]
+    for kind in ("AP", "mask_AP"):
+        for name in groups.names:
+            of_group = [row[kind] for row in result.per_category if row["frequency"] == name]
+            known = [value for value in of_group if value is not None]
+            assert result.metrics[f"{kind}_{name}"] == pytest.approx(np.mean(known))
+
+
+def test_masks_of_another_size_are_refused(tmp_path):
+    truth = federated_case(0)
+    detections = with_masks(truth, guesses(truth, 0), 0)
+    detections.mask[3] = mask_of([[1, 1, 9, 1, 9, 9]], 150, 201)["counts"]
+    detections.mask[5] = b""
+    with pytest.raises(
+        UsageError, match=r"got 2 that are none .* such as one of image .* 200 x 150"
+    ):
+        evaluate(written(tmp_path / "v.json", truth), categories_of(truth), detections, "lvis")
+
+
+def test_masks_are_not_judged_by_ground_truth_without(tmp_path):
+    truth = federated_case(0)
+    del truth["annotations"][2]["segmentation"]
+    detections = with_masks(truth, guesses(truth, 0), 0)
+    with pytest.raises(UsageError, match=r"v.json: expected a segmentation in every annotation"):
+        evaluate(written(tmp_path / "v.json", truth), categories_of(truth), detections, "lvis")
 
 
 def test_result_names_the_evaluator_and_the_ground_truth(tmp_path):
@@ -310,7 +434,7 @@ def prepared_case(folder):
 def samples_of(truth):
     """What a bank gives for each image: all variants' detections together."""
     labels = {category.id: label for label, category in enumerate(categories_of(truth))}
-    found = [guesses(truth, seed) for seed in (0, 1)]
+    found = [with_masks(truth, guesses(truth, seed), seed) for seed in (0, 1)]
     samples = []
     for image in truth["images"]:
         parts = []
@@ -323,6 +447,7 @@ def samples_of(truth):
                     scores=torch.tensor(detections.score[here]).float(),
                     labels=torch.tensor([labels[c] for c in detections.category_id[here]]).long(),
                     variant=torch.full((int(here.sum()),), index),
+                    masks=[{"size": [150, 200], "counts": c} for c in detections.mask[here]],
                 )
             )
         samples.append({"img_id": image["id"], "pred_instances": InstanceData.cat(parts)})
@@ -341,7 +466,7 @@ def metric(folder, **changes):
 
 
 def run_metric(folder, samples):
-    measured = metric(folder)
+    measured = metric(folder, masks=True)
     for sample in samples:
         measured.process(None, [sample])
     return measured.evaluate(8)
@@ -375,6 +500,24 @@ def test_metric_equals_evaluating_each_variant_alone(tmp_path, monkeypatch):
         "detections.parquet",
         "metrics.json",
     ]
+
+
+def test_metric_keeps_and_judges_masks_where_it_is_told_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "FLUSH_ROWS", 20)
+    truth = prepared_case(tmp_path)
+    measured = metric(tmp_path, masks=True)
+    for sample in samples_of(truth):
+        measured.process(None, [sample])
+    flat = measured.evaluate(8)
+    for seed, name in enumerate(VARIANTS[:2]):
+        stored = Detections.read(tmp_path / "variants" / name / "detections.parquet")
+        detections = with_masks(truth, guesses(truth, seed), seed)
+        assert sorted(stored.mask) == sorted(detections.mask)
+        expected = evaluate(tmp_path / "val.json", categories_of(truth), detections, "lvis")
+        assert flat[f"{name}/mask_AP"] == pytest.approx(expected.metrics["mask_AP"], abs=1e-3)
+    assert flat["silent/mask_AP"] == 0
+    with (tmp_path / "variants" / "bacl" / "categories.csv").open() as file:
+        assert "mask_AP" in next(csv.DictReader(file))
 
 
 def test_metric_starts_anew_for_each_evaluation(tmp_path):

@@ -15,7 +15,7 @@ import bacl.register  # noqa: F401
 from bacl import bank
 from bacl.config import stage_config
 from bacl.datasets.annotations import Prepared
-from bacl.datasets.detection import OrderedSampler
+from bacl.datasets.samplers import OrderedSampler
 from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
 
 register_all_modules(init_default_scope=True)

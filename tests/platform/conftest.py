@@ -2,14 +2,20 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bacl.datasets.annotations import Prepared, prepare
-from bacl.evaluation import Result
+from bacl.datasets.annotations import Category, Prepared, prepare
+from bacl.evaluation import Detections, Evaluator, Result
 from bacl_platform.experiment import load
 from bacl_platform.plan import Job, Plan, make_plan
 from bacl_platform.store import JOB, Store
@@ -87,6 +93,7 @@ def fill(prepared: Prepared, store: Store) -> Callable[..., None]:
 
     `aps` gives each variant's AP in its job's seed; groups have AP_r = AP / 4, AP_c = AP / 2,
     AP_f = AP, or no rare category with `rare=False`. A category's weights have its label as norm.
+    Its detections (`detect`) find as large a part of the boxes as its AP, which they do not make.
     """
 
     def publish(jobs: list[Job], aps: dict[tuple[str, int], float], rare: bool = True) -> None:
@@ -124,3 +131,113 @@ def _result(folder: Path, ap: float, rare: bool, prepared: Prepared) -> None:
     weights[:, 0] = torch.arange(len(rows) + 1)
     state = {"roi_head.bbox_head.fc_cls.weight": weights}
     torch.save({"state_dict": state}, folder / "checkpoint.pth")
+    detect(prepared, ap, folder / "detections.parquet")
+
+
+def detect(prepared: Prepared, quality: float, path: Path) -> None:
+    """Writes a detection on each validation box, nearly on it: a share `quality` of them (from the
+    front of each category) rightly named with score 0.9, the others with the next category's id
+    and score 0.5."""
+    annotations = json.loads(Path(prepared.val.annotations).read_text())["annotations"]
+    ids = [category.id for category in prepared.categories]
+    total = Counter(annotation["category_id"] for annotation in annotations)
+    seen: Counter[int] = Counter()
+    rows = []
+    for annotation in annotations:
+        own = annotation["category_id"]
+        right = seen[own] < quality * total[own]
+        seen[own] += 1
+        called = own if right else ids[(ids.index(own) + 1) % len(ids)]
+        x, y, width, height = annotation["bbox"]
+        box = (x + 0.1, y, width, height)
+        rows.append((annotation["image_id"], called, 0.9 if right else 0.5, *box))
+    write_detections(rows, path)
+
+
+def write_detections(rows: list[tuple], path: Path) -> None:
+    """Rows of image id, category id, score, x, y, width, height as a parquet file."""
+    names = ("image_id", "category_id", "score", "x", "y", "width", "height")
+    columns = [np.array(column) for column in zip(*rows)]
+    pq.write_table(pa.table(columns, names=names), path)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A small random split, annotated for some categories an image, and a run's detections."""
+
+    content: dict[str, Any]
+    rows: list[tuple]
+    mode: Literal["lvis", "coco"]
+    categories: list[Category]
+
+    def evaluator(self, folder: Path) -> Evaluator:
+        path = folder / f"{self.mode}.json"
+        path.write_text(json.dumps(self.content))
+        return Evaluator(path, self.categories, self.mode)
+
+    def untied(self) -> "Trial":
+        """Without equal scores, whose order each evaluation may choose."""
+        rows = [(*row[:2], row[2] + 1e-6 * k, *row[3:]) for k, row in enumerate(self.rows)]
+        return replace(self, rows=rows)
+
+    @property
+    def detections(self) -> Detections:
+        image, category, score, *box = (np.array(column) for column in zip(*self.rows))
+        return Detections(image, category, score, np.stack(box, axis=1))
+
+
+@pytest.fixture
+def trial() -> Callable[..., Trial]:
+    """Makes trials by seed: right, doubled, misplaced, misnamed and random detections, equal
+    scores, crowds (COCO), absent and not exhaustively annotated categories (LVIS)."""
+
+    def make(seed: int, mode: Literal["lvis", "coco"] = "lvis", images: int = 14) -> Trial:
+        generator = np.random.default_rng(seed)
+        ids = [2, 3, 5, 7, 11]
+        content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+        rows = []
+        for image in range(1, images + 1):
+            present = generator.choice(ids, generator.integers(0, 4), replace=False)
+            absent = [one for one in ids if one not in present and generator.random() < 0.5]
+            vague = [int(one) for one in present if generator.random() < 0.3]
+            content["images"].append(
+                {
+                    "id": image,
+                    "file_name": f"{image}.png",
+                    "width": 100,
+                    "height": 100,
+                    "neg_category_ids": absent,
+                    "not_exhaustive_category_ids": vague,
+                }
+            )
+            for own in generator.choice(present, 5) if len(present) else []:
+                box = np.round([*generator.uniform(0, 60, 2), *generator.uniform(10, 40, 2)], 1)
+                crowd = mode == "coco" and generator.random() < 0.15
+                content["annotations"].append(
+                    {
+                        "id": len(content["annotations"]) + 1,
+                        "image_id": image,
+                        "category_id": int(own),
+                        "bbox": box.tolist(),
+                        "area": float(box[2] * box[3]),
+                        "iscrowd": int(crowd),
+                    }
+                )
+                for _ in range(generator.integers(0, 4)):
+                    called = own if generator.random() < 0.6 else generator.choice(ids)
+                    shift = generator.choice([0.02, 0.15, 0.4]) * np.tile(box[2:], 2)
+                    moved = box + generator.normal(size=4) * shift
+                    score = round(generator.random(), 2)
+                    rows.append((image, int(called), score, *moved[:2], *np.maximum(moved[2:], 1)))
+            for _ in range(3):
+                far = [*generator.uniform(0, 60, 2), *generator.uniform(5, 40, 2)]
+                rows.append((image, int(generator.choice(ids)), round(generator.random(), 2), *far))
+        names = zip(ids, "rrcff")
+        categories = [
+            Category(id=one, name=f"c{one}", frequency=group, image_count=one, instance_count=one)
+            for one, group in names
+        ]
+        content["categories"] = [category.model_dump() for category in categories]
+        return Trial(content, rows, mode, categories)
+
+    return make

@@ -4,14 +4,17 @@ import json
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from bacl.evaluation import Detections
 from bacl.hallucination import FeatureStatistics, moments
 from bacl.settings import Detector
 from bacl_platform import bench, cli
-from bacl_platform.bench import classifier, detector, measure
+from bacl_platform.bench import classifier, data, detector, evaluate, measure, postprocess
+from bacl_platform.bench.drawn import Size, write_annotations
 from bacl_platform.bench.memory import peak_memory
 
 TINY = Detector(
@@ -87,6 +90,85 @@ def test_stock_step_has_our_weights_and_trains_what_ours_trains():
     assert math.isfinite(row.ratio)
 
 
+def test_drawn_set_is_federated_and_has_lvis_s_number_of_detections(tmp_path):
+    evaluate.draw_set(tmp_path, 5)
+    truth = json.loads((tmp_path / "val.json").read_text())
+    shards = [Detections.read(tmp_path / f"detections.{rank}.parquet") for rank in (0, 1)]
+    assert [sorted(set(shard.image_id.tolist())) for shard in shards] == [[1, 3, 5], [2, 4]]
+    for image in truth["images"]:
+        mine = [a["category_id"] for a in truth["annotations"] if a["image_id"] == image["id"]]
+        assert mine and not set(mine) & set(image["neg_category_ids"])
+        assert set(image["not_exhaustive_category_ids"]) <= set(mine)
+        assert (shards[(image["id"] - 1) % 2].image_id == image["id"]).sum() == 300
+
+
+def test_both_evaluations_find_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "float", float, raising=False)
+    evaluate.draw_set(tmp_path, 5)
+    ours, theirs = evaluate.ours(tmp_path), evaluate.theirs(tmp_path)
+    assert ours.ap == pytest.approx(theirs.ap, abs=1e-6)
+    assert ours.ap > 0.1
+
+
+@pytest.mark.slow
+def test_evaluation_is_measured_in_processes_of_its_own():
+    seconds, memory = evaluate.evaluate(SETTING, images=5)
+    assert seconds.name == "evaluate" and seconds.ours > 0 and seconds.limit is None
+    assert memory.unit == "MiB" and memory.ours > 0
+
+
+def test_postprocessing_is_measured_with_many_candidates_with_few_and_in_a_detector():
+    size = postprocess.Size(regions=40, categories=30, few=200, most=20)
+    rows = postprocess.postprocess(SETTING, size, TINY)
+    assert {row.name: row.limit for row in rows} == {
+        "postprocess_flat": 1.1,
+        "postprocess": 0.1,
+        "inference": 1.1,
+    }
+    assert all(row.ours > 0 and row.theirs > 0 for row in rows)
+
+
+def test_scores_of_the_bench_are_mostly_candidates():
+    boxes, probabilities = postprocess._scores(postprocess.Size(regions=50))
+    assert boxes.shape == (50, 1203 * 4) and probabilities.shape == (50, 1204)
+    assert 0.93 < (probabilities[:, :-1] > postprocess.THRESHOLD).float().mean() < 0.95
+
+
+def test_drawn_annotations_are_an_lvis_file_of_the_size_asked_for(tmp_path):
+    names = write_annotations(tmp_path / "train.json", Size(30, 400, 20), first=7)
+    content = json.loads((tmp_path / "train.json").read_text())
+    assert [image["id"] for image in content["images"]] == list(range(7, 37))
+    assert all(image["coco_url"].endswith(n) for image, n in zip(content["images"], names))
+    assert len(content["annotations"]) == 400
+    counts = [0] * 20
+    for annotation in content["annotations"]:
+        counts[annotation["category_id"] - 1] += 1
+        x, y, width, height = annotation["bbox"]
+        (polygon,) = annotation["segmentation"]
+        assert min(x, y) >= 0 and x + width <= 640 and y + height <= 480
+        assert min(polygon[::2]) == pytest.approx(x) and min(polygon[1::2]) == pytest.approx(y)
+    assert [category["instance_count"] for category in content["categories"]] == counts
+    assert counts[0] > 4 * counts[10]
+
+
+@pytest.mark.slow
+def test_index_is_measured_in_processes_of_its_own():
+    rows = {row.name: row for row in data.index(SETTING, Size(60, 700, 20))}
+    assert rows["index_open"].ours > 0 and rows["index_open"].theirs > 0
+    assert rows["index_open_most"].theirs == 2
+    assert [row.limit for row in rows.values()] == [0.1, 0.25, 1, 1, None, None]
+
+
+def test_loader_says_where_the_time_goes(monkeypatch):
+    monkeypatch.setattr(data, "LOADED", Size(4, 12, 3))
+    monkeypatch.setattr(data, "SIDE", 96)
+    (row,) = data.loader(SETTING)
+    assert row.limit == 1 and row.ours > 0
+    for taken in row.parts.values():
+        assert list(taken) == list(data.PARTS)
+        assert min(taken.values()) > 0
+
+
 def test_clock_gives_each_part_its_own_time_only():
     clock = measure.Clock("cpu")
     with clock.part("outer"), clock.part("inner"):
@@ -107,7 +189,7 @@ def test_command_prints_a_list_and_nothing_else(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["losses"], "expected some of loss, hallucination, bank, step, got 'losses'"),
+        (["losses"], f"expected some of {', '.join(bench.BENCHES)}, got 'losses'"),
         (["step", "--scale", "huge"], "--scale: expected small or full, got 'huge'"),
         (["loss", "--device", "tpu"], "--device: expected cpu or cuda, got 'tpu'"),
     ],

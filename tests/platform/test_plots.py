@@ -1,9 +1,12 @@
 """The pictures of a report: what is drawn, read from the figures themselves."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from bacl.settings import Groups
 from bacl_platform import plots
 from bacl_platform.report import collect
 
@@ -46,6 +49,47 @@ def test_groups_have_a_bar_for_each_variant(study, prepared):
     ]
 
 
+def test_masks_and_groups_of_ones_own_are_drawn(study):
+    groups = Groups(by="instances", bounds=[8, 20, 60], names=["1", "2", "3", "4"])
+    prepared = study.prepared.model_copy(update={"groups": groups})
+    for result in study.results:
+        for row in result.categories:
+            row["frequency"] = groups.name(0, int(row["instance_count"]))
+            row["mask_AP"] = row["AP"] / 2
+        result.metrics.update(dict.fromkeys(("AP_1", "AP_2", "AP_3", "AP_4"), 0.2))
+        result.metrics.update({f"mask_{k}": v / 2 for k, v in list(result.metrics.items())})
+    own = dataclasses.replace(study, prepared=prepared)
+    assert [p.file for p in plots.pictures(own)][:2] == ["ap_by_group.png", "mask_ap_by_group.png"]
+    (axes,) = plots.ap_by_group(own, "mask_AP").axes
+    assert axes.get_ylabel() == "Mask AP (points)"
+    told = [label.get_text().split("\n")[0] for label in axes.get_xticklabels()]
+    assert told == ["all", "group 1", "group 2", "group 3", "group 4"]
+    assert [bar.get_height() for bar in axes.containers[0]][1:] == pytest.approx([10] * 4)
+    plots.png(plots.weight_norms(own))
+
+
+def test_dots_are_categories_by_training_count(study, prepared):
+    (axes,) = plots.ap_by_count(study).axes
+    dots = axes.collections[study.variants.index("bacl")].get_offsets()
+    # means over the seeds 30 and 32; rare a quarter of it, common a half
+    part = {"r": 0.25, "c": 0.5, "f": 1}
+    expected = [(c.image_count, 31 * part[c.frequency]) for c in prepared.categories]
+    np.testing.assert_allclose(dots, expected)
+    assert lines(axes).keys() >= {"bacl", "softmax", "features"}
+
+
+def test_line_goes_through_means_of_half_decades(study, prepared):
+    (axes,) = plots.ap_by_count(study).axes
+    x, y = lines(axes)["bacl"].get_data()
+    bins = {}
+    for c in prepared.categories:
+        ap = 31 * {"r": 0.25, "c": 0.5, "f": 1}[c.frequency]
+        bins.setdefault(int(2 * np.log10(c.image_count)), []).append((c.image_count, ap))
+    np.testing.assert_allclose(
+        list(zip(x, y)), [np.mean(bins[number], axis=0) for number in sorted(bins)]
+    )
+
+
 def test_error_bars_are_the_deviation_over_seeds(study):
     (axes,) = plots.ap_by_group(study).axes
     (bars,) = axes.containers[1].lines[2]
@@ -79,7 +123,7 @@ def test_weight_norms_go_from_most_to_fewest_instances(study, prepared):
 
 def test_shades_follow_the_groups_of_the_categories_in_order():
     _, axes = plots._figure(3)
-    plots._shade(axes, ["f", "f", "c", "f", "r"])
+    plots._shade(axes, ["f", "f", "c", "f", "r"], ["r", "c", "f"])
     spans = [(band.get_x(), band.get_width()) for band in axes.patches]
     assert spans == [(-0.5, 2), (1.5, 1), (2.5, 1), (3.5, 1)]
     colours = [band.get_facecolor() for band in axes.patches]

@@ -1,6 +1,8 @@
 """`bacl report`: the comparison's numbers, wherever they are shown."""
 
+import base64
 import csv
+import dataclasses
 import json
 import re
 
@@ -9,8 +11,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bacl.errors import RunError
+from bacl.settings import Groups
 from bacl_platform import cli
 from bacl_platform import report as reporting
+from bacl_platform.pages import Section, Shown, Table
 
 SEEDS = "seeds=[0, 1]"
 THREE = "stages.heads.variants.bce={method: bce}"
@@ -88,8 +92,9 @@ def test_single_seed_is_shown_without_deviation(planned, store, fill):
 
 def test_equal_values_are_all_best(plan, store, fill):
     fill(plan.jobs, dict.fromkeys(APS, 0.2))
-    rows = reporting.rows(reporting.collect(plan, store, ""))
-    assert all(row.best == set(reporting.METRICS) for row in rows)
+    report = reporting.collect(plan, store, "")
+    rows = reporting.rows(report)
+    assert all(row.best == set(report.metrics) for row in rows)
 
 
 def test_group_without_categories_is_a_dash_and_null(plan, store, fill):
@@ -110,6 +115,33 @@ def test_per_category_csv_has_a_row_for_each_category(study, prepared):
     assert list(lines[0])[5:] == [f"AP {name}" for name in NAMES]
     frequent = next(line for line in lines if line["frequency"] == "f")
     assert float(frequent["AP bacl"]) == pytest.approx(0.32)
+
+
+def test_mask_metrics_have_a_table_and_a_column_of_their_own(study):
+    for result in study.results:
+        result.metrics.update({f"mask_{k}": v / 2 for k, v in list(result.metrics.items())})
+        for row in result.categories:
+            row["mask_AP"] = row["AP"] / 2
+    assert study.kinds["mask_AP"] == [f"mask_{name}" for name in study.kinds["AP"]]
+    text = reporting.markdown(study, [], "")
+    assert [row[2] for row in cells(text, "bacl")[:2]] == ["**32.0 ± 2.8**", "**16.0 ± 1.4**"]
+    assert "<td><b>16.0 ± 1.4</b><small>" in reporting.html(study, [], "")
+    assert reporting.as_json(study)["variants"]["bacl"]["mask_AP_r"] == pytest.approx(0.04)
+    line = next(csv.DictReader(reporting.per_category(study).splitlines()))
+    assert float(line["mask_AP bacl"]) == pytest.approx(float(line["AP bacl"]) / 2)
+
+
+def test_groups_of_ones_own_are_told_by_their_counts(study):
+    named = {"r": "1", "c": "2", "f": "3"}
+    for category in study.results[0].categories:
+        category["frequency"] = named[category["frequency"]]
+    groups = Groups(by="instances", bounds=[19, 399], names=["1", "2", "3"])
+    own = study.prepared.model_copy(update={"groups": groups})
+    legend = reporting._legend(dataclasses.replace(study, prepared=own))
+    assert re.search(
+        r"\d+ group 1 \(0-19 instances\), \d+ group 2 \(20-399 instances\), \d+ group 3 \(400\+",
+        legend,
+    )
 
 
 def test_seed_without_baseline_counts_for_the_mean_only(plan, store, fill):
@@ -154,7 +186,7 @@ def test_different_evaluators_are_told(study):
 def test_terminal_table_fits_eighty_columns(study):
     console = Console(width=80, force_terminal=True, color_system=None)
     with console.capture() as captured:
-        console.print(reporting.table(study))
+        console.print(reporting.table(study, study.metrics))
     lines = captured.get().splitlines()
     assert max(map(len, lines)) <= 80
     (row,) = [line.split() for line in lines if line.startswith("bacl")]
@@ -163,7 +195,8 @@ def test_terminal_table_fits_eighty_columns(study):
 
 def test_terminal_table_counts_seeds_where_they_differ(plan, store, fill):
     fill(plan.jobs[:3], APS)
-    table = reporting.table(reporting.collect(plan, store, ""))
+    report = reporting.collect(plan, store, "")
+    table = reporting.table(report, report.metrics)
     assert [column.header for column in table.columns][:2] == ["variant", "seeds"]
     assert list(table.columns[1].cells) == ["2", "1", "1", "1"]
 
@@ -174,6 +207,7 @@ def test_files_are_written_and_the_page_needs_no_other(study, tmp_path):
     pictures = re.findall(r"!\[.*\]\((.*)\)", (out / "report.md").read_text())
     assert pictures == [
         "ap_by_group.png",
+        "ap_by_count.png",
         "weight_norms.png",
         "training_features.png",
         "training_heads.png",
@@ -182,8 +216,53 @@ def test_files_are_written_and_the_page_needs_no_other(study, tmp_path):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     page = (out / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="(.{20})', page)
-    assert sources == ["data:image/png;base6"] * 4
+    assert sources == ["data:image/png;base6"] * 5
     assert "<b>32.0 ± 2.8</b><small>+11.5 ± 2.1</small>" in page
+
+
+def test_sections_come_with_their_tables_and_pictures(study, tmp_path):
+    table = Table(["pair", "bacl"], [["cup ← mug", "3 of 5"]])
+    shown = Shown("scene.png", "a scene", b"\x89PNG whole", b"\xff\xd8 small", "who finds what")
+    reporting.write(study, tmp_path, "", [Section("Confusions", ["As told."], [table], [shown])])
+    text = (tmp_path / "report.md").read_text()
+    assert "## Confusions\n\nAs told.\n" in text
+    assert "| cup ← mug | 3 of 5 |" in text
+    assert "![a scene](scene.png)\n\nwho finds what" in text
+    assert (tmp_path / "scene.png").read_bytes() == b"\x89PNG whole"
+    page = (tmp_path / "report.html").read_text()
+    inside = base64.b64encode(b"\xff\xd8 small").decode()
+    assert f'<img alt="a scene" src="data:image/jpeg;base64,{inside}">' in page
+    assert "<td>cup ← mug<td>3 of 5" in page and "<figcaption>who finds what" in page
+    assert page.index("Confusions") < page.index("Checkpoints")
+
+
+def test_command_looks_behind_the_ap_unless_it_is_to_be_quick(tiny, plan, store, fill, tmp_path):
+    fill(plan.jobs, APS)
+    words = ["report", tiny, "--store", store.root, "--set", SEEDS, "--set", THREE]
+    assert bacl(*words, "--out", tmp_path / "quick", "--quick").exit_code == 0
+    assert not (tmp_path / "quick/errors.png").exists()
+    done = bacl(*words, "--out", tmp_path / "all", "--images", 1, "--draw", "bce,bacl")
+    assert done.exit_code == 0
+    assert {"errors.png", "confusion.png", "precision_recall.png", "scene_1.png"} <= {
+        path.name for path in (tmp_path / "all").iterdir()
+    }
+    assert ": ground truth, bce, bacl](scene_1.png)" in (tmp_path / "all/report.md").read_text()
+    done = bacl(*words, "--draw", "nobody")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "expected variants to draw among features, bacl, softmax, bce" in done.stderr
+
+
+def test_options_that_would_do_nothing_are_told(tiny, store, tmp_path):
+    done = bacl("report", tiny, "--store", store.root, "--quick", "--images", 3)
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "error: --quick draws nothing: leave out --images\n",
+    )
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("name: s\nspace: {}\n")
+    done = bacl("report", sweep, "--store", store.root, "--draw", "bacl")
+    assert done.exit_code == 2
+    assert done.stderr == "error: --draw: expected an experiment, got a sweep file\n"
 
 
 def test_command_prints_table_and_places(tiny, plan, store, fill):

@@ -53,7 +53,7 @@ def history(client, run, name):
 def test_job_and_variants_are_children_of_one_parent_run(planned, store, client):
     plan = planned()
     features, heads = plan.jobs
-    with Tracking(plan, store) as tracking:
+    with Tracking.of_plan(plan, store) as tracking:
         for job in plan.jobs:
             tracking.start(job)
             tracking.log(job, ROWS)
@@ -93,12 +93,12 @@ def test_job_and_variants_are_children_of_one_parent_run(planned, store, client)
 def test_step_logged_before_an_interruption_is_not_logged_again(planned, store, client):
     plan = planned()
     features = plan.jobs[0]
-    with pytest.raises(KeyboardInterrupt), Tracking(plan, store) as tracking:
+    with pytest.raises(KeyboardInterrupt), Tracking.of_plan(plan, store) as tracking:
         tracking.start(features)
         tracking.log(features, ROWS[:1])
         raise KeyboardInterrupt
     assert {run.info.status for run in runs(client).values()} == {"KILLED"}
-    with Tracking(plan, store) as tracking:
+    with Tracking.of_plan(plan, store) as tracking:
         tracking.start(features)
         tracking.log(features, ROWS)
         finish(store, features)
@@ -113,21 +113,21 @@ def test_cached_job_gets_its_children_under_a_new_parent(planned, store, client)
     plan = planned()
     for job in plan.jobs:
         finish(store, job)
-    with Tracking(plan, store) as tracking:
+    with Tracking.of_plan(plan, store) as tracking:
         for job in plan.jobs:
             assert not tracking.finished(job)
             tracking.finish(job, cached=True)
     softmax = runs(client)["softmax seed 0"]
     assert softmax.data.tags["bacl.cached"] == "true"
     assert history(client, softmax, "loss_cls") == [(10, 1.0), (12, 0.5)]
-    with Tracking(plan, store) as tracking:
+    with Tracking.of_plan(plan, store) as tracking:
         assert all(tracking.finished(job) for job in plan.jobs)
     assert len(runs(client)) == 6
 
 
 def test_failed_job_carries_its_sentence(planned, store, client):
     plan = planned()
-    with pytest.raises(RunError), Tracking(plan, store) as tracking:
+    with pytest.raises(RunError), Tracking.of_plan(plan, store) as tracking:
         tracking.start(plan.jobs[0])
         tracking.fail(plan.jobs[0], "loss is not finite")
         raise RunError("loss is not finite")
@@ -139,7 +139,7 @@ def test_failed_job_carries_its_sentence(planned, store, client):
 def test_tracking_store_that_cannot_be_used_is_told(planned, store, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "carrier-pigeon://loft")
     with pytest.raises(RunError, match="expected an MLflow tracking store at carrier-pigeon"):
-        Tracking(planned(), store)
+        Tracking.of_plan(planned(), store)
 
 
 def test_settings_are_flattened_and_lists_stay_values():

@@ -1,6 +1,7 @@
 """A job in this process, without Ray: training, interruption, damage, failure."""
 
 import json
+import math
 import os
 import pickle
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bacl.variants import Softmax
 from bacl_platform import worker
 from bacl_platform.plan import Job
 from bacl_platform.store import Store, latest_checkpoint
@@ -20,7 +22,9 @@ class Killed(Exception):
     """Stands for the death of the process."""
 
 
-def train(job: Job, store: Store, kill_at: int | None = None) -> tuple[str | None, list, list]:
+def train(
+    job: Job, store: Store, kill_at: int | None = None, stopped=None
+) -> tuple[str | None, list, list]:
     """Result, what was told and what was reported; dies when the row of `kill_at` is told."""
     told, reported = [], []
 
@@ -29,7 +33,7 @@ def train(job: Job, store: Store, kill_at: int | None = None) -> tuple[str | Non
         if kind == "scalars" and content and content[-1]["step"] == kill_at:
             raise Killed
 
-    return worker.train(job, store, tell, reported.append), told, reported
+    return worker.train(job, store, tell, reported.append, stopped), told, reported
 
 
 def weights(folder: Path) -> dict:
@@ -133,24 +137,88 @@ def test_parent_without_the_frozen_part_is_told(planned, store):
     assert "lacks the frozen part roi_head.bbox_head.shared_fcs" in failure
 
 
+STOPPABLE = [
+    "stages.features.recipe.schedule.batch=4",
+    "stages.heads.recipe.schedule.iterations=24",
+    "stages.heads.recipe.schedule.batch=4",
+]
+
+
+def entry_without_softmax_equals(undisturbed: Store, store: Store, job: Job, exact: bool) -> None:
+    """The entry holds all of bacl, as if softmax had never been in its bank."""
+    entry = store.entry(job.key)
+    whole = weights(undisturbed.entry(job.key))
+    kept = {name: value for name, value in whole.items() if ".variants.softmax." not in name}
+    found = weights(entry)
+    assert found.keys() == kept.keys()
+    for name, value in kept.items():
+        tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-3, "atol": 1e-4}
+        torch.testing.assert_close(found[name], value, **tolerance, msg=name)
+    assert {path.name for path in (entry / "variants").iterdir()} == {"bacl"}
+    assert json.loads((entry / "job.json").read_text())["variant_keys"].keys() == {"bacl"}
+    assert store.variants().keys() & job.variant_keys.values() == {job.variant_keys["bacl"]}
+
+
+def test_stopped_variant_leaves_a_bank_and_disturbs_no_other(planned, store, tmp_path):
+    features, heads = planned(*STOPPABLE).jobs
+    train(features, store)
+    undisturbed = Store(tmp_path / "undisturbed")
+    train(features, undisturbed)
+    train(heads, undisturbed)
+    with pytest.raises(Killed):
+        train(heads, store, kill_at=20, stopped=lambda _: ["softmax"])
+    # a resumed job lacks it too, though nobody says so again
+    failure, told, reported = train(heads, store, stopped=lambda _: [])
+    assert failure is None and told[0] == ("started", 15)
+    assert {name for name in reported[-1] if name.endswith("/AP")} == {"bacl/AP"}
+    entry_without_softmax_equals(undisturbed, store, heads, exact=True)
+
+
+def test_variant_whose_loss_diverges_leaves_and_the_others_go_on(
+    planned, store, tmp_path, monkeypatch
+):
+    features, heads = planned(*STOPPABLE).jobs
+    undisturbed = Store(tmp_path / "undisturbed")
+    for place in (store, undisturbed):
+        train(features, place)
+    train(heads, undisturbed)
+    monkeypatch.setattr(Softmax, "loss", lambda self, logits, labels: logits.sum(1) * math.nan)
+    failure, told, _ = train(heads, store)
+    assert failure is None
+    (failed,) = [content for kind, content in told if kind == "failed"]
+    assert (
+        failed.keys() == {"softmax"}
+        and "softmax.loss_cls is not finite at step 1" in failed["softmax"]
+    )
+    entry_without_softmax_equals(undisturbed, store, heads, exact=True)
+
+
+def test_job_whose_variants_are_all_stopped_ends_without_an_entry(planned, store):
+    features, heads = planned().jobs
+    train(features, store)
+    assert train(heads, store, stopped=lambda _: ["bacl", "softmax"])[0] is None
+    assert not store.complete(heads.key) and not store.work(heads.key).exists()
+
+
 _RANK = """
 import pickle, sys
 from pathlib import Path
 import torch
+from bacl.variants import Softmax
 from bacl_platform import worker
-job, store = pickle.loads(Path(sys.argv[1]).read_bytes())
+job, store, stopped = pickle.loads(Path(sys.argv[1]).read_bytes())
 torch.distributed.init_process_group("gloo")
-print("RESULT", worker.train(job, store, lambda *_: None, lambda _: None))
+print("RESULT", worker.train(job, store, lambda *_: None, lambda _: None, lambda _: stopped))
 """
 
 
-def run_on_two_ranks(job: Job, store: Store) -> list[str]:
-    """The result of each rank, in processes of their own."""
+def run_on_two_ranks(job: Job, store: Store, stopped: tuple[str, ...] = ()) -> list[str]:
+    """The result of each rank, in processes of their own; `stopped` variants leave at step 10."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     task = store.root / "task.pickle"
-    task.write_bytes(pickle.dumps((job, store)))
+    task.write_bytes(pickle.dumps((job, store, stopped)))
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", _RANK, str(task)],
@@ -196,3 +264,14 @@ def test_both_ranks_stop_with_the_same_sentence(planned, store):
     first, second = run_on_two_ranks(job, store)
     assert first == second
     assert "is not finite at step 2" in first
+
+
+@pytest.mark.slow
+def test_stopped_variant_leaves_a_bank_on_two_ranks(planned, store, tmp_path):
+    features, heads = planned(*STOPPABLE, "stages.heads.resources.workers=2").jobs
+    undisturbed = Store(tmp_path / "undisturbed")
+    for place in (store, undisturbed):
+        train(features, place)
+    assert train(planned(*STOPPABLE).jobs[1], undisturbed)[0] is None
+    assert run_on_two_ranks(heads, store, ("softmax",)) == ["None", "None"]
+    entry_without_softmax_equals(undisturbed, store, heads, exact=False)

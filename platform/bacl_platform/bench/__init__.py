@@ -12,7 +12,16 @@ from bacl_platform.bench.measure import IMAGES, Row, Setting, quiet
 if TYPE_CHECKING:
     from rich.console import Console
 
-BENCHES = ("loss", "hallucination", "bank", "step")
+BENCHES = (
+    "loss",
+    "hallucination",
+    "bank",
+    "step",
+    "evaluate",
+    "postprocess",
+    "index",
+    "loader",
+)
 
 
 def setting_of(device: str, scale: str | None, repeat: int | None, threads: int) -> Setting:
@@ -39,7 +48,7 @@ def run(what: str, setting: Setting) -> list[Row]:
     with quiet():
         import torch
 
-        from bacl_platform.bench import classifier, detector
+        from bacl_platform.bench import classifier, data, detector, evaluate, postprocess
 
         torch.set_num_threads(setting.threads)
         benches: dict[str, Callable[[Setting], list[Row]]] = {
@@ -47,6 +56,10 @@ def run(what: str, setting: Setting) -> list[Row]:
             "hallucination": classifier.hallucination,
             "bank": detector.bank,
             "step": detector.step,
+            "evaluate": evaluate.evaluate,
+            "postprocess": postprocess.postprocess,
+            "index": data.index,
+            "loader": data.loader,
         }
         return benches[what](setting)
 

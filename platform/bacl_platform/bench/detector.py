@@ -96,7 +96,7 @@ class Training:
         self.count, self.setting, self.detector = count, setting, detector
         if model is None:
             torch.manual_seed(0)
-            model = _build(self._config()["model"])
+            model = build(self._config()["model"])
         self.model = model.to(setting.device).train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = OptimWrapper(torch.optim.SGD(trained, 1e-4, momentum=0.9))
@@ -134,7 +134,7 @@ class Training:
             keyed["type"] = "RandomSampler"
             del keyed["stream"], keyed["seed"]
         stock = stock_config(config, Softmax.stock_loss)["model"]
-        detector = _build({**stock, "type": "FasterRCNN", "train_cfg": train_cfg})
+        detector = build({**stock, "type": "FasterRCNN", "train_cfg": train_cfg})
         detector.load_state_dict(variant_state(self.model.state_dict(), "bacl0"))
         for name in ("backbone", "neck", "roi_head.bbox_head.shared_fcs"):
             detector.get_submodule(name).requires_grad_(False)
@@ -172,7 +172,8 @@ class Training:
         )
 
 
-def _build(model: dict[str, Any]) -> nn.Module:
+def build(model: dict[str, Any]) -> nn.Module:
+    """An initialised detector of a configuration."""
     from mmdet.registry import MODELS
     from mmengine.config import ConfigDict
     from mmengine.registry import DefaultScope

@@ -23,6 +23,11 @@ class Setting:
     image: tuple[int, int] = IMAGES["small"]
     """(height, width) in pixels."""
 
+    @property
+    def full(self) -> bool:
+        """Whether data have their whole size, as the image has."""
+        return self.image == IMAGES["full"]
+
 
 @dataclass(frozen=True)
 class Row:

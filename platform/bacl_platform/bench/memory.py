@@ -28,16 +28,16 @@ def _peak(count: int, setting: Setting, detector: Detector) -> float:
         from bacl_platform.bench.detector import Training
 
         torch.set_num_threads(setting.threads)
-        before = _resident()
+        before = resident()
         training = Training(count, setting, detector)
         for _ in range(2):
             training.step()
     if setting.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return _resident() - before
+    return resident() - before
 
 
-def _resident() -> float:
+def resident() -> float:
     """The most MiB that this process has held."""
     if STATUS.exists():  # where there is /proc, a child's ru_maxrss begins with its parent's
         fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())

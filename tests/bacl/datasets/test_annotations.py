@@ -8,6 +8,7 @@ import pytest
 
 from bacl import settings
 from bacl.datasets.annotations import Prepared, prepare
+from bacl.datasets.index import Index
 from bacl.errors import RunError, UsageError
 
 PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "coco_photos"
@@ -72,6 +73,12 @@ def content(split):
     return json.loads(Path(split.annotations).read_text())
 
 
+def entries(split):
+    """What the split's index has, image by image."""
+    index = Index(split.index)
+    return [index.image(place) for place in range(len(index))]
+
+
 def test_counts_and_frequencies_are_derived_from_the_training_split(folder):
     for i in range(1, 200):
         (folder.images / f"{i}.jpg").touch()
@@ -98,6 +105,27 @@ def test_given_counts_and_frequencies_are_kept(folder):
     assert (cup.frequency, cup.image_count, cup.instance_count) == ("c", 50, 0)
 
 
+def test_groups_of_ones_own_go_by_counts_whatever_the_file_says(folder):
+    for split_ in (folder.train, folder.val):
+        for category, count in zip(split_["categories"], (19, 20), strict=True):
+            category |= {"instance_count": count, "image_count": 5, "frequency": "often"}
+    groups = {"by": "instances", "bounds": [19, 399, 7999], "names": ["1", "2", "3", "4"]}
+    prepared = folder.prepare(groups=groups)
+    assert [category.frequency for category in prepared.categories] == ["1", "2"]
+    assert prepared.groups == settings.Groups(**groups)
+    assert [c["frequency"] for c in content(prepared.val)["categories"]] == ["1", "2"]
+
+
+def test_other_groups_are_another_dataset(folder):
+    plain = folder.prepare()
+    groups = settings.Groups(bounds=[11, 100])  # which moves no category of these few
+    other = folder.prepare(groups=groups)
+    assert other.categories == plain.categories
+    assert other.digest != plain.digest and other.groups == groups
+    assert folder.prepare() == plain
+    assert folder.prepare(groups=groups) == other
+
+
 def test_category_without_training_image_is_rare_and_told(folder):
     prepared = folder.prepare()
     assert prepared.categories[1].model_dump() == {
@@ -121,8 +149,8 @@ def test_boxes_are_mended_for_training_and_kept_for_evaluation(folder):
     folder.train = split([1], boxes)
     folder.val = split([4], [(4, c, box) for _, c, box in boxes])
     prepared = folder.prepare()
-    kept = [a["bbox"] for a in content(prepared.train)["annotations"]]
-    assert kept == [[0, 5, 5, 10], [30, 20, 10, 10], [5, 5, 35, 5]]
+    (entry,) = entries(prepared.train)
+    assert entry.boxes.tolist() == [[0, 5, 5, 10], [30, 20, 10, 10], [5, 5, 35, 5]]
     assert [a["bbox"] for a in content(prepared.val)["annotations"]] == [b for *_, b in boxes]
     assert prepared.train.instance_total == 3
     assert prepared.warnings == [
@@ -147,8 +175,25 @@ def test_coco_format_is_exhaustive_and_keeps_crowds(folder):
 def test_crowds_of_lvis_are_single_objects_in_evaluation_as_in_lvis_api(folder):
     folder.train["annotations"][0]["iscrowd"] = folder.val["annotations"][0]["iscrowd"] = 1
     prepared = folder.prepare()
-    assert content(prepared.train)["annotations"][0]["iscrowd"] == 1
+    assert entries(prepared.train)[0].crowd.tolist() == [True]
     assert "iscrowd" not in content(prepared.val)["annotations"][0]
+
+
+def test_training_split_is_not_written_as_json(folder):
+    prepared = folder.prepare()
+    written = os.listdir(Path(prepared.train.index).parent)
+    assert sorted(written) == ["dataset.json", "train.arrow", "val.arrow", "val.json"]
+    assert prepared.train.annotations == ""
+    assert [entry.id for entry in entries(prepared.val)] == [4, 5]
+
+
+def test_segmentations_that_are_none_are_told(folder):
+    folder.train["annotations"][1]["segmentation"] = {"size": [9, 9], "counts": "abc"}
+    folder.train["annotations"][2]["segmentation"] = [[1, "two"]]
+    assert folder.problems() == [
+        "train.json: annotations: expected polygons or COCO's RLE of the image's size as "
+        "segmentation (or nothing), something else in 2: ids 2, 3"
+    ]
 
 
 def test_masks_and_federated_lists_pass_through(folder):
@@ -185,7 +230,7 @@ def test_images_are_found_by_the_names_of_each_version(folder, image, place):
     (folder.images / place).write_bytes(b"x")
     del folder.train["images"][0]["file_name"]
     folder.train["images"][0] |= image
-    assert content(folder.prepare().train)["images"][0]["file_name"] == place
+    assert entries(folder.prepare().train)[0].file == place
 
 
 def test_validation_images_may_lie_elsewhere(folder, tmp_path):
@@ -355,6 +400,8 @@ def test_digest_is_of_contents_not_of_places_and_times(folder, tmp_path):
         lambda: (other.images / "2.jpg").replace(other.images / "2.png"),
         lambda: other.val["images"][0]["neg_category_ids"].append(3),
         lambda: other.train["annotations"][0]["bbox"].__setitem__(0, 6),
+        lambda: other.train["annotations"][0].__setitem__("segmentation", [[1, 2, 3, 4, 5, 6]]),
+        lambda: other.train["annotations"][0].__setitem__("category_id", 9),
     ):
         spoil()
         other.train["images"][1]["file_name"] = (
@@ -399,7 +446,7 @@ def test_nothing_half_written_stays(folder, monkeypatch):
 
 def test_prepared_dataset_reads_back(folder):
     prepared = folder.prepare()
-    path = Path(prepared.train.annotations).with_name("dataset.json")
+    path = Path(prepared.train.index).with_name("dataset.json")
     assert Prepared.load(path) == prepared
 
 

@@ -10,9 +10,10 @@ from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from bacl.datasets import detection
+from bacl.datasets import index, samplers
 from bacl.datasets.annotations import Category, Prepared, Split
-from bacl.datasets.detection import ImageError, LVISFormatDataset, OrderedSampler, Position
+from bacl.datasets.detection import ImageError, LVISFormatDataset
+from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.errors import RunError, UsageError
 
 META = ("img_id", "img_shape", "scale_factor", "flip", "position")
@@ -40,6 +41,14 @@ def scope():
     init_default_scope("mmdet")
 
 
+def write(folder, images, annotations):
+    rows = [
+        (image, image["file_name"], [a for a in annotations if a["image_id"] == image["id"]])
+        for image in images
+    ]
+    index.write(folder / "train.arrow", rows, {3: 0, 7: 1}, folder / "train.json")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Seven images of 40 x 32, image 3 without boxes, image 4 with odd ones."""
@@ -61,9 +70,8 @@ def folder(tmp_path):
     annotations[0]["iscrowd"] = 1
     for number, annotation in enumerate(annotations):
         annotation["id"] = number
-    content = {"images": images, "annotations": annotations, "categories": []}
-    (tmp_path / "train.json").write_text(json.dumps(content))
-    split = Split(annotations="", images="", image_total=7, instance_total=9, masks=True)
+    write(tmp_path, images, annotations)
+    split = Split(image_total=7, instance_total=9, masks=True)
     categories = [
         Category(id=i, name=name, frequency="r", image_count=1, instance_count=1)
         for i, name in [(3, "cup"), (7, "mug")]
@@ -78,7 +86,7 @@ def build(folder, pipeline=PIPELINE, seed=0, **kwargs) -> LVISFormatDataset:
     return DATASETS.build(
         {
             "type": "LVISFormatDataset",
-            "ann_file": str(folder / "train.json"),
+            "ann_file": str(folder / "train.arrow"),
             "dataset_info": str(folder / "dataset.json"),
             "images": str(folder / "images"),
             "pipeline": pipeline,
@@ -99,7 +107,7 @@ def read(dataset, loader_workers, steps, batch=4, skip=0):
         {
             "dataset": dataset,
             "sampler": {"type": "OrderedSampler", "batch": batch},
-            "batch_size": batch // detection.get_dist_info()[1],
+            "batch_size": batch // samplers.get_dist_info()[1],
             "num_workers": loader_workers,
             "collate_fn": {"type": "pseudo_collate"},
         },
@@ -139,14 +147,15 @@ def test_image_without_boxes_keeps_its_keys(folder, pipeline):
 def test_masks_are_held_only_where_the_pipeline_loads_them(folder):
     assert "mask" not in build(folder).get_data_info(1)["instances"][0]
     dataset = build(folder, MASKS)
-    assert dataset.get_data_info(1)["instances"][0]["mask"] == POLYGON
+    (polygon,) = dataset.get_data_info(1)["instances"][0]["mask"]
+    assert [polygon.tolist()] == POLYGON
     assert dataset[1]["data_samples"].gt_instances.masks.masks.shape == (1, 32, 40)
 
 
 def test_mask_that_the_pipeline_needs_and_the_file_lacks_is_told(folder):
-    content = json.loads((folder / "train.json").read_text())
-    del content["annotations"][2]["segmentation"]
-    (folder / "train.json").write_text(json.dumps(content))
+    annotation = {"id": 2, "image_id": 10, "category_id": 7, "bbox": [5, 5, 10, 10]}
+    write(folder, [{"id": 10, "file_name": "0.png", "width": 40, "height": 32}], [annotation])
+    build(folder)
     with pytest.raises(UsageError, match="annotation 2: expected a segmentation"):
         build(folder, MASKS)
 
@@ -207,17 +216,6 @@ def test_global_random_states_are_left_as_they_were(folder):
     assert draw() == expected
 
 
-def test_sampler_shows_every_image_once_per_epoch_in_another_order():
-    stream = iter(OrderedSampler(range(7), batch=4, seed=0))
-    items = [next(stream) for _ in range(21)]
-    assert [item.position for item in items] == list(range(21))
-    epochs = [tuple(item.index for item in items[e : e + 7]) for e in (0, 7, 14)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert len(set(epochs)) == 3
-    other = iter(OrderedSampler(range(7), batch=4, seed=1))
-    assert [next(other) for _ in range(21)] != items
-
-
 @pytest.mark.parametrize("loader_workers", [0, 2])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_stream_is_the_same_for_any_ranks_loader_workers_and_resuming(
@@ -232,7 +230,7 @@ def test_stream_is_the_same_for_any_ranks_loader_workers_and_resuming(
     for skip in (0, 3):
         parts = []
         for rank in range(ranks):
-            monkeypatch.setattr(detection, "get_dist_info", lambda r=rank: (r, ranks))
+            monkeypatch.setattr(samplers, "get_dist_info", lambda r=rank: (r, ranks))
             parts.append(read(dataset, loader_workers, 5 - skip, skip=skip * share))
         merged = [
             item
@@ -243,7 +241,60 @@ def test_stream_is_the_same_for_any_ranks_loader_workers_and_resuming(
         assert merged == expected[skip * 4 :]
 
 
-def test_batch_that_ranks_cannot_share_is_refused(monkeypatch):
-    monkeypatch.setattr(detection, "get_dist_info", lambda: (0, 3))
-    with pytest.raises(UsageError, match="multiple of the 3 workers, got 4"):
-        OrderedSampler(range(7), batch=4, seed=0)
+def test_processes_get_the_path_of_the_index_and_not_its_content(folder):
+    dataset = build(folder, MASKS)
+    expected = [dataset[place]["data_samples"].img_id for place in range(7)]
+    assert len(pickle.dumps(dataset.index)) < 1000
+    sent = pickle.loads(pickle.dumps(dataset))
+    assert [sent[place]["data_samples"].img_id for place in range(7)] == expected
+
+
+def test_samples_are_those_of_mmdetections_own_dataset(folder):
+    """The same file as COCO JSON, and the same draws: equal to the last bit."""
+    content = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 3, "name": "cup"}, {"id": 7, "name": "mug"}],
+    }
+    ours = build(folder, MASKS)
+    for place in range(7):
+        entry = ours.index.image(place)
+        content["images"].append(
+            {"id": entry.id, "file_name": entry.file, "width": 40, "height": 32}
+        )
+        for n, number in enumerate(entry.ids.tolist()):
+            content["annotations"].append(
+                {
+                    "id": number,
+                    "image_id": entry.id,
+                    "category_id": [3, 7][entry.labels[n]],
+                    "bbox": entry.boxes[n].tolist(),
+                    "area": 50,
+                    "segmentation": POLYGON,
+                    "iscrowd": int(entry.crowd[n]),
+                }
+            )
+    (folder / "coco.json").write_text(json.dumps(content))
+    theirs = DATASETS.build(
+        {
+            "type": "CocoDataset",
+            "ann_file": str(folder / "coco.json"),
+            "data_prefix": {"img": str(folder / "images")},
+            "metainfo": {"classes": ("cup", "mug")},
+            "pipeline": MASKS,
+        }
+    )
+    for place in (0, 1, 2, 3, 5, 6):  # CocoDataset does not clip
+        one, other = ours[place], theirs[place]
+        assert torch.equal(one["inputs"], other["inputs"])
+        for part in ("gt_instances", "ignored_instances"):
+            a, b = getattr(one["data_samples"], part), getattr(other["data_samples"], part)
+            assert torch.equal(a.bboxes.tensor, b.bboxes.tensor)
+            assert torch.equal(a.labels, b.labels)
+            assert np.array_equal(a.masks.masks, b.masks.masks)
+
+
+def test_missing_index_is_told(folder):
+    (folder / "train.arrow").unlink()
+    with pytest.raises(RunError, match=r"train\.arrow: expected an index that `bacl` has prepared"):
+        build(folder)

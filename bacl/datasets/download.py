@@ -1,0 +1,383 @@
+"""Files from the web: whole and with the right digest, or not there; and archives unpacked safely.
+
+A download grows in `<name>.part`, beside `<name>.part.json` that tells which version of which
+remote file it is, so that it goes on where it stopped, in this process or another. The file gets
+its name when its size and SHA-256 are what they should be.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import requests
+from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema, SSLError
+
+from bacl.errors import RunError
+
+BLOCK = 1 << 20
+TIMEOUT = (10, 60)
+"""Seconds to wait for a connection, and for the next bytes."""
+ATTEMPTS = 6
+"""Attempts in a row that bring no byte before an address is given up."""
+MARGIN = 64 << 20
+"""Bytes of disk that must stay free."""
+
+Watch = Callable[[str, int, int | None], None]
+"""Is told of progress: what is done, bytes done, bytes in all where known."""
+
+
+class _Unusable(Exception):
+    """An address does not give the file, and asking it again would not help."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file on the web.
+
+    size (bytes) and sha256 (hexadecimal) are None where none is published.
+    """
+
+    name: str
+    addresses: Sequence[str]
+    size: int | None = None
+    sha256: str | None = None
+
+
+def fetch(
+    wanted: Wanted, target: Path, watch: Watch, pause: Callable[[float], None] = time.sleep
+) -> tuple[str, str]:
+    """Download to `target`, going on with what an earlier call has left.
+
+    Returns the address that gave the file, and its SHA-256.
+
+    The addresses are tried in turn; one is given up when it does not have the file, has another
+    one, or brings nothing in several attempts. `pause` waits some seconds between attempts.
+
+    Raises:
+        RunError: no address gives the right file, or the disk is full; says what each one gave.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    said = []
+    for address in wanted.addresses:
+        try:
+            return address, _fetch_from(address, wanted, target, watch, pause)
+        except _Unusable as error:
+            said.append(f"{address}: {error}")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise RunError(
+                f"{target.parent}: {wanted.name} does not fit: the disk is full; what is there "
+                "stays, and the same command goes on from it"
+            ) from error
+    raise RunError(f"{wanted.name} could not be downloaded: {'; '.join(said)}")
+
+
+def checked(path: Path, wanted: Wanted, watch: Watch) -> str:
+    """The SHA-256 of a file that should be `wanted`.
+
+    Raises:
+        RunError: it is another file, or a part of it.
+    """
+    if problem := _wrong_size(path.stat().st_size, wanted):
+        raise RunError(f"{path}: {problem}")
+    digest = sha256(path, watch)
+    if wanted.sha256 and digest != wanted.sha256:
+        raise RunError(f"{path}: expected SHA-256 {wanted.sha256}, got {digest}")
+    return digest
+
+
+def sha256(path: Path, watch: Watch) -> str:
+    """Hexadecimal SHA-256 of a file's content, with progress."""
+    digest, done, size = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            done += len(block)
+            watch(f"checking {path.name.removesuffix('.part')}", done, size)
+    return digest.hexdigest()
+
+
+def need_space(folder: Path, size: int, what: str) -> None:
+    """Raise RunError where `size` more bytes would not fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < size + MARGIN:
+        raise RunError(
+            f"{folder}: expected {_bytes(size + MARGIN)} free to {what}, got {_bytes(free)}"
+        )
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _wrong_size(size: int, wanted: Wanted) -> str | None:
+    if wanted.size is None or size == wanted.size:
+        return None
+    return f"expected {wanted.size:,} bytes, got {size:,}"
+
+
+# Downloading
+
+
+def _fetch_from(
+    address: str, wanted: Wanted, target: Path, watch: Watch, pause: Callable[[float], None]
+) -> str:
+    part = target.with_name(f"{target.name}.part")
+    idle = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _request(address, wanted, part, watch)
+            break
+        except (InvalidSchema, InvalidURL, MissingSchema) as error:
+            raise _Unusable(str(error)) from error
+        except requests.RequestException as error:
+            after = part.stat().st_size if part.exists() else 0
+            idle = 0 if after > before else idle + 1
+            if idle == ATTEMPTS:
+                raise _Unusable(_reason(error)) from error
+            pause(min(2**idle, 30))
+    # A wrong file may be a mixture of versions: it is of no use to go on from.
+    problem = _wrong_size(part.stat().st_size, wanted)
+    digest = "" if problem else sha256(part, watch)
+    if not problem and wanted.sha256 and digest != wanted.sha256:
+        problem = f"expected SHA-256 {wanted.sha256}, got {digest}"
+    if problem:
+        _forget(part)
+        raise _Unusable(f"{problem}; what came was removed")
+    part.replace(target)
+    _forget(part)
+    return digest
+
+
+def _request(address: str, wanted: Wanted, part: Path, watch: Watch) -> None:
+    """Ask once for what is missing of `part`; returns when nothing is.
+
+    Raises requests.RequestException where asking again may help, else _Unusable.
+    """
+    version = _version(part)
+    same = version.get("address") == address
+    # With a digest to come, the beginning may be another address's.
+    known = same or (version and wanted.sha256)
+    start = part.stat().st_size if known and part.exists() else 0
+    headers = {"Accept-Encoding": "identity"}  # so that lengths and ranges are the file's own
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if same and version["validator"]:
+            headers["If-Range"] = version["validator"]
+    with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416 and start:  # what there is, is no part of it
+            whole = _total(response)
+            if whole == start:
+                return
+            _forget(part)
+            raise requests.ConnectionError("the file has changed on the server")
+        if response.status_code not in (200, 206):
+            text = f"HTTP {response.status_code} {response.reason}"
+            if response.status_code >= 500 or response.status_code in (408, 429):
+                raise requests.HTTPError(text)
+            raise _Unusable(text)
+        if response.status_code == 200:
+            start = 0
+        elif _first(response) != start:
+            raise _Unusable(f"asked for bytes from {start}, got {_range(response)!r}")
+        total = _total(response)
+        if total is not None and (problem := _wrong_size(total, wanted)):
+            raise _Unusable(problem)
+        if total is None and response.status_code == 200:
+            total = wanted.size
+        if total is not None:
+            need_space(part.parent, total - start, f"download {wanted.name}")
+        if start == 0:
+            _remember(part, address, response)
+        with part.open("r+b" if start else "wb") as file:
+            file.seek(start)
+            done = start
+            for block in response.iter_content(BLOCK):
+                file.write(block)
+                done += len(block)
+                watch(f"downloading {wanted.name}", done, total)
+    if total is not None and done < total:
+        raise requests.ConnectionError(f"the server closed after {done:,} of {total:,} bytes")
+
+
+def _reason(error: requests.RequestException) -> str:
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.HTTPError) or not getattr(error, "request", None):
+        return str(error)
+    if isinstance(error, SSLError):
+        return f"no safe connection: {error}"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return f"the transfer breaks off ({type(error).__name__})"
+
+
+def _range(response: requests.Response) -> str:
+    return response.headers.get("Content-Range", "")
+
+
+def _first(response: requests.Response) -> int | None:
+    """The first byte of the file that a partial answer holds, of `bytes 5-9/10`."""
+    first = _range(response).removeprefix("bytes ").partition("-")[0]
+    return int(first) if first.isdecimal() else None
+
+
+def _total(response: requests.Response) -> int | None:
+    """Bytes of the whole file, as the server has it."""
+    text = _range(response).rpartition("/")[2]
+    if response.status_code == 200:
+        text = response.headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() else None
+
+
+def _note(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _version(part: Path) -> dict:
+    """What identifies the remote version that `part` is the beginning of; {} where unknown."""
+    try:
+        version = json.loads(_note(part).read_text())
+    except (OSError, ValueError):
+        return {}
+    return version if isinstance(version, dict) and "validator" in version else {}
+
+
+def _remember(part: Path, address: str, response: requests.Response) -> None:
+    """Begin anew: note the version before the first byte of it is on the disk."""
+    _forget(part)
+    tag = response.headers.get("ETag", "")
+    # A weak tag does not promise equal bytes, so a range cannot rest on it.
+    validator = response.headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
+    _note(part).write_text(json.dumps({"address": address, "validator": validator}))
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _note(part).unlink(missing_ok=True)
+
+
+# Unpacking
+
+
+def unpack(
+    archive: Path, places: Mapping[str, str], root: Path, replace: bool, watch: Watch
+) -> dict[str, int]:
+    """Unpack members of a zip archive under `root`; returns place under `root` -> bytes.
+
+    A file gets its name when it is whole (the archive's CRC-32 holds), so after an interruption
+    the same call goes on. Files that are there with the right content stay untouched.
+
+    Args:
+        places: what to take out: a file by its name, wherever it lies in the archive, or a folder
+            at its top as `name/`; and where under `root` each goes.
+        replace: whether a file that is there with other content is overwritten.
+
+    Raises:
+        RunError: no whole zip archive; a member is missing, damaged, or would lie elsewhere than
+            under its place; the disk is too small; a file is in the way.
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            members = _chosen(content, places, archive, root)
+            todo = []
+            for member, place in members.items():
+                path = root / place
+                if not path.exists() or not _is(path, member):
+                    if path.exists() and not replace:
+                        raise RunError(
+                            f"{path}: is not what {archive.name} holds: expected nothing there, "
+                            "or the same content; move it away"
+                        )
+                    todo.append((member, path))
+            total = sum(member.file_size for member, _ in todo)
+            need_space(root, total, f"unpack {archive.name}")
+            done = 0
+            for member, path in todo:
+                done = _extract(content, member, path, done, total, watch, archive)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise RunError(f"{archive}: expected a whole zip archive: {error}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(f"{root}: {archive.name} does not fit: the disk is full") from error
+    return {place: member.file_size for member, place in members.items()}
+
+
+def _chosen(
+    content: zipfile.ZipFile, places: Mapping[str, str], archive: Path, root: Path
+) -> dict[zipfile.ZipInfo, str]:
+    chosen: dict[zipfile.ZipInfo, str] = {}
+    for member in content.infolist():
+        if member.is_dir() or member.filename.startswith("__MACOSX/"):
+            continue
+        path = PurePosixPath(member.filename)
+        if stat.S_ISLNK(member.external_attr >> 16) or member.flag_bits & 1:
+            raise RunError(f"{archive}: {member.filename}: expected a plain file in the archive")
+        if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
+            raise RunError(
+                f"{archive}: {member.filename}: expected names that stay inside the folder"
+            )
+        if path.name in places:
+            chosen[member] = places[path.name]
+        elif len(path.parts) > 1 and f"{path.parts[0]}/" in places:
+            inside = PurePosixPath(*path.parts[1:])
+            chosen[member] = str(PurePosixPath(places[f"{path.parts[0]}/"]) / inside)
+    given = list(chosen.values())
+    for name, place in places.items():
+        if name.endswith("/"):
+            found = any(PurePosixPath(place) in PurePosixPath(other).parents for other in given)
+        else:
+            found = given.count(place) == 1
+        if not found:
+            raise RunError(f"{archive}: expected {name} in the archive, found none or several")
+    return chosen
+
+
+def _is(path: Path, member: zipfile.ZipInfo) -> bool:
+    """Whether the file has the member's content."""
+    if not path.is_file() or path.stat().st_size != member.file_size:
+        return False
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc == member.CRC
+
+
+def _extract(
+    content: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    path: Path,
+    done: int,
+    total: int,
+    watch: Watch,
+    archive: Path,
+) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with content.open(member) as source, part.open("wb") as file:
+            while block := source.read(BLOCK):
+                file.write(block)
+                done += len(block)
+                watch(f"unpacking {archive.name}", done, total)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return done

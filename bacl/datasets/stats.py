@@ -1,0 +1,189 @@
+"""How long the tail is: images, instances, groups and categories of a data set, in numbers.
+
+Letters: C categories.
+"""
+
+import csv
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bacl import settings
+from bacl.datasets.annotations import Examined, category_counts, examine
+from bacl.datasets.sources import located
+
+
+@dataclass(frozen=True)
+class SplitStats:
+    """A split in numbers. Crowds are counted apart and not as instances."""
+
+    file: str
+    images: int
+    images_missing: int
+    """Images whose file is not there."""
+    images_without_instances: int
+    instances: int
+    crowds: int
+    categories: int
+    """Categories with at least one instance."""
+    most_instances: int
+    """In one image."""
+    masks: int
+    """Annotations with a segmentation, crowds included."""
+
+
+@dataclass(frozen=True)
+class GroupStats:
+    """A frequency group: its categories, those of them that validation shows, its instances."""
+
+    name: str
+    range: str
+    """Of the counts that the group goes by, such as `11-100`."""
+    categories: int
+    categories_in_val: int
+    train_images: int
+    """Training images that show at least one of the group's categories."""
+    train_instances: int
+    val_instances: int
+
+
+@dataclass(frozen=True)
+class CategoryStats:
+    """A category: `images` and `instances` are the training split's, as the groups count them."""
+
+    id: int
+    name: str
+    group: str
+    images: int
+    instances: int
+    val_images: int
+    val_instances: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A data set in numbers; categories (C) by falling number of training instances.
+
+    imbalance: instances of the most over those of the least frequent category that has any, and
+    the same of images.
+    """
+
+    train: SplitStats
+    val: SplitStats
+    groups: list[GroupStats]
+    grouped_by: str
+    categories: list[CategoryStats]
+    imbalance: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def save_categories(self, path: Path) -> None:
+        """Write the categories as CSV."""
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [f.name for f in fields(CategoryStats)])
+            writer.writeheader()
+            writer.writerows(asdict(category) for category in self.categories)
+
+
+def stats(dataset: settings.Dataset, cache: Path) -> Stats:
+    """Count; images need not be there.
+
+    Args:
+        cache: where the embedded set is made, if it is asked for.
+
+    Raises:
+        UsageError: annotation files that cannot be read as such, one sentence a line.
+    """
+    dataset = located(dataset)
+    train, val = examine(dataset, cache, [])
+    known = category_counts(dataset, train)
+    groups = dataset.groups or settings.Groups()
+    in_val = {
+        key: Counter(category for category, _ in _shown(val, key)) for key in ("image_id", "id")
+    }
+    categories = [
+        CategoryStats(
+            id=category.id,
+            name=category.name,
+            group=category.frequency,
+            images=category.image_count,
+            instances=category.instance_count,
+            val_images=in_val["image_id"][category.id],
+            val_instances=in_val["id"][category.id],
+        )
+        for category in known
+    ]
+    categories.sort(key=lambda category: (-category.instances, category.id))
+    return Stats(
+        train=_split(train),
+        val=_split(val),
+        groups=_groups(groups, categories, train),
+        grouped_by=groups.by,
+        categories=categories,
+        imbalance={
+            kind: _ratio([getattr(category, kind) for category in categories])
+            for kind in ("images", "instances")
+        },
+    )
+
+
+def _shown(split: Examined, key: str) -> set[tuple[int, int]]:
+    """(category, image) or (category, annotation) pairs of what is no crowd."""
+    return {
+        (annotation["category_id"], annotation[key])
+        for annotation in split.content["annotations"]
+        if not annotation.get("iscrowd")
+    }
+
+
+def _split(split: Examined) -> SplitStats:
+    annotations = split.content["annotations"]
+    single = [annotation for annotation in annotations if not annotation.get("iscrowd")]
+    by_image = Counter(annotation["image_id"] for annotation in single)
+    return SplitStats(
+        file=str(split.annotations),
+        images=len(split.content["images"]),
+        images_missing=sum(not file for file in split.files),
+        images_without_instances=len(split.content["images"]) - len(by_image),
+        instances=len(single),
+        crowds=len(annotations) - len(single),
+        categories=len({annotation["category_id"] for annotation in single}),
+        most_instances=max(by_image.values(), default=0),
+        masks=sum(bool(annotation.get("segmentation")) for annotation in annotations),
+    )
+
+
+def _groups(
+    groups: settings.Groups, categories: list[CategoryStats], train: Examined
+) -> list[GroupStats]:
+    of = {category.id: category.group for category in categories}
+    shown = {(of[category], image) for category, image in _shown(train, "image_id")}
+    images = Counter(group for group, _ in shown)
+    rows = []
+    for name, text in zip(groups.names, _ranges(groups.bounds)):
+        mine = [category for category in categories if category.group == name]
+        rows.append(
+            GroupStats(
+                name=name,
+                range=text,
+                categories=len(mine),
+                categories_in_val=sum(category.val_instances > 0 for category in mine),
+                train_images=images[name],
+                train_instances=sum(category.instances for category in mine),
+                val_instances=sum(category.val_instances for category in mine),
+            )
+        )
+    return rows
+
+
+def _ranges(bounds: list[int]) -> list[str]:
+    """`0-10`, `11-100`, `101+` of bounds 10, 100."""
+    lows = [0, *(bound + 1 for bound in bounds)]
+    return [*(f"{low}-{high}" for low, high in zip(lows, bounds)), f"{lows[-1]}+"]
+
+
+def _ratio(counts: list[int]) -> float:
+    seen = [count for count in counts if count]
+    return max(seen) / min(seen) if seen else float("nan")

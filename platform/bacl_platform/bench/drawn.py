@@ -1,0 +1,100 @@
+"""Annotation files and photographs of LVIS's shape, drawn from a seed.
+
+Categories are long-tailed, objects have polygons of some fifty points, as LVIS v1.0's have, whose
+training split takes a gigabyte. Polygons repeat; what reads the file cannot know.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+WIDTH, HEIGHT = 640, 480
+ADDRESS = "http://images.cocodataset.org/"
+_SHAPES = 5_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a file holds; the defaults are LVIS v1.0's training split."""
+
+    images: int = 100_170
+    annotations: int = 1_270_141
+    categories: int = 1203
+
+
+def write_annotations(path: Path, size: Size, first: int = 1) -> list[str]:
+    """Write a file as LVIS v1.0 gives them; returns where its images belong, by `coco_url`.
+
+    first: id of the first image.
+    """
+    draw = np.random.default_rng(first)
+    shapes = [_shape(draw) for _ in range(_SHAPES)]
+    chance = 1 / np.arange(2, 2 + size.categories) ** 1.2
+    crowded = draw.gamma(1, size=size.images)
+    owners = np.sort(draw.choice(size.images, size.annotations, p=crowded / crowded.sum()))
+    labels = draw.choice(size.categories, size.annotations, p=chance / chance.sum())
+    pairs = np.unique(np.stack([owners, labels]), axis=1)
+    images = np.bincount(pairs[1], minlength=size.categories).tolist()
+    instances = np.bincount(labels, minlength=size.categories).tolist()
+    names = [f"train2017/{number:012d}.jpg" for number in range(first, first + size.images)]
+    chosen = draw.integers(_SHAPES, size=size.annotations).tolist()
+
+    lists: dict[str, Iterator[str]] = {
+        "images": (
+            json.dumps(
+                {"id": first + n, "width": WIDTH, "height": HEIGHT, "coco_url": ADDRESS + name}
+                | {"neg_category_ids": [1, 2], "not_exhaustive_category_ids": []}
+            )
+            for n, name in enumerate(names)
+        ),
+        "annotations": (
+            f'{{"id":{n},"image_id":{first + owner},"category_id":{label + 1},{shapes[shape]}}}'
+            for n, (owner, label, shape) in enumerate(
+                zip(owners.tolist(), labels.tolist(), chosen), start=1
+            )
+        ),
+        "categories": (
+            json.dumps({"id": n + 1, "name": f"category {n}", "image_count": images[n]})[:-1]
+            + f', "instance_count": {instances[n]}}}'
+            for n in range(size.categories)
+        ),
+    }
+    with path.open("w") as file:
+        for number, (name, items) in enumerate(lists.items()):
+            file.write(f'{"," if number else "{"}"{name}":[')
+            for place, item in enumerate(items):
+                file.write(f",{item}" if place else item)
+            file.write("]")
+        file.write("}")
+    return names
+
+
+def write_photographs(folder: Path, names: list[str]) -> None:
+    """Write JPEG files with about as much detail as photographs have."""
+    draw = np.random.default_rng(0)
+    for name in names:
+        coarse = draw.integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3), np.uint8)
+        pixels = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        grain = draw.integers(0, 24, pixels.shape, np.uint8)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), cv2.add(pixels, grain))
+
+
+def _shape(draw: np.random.Generator) -> str:
+    """The fields `segmentation`, `bbox` and `area` of an object, most of them small."""
+    points = int(min(4 + draw.geometric(1 / 44), 600))
+    radius = min(draw.lognormal(3.2, 0.8), HEIGHT / 2 - 1)
+    centre = radius + draw.random(2) * (np.array([WIDTH, HEIGHT]) - 2 * radius)
+    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    reach = radius * draw.uniform(0.6, 1, points)
+    outline = centre + reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    outline = outline.round(2)
+    low, sides = outline.min(axis=0), np.ptp(outline, axis=0)
+    box = np.concatenate([low, sides]).round(2).tolist()
+    fields = {"segmentation": [outline.reshape(-1).tolist()], "bbox": box}
+    return json.dumps(fields | {"area": round(float(np.prod(sides)) * 0.6, 2)})[1:-1]

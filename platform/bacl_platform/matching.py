@@ -1,0 +1,235 @@
+"""Which detections are right: what hotcoco matched, in columns, and average precision from it.
+
+An evaluation keeps means; comparing two runs image by image, or asking what an error costs, needs
+the matches that they are means of. Boxes only.
+
+Letters: N detections that are judged, G ground-truth boxes, I images, C categories, B weightings
+of the images, P right detections of one category, T IoU thresholds 0.5, 0.55, ..., 0.95, R recall
+thresholds 0, 0.01, ..., 1.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import hotcoco
+import numpy as np
+
+from bacl.evaluation import MAX_DETECTIONS, Detections, Evaluator
+
+RECALLS = np.linspace(0, 1, 101)
+THRESHOLDS = 10
+_AT_ONCE = 50
+"""Categories whose matches hotcoco hands over together: they come as Python objects."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The G boxes of a split, by image and then in the order of the file.
+
+    id, image (index into `Matched.images`), label (G,) int; bbox (G, 4) as x, y, width, height;
+    counted (G,) bool: False for crowds, which a detection may match for nothing.
+    """
+
+    id: np.ndarray
+    image: np.ndarray
+    label: np.ndarray
+    bbox: np.ndarray
+    counted: np.ndarray
+
+    def totals(self, categories: int) -> np.ndarray:
+        """Counted boxes (C,) of each category."""
+        return np.bincount(self.label[self.counted], minlength=categories)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The judged detections of one run, by label and then by falling score.
+
+    Not judged, and so not here, are detections of a category that an image is not annotated for.
+
+    images (I,): ids; row (N,): index into the run's `Detections`; image (N,): index into `images`;
+    label, score (N,); right (T, N): matches a counted box; passed (T, N): counts neither as right
+    nor as wrong; finder (G,): row of the detection that matches the box at IoU 0.5, else -1; found
+    (G,): its score, else -1.
+    """
+
+    images: np.ndarray
+    truth: Truth
+    categories: int
+    row: np.ndarray
+    image: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    right: np.ndarray
+    passed: np.ndarray
+    found: np.ndarray
+    finder: np.ndarray
+
+    def of(self, label: int) -> slice:
+        """Where the detections of a category are."""
+        start, end = np.searchsorted(self.label, (label, label + 1))
+        return slice(int(start), int(end))
+
+
+def match(evaluator: Evaluator, detections: Detections) -> Matched:
+    """Match detections with the ground truth as `Evaluator.evaluate` does."""
+    rows = np.arange(len(detections.score))
+    if evaluator.mode == "lvis":
+        rows = _countable(detections)
+    truth, images = read_truth(evaluator)
+    labels = {category.id: label for label, category in enumerate(evaluator.categories)}
+    places = {image: place for place, image in enumerate(images.tolist())}
+    by_annotation = {number: place for place, number in enumerate(truth.id.tolist())}
+    finder = np.full(len(truth.id), -1)
+    columns: list[tuple[np.ndarray, ...]] = []
+    for entry in _entries(evaluator, detections, rows):
+        scores = np.array(entry["dtScores"], dtype=np.float64)
+        ids = np.array(entry["dtIds"], dtype=np.int64)
+        for annotation, detection in zip(entry["gtIds"], entry["gtMatches"][0]):
+            if detection:  # hotcoco numbers detections from 1
+                finder[by_annotation[annotation]] = rows[detection - 1]
+        if len(ids):
+            columns.append(
+                (
+                    rows[ids - 1],
+                    np.full(len(ids), places[entry["image_id"]]),
+                    np.full(len(ids), labels[entry["category_id"]]),
+                    scores,
+                    np.array(entry["dtMatched"], dtype=bool).T,
+                    np.array(entry["dtIgnore"], dtype=bool).T,
+                )
+            )
+    if columns:
+        row, image, label, score, matched, passed = (np.concatenate(c) for c in zip(*columns))
+    else:
+        row = image = label = np.empty(0, dtype=np.int64)
+        score = np.empty(0)
+        matched = passed = np.empty((0, THRESHOLDS), dtype=bool)
+    found = np.full(len(finder), -1.0)
+    found[finder >= 0] = detections.score[finder[finder >= 0]]
+    order = np.lexsort((image, -score, label))
+    return Matched(
+        images=images,
+        truth=truth,
+        categories=len(labels),
+        row=row[order],
+        image=image[order],
+        label=label[order],
+        score=score[order],
+        right=(matched & ~passed).T[:, order],
+        passed=passed.T[:, order],
+        found=found,
+        finder=finder,
+    )
+
+
+def _countable(detections: Detections) -> np.ndarray:
+    """Rows of the 300 best of each image, without those of no area: what LVIS's AP is made of.
+
+    hotcoco keeps the 300 best by itself, but of the categories that it is asked for.
+    """
+    order = np.lexsort((-detections.score, detections.image_id))
+    image = detections.image_id[order]
+    best = np.sort(order[np.arange(len(image)) - np.searchsorted(image, image) < MAX_DETECTIONS])
+    return best[np.prod(detections.bbox[best, 2:].astype(np.float64), axis=1) > 0]
+
+
+def read_truth(evaluator: Evaluator) -> tuple[Truth, np.ndarray]:
+    """The boxes that an evaluator judges by, and the ids (I,) of the split's images."""
+    images = np.array(sorted(evaluator.ground_truth.get_img_ids()), dtype=np.int64)
+    labels = {category.id: label for label, category in enumerate(evaluator.categories)}
+    annotations = sorted(
+        evaluator.ground_truth.dataset["annotations"], key=lambda one: one["image_id"]
+    )
+    truth = Truth(
+        id=np.array([one["id"] for one in annotations], dtype=np.int64),
+        image=np.searchsorted(images, [one["image_id"] for one in annotations]),
+        label=np.array([labels[one["category_id"]] for one in annotations], dtype=np.int64),
+        bbox=np.array([one["bbox"] for one in annotations], dtype=np.float64).reshape(-1, 4),
+        counted=np.array([not one.get("iscrowd") for one in annotations], dtype=bool),
+    )
+    return truth, images
+
+
+def _entries(
+    evaluator: Evaluator, detections: Detections, rows: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """hotcoco's matches of each image and category that has any box; settings as for the AP.
+
+    rows: of the detections that count.
+    """
+    columns = (detections.image_id, detections.bbox, detections.score, detections.category_id)
+    found = evaluator.ground_truth.load_res(
+        np.column_stack([column[rows].astype(np.float64) for column in columns])
+    )
+    ids = [category.id for category in evaluator.categories]
+    for start in range(0, len(ids), _AT_ONCE):
+        run = hotcoco.COCOeval(
+            evaluator.ground_truth, found, "bbox", lvis_style=evaluator.mode == "lvis"
+        )
+        run.params.max_dets = [MAX_DETECTIONS]
+        run.params.area_rng = [run.params.area_rng[0]]
+        run.params.area_rng_lbl = ["all"]
+        run.params.cat_ids = ids[start : start + _AT_ONCE]
+        run.evaluate()
+        yield from (entry for entry in run.eval_imgs if entry)
+
+
+# Average precision
+
+
+def average_precision(matched: Matched, weights: np.ndarray) -> np.ndarray:
+    """AP (B, T, C) where image i counts weights[b, i] times; NaN where no box of it counts.
+
+    weights: (B, I) whole numbers, as drawing images with replacement gives them. An image that
+    counts twice is what two equal images would be; only where detections of one score and category
+    in it are right and wrong, these keep their order instead of taking turns.
+    """
+    ap = np.full((len(weights), THRESHOLDS, matched.categories), np.nan)
+    counted = matched.truth.counted
+    for label in np.unique(matched.truth.label[counted]):
+        boxes = matched.truth.image[counted & (matched.truth.label == label)]
+        total = weights[:, boxes].sum(axis=1).astype(np.float64)
+        known = total > 0
+        one = matched.of(label)
+        right, passed = matched.right[:, one], matched.passed[:, one]
+        # what scores lower than all that is right cannot matter
+        end = int(np.flatnonzero(right.any(axis=0)).max(initial=-1)) + 1
+        right, passed = right[:, :end], passed[:, :end]
+        drawn = weights[np.ix_(known, matched.image[one][:end])].astype(np.float64)
+        every = np.cumsum(drawn, axis=1)
+        for step in range(THRESHOLDS):
+            seen = every
+            if passed[step].any():
+                seen = np.cumsum(np.where(passed[step], 0, drawn), axis=1)
+            places = np.flatnonzero(right[step])
+            hits = np.cumsum(drawn[:, places], axis=1)
+            best, share = _steps(hits, seen[:, places], total[known])
+            ap[known, step, label] = (best * share).sum(axis=1) / len(RECALLS)
+    return ap
+
+
+def precision_at(right: np.ndarray, total: float) -> np.ndarray:
+    """Precision (R,) at each recall threshold, the best at it or beyond, of one category.
+
+    right (N,): of its detections by falling score, those that count; total: its boxes.
+    """
+    places = np.flatnonzero(right)
+    hits = np.arange(1.0, len(places) + 1)[None]
+    best, share = _steps(hits, (places + 1.0)[None], np.array([total]))
+    curve = np.zeros(len(RECALLS))
+    reached = np.repeat(best[0], share[0])
+    curve[: len(reached)] = reached
+    return curve
+
+
+def _steps(hits: np.ndarray, seen: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision at each right detection or beyond, and the recall thresholds it holds for, (B, P).
+
+    hits, seen (B, P): right detections, and all, down to each of the P right ones; total (B,).
+    """
+    precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
+    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    reached = np.searchsorted(RECALLS, hits / total[:, None], side="right")
+    return best, np.diff(reached, axis=1, prepend=0)

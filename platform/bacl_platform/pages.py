@@ -1,0 +1,127 @@
+"""Pages that commands leave behind: the same sections as Markdown and as one HTML file."""
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture in a page.
+
+    file: its name beside the page. content: of that file, PNG. inside: what the HTML page holds
+    instead where the file would be too large, PNG or JPEG. wide: shown wider than the text.
+    """
+
+    file: str
+    title: str
+    content: bytes
+    inside: bytes | None = None
+    caption: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column is of names, the others of numbers."""
+
+    head: Sequence[str]
+    body: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what belongs under it, in this order."""
+
+    title: str
+    paragraphs: Sequence[str] = field(default_factory=list)
+    tables: Sequence[Table] = field(default_factory=list)
+    pictures: Sequence[Shown] = field(default_factory=list)
+
+
+def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table."""
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for cells in body:
+        yield f"| {' | '.join(cells)} |"
+
+
+def markdown_section(section: Section) -> Iterator[str]:
+    """Lines of a section; pictures are links to files beside the page."""
+    yield from (f"## {section.title}", "")
+    for paragraph in section.paragraphs:
+        yield from (paragraph, "")
+    for table in section.tables:
+        yield from (*markdown_table(table.head, table.body), "")
+    for picture in section.pictures:
+        yield from (f"![{picture.title}]({picture.file})", "")
+        if picture.caption:
+            yield from (picture.caption, "")
+
+
+def html_table(head: Sequence[str], body: Iterable[Sequence[str]], style: str = "") -> str:
+    """A table whose cells are HTML already."""
+    lines = [f'<table class="{style}">', f"<tr><th>{'<th>'.join(head)}"]
+    lines += [f"<tr><td>{'<td>'.join(cells)}" for cells in body]
+    return "\n".join([*lines, "</table>"])
+
+
+def html_section(section: Section) -> Iterator[str]:
+    """Parts of a page, pictures and all."""
+    yield f"<h2>{escape(section.title)}</h2>"
+    for paragraph in section.paragraphs:
+        yield f"<p>{escape(paragraph)}</p>"
+    for table in section.tables:
+        body = [[escape(cell) for cell in cells] for cells in table.body]
+        yield html_table([escape(cell) for cell in table.head], body, "names")
+    for picture in section.pictures:
+        yield '<figure class="wide">' if picture.wide else "<figure>"
+        yield html_picture(picture.title, picture.inside or picture.content)
+        if picture.caption:
+            yield f"<figcaption>{escape(picture.caption)}</figcaption>"
+        yield "</figure>"
+
+
+def html_picture(title: str, content: bytes) -> str:
+    """A picture in the page itself; content is PNG or JPEG."""
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    data = base64.b64encode(content).decode()
+    return f'<img alt="{escape(title)}" src="data:image/{kind};base64,{data}">'
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem;
+       margin: 2rem auto; padding: 0 1rem; }}
+h2 {{ margin-top: 3rem; }}
+table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th {{ border-bottom: 2px solid #888; }}
+th:first-child, td:first-child, .left td, .left th {{ text-align: left; }}
+small {{ display: block; color: #666; }}
+td b {{ color: #005a8d; }}
+img {{ display: block; max-width: 100%; margin: 1.5rem 0; }}
+figure {{ margin: 1.5rem 0; }}
+figure img {{ margin: 0; }}
+.wide {{ width: 94vw; margin-left: calc(50% - 47vw); }}
+.wide img {{ margin: auto; }}
+figcaption {{ font-size: .85rem; color: #444; margin-top: .3rem; }}
+.names td {{ white-space: nowrap; }}
+.left {{ font-size: .85rem; }}
+.left td:last-child {{ word-break: break-all; }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
+
+def html_page(title: str, body: Iterable[str]) -> str:
+    """One page that needs no other file."""
+    return _PAGE.format(title=escape(title), body="\n".join(body))

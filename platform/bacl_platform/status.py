@@ -1,0 +1,204 @@
+"""What goes on in a store, whoever started it: drivers, unfinished jobs, how to stop them."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from bacl.errors import RunError
+from bacl_platform.store import JOB, SCALARS, Store, newest_step, write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A process that runs an experiment or sweeps."""
+
+    pid: int
+    host: str
+    command: str
+    started: str
+    note: Path
+
+    @property
+    def here(self) -> bool:
+        """Whether it is on this machine, and can be asked."""
+        return self.host == socket.gethostname()
+
+    @property
+    def alive(self) -> bool | None:
+        """Whether it still runs; None where that cannot be known from here."""
+        if not self.here:
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+@contextlib.contextmanager
+def driving(store: Store) -> Iterator[None]:
+    """Be known as a driver of the store, and end on SIGTERM as on Ctrl-C."""
+    note = store.root / ".drivers" / f"{socket.gethostname()}-{os.getpid()}.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+    write_text(note, json.dumps({**facts, "command": " ".join(["bacl", *sys.argv[1:]])}))
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        note.unlink(missing_ok=True)
+
+
+def drivers(store: Store) -> list[Driver]:
+    """Drivers of the store; the notes of those that were killed here are cleared away."""
+    found = []
+    for note in sorted((store.root / ".drivers").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            driver = Driver(**json.loads(note.read_text()), note=note)
+            if driver.alive is False:
+                note.unlink(missing_ok=True)
+            else:
+                found.append(driver)
+    return found
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A job that has begun and has no entry yet."""
+
+    name: str
+    key: str
+    variants: int
+    running: bool
+    step: int
+    steps: int
+    loss: float | None
+    seconds_left: float | None
+    checkpoint: int | None
+    quiet: float
+    """Seconds since it last logged."""
+
+
+def unfinished(store: Store) -> list[Unfinished]:
+    """The store's unfinished jobs, those that run first."""
+    found = []
+    for description in (store.root / ".work").glob(f"*/{JOB}"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found.append(_unfinished(description.parent, json.loads(description.read_text())))
+    return sorted(found, key=lambda job: (not job.running, job.name))
+
+
+def _unfinished(work: Path, job: dict[str, Any]) -> Unfinished:
+    scalars = work / SCALARS
+    lines = scalars.read_text().splitlines() if scalars.exists() else []
+    rows = [row for row in map(json.loads, lines) if "loss" in row]
+    last = rows[-1] if rows else {"step": 0}
+    steps = job["iterations"]
+    return Unfinished(
+        name=job["name"],
+        key=work.name,
+        variants=len(job["variants"]),
+        running=_held(work.parent / f"{work.name}.lock"),
+        step=last["step"],
+        steps=steps,
+        loss=last.get("loss"),
+        seconds_left=last["time"] * (steps - last["step"]) if "time" in last else None,
+        checkpoint=newest_step(work / "checkpoints"),
+        quiet=time.time() - (scalars if scalars.exists() else work / JOB).stat().st_mtime,
+    )
+
+
+def _held(path: Path) -> bool:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def print_status(store: Store, console: "Console") -> None:
+    """Show drivers and unfinished jobs."""
+    from rich.table import Table
+
+    for driver in drivers(store):
+        where = "" if driver.here else f" on {driver.host}"
+        console.print(
+            f"process {driver.pid}{where} since {driver.started}: {driver.command}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    jobs = unfinished(store)
+    if not jobs:
+        console.print(f"no unfinished jobs in {store.root}", soft_wrap=True, highlight=False)
+        return
+    table = Table("job", "key", "variants", "state", "step", "loss", "left", "checkpoint")
+    for job in jobs:
+        state = f"running, logged {_ago(job.quiet)} ago" if job.running else "interrupted"
+        left = "" if job.seconds_left is None or not job.running else _ago(job.seconds_left)
+        table.add_row(
+            job.name,
+            job.key,
+            str(job.variants),
+            state,
+            f"{job.step}/{job.steps}",
+            "" if job.loss is None else f"{job.loss:.3f}",
+            left,
+            "none yet" if job.checkpoint is None else f"step {job.checkpoint}",
+        )
+    console.print(table)
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def stop(store: Store, pid: int | None, patience: float, console: "Console") -> None:
+    """Interrupt drivers of the store on this machine, one or all, and wait for their end.
+
+    What they trained stays, and their commands go on from the newest checkpoints. Raises RunError
+    where there is none, or one does not end in `patience` seconds.
+    """
+    known = drivers(store)
+    chosen = [driver for driver in known if driver.here and pid in (None, driver.pid)]
+    if not chosen:
+        elsewhere = ", ".join(f"{driver.pid} on {driver.host}" for driver in known)
+        hint = f"; there are {elsewhere}: run `bacl stop` there" if elsewhere else ""
+        raise RunError(f"{store.root}: expected a run or sweep to stop here, found none{hint}")
+    for driver in chosen:
+        os.kill(driver.pid, signal.SIGINT)
+    deadline = time.monotonic() + patience
+    while any(driver.alive for driver in chosen):
+        if time.monotonic() > deadline:
+            left = ", ".join(str(driver.pid) for driver in chosen if driver.alive)
+            raise RunError(
+                f"process {left} has not ended after {patience:.0f} s: `kill -9 {left}` is safe, "
+                "the same command goes on from the last checkpoints"
+            )
+        time.sleep(0.2)
+    for driver in chosen:
+        console.print(f"stopped {driver.pid}: {driver.command}", soft_wrap=True, highlight=False)

@@ -1,0 +1,352 @@
+"""Tables of sweeps: trials by their values, beside the paper's numbers where a sweep repeats them.
+
+Everything is read from the store; values are points (AP times 100).
+"""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bacl.errors import UsageError
+from bacl_platform.experiment import read_yaml
+from bacl_platform.plan import Job, state
+from bacl_platform.store import JOB, SCALARS, Store, disk_errors
+from bacl_platform.sweep import SweepFile, SweepPlan, plain
+from bacl_platform.tuning import failed_before, result_of, stopped_before
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EACH_VARIANT = 0.03
+"""What one more variant of a bank adds to a step, as a share of it."""
+RESAMPLES = 10_000
+LEAST_SEEDS = 3
+"""Seeds from which on an interval says anything."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial over its seeds."""
+
+    varied: dict[str, str]
+    state: str
+    """`done`, or what is the matter with how many of its seeds."""
+    found: dict[str, list[float]]
+    """Points by metric, one for each finished seed."""
+    paper: dict[str, float]
+    """The paper's points by metric; empty without."""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """What a sweep has found so far."""
+
+    name: str
+    title: str
+    metrics: list[str]
+    rows: list[Row]
+    with_paper: bool
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields that vary, in the order of the space."""
+        return list(dict.fromkeys(field for row in self.rows for field in row.varied))
+
+
+def collect(plan: SweepPlan, store: Store, with_paper: bool) -> SweepTable:
+    """Read from the store what it has of a sweep.
+
+    Raises UsageError where the paper's numbers are asked for and the sweep names no table.
+    """
+    stopped, failed = set(stopped_before(plan, store)), failed_before(plan, store)
+    title, theirs = printed(plan.file) if with_paper else ("", [])
+    by_trial: dict[tuple[tuple[str, str], ...], list[Any]] = {}
+    for cell in plan.cells:
+        by_trial.setdefault(tuple(cell.trial.varied.items()), []).append(cell)
+    rows, metrics = [], {plan.file.sweep.metric: None}
+    for varied, cells in by_trial.items():
+        found: dict[str, list[float]] = {}
+        states = []
+        for cell in cells:
+            if store.complete(cell.job.key):
+                states.append("done")
+                for name, value in result_of(cell, store).items():
+                    found.setdefault(name, []).append(100 * value)
+            else:
+                states.append(
+                    "failed"
+                    if cell.key in failed
+                    else "stopped"
+                    if cell.key in stopped
+                    else "to run"
+                )
+        metrics |= dict.fromkeys(found)
+        open_ = [state for state in states if state != "done"]
+        numbers = [f"{open_.count(state)} {state}" for state in dict.fromkeys(open_)]
+        error = next((failed[cell.key] for cell in cells if cell.key in failed), "")
+        own = dict(varied)
+        paper = next((numbers for match, numbers in theirs if match.items() <= own.items()), {})
+        rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error))
+    return SweepTable(plan.file.sweep.name, title, list(metrics), rows, with_paper)
+
+
+def printed(file: SweepFile) -> tuple[str, list[tuple[dict[str, str], dict[str, float]]]]:
+    """Title and rows of the paper's table: the values that a row is for, and its points."""
+    source = file.sweep.paper
+    if source is None:
+        raise UsageError(
+            f"{file.path}: paper: expected the table that the sweep repeats "
+            "(file and table), got nothing"
+        )
+    path = file.path.parent / source.file
+    tables = read_yaml(path).get("tables", {})
+    if source.table not in tables:
+        known = ", ".join(map(str, tables))
+        raise UsageError(
+            f"{file.path}: paper.table: expected one of {path.name}'s ({known}), "
+            f"got {source.table!r}"
+        )
+    table = tables[source.table]
+    rows = []
+    for row in table["rows"]:
+        match = {str(field): plain(value) for field, value in row.get("trial", {}).items()}
+        rows.append((match, {name: float(value) for name, value in row["points"].items()}))
+    return f"Table {source.table}: {table['title']}", rows
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of values (S,), by percentiles of resampled means."""
+    draw = np.random.default_rng(0)
+    sample = np.asarray(values)
+    means = sample[draw.integers(len(sample), size=(RESAMPLES, len(sample)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _shown(values: list[float]) -> str:
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    spread = f"{mean(values):.1f} ± {stdev(values):.1f}"
+    if len(values) < LEAST_SEEDS:
+        return spread
+    low, high = interval(values)
+    return f"{spread} [{low:.1f}, {high:.1f}]"
+
+
+def cells_of(table: SweepTable) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table as text."""
+    shown = [m for m in table.metrics if any(m in r.found or m in r.paper for r in table.rows)]
+    head = [*table.fields, "seeds"]
+    for metric in shown:
+        head += [metric, "paper", "difference"] if table.with_paper else [metric]
+    head.append("state")
+    lines = []
+    for row in table.rows:
+        seeds = max((len(values) for values in row.found.values()), default=0)
+        line = [*(row.varied.get(field, "") for field in table.fields), str(seeds)]
+        for metric in shown:
+            values = row.found.get(metric, [])
+            line.append(_shown(values))
+            if table.with_paper:
+                theirs = row.paper.get(metric)
+                line.append("-" if theirs is None else f"{theirs:.1f}")
+                both = values and theirs is not None
+                line.append(f"{mean(values) - theirs:+.1f}" if both and theirs is not None else "-")
+        lines.append([*line, row.error or row.state])
+    return head, lines
+
+
+def markdown(table: SweepTable) -> str:
+    """The table in Markdown."""
+    head, lines = cells_of(table)
+    rows = [head, ["---"] * len(head), *lines]
+    body = "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
+    )
+    return (
+        f"# {table.name}\n\n{table.title}\n\n{body}\n"
+        if table.title
+        else f"# {table.name}\n\n{body}\n"
+    )
+
+
+def latex(table: SweepTable) -> str:
+    """The table as a LaTeX `tabular`."""
+    head, lines = cells_of(table)
+
+    def row(cells: list[str]) -> str:
+        return " & ".join(_tex(cell) for cell in cells) + r" \\"
+
+    columns = "l" * len(table.fields) + "r" * (len(head) - len(table.fields) - 1) + "l"
+    rules = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", row(head), r"\hline"]
+    return "\n".join([*rules, *map(row, lines), r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    for character in ("&", "%", "$", "#", "_", "{", "}"):
+        text = text.replace(character, f"\\{character}")
+    return text.replace("±", r"$\pm$")
+
+
+def html(table: SweepTable) -> str:
+    """The table as a page of its own."""
+    head, lines = cells_of(table)
+
+    def row(cells: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "\n".join(row(line, "td") for line in lines)
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{escape(table.name)}</title>\n"
+        "<style>body{font:15px/1.4 system-ui,sans-serif;margin:2em}"
+        "table{border-collapse:collapse}th,td{padding:.3em .8em;text-align:right;"
+        "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}"
+        "tr:hover{background:#f4f6fa}th{background:#eef1f6;position:sticky;top:0}</style>\n"
+        f"<h1>{escape(table.name)}</h1>\n<p>{escape(table.title)}</p>\n"
+        f"<table><thead>{row(head, 'th')}</thead>\n<tbody>{body}</tbody></table>\n"
+    )
+
+
+def as_csv(table: SweepTable) -> str:
+    """The table with one line for each trial."""
+    text = io.StringIO()
+    head, lines = cells_of(table)
+    writer = csv.writer(text)
+    writer.writerows([head, *lines])
+    return text.getvalue()
+
+
+def write(table: SweepTable, folder: Path) -> None:
+    """Write the table to a folder in all its forms."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, form in (("md", markdown), ("html", html), ("tex", latex), ("csv", as_csv)):
+            (folder / f"table.{suffix}").write_text(form(table), encoding="utf-8")
+
+
+def as_json(table: SweepTable) -> dict[str, Any]:
+    """Points of every trial and seed, and the paper's."""
+    return {
+        "sweep": table.name,
+        "trials": [
+            {"varied": r.varied, "state": r.state, "points": r.found, "paper": r.paper}
+            for r in table.rows
+        ],
+    }
+
+
+def print_table(table: SweepTable, folder: Path, console: "Console") -> None:
+    """Show the table, and where it was written."""
+    from rich.table import Table
+    from rich.text import Text
+
+    head, lines = cells_of(table)
+    shown = Table(title=table.title or table.name)
+    for place, name in enumerate(head):
+        text = place < len(table.fields) or place == len(head) - 1
+        shown.add_column(name, justify="left" if text else "right", overflow="fold")
+    for line in lines:
+        shown.add_row(*map(Text, line))
+    console.print(shown)
+    console.print(f"written: {folder}/table.md, .html, .tex, .csv", soft_wrap=True, highlight=False)
+
+
+def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
+    """Show what a sweep would run: its trials, what is there, what shares a trunk, the cost."""
+    from rich.table import Table
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    sweep = plan.file.sweep
+    say(f"{sweep.name}: {_search(plan)}, store {store.root}")
+    rows = collect(plan, store, with_paper=False)
+    jobs = {job.key: number for number, job in enumerate(plan.jobs, start=1)}
+    trials = Table(*rows.fields, "state", "jobs")
+    for row in rows.rows:
+        own = {jobs[c.job.key] for c in plan.cells if c.trial.varied == row.varied}
+        values = [row.varied.get(field, "") for field in rows.fields]
+        trials.add_row(*values, row.state, ", ".join(map(str, sorted(own))))
+    if rows.rows:
+        console.print(trials)
+    table = Table("", "job", "key", "state", "steps", "variants", "estimate")
+    seconds = 0.0
+    for job in plan.jobs:
+        estimate = 0.0 if store.complete(job.key) else estimated(job, store)
+        seconds += (estimate or 0.0) * job.resources.workers
+        shown = "unknown" if estimate is None else _duration(estimate) if estimate else ""
+        table.add_row(
+            str(jobs[job.key]),
+            job.name,
+            job.key,
+            state(job, store),
+            str(job.iterations),
+            str(len(job.variants)),
+            shown,
+        )
+    console.print(table)
+    missing = plan.missing(store)
+    steps = sum(job.iterations for job in missing)
+    cost = f", about {_duration(seconds)} of workers' time" if seconds else ""
+    say(
+        f"{len(plan.jobs) - len(missing)} of {len(plan.jobs)} jobs are in the store, "
+        f"{len(missing)} to run: {steps} steps{cost}"
+    )
+    if sweep.scheduler is not None:
+        say(
+            f"scheduler {sweep.scheduler.type}: which trials it stops early is not known in advance"
+        )
+
+
+def _search(plan: SweepPlan) -> str:
+    sweep = plan.file.sweep
+    if sweep.search == "tpe":
+        return (
+            f"tpe proposes {sweep.samples} trials, each a job of its own; of {len(plan.cells)} "
+            "it is known which, of the others not in advance"
+        )
+    trials = len({tuple(cell.trial.varied.items()) for cell in plan.cells})
+    return f"{sweep.search}, {trials} trials, {len({cell.seed for cell in plan.cells})} seeds"
+
+
+def estimated(job: Job, store: Store) -> float | None:
+    """Seconds that a job would take, from what a step took in the store; None without a like.
+
+    A like job is of the same kind, resources, batch and image scales; a bank's variants beyond the
+    first cost `EACH_VARIANT` of a step (`bacl bench bank`).
+    """
+    wanted = job.model_dump(mode="json")
+    for description in sorted(store.root.glob(f"*/{JOB}"), key=lambda path: -path.stat().st_mtime):
+        known = json.loads(description.read_text())
+        if any(known[part] != wanted[part] for part in ("kind", "resources")) or any(
+            known["recipe"][part] != wanted["recipe"][part] for part in ("scales", "test_scale")
+        ):
+            continue
+        if known["recipe"]["schedule"]["batch"] != job.recipe.schedule.batch:
+            continue
+        lines = (description.parent / SCALARS).read_text().splitlines()
+        times = [row["time"] for row in map(json.loads, lines) if "time" in row]
+        if times:
+            share = _bank_cost(len(job.variants)) / _bank_cost(len(known["variants"]))
+            return float(np.median(times)) * share * job.iterations
+    return None
+
+
+def _bank_cost(variants: int) -> float:
+    return 1 + EACH_VARIANT * (variants - 1)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
