@@ -389,7 +389,10 @@ def complexity(
 def bench(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="[loss|hallucination|bank|step|evaluate]...", help="What to time."),
+        typer.Argument(
+            metavar="BENCH...",
+            help="Of loss, hallucination, bank, step, postprocess, evaluate, index, loader, sweep.",
+        ),
     ],
     json_: Annotated[
         bool, typer.Option("--json", help="Print a list of {name, ratio, limit} and nothing else.")

@@ -1,5 +1,6 @@
 """From an experiment to jobs with keys: what would run, what is there already, what is shared."""
 
+import functools
 import hashlib
 import json
 import re
@@ -94,6 +95,7 @@ class _Planner:
         self.store = store
         self.dataset_info = store.datasets / prepared.digest / "dataset.json"
         self.known = store.variants()
+        self.complete = functools.cache(store.complete)  # once for all variants of an entry
         self.code, self.versions = code_version(), _versions()
 
     def __call__(self, seed: int) -> Iterator[Job]:
@@ -113,7 +115,7 @@ class _Planner:
         missing: dict[str, Any] = {}
         for variant, key in keys.items():
             entry = self.known.get(key)
-            if entry is not None and self.store.complete(entry):
+            if entry is not None and self.complete(entry):
                 finished.setdefault(entry, {})[variant] = variants[variant]
             else:
                 missing[variant] = variants[variant]

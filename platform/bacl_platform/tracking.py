@@ -15,15 +15,12 @@ import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import bacl
 from bacl.errors import RunError, UsageError
 from bacl_platform.plan import Job, Plan, owner
 from bacl_platform.store import CHECKPOINT, SCALARS, Store, read_manifest
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 _LONGEST_PARAM = 6000
 _METRICS_A_CALL = 1000
@@ -59,6 +56,11 @@ class Tracking:
         self.store, self.trials = store, trials
         self._runs: dict[tuple[str, str], str] = {}
         self._logged: dict[str, dict[str, int]] = {}
+        """The last step of each metric, of runs that were asked for it."""
+        self._open: set[str] = set()
+        """Runs that this driver began and has not ended."""
+        self._finished: set[str] = set()
+        """Runs that had said all before this driver began."""
         uri = tracking_uri(store)
         try:
             self.client = MlflowClient(uri)
@@ -85,6 +87,7 @@ class Tracking:
         """A job begins to train, or goes on."""
         for run in self._job_runs(job):
             self.client.update_run(run, status="RUNNING")
+            self._open.add(run)
 
     def log(self, job: Job, rows: list[dict[str, Any]]) -> None:
         """Metrics by step, as rows of `scalars.jsonl`; steps that were logged before are skipped.
@@ -113,8 +116,8 @@ class Tracking:
             run = self._run(job, variant)
             prefix = f"variants/{variant}/" if variant else ""
             if prefix + CHECKPOINT not in files:  # it failed, or a sweep stopped it early
-                if self.client.get_run(run).info.status == "RUNNING":
-                    self.client.set_terminated(run, "KILLED")
+                if run in self._open:
+                    self._end(run, "KILLED")
                 continue
             self._tag(
                 run,
@@ -130,14 +133,14 @@ class Tracking:
                 self._log_once(run, [(name, v, job.iterations) for name, v in numbers.items()])
                 for name in ("metrics.json", "categories.csv"):
                     self.client.log_artifact(run, str(entry / prefix / name))
-            self.client.set_terminated(run, "FINISHED")
+            self._end(run, "FINISHED")
 
     def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None:
         """A job, or of one that goes on some variants, ended without a result."""
         runs = [self._run(job, v) for v in self._variants(job) if v in (variants or ())]
         for run in runs if variants is not None else self._job_runs(job):
             self._tag(run, {"bacl.error": sentence})
-            self.client.set_terminated(run, "FAILED")
+            self._end(run, "FAILED")
 
     def __enter__(self) -> "Tracking":
         return self
@@ -146,15 +149,18 @@ class Tracking:
         """End the parent run and what is still running, as the plan ended."""
         stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
         status = "KILLED" if stopped else "FAILED" if kind else "FINISHED"
-        for run in self._runs.values():
-            if self.client.get_run(run).info.status == "RUNNING":
-                self.client.set_terminated(run, status)
+        for run in list(self._open):
+            self._end(run, status)
         self.client.set_terminated(self.parent, status)
 
     def finished(self, job: Job) -> bool:
         """Whether all that the job has to say is in MLflow already."""
         runs = [self._runs.get((job.key, name)) for name in ("", *self._variants(job))]
-        return all(run and self.client.get_run(run).info.status == "FINISHED" for run in runs)
+        return all(run in self._finished for run in runs)
+
+    def _end(self, run: str, status: str) -> None:
+        self.client.set_terminated(run, status)
+        self._open.discard(run)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -182,16 +188,19 @@ class Tracking:
             for run in page:
                 tags = run.data.tags
                 self._runs[tags["bacl.key"], tags.get("bacl.variant", "")] = run.info.run_id
-                self._logged[run.info.run_id] = self._last_steps(run)
+                if run.info.status == "FINISHED":
+                    self._finished.add(run.info.run_id)
             token = page.token
             if not token:
                 return
 
-    def _last_steps(self, run: "Run") -> dict[str, int]:
-        return {
-            name: max(m.step for m in self.client.get_metric_history(run.info.run_id, name))
-            for name in run.data.metrics
-        }
+    def _last_steps(self, run: str) -> dict[str, int]:
+        if run not in self._logged:
+            self._logged[run] = {
+                name: max(m.step for m in self.client.get_metric_history(run, name))
+                for name in self.client.get_run(run).data.metrics
+            }
+        return self._logged[run]
 
     def _job_runs(self, job: Job) -> list[str]:
         return [self._run(job, variant) for variant in (None, *self._variants(job))]
@@ -243,6 +252,7 @@ class Tracking:
             tags = tags | {"mlflow.source.git.commit": commit}
         run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
         self._logged[run.info.run_id] = {}
+        self._open.add(run.info.run_id)
         return run.info.run_id
 
     def _params(self, run: str, settings: dict[str, Any]) -> None:
@@ -260,7 +270,7 @@ class Tracking:
     def _log_once(self, run: str, metrics: list[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric
 
-        now, last = int(time.time() * 1000), self._logged[run]
+        now, last = int(time.time() * 1000), self._last_steps(run)
         new = []
         for name, value, step in metrics:
             if step > last.get(name, -1):

@@ -241,9 +241,10 @@ def run_sweeps(
         failed = {key: why for plan in plans for key, why in failed_before(plan, store).items()}
         todo = [plan for plan in plans if plan.file.sweep.search == "tpe" or _left(plan, store)]
         if not todo:
-            cells = [cell for plan in plans for cell in plan.cells]
-            there = sum(store.complete(cell.job.key) for cell in cells)
-            console.print(f"nothing to do: {there} of {len(cells)} trials are in the store")
+            missing = {job.key for plan in plans for job in plan.missing(store)}
+            jobs = [cell.job.key for plan in plans for cell in plan.cells]
+            there = sum(key not in missing for key in jobs)
+            console.print(f"nothing to do: {there} of {len(jobs)} trials are in the store")
             if failed:
                 console.print(f"{len(failed)} failed before: run them again with --retry-failed")
             return

@@ -13,7 +13,7 @@ from bacl.evaluation import Detections
 from bacl.hallucination import FeatureStatistics, moments
 from bacl.settings import Detector
 from bacl_platform import bench, cli
-from bacl_platform.bench import classifier, data, detector, evaluate, measure, postprocess
+from bacl_platform.bench import classifier, data, detector, evaluate, measure, postprocess, sweep
 from bacl_platform.bench.drawn import Size, write_annotations
 from bacl_platform.bench.memory import peak_memory
 
@@ -204,3 +204,13 @@ def test_unknown_words_are_told(arguments, problem):
 def test_peak_memory_is_of_the_steps_alone():
     found = peak_memory(1, SETTING, TINY)
     assert 1 < found < 500
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_sweep_bench_measures_both_sides(monkeypatch):
+    monkeypatch.setattr(sweep, "TRIALS", 3)
+    monkeypatch.setattr(sweep, "SINGLES", 1)
+    monkeypatch.setattr(sweep, "STEPS", {SETTING.image: (12, "small")})
+    (row,) = sweep.sweep(SETTING)
+    assert row.ours > 0 and row.theirs > 0 and row.limit == 1 / 8

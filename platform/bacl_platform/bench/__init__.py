@@ -21,6 +21,7 @@ BENCHES = (
     "postprocess",
     "index",
     "loader",
+    "sweep",
 )
 
 
@@ -48,7 +49,7 @@ def run(what: str, setting: Setting) -> list[Row]:
     with quiet():
         import torch
 
-        from bacl_platform.bench import classifier, data, detector, evaluate, postprocess
+        from bacl_platform.bench import classifier, data, detector, evaluate, postprocess, sweep
 
         torch.set_num_threads(setting.threads)
         benches: dict[str, Callable[[Setting], list[Row]]] = {
@@ -60,6 +61,7 @@ def run(what: str, setting: Setting) -> list[Row]:
             "postprocess": postprocess.postprocess,
             "index": data.index,
             "loader": data.loader,
+            "sweep": sweep.sweep,
         }
         return benches[what](setting)
 
