@@ -562,7 +562,7 @@ def plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {plain(item)}" for name, item in value.items()) + "}"
+        return " ".join(f"{name}:{plain(item)}" for name, item in value.items())
     return "none" if value is None else str(value)
 
 

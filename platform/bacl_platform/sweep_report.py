@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 EACH_VARIANT = 0.03
 """What one more variant of a bank adds to a step, as a share of it."""
 RESAMPLES = 10_000
+_USUAL = {"seeds": {"1"}, "state": {"done"}}
 LEAST_SEEDS = 3
 """Seeds from which on an interval says anything."""
 
@@ -93,7 +94,8 @@ def collect(plan: SweepPlan, store: Store, with_paper: bool) -> SweepTable:
         numbers = [f"{open_.count(state)} {state}" for state in dict.fromkeys(open_)]
         error = next((failed[cell.key] for cell in cells if cell.key in failed), "")
         own = dict(varied)
-        paper = next((numbers for match, numbers in theirs if match.items() <= own.items()), {})
+        paper = next((points for match, points in theirs if match.items() <= own.items()), {})
+        metrics |= dict.fromkeys(paper)
         rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error))
     return SweepTable(plan.file.sweep.name, title, list(metrics), rows, with_paper)
 
@@ -247,16 +249,22 @@ def as_json(table: SweepTable) -> dict[str, Any]:
 
 def print_table(table: SweepTable, folder: Path, console: "Console") -> None:
     """Show the table, and where it was written."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     head, lines = cells_of(table)
-    shown = Table(title=table.title or table.name)
-    for place, name in enumerate(head):
+    columns = dict(zip(head, zip(*lines, strict=True), strict=False)) if lines else {}
+    # Columns that say nothing take room on a terminal; the files have them.
+    told = [
+        place for place, name in enumerate(head) if set(columns.get(name, ())) != _USUAL.get(name)
+    ]
+    shown = Table(title=table.title or table.name, box=box.SIMPLE_HEAD, pad_edge=False)
+    for place in told:
         text = place < len(table.fields) or place == len(head) - 1
-        shown.add_column(name, justify="left" if text else "right", overflow="fold")
+        shown.add_column(head[place], justify="left" if text else "right", overflow="fold")
     for line in lines:
-        shown.add_row(*map(Text, line))
+        shown.add_row(*(Text(line[place]) for place in told))
     console.print(shown)
     console.print(f"written: {folder}/table.md, .html, .tex, .csv", soft_wrap=True, highlight=False)
 
