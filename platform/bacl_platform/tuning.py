@@ -59,6 +59,8 @@ class Board:
         self._rows: dict[str, list[dict[str, float]]] = {}
         self._ends: dict[str, str | None] = {}
         self._stopped = set(stopped)
+        self._over: str | None = None
+        """Why no job is followed any more."""
         self._asked = dict.fromkeys(judged, 0)
         """How many evaluations of each cell that a scheduler judges its trial has asked for."""
         self._news = asyncio.Condition()
@@ -85,6 +87,15 @@ class Board:
         async with self._news:
             self._news.notify_all()
 
+    async def abandon(self, sentence: str) -> None:
+        """Nobody follows jobs any more: trials that wait for any are told so."""
+        async with self._news:
+            self._over = sentence
+            self._news.notify_all()
+
+    def _ended(self, job: str) -> bool:
+        return self._over is not None or job in self._ends
+
     async def row(self, cell: str, job: str, number: int) -> dict[str, float] | str | None:
         """A cell's evaluation, once there is one of that number; else how its job ended."""
         async with self._news:
@@ -92,16 +103,16 @@ class Board:
                 self._asked[cell] = number + 1
             self._news.notify_all()
             await self._news.wait_for(
-                lambda: len(self._rows.get(cell, [])) > number or job in self._ends
+                lambda: len(self._rows.get(cell, [])) > number or self._ended(job)
             )
         rows = self._rows.get(cell, [])
-        return rows[number] if len(rows) > number else self._ends[job]
+        return rows[number] if len(rows) > number else self._ends.get(job, self._over)
 
     async def outcome(self, job: str) -> str | None:
         """How a job ended, once it has."""
         async with self._news:
-            await self._news.wait_for(lambda: job in self._ends)
-        return self._ends[job]
+            await self._news.wait_for(lambda: self._ended(job))
+        return self._ends.get(job, self._over)
 
     async def stop(self, cell: str) -> None:
         """A cell need not go on."""
@@ -239,7 +250,11 @@ def run_sweeps(
             for plan in plans:
                 Notes(plan, store, "failed").write({})
         failed = {key: why for plan in plans for key, why in failed_before(plan, store).items()}
-        todo = [plan for plan in plans if plan.file.sweep.search == "tpe" or _left(plan, store)]
+        todo = {
+            plan.file.sweep.name: (plan, tracking)
+            for plan, tracking in zip(plans, trackings, strict=True)
+            if plan.file.sweep.search == "tpe" or _left(plan, store)
+        }
         if not todo:
             missing = {job.key for plan in plans for job in plan.missing(store)}
             jobs = [cell.job.key for plan in plans for cell in plan.cells]
@@ -248,14 +263,15 @@ def run_sweeps(
             if failed:
                 console.print(f"{len(failed)} failed before: run them again with --retry-failed")
             return
-        first = _before_proposals(todo, prepare, store)
-        asked = [job for plan in [*todo, *first] for job in plan.jobs]
+        running, own_trackings = zip(*todo.values(), strict=True)
+        first = _before_proposals(running, prepare, store)
+        asked = [job for plan in [*running, *first] for job in plan.jobs]
         ending.enter_context(ray_for(asked, address))
         progress = ending.enter_context(TrialProgress(console))
         parents = [
             j for plan in first for j in plan.missing(store) if j.key == plan.cells[0].job.parent
         ]
-        _tune(todo, parents, store, prepare, trackings, progress)
+        _tune(running, parents, store, prepare, own_trackings, progress)
 
 
 def _before_proposals(
@@ -487,9 +503,7 @@ class Follower:
             self._follow()
         except BaseException as error:
             self._error = error
-            # trials wait for jobs that nobody follows any more: let them end
-            ends = {key: f"the driver stopped: {error}" for key in self._known()}
-            self.board.end.remote(ends)
+            self.board.abandon.remote(f"the driver stopped: {error}")
 
     def _known(self) -> list[str]:
         with self._lock:
@@ -505,7 +519,11 @@ class Follower:
                 self.plans[number].file.note_proposed(values, self.jobs.store)
                 self.progress.add(cells)
                 self.trackings[number].add_trials({c.key: c.trial.varied for c in cells})
-                self.submit([c.job for c in cells if not self.jobs.store.complete(c.job.key)])
+                for job in {cell.job.key: cell.job for cell in cells}.values():
+                    if self.jobs.store.complete(job.key):
+                        self.trackings[number].finish(job, cached=True)
+                    else:
+                        self.submit([job])
             self._start()
             ended = self.jobs.poll()
             if not self.jobs.running:
