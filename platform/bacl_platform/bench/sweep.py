@@ -44,7 +44,7 @@ stages:
   classifier:
     kind: classifier
     after: representation
-    variants: {{bacl: {{method: bacl}}}}
+    variants: {{bacl: {{method: bacl, hallucination: {{categories: 4}}}}}}
     recipe:
       <<: *recipe
       schedule: {{iterations: {steps}, warmup: 10}}
