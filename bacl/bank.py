@@ -413,11 +413,15 @@ class BankDetector(TwoStageDetector):
     def drop(self, names: Collection[str]) -> list[nn.Parameter]:
         """Leave variants out from now on, in all heads; returns the parameters that they had."""
         dropped = []
-        for module in list(self.modules()):
-            if isinstance(module, BankBBoxHead):
-                for name in names:
-                    dropped += list(module.variants.pop(name).parameters())
+        for bank in self.banks():
+            for name in names:
+                dropped += list(bank.pop(name).parameters())
         return dropped
+
+    def banks(self) -> list[nn.ModuleDict]:
+        """The variants by name, of each head."""
+        heads = [module for module in self.modules() if isinstance(module, BankBBoxHead)]
+        return [head.variants for head in heads]
 
     def init_weights(self) -> None:
         """Initialise, then lay the weights out: the other way round, draws would land elsewhere."""

@@ -276,4 +276,14 @@ class BACL(FCBL):
     hallucination: Hallucination | None = Hallucination()
 
 
+CHANGEABLE = (
+    "alpha",
+    "threshold",
+    "weight_term",
+    "gamma",
+    "hallucination.categories",
+    "hallucination.samples",
+)
+"""Fields of a variant that may change while it trains."""
+
 Variant = Annotated[Softmax | Sigmoid | BCE | FCBL | BACL, Field(discriminator="method")]

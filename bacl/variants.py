@@ -68,6 +68,13 @@ class Variant(nn.Module):
         """Long-term indicator l_i in [0, 1], shape (C,), where the variant has one."""
         raise NotImplementedError
 
+    def change(self, field: str, value: Any) -> None:
+        """Go on with another value of a setting, one of `bacl.settings.CHANGEABLE`."""
+        if self.hallucination and field.startswith("hallucination."):
+            self.hallucination = {**self.hallucination, field.split(".")[1]: value}
+        else:
+            setattr(self, field, value)
+
 
 @METHODS.register_module(name="softmax")
 class Softmax(Variant):
@@ -160,6 +167,11 @@ class FCBL(BCE):
 
     def strength(self) -> Tensor:
         return self.indicator.strength()
+
+    def change(self, field: str, value: Any) -> None:
+        super().change(field, value)
+        if field == "gamma" and hasattr(self.indicator, "gamma"):
+            self.indicator.gamma = value
 
 
 def build_variant(

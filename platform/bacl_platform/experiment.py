@@ -344,7 +344,7 @@ def translate(error: ValidationError, model: type[Settings]) -> Iterator[str]:
 def _sentence(problem: Any, path: str, node: dict, definitions: dict) -> str:
     kind, given = problem["type"], problem["input"]
     if kind == "value_error":
-        return f"{path}: {problem['ctx']['error']}"
+        return f"{path}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
     if kind == "extra_forbidden":
         name, known = path.rsplit(".", 1)[-1], list(node.get("properties", {}))
         if name in ("variants", "after", "freeze") and node.get("title") == "RepresentationStage":

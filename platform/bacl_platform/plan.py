@@ -19,6 +19,7 @@ from bacl_platform.experiment import (
     Resources,
     variants_of,
 )
+from bacl_platform.population import Population
 from bacl_platform.store import Store, newest_step
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Job(Settings):
     dataset_digest: str
     versions: dict[str, str]
     """Installed versions, for the record; they do not enter the key."""
+    population: Population | None = None
+    """How the variants compete while they train, if they do."""
 
     @property
     def iterations(self) -> int:
@@ -75,24 +78,36 @@ class Plan(Settings):
         return [job for job in self.jobs if not store.complete(job.key)]
 
 
-def make_plan(experiment: Experiment, prepared: "Prepared", store: Store) -> Plan:
+def make_plan(
+    experiment: Experiment,
+    prepared: "Prepared",
+    store: Store,
+    population: Population | None = None,
+) -> Plan:
     """The DAG of jobs, once per seed.
 
     Every variant has a key of its own, which covers what its results depend on: the configuration
     of its bank of one without paths, the dataset's digest, its parent's key and the code. Variants
     that the store has are not trained again, whichever bank they were trained in; the others of a
-    stage are grouped into jobs.
+    stage are grouped into jobs. A population is of all variants of classifier stages, and enters
+    their keys.
     """
-    planner = _Planner(experiment, prepared, store)
+    planner = _Planner(experiment, prepared, store, population)
     return Plan(experiment=experiment, jobs=[j for seed in experiment.seeds for j in planner(seed)])
 
 
 class _Planner:
     """Makes the jobs of one seed, parents before children."""
 
-    def __init__(self, experiment: Experiment, prepared: "Prepared", store: Store) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        prepared: "Prepared",
+        store: Store,
+        population: Population | None,
+    ) -> None:
         self.experiment, self.prepared = experiment, prepared
-        self.store = store
+        self.store, self.population = store, population
         self.dataset_info = store.datasets / prepared.digest / "dataset.json"
         self.known = store.variants()
         self.complete = functools.cache(store.complete)  # once for all variants of an entry
@@ -140,6 +155,7 @@ class _Planner:
                 config=self._config(stage, seed, group),
                 dataset_digest=self.prepared.digest,
                 versions=self.versions,
+                population=self.population if parent else None,
             )
             for number, (key, group) in enumerate(groups, start=1)
         ]
@@ -155,7 +171,10 @@ class _Planner:
 
         lineage = next(iter(parent.variant_keys.values())) if parent else None
         config = portable(self._config(stage, seed, variant))
-        return digest_of([config, self.prepared.digest, lineage, self.code])
+        competes: list[Any] = []
+        if self.population and parent:
+            competes = [self.population.model_dump(), stage.recipe.evaluate_every]
+        return digest_of([config, self.prepared.digest, lineage, self.code, *competes])
 
     def _config(
         self, stage: RepresentationStage | ClassifierStage, seed: int, variants: dict[str, Any]

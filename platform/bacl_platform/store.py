@@ -28,6 +28,8 @@ MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pth"
 JOB = "job.json"
 SCALARS = "scalars.jsonl"
+MOVES = "moves.json"
+"""Which variants of a population went on from which others, and with which values."""
 KEPT_CHECKPOINTS = 2
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from bacl.errors import UsageError
-from bacl.settings import Dataset, Settings
+from bacl.settings import CHANGEABLE, Dataset, Settings
 from bacl_platform.experiment import (
     ClassifierStage,
     Experiment,
@@ -32,6 +32,8 @@ from bacl_platform.experiment import (
     variants_of,
 )
 from bacl_platform.plan import Job, Plan, digest_of, make_plan
+from bacl_platform.population import Population
+from bacl_platform.space import Space
 from bacl_platform.store import Store, disk_errors, write_text
 
 if TYPE_CHECKING:
@@ -43,63 +45,6 @@ OF_STAGE = ("recipe.", "resources.")
 """What the paths of other fields of the trial's stage start with."""
 STAGE = "stage"
 """The field of a space that says which stage a trial is of."""
-
-Bounds = tuple[float, float]
-
-
-class Axis(Settings):
-    """The values of one field: a list, or a range to draw from.
-
-    In a file, a list stands for `choice` and a single value for a list of one.
-    """
-
-    choice: Annotated[list[Any], Field(min_length=1)] | None = None
-    uniform: Bounds | None = None
-    loguniform: Bounds | None = None
-    randint: tuple[int, int] | None = None
-    """Whole numbers from the first to the second, both included."""
-    when: dict[str, Any] = {}
-    """Other fields of the space and the value (or values) of theirs with which this one counts."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelled_out(cls, given: Any) -> Any:
-        if isinstance(given, list):
-            return {"choice": given}
-        return given if isinstance(given, dict) else {"choice": [given]}
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> "Axis":
-        kinds = ("choice", "uniform", "loguniform", "randint")
-        given = [kind for kind in kinds if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise ValueError(f"expected one of {', '.join(kinds)}, got {len(given)} of them")
-        if self.choice is None:
-            low, high = getattr(self, given[0])
-            if not low < high or (given[0] == "loguniform" and low <= 0):
-                least = "0 < low < high" if given[0] == "loguniform" else "low < high"
-                raise ValueError(f"{given[0]}: expected {least}, got {low:g} and {high:g}")
-        return self
-
-    def draw(self, generator: np.random.Generator) -> Any:
-        """A value at random."""
-        if self.choice is not None:
-            return self.choice[generator.integers(len(self.choice))]
-        if self.randint is not None:
-            return int(generator.integers(*self.randint, endpoint=True))
-        if self.uniform is not None:
-            return float(generator.uniform(*self.uniform))
-        assert self.loguniform is not None  # by _one_kind
-        low, high = self.loguniform
-        return math.exp(generator.uniform(math.log(low), math.log(high)))
-
-    def counts(self, values: dict[str, Any]) -> bool:
-        """Whether the field counts beside these values of the others."""
-        for path, wanted in self.when.items():
-            allowed = wanted if isinstance(wanted, list) else [wanted]
-            if path not in values or values[path] not in allowed:
-                return False
-        return True
 
 
 class Asha(Settings):
@@ -122,15 +67,28 @@ class Median(Settings):
     """Trials that the median needs."""
 
 
+class Pbt(Settings):
+    """Population-based training: the worst trials go on from the best's state, with other values.
+
+    Its trials are the members of one bank, and the fields of its space such as may change while a
+    variant trains.
+    """
+
+    type: Literal["pbt"]
+    interval: int = Field(1, gt=0)
+    """Evaluations between copies."""
+    quantile: float = Field(0.25, gt=0, le=0.5)
+    """Share of the trials that are replaced, and of those that are copied."""
+    resample: float = Field(0.25, ge=0, le=1)
+    """Chance that a field is drawn anew; else it moves by a fifth, or to a list's next value."""
+
+
 class Paper(Settings):
     """Where the numbers are that a sweep repeats."""
 
     file: str
     """Relative to the sweep's folder."""
     table: str
-
-
-Space = dict[str, Axis]
 
 
 class Sweep(Settings):
@@ -156,8 +114,9 @@ class Sweep(Settings):
     """`grid`: all combinations; `random` and `tpe` (Optuna's) draw `samples` trials."""
     samples: int | None = Field(None, gt=0)
     search_seed: int = Field(0, ge=0)
-    scheduler: Annotated[Asha | Median, Field(discriminator="type")] | None = None
-    """Stops trials early by the metric of their evaluations (`recipe.evaluate_every`)."""
+    scheduler: Annotated[Asha | Median | Pbt, Field(discriminator="type")] | None = None
+    """Judges trials by the metric of their evaluations (`recipe.evaluate_every`): `asha` and
+    `median` stop some early, `pbt` lets some go on from others."""
     max_concurrent: int | None = Field(None, gt=0)
     """Jobs at a time; without it, as many as the cluster has room for."""
     variants_per_job: int | None = Field(None, gt=0)
@@ -192,7 +151,41 @@ class Sweep(Settings):
                         f"space.{path}.when: expected fields that always count, got one that is "
                         "conditional itself"
                     )
+        if self.competes:
+            self._check_population()
         return self
+
+    def _check_population(self) -> None:
+        """What population-based training can serve."""
+        if self.search == "tpe" or len(self.spaces) > 1:
+            raise ValueError(
+                "scheduler: pbt expects one space and search grid or random, because its trials "
+                "start together"
+            )
+        if self.variants_per_job is not None:
+            raise ValueError(
+                "variants_per_job: expected nothing with pbt, whose trials share a job"
+            )
+        for path, axis in self.spaces[0].items():
+            field = path.removeprefix(VARIANT)
+            if not path.startswith(VARIANT) or field not in CHANGEABLE:
+                fields = ", ".join(VARIANT + name for name in CHANGEABLE)
+                raise ValueError(
+                    f"space.{path}: pbt expects fields that may change while a variant trains: "
+                    f"{fields}"
+                )
+            if axis.when:
+                raise ValueError(f"space.{path}.when: expected nothing with pbt")
+
+    @property
+    def stops(self) -> bool:
+        """Whether a scheduler may stop trials early."""
+        return isinstance(self.scheduler, Asha | Median)
+
+    @property
+    def competes(self) -> bool:
+        """Whether trials go on from others' states."""
+        return isinstance(self.scheduler, Pbt)
 
     @property
     def spaces(self) -> list[Space]:
@@ -242,6 +235,7 @@ def _counting(space: Space, values: dict[str, Any]) -> dict[str, Any]:
 class Trial:
     """One point of a sweep's space."""
 
+    values: dict[str, Any]
     varied: dict[str, str]
     """Its values in short, such as `{"alpha": "0.5"}`."""
     stage: str
@@ -348,10 +342,12 @@ class SweepFile:
             ) from None
         content = experiment.stages[stage]
         if not isinstance(content, ClassifierStage):
-            return Trial(varied, stage, stage, experiment)
+            return Trial(values, varied, stage, stage, experiment)
         settings = content.variants["trial"]
         name = f"{settings.method}-{digest_of(settings.model_dump(mode='json'))[:8]}"
-        return Trial(varied, stage, name, _with_variants(experiment, stage, {name: settings}))
+        return Trial(
+            values, varied, stage, name, _with_variants(experiment, stage, {name: settings})
+        )
 
     def trials(self, store: Store) -> list[Trial]:
         """All trials, those of equal settings once; of a search that proposes them, those so far.
@@ -467,9 +463,11 @@ def plan_sweeps(
                 f"got {file.sweep.name!r}"
             )
     groups: dict[str, list[Trial]] = {}
-    for its in trials:
+    populations: dict[str, Population | None] = {}
+    for file, its in zip(files, trials, strict=True):
         for trial in its:
-            groups.setdefault(_shared(trial), []).append(trial)
+            groups.setdefault(_shared(file, trial), []).append(trial)
+            populations[_shared(file, trial)] = _population(file.sweep, its)
     for file, its in zip(files, trials, strict=True):
         if its:
             _check_trial(file, its[0], prepare)
@@ -482,9 +480,11 @@ def plan_sweeps(
             for name, settings in variants_of(stage, trial.experiment.stages[stage]).items()
         }
         experiment = _with_variants(first.experiment, stage, together)
-        planned[shared] = make_plan(experiment, prepare(experiment.dataset), store)
+        planned[shared] = make_plan(
+            experiment, prepare(experiment.dataset), store, populations[shared]
+        )
     return [
-        _plan_of(file, its, [planned[_shared(trial)] for trial in its])
+        _plan_of(file, its, [planned[_shared(file, trial)] for trial in its])
         for file, its in zip(files, trials, strict=True)
     ]
 
@@ -529,10 +529,30 @@ def _plan_of(file: SweepFile, trials: Sequence[Trial], plans: Sequence[Plan]) ->
     return SweepPlan(file, cells, list(needed.values()))
 
 
-def _shared(trial: Trial) -> str:
+def _population(sweep: Sweep, trials: Sequence[Trial]) -> Population | None:
+    """How the trials of a sweep compete, if they do."""
+    if not isinstance(sweep.scheduler, Pbt):
+        return None
+    options = sweep.scheduler
+    return Population(
+        metric=sweep.metric,
+        mode=sweep.mode,
+        interval=options.interval,
+        quantile=options.quantile,
+        resample=options.resample,
+        space={path.removeprefix(VARIANT): axis for path, axis in sweep.spaces[0].items()},
+        members={
+            trial.variant: {p.removeprefix(VARIANT): v for p, v in trial.values.items()}
+            for trial in trials
+        },
+    )
+
+
+def _shared(file: SweepFile, trial: Trial) -> str:
     """What trials that can be packed together have in common."""
+    alone = file.sweep.name if file.sweep.competes else ""
     named = trial.experiment.model_copy(update={"name": "-"})
-    return trial.stage + _with_variants(named, trial.stage, {}).model_dump_json()
+    return alone + trial.stage + _with_variants(named, trial.stage, {}).model_dump_json()
 
 
 def _with_variants(experiment: Experiment, stage: str, variants: dict[str, Any]) -> Experiment:

@@ -6,7 +6,7 @@ Everything is read from the store; values are points (AP times 100).
 import csv
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from statistics import mean, stdev
@@ -17,8 +17,9 @@ import numpy as np
 from bacl.errors import UsageError
 from bacl_platform.experiment import read_yaml
 from bacl_platform.plan import Job, state
-from bacl_platform.store import JOB, SCALARS, Store, disk_errors
-from bacl_platform.sweep import SweepFile, SweepPlan, plain
+from bacl_platform.population import Move
+from bacl_platform.store import JOB, MOVES, SCALARS, Store, disk_errors
+from bacl_platform.sweep import Cell, SweepFile, SweepPlan, plain
 from bacl_platform.tuning import failed_before, result_of, stopped_before
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Row:
     paper: dict[str, float]
     """The paper's points by metric; empty without."""
     error: str = ""
+    ended: dict[str, str] = field(default_factory=dict)
+    """Of a trial whose values changed while it trained, the last ones."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,18 @@ def collect(plan: SweepPlan, store: Store, with_paper: bool) -> SweepTable:
         own = dict(varied)
         paper = next((points for match, points in theirs if match.items() <= own.items()), {})
         metrics |= dict.fromkeys(paper)
-        rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error))
+        ended = _ended(cells[-1], store) if plan.file.sweep.competes and not open_ else {}
+        rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error, ended))
     return SweepTable(plan.file.sweep.name, title, list(metrics), rows, with_paper)
+
+
+def _ended(cell: Cell, store: Store) -> dict[str, str]:
+    """The values that a population's member ended with."""
+    evaluations = json.loads((store.entry(cell.job.key) / MOVES).read_text())
+    moves = [Move(*move) for row in evaluations for move in row["moves"]]
+    last = [move.values for move in moves if move.member == cell.trial.variant]
+    values = last[-1] if last else {}
+    return {path: plain(value) for path, value in values.items()}
 
 
 def printed(file: SweepFile) -> tuple[str, list[tuple[dict[str, str], dict[str, float]]]]:
@@ -164,7 +177,8 @@ def cells_of(table: SweepTable) -> tuple[list[str], list[list[str]]]:
                 line.append("-" if theirs is None else f"{theirs:.1f}")
                 both = values and theirs is not None
                 line.append(f"{mean(values) - theirs:+.1f}" if both and theirs is not None else "-")
-        lines.append([*line, row.error or row.state])
+        changed = ", ".join(f"{path}={value}" for path, value in row.ended.items())
+        lines.append([*line, row.error or (f"ended with {changed}" if changed else row.state)])
     return head, lines
 
 
@@ -310,10 +324,12 @@ def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
         f"{len(plan.jobs) - len(missing)} of {len(plan.jobs)} jobs are in the store, "
         f"{len(missing)} to run: {steps} steps{cost}"
     )
-    if sweep.scheduler is not None:
+    if sweep.stops and sweep.scheduler is not None:
         say(
             f"scheduler {sweep.scheduler.type}: which trials it stops early is not known in advance"
         )
+    elif sweep.scheduler is not None:
+        say("scheduler pbt: which trials go on from which others is not known in advance")
 
 
 def _search(plan: SweepPlan) -> str:

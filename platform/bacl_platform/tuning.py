@@ -23,13 +23,13 @@ from bacl.errors import RunError
 from bacl_platform.plan import Job, digest_of
 from bacl_platform.progress import TrialProgress
 from bacl_platform.run import Jobs, ray_for
+from bacl_platform.space import Space
 from bacl_platform.store import Store, write_text
 from bacl_platform.sweep import (
     Asha,
     Cell,
     Median,
     Preparation,
-    Space,
     Sweep,
     SweepPlan,
     plan_sweeps,
@@ -184,7 +184,7 @@ def _trainable() -> type:
 
         def step(self) -> dict[str, Any]:
             sweep, board, store = self.work.plan.file.sweep, self.work.board, self.work.store
-            if sweep.scheduler is not None and not store.complete(self.cells[0].job.key):
+            if sweep.stops and not store.complete(self.cells[0].job.key):
                 return self._next_evaluation()
             for cell in self.cells:
                 if not store.complete(cell.job.key):
@@ -206,7 +206,7 @@ def _trainable() -> type:
             return {**self.last, "done": self.ended}
 
         def cleanup(self) -> None:
-            if not self.ended and self.work.plan.file.sweep.scheduler is not None:
+            if not self.ended and self.work.plan.file.sweep.stops:
                 ray.get([self.work.board.stop.remote(cell.key) for cell in self.cells])
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -299,7 +299,7 @@ def _tune(
     import ray
 
     before = {key for plan in plans for key in stopped_before(plan, store)}
-    stopping = [plan for plan in plans if plan.file.sweep.scheduler is not None]
+    stopping = [plan for plan in plans if plan.file.sweep.stops]
     judged = [cell.key for plan in stopping for cell in plan.cells]
     board = ray.remote(num_cpus=0)(Board).remote(sorted(before), judged)
     feed = Feed(board, progress)
@@ -320,7 +320,7 @@ def _tune(
             _fit(Work(number, plan, store, board, prepare), left_out)
     stopped = dict.fromkeys(ray.get(board.stopped.remote()), "stopped by the scheduler")
     for plan in plans:
-        if plan.file.sweep.scheduler is not None:
+        if plan.file.sweep.stops:
             Notes(plan, store, "stopped").write(stopped)
         whole = {
             cell.key: jobs.failures[cell.job.key]
@@ -342,7 +342,7 @@ def _fit(work: Work, left_out: set[str]) -> None:
     if not keys and not proposes:
         return
     # each trial is a process; where nothing but the end is waited for, few do for many
-    side_by_side = len(keys) if sweep.scheduler else ACTORS
+    side_by_side = len(keys) if sweep.stops else ACTORS
     # Ctrl-C is this driver's, not Tune's, which would wait for all trials' next results
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -571,7 +571,7 @@ class Notes:
 
 def stopped_before(plan: SweepPlan, store: Store) -> dict[str, str]:
     """The cells that the sweep's scheduler stopped in an earlier run, by key."""
-    return Notes(plan, store, "stopped").read() if plan.file.sweep.scheduler else {}
+    return Notes(plan, store, "stopped").read() if plan.file.sweep.stops else {}
 
 
 def failed_before(plan: SweepPlan, store: Store) -> dict[str, str]:

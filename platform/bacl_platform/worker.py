@@ -10,10 +10,12 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dist import (
@@ -35,9 +37,11 @@ from bacl.errors import BaclError, RunError
 from bacl.export import export_variants
 from bacl.warmstart import load_trunk, read_checkpoint
 from bacl_platform.plan import Job, owner
+from bacl_platform.population import Move, evolve
 from bacl_platform.store import (
     CHECKPOINT,
     JOB,
+    MOVES,
     SCALARS,
     Store,
     disk_errors,
@@ -108,23 +112,29 @@ def _train(job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped 
     runner = JobRunner.from_cfg(_runner_config(job, work, results))
     logging.getLogger("bacl_platform").handlers = runner.logger.handlers
     stops = Stops(job, work / "stopped.json", tell, stopped)
+    moves = Moves(job, work / MOVES) if job.population else None
     try:
         runner.begin = lambda: _begin(runner, job, store, scalars, stops)
         checkpoints = work / "checkpoints"
         runner.register_hook(FiniteLoss(job, checkpoints, stops), priority="VERY_HIGH")
+        if moves is not None:  # before what is logged, which tells with which values it was found
+            runner.register_hook(moves, priority="NORMAL")
         runner.register_hook(scalars, priority="BELOW_NORMAL")
         runner.register_hook(stops, priority="LOW")
         runner.register_hook(Checkpoints(job, checkpoints, report), priority="VERY_LOW")
+        began = time.perf_counter()
         runner.train()
         if scalars.evaluated_at != job.iterations:
             runner.val()
+        loop_seconds = time.perf_counter() - began
     except NoneLeft:
         together(lambda: shutil.rmtree(work, ignore_errors=True))
         return
     except Exception:
         runner.logger.exception("job %s stopped", job.key)
         raise
-    together(lambda: _publish(stops.remaining, store, results, _bare(runner.model)))
+    model = _bare(runner.model)
+    together(lambda: _publish(stops.remaining, store, results, model, loop_seconds))
 
 
 def _runner_config(job: Job, work: Path, results: Path) -> Config:
@@ -313,6 +323,75 @@ class Stops(Hook):
         runner.logger.info("left out from here on: %s", ", ".join(names))
 
 
+class Moves(Hook):
+    """Lets the worst variants of a population go on from the best's state, with other values.
+
+    Moves are written down before training goes on. A checkpoint is older than the evaluation at its
+    step: a resumed job makes the moves of that step again, or evaluates first if there are none.
+    """
+
+    def __init__(self, job: Job, path: Path) -> None:
+        assert job.population is not None
+        self.job, self.path, self.population = job, path, job.population
+        self.made: list[dict[str, Any]] = []
+        """A row for each evaluation: its step, and the moves after it."""
+        self.values = dict(self.population.members)
+
+    def before_train(self, runner: Runner) -> None:
+        step = runner.iter
+        noted = together(lambda: json.loads(self.path.read_text()) if self.path.exists() else [])
+        self.made = [row for row in noted if row["step"] <= step]
+        for member, values in self.values.items():
+            self._change(runner, member, values)
+        for row in self.made:
+            for move in row["moves"]:
+                self._make(runner, Move(*move), copying=row["step"] == step)
+        evaluates = step and step % runner.train_loop.val_interval == 0
+        if evaluates and all(row["step"] < step for row in self.made):
+            runner.val_loop.run()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        left = set(_bare(runner.model).banks()[0].keys())
+        for member in left:
+            fields = self.values[member].items()
+            metrics |= {f"{member}/{f}": v for f, v in fields if isinstance(v, int | float)}
+        moves = []
+        interval = self.population.interval * runner.train_loop.val_interval
+        if runner.iter % interval == 0 and runner.iter < self.job.iterations:
+            scores = {member: metrics[f"{member}/{self.population.metric}"] for member in left}
+            generator = np.random.default_rng([self.job.seed, runner.iter])
+            moves = evolve(self.population, scores, self.values, generator)
+        self.made.append({"step": runner.iter, "moves": moves})
+        together(lambda: write_text(self.path, json.dumps(self.made)))
+        for move in moves:
+            self._make(runner, move, copying=True)
+
+    def _make(self, runner: Runner, move: Move, copying: bool) -> None:
+        if copying:
+            _copy_state(runner, move.source, move.member)
+            runner.logger.info("%s goes on from %s with %s", *move)
+        self._change(runner, move.member, move.values)
+
+    def _change(self, runner: Runner, member: str, values: dict[str, Any]) -> None:
+        self.values[member] = values
+        for bank in _bare(runner.model).banks():
+            if member in bank:
+                for field, value in values.items():
+                    bank[member].change(field, value)
+
+
+def _copy_state(runner: Runner, source: str, member: str) -> None:
+    """Give a variant another's classifiers, state and momenta, unless one of them has left."""
+    momenta = runner.optim_wrapper.optimizer.state
+    for bank in _bare(runner.model).banks():
+        if not {source, member} <= bank.keys():
+            continue
+        bank[member].load_state_dict(bank[source].state_dict())
+        pairs = zip(bank[member].parameters(), bank[source].parameters(), strict=True)
+        for own, other in pairs:
+            momenta[own] = copy.deepcopy(momenta[other])
+
+
 class Scalars(Hook):
     """Writes `scalars.jsonl`, one row per logged step and evaluation, and tells the driver."""
 
@@ -394,22 +473,26 @@ class Checkpoints(Hook):
         self.report({"step": step})
 
 
-def _described(job: Job) -> str:
+def _described(job: Job, **facts: float) -> str:
     content = job.model_dump(mode="json", exclude={"config"})
-    return json.dumps({**content, "iterations": job.iterations}, indent=1)
+    return json.dumps({**content, "iterations": job.iterations, **facts}, indent=1)
 
 
-def _publish(job: Job, store: Store, results: Path, model: nn.Module) -> None:
+def _publish(job: Job, store: Store, results: Path, model: nn.Module, loop_seconds: float) -> None:
+    """Make the job's entry.
+
+    loop_seconds: what mmengine's loops took of the attempt that ended it, for the record.
+    """
     state = weights_to_cpu(model.state_dict())
     with disk_errors(results):
-        (results / JOB).write_text(_described(job))
+        (results / JOB).write_text(_described(job, loop_seconds=loop_seconds))
         Config(copy.deepcopy(job.config)).dump(results / "config.py")
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
         _save({"state_dict": state, "meta": meta}, results / CHECKPOINT)
         prepared = Prepared.load(Path(job.config["val_evaluator"]["dataset_info"]))
         classes = [category.name for category in prepared.categories]
         export_variants(job.config, state, classes, results / "variants")
-        for name in (SCALARS, "train.log"):
+        for name in (SCALARS, "train.log", *([MOVES] if job.population else [])):
             shutil.copyfile(store.work(job.key) / name, results / name)
     store.publish(job.key, results)
 

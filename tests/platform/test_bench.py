@@ -212,5 +212,6 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     monkeypatch.setattr(sweep, "TRIALS", 3)
     monkeypatch.setattr(sweep, "SINGLES", 1)
     monkeypatch.setattr(sweep, "STEPS", {SETTING.image: (12, "small")})
-    (row,) = sweep.sweep(SETTING)
-    assert row.ours > 0 and row.theirs > 0 and row.limit == 1 / 8
+    whole, overhead = sweep.sweep(SETTING)
+    assert whole.ours > 0 and whole.theirs > 0 and whole.limit == 1 / 8
+    assert overhead.theirs == whole.ours and 0 < overhead.ratio < 1 and overhead.limit == 0.15

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from bacl.errors import UsageError
 from bacl_platform import sweep_report
 from bacl_platform.cli import app
-from bacl_platform.sweep import Axis, Preparation, SweepFile, plan_sweeps
+from bacl_platform.space import Axis
+from bacl_platform.sweep import Preparation, SweepFile, plan_sweeps
 from bacl_platform.tuning import Notes
 
 ALPHA = """
@@ -141,8 +142,8 @@ def test_ranges_draw_from_their_distributions():
         (("variant.alpha", "stages.heads.kind.x"), "there is no `x`"),
         (("variant: bacl", "search: tpe\nvariant: bacl"), "samples: expected how many trials"),
         (
-            ("variant: bacl", "scheduler: {type: pbt}\nvariant: bacl"),
-            "expected one of asha, median",
+            ("variant: bacl", "scheduler: {type: hyper}\nvariant: bacl"),
+            "expected one of asha, median, pbt",
         ),
     ],
 )
@@ -286,3 +287,47 @@ def test_every_sweep_of_the_project_makes_trials_and_finds_its_rows_in_the_paper
             found = [trial for trial in trials if match.items() <= trial.varied.items()]
             assert len(found) == 1 and points, match
         assert path.stem != "table3" or len(printed) == len(trials) == 8
+
+
+COMPETING = """
+name: competing
+base: tiny.yaml
+stage: heads
+variant: bacl
+metric: AP_f
+fixed: {stages.heads.recipe.evaluate_every: 5, stages.heads.recipe.schedule.lr: 0.2}
+scheduler: {type: pbt, resample: 0}
+search: random
+samples: 4
+space:
+  variant.alpha: {uniform: [0.1, 1]}
+  variant.hallucination.samples: [2, 3, 4, 6]
+"""
+
+
+def test_population_has_keys_of_its_own(sweep, plan):
+    competing = plan(sweep(COMPETING))[0].jobs[-1]
+    plain = COMPETING.replace("scheduler: {type: pbt, resample: 0}\n", "")
+    fewer = COMPETING.replace("samples: 4", "samples: 3")
+    others = [plan(sweep(text))[0].jobs[-1] for text in (plain, fewer)]
+    for other in others:
+        assert set(other.variants) <= set(competing.variants)
+        assert not set(other.variant_keys.values()) & set(competing.variant_keys.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("variant.alpha:", "variant.indicator:"), "fields that may change while"),
+        (("variant.alpha:", "stages.heads.recipe.schedule.lr:"), "fields that may change while"),
+        (("search: random", "search: tpe"), "trials start together"),
+        (
+            ("metric: AP_f", "variants_per_job: 2"),
+            "yaml: variants_per_job: expected nothing with pbt",
+        ),
+        (("stages.heads.recipe.evaluate_every: 5, ", ""), "expected evaluations to judge"),
+    ],
+)
+def test_population_that_cannot_be_is_refused(sweep, plan, change, told):
+    with pytest.raises(UsageError, match=told):
+        plan(sweep(COMPETING.replace(*change)))

@@ -15,7 +15,23 @@ import torch
 from bacl.variants import Softmax
 from bacl_platform import worker
 from bacl_platform.plan import Job
-from bacl_platform.store import Store, latest_checkpoint
+from bacl_platform.store import MOVES, Store, latest_checkpoint
+from bacl_platform.sweep import Preparation, SweepFile, plan_sweeps
+
+COMPETING = """
+name: competing
+base: tiny.yaml
+stage: heads
+variant: bacl
+metric: AP_f
+fixed: {stages.heads.recipe.evaluate_every: 5, stages.heads.recipe.schedule.lr: 0.2}
+scheduler: {type: pbt, resample: 0}
+search: random
+samples: 4
+space:
+  variant.alpha: {uniform: [0.1, 1]}
+  variant.hallucination.samples: [2, 3, 4, 6]
+"""
 
 
 class Killed(Exception):
@@ -275,3 +291,57 @@ def test_stopped_variant_leaves_a_bank_on_two_ranks(planned, store, tmp_path):
     assert train(planned(*STOPPABLE).jobs[1], undisturbed)[0] is None
     assert run_on_two_ranks(heads, store, ("softmax",)) == ["None", "None"]
     entry_without_softmax_equals(undisturbed, store, heads, exact=False)
+
+
+def jobs_of(tiny, store, text=COMPETING):
+    path = tiny.parent / "competing.yaml"
+    path.write_text(text)
+    file = SweepFile(path)
+    return plan_sweeps([file], [file.trials(store)], Preparation(store), store)[0]
+
+
+def test_killed_population_ends_as_an_undisturbed_one(tiny, store, tmp_path):
+    plan = jobs_of(tiny, store)
+    features, heads = plan.jobs
+    undisturbed = Store(tmp_path / "undisturbed")
+    for job in (features, heads):
+        assert train(job, undisturbed)[0] is None
+    assert train(features, store)[0] is None
+    with pytest.raises(Killed):  # after the evaluation at step 5
+        train(heads, store, kill_at=5)
+
+    def die(report):
+        if report == {"step": 10}:  # before the evaluation at step 10
+            raise Killed
+
+    with pytest.raises(Killed):
+        worker.train(heads, store, lambda *_: None, die)
+    assert latest_checkpoint(store.work(heads.key) / "checkpoints")[0] == 10
+    assert train(heads, store)[0] is None
+    ours, theirs = store.entry(heads.key), undisturbed.entry(heads.key)
+    assert (ours / MOVES).read_text() == (theirs / MOVES).read_text()
+    assert_same(weights(theirs), weights(ours))
+    rows = json.loads((ours / MOVES).read_text())
+    assert [(row["step"], len(row["moves"])) for row in rows] == [(5, 1), (10, 1), (12, 0)]
+    member, source, values = rows[0]["moves"][0]
+    logged = [json.loads(line) for line in (ours / "scalars.jsonl").read_text().splitlines()]
+    told = {row["step"]: row for row in logged if f"{member}/alpha" in row}
+    assert told[5][f"{member}/alpha"] == plan.jobs[1].population.members[member]["alpha"]
+    assert told[10][f"{member}/alpha"] == values["alpha"] != told[10][f"{source}/alpha"]
+
+
+def test_members_that_nobody_replaces_train_as_without_a_population(tiny, store):
+    plan = jobs_of(tiny, store)
+    features, heads = plan.jobs
+    alone = heads.model_copy(update={"population": None, "key": "0" * 16})
+    for job in (features, heads, alone):
+        assert train(job, store)[0] is None
+    ours, theirs = (weights(store.entry(job.key)) for job in (heads, alone))
+    moved = {
+        move[0]
+        for row in json.loads((store.entry(heads.key) / MOVES).read_text())
+        for move in row["moves"]
+    }
+    of_moved = {n for n in ours if any(f".{name}." in n for name in moved)}
+    assert of_moved and any(not ours[n].equal(theirs[n]) for n in of_moved)
+    assert_same(*({n: w for n, w in one.items() if n not in of_moved} for one in (ours, theirs)))
