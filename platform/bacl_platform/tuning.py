@@ -309,7 +309,7 @@ def _tune(
     follower = Follower(jobs, board, plans, trackings, progress, room)
     follower.submit(parents)
     for plan in plans:
-        progress.add(plan.cells)
+        _show(plan, store, progress)
         if plan not in stopping:
             follower.submit(_left(plan, store))
     with follower:
@@ -330,6 +330,15 @@ def _tune(
         failed = {**jobs.failed_variants, **whole}
         Notes(plan, store, "failed").write(failed_before(plan, store) | failed)
     jobs.raise_failures()
+
+
+def _show(plan: SweepPlan, store: Store, progress: TrialProgress) -> None:
+    """Show a sweep's trials, with what is known of them."""
+    sweep = plan.file.sweep
+    done = {c.key: result_of(c, store) for c in plan.cells if store.complete(c.job.key)}
+    left = dict.fromkeys(stopped_before(plan, store), "stopped")
+    left |= dict.fromkeys(failed_before(plan, store), "failed")
+    progress.add(plan.cells, sweep.metric, sweep.mode, done, left)
 
 
 def _fit(work: Work, left_out: set[str]) -> None:
@@ -458,6 +467,7 @@ class Feed:
 
     def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None:
         """A job, or a variant of it, has none."""
+        self.progress.left([job.variant_keys[name] for name in variants or ()], "failed")
 
 
 class Follower:
@@ -517,7 +527,8 @@ class Follower:
                 return
             for number, values, cells in ray.get(self.board.wanted.remote()):
                 self.plans[number].file.note_proposed(values, self.jobs.store)
-                self.progress.add(cells)
+                sweep = self.plans[number].file.sweep
+                self.progress.add(cells, sweep.metric, sweep.mode)
                 self.trackings[number].add_trials({c.key: c.trial.varied for c in cells})
                 for job in {cell.job.key: cell.job for cell in cells}.values():
                     if self.jobs.store.complete(job.key):
@@ -526,6 +537,7 @@ class Follower:
                         self.submit([job])
             self._start()
             ended = self.jobs.poll()
+            self.progress.left(ray.get(self.board.stopped.remote()), "stopped")
             if not self.jobs.running:
                 time.sleep(0.2)
             if ended:
