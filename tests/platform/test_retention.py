@@ -5,10 +5,8 @@ import json
 import pytest
 
 from bacl.errors import UsageError
-from bacl_platform import worker
 from bacl_platform.experiment import load
 from bacl_platform.retention import Retention
-from bacl_platform.store import read_manifest
 
 HEADS = "stages.heads.recipe"
 
@@ -55,26 +53,10 @@ def test_best_is_the_first_with_the_highest_mean_over_variants(rule):
 def test_settings_that_could_keep_nothing_are_told(tiny):
     with pytest.raises(UsageError, match=r"keep_every: expected a multiple of .* \(5\), got 7"):
         load(tiny, [f"{HEADS}.keep_every=7"])
-    with pytest.raises(UsageError, match="keep_best needs evaluations of checkpoints: .* got None"):
+    with pytest.raises(UsageError, match="keep_best needs evaluations of checkpoints"):
         load(tiny, [f"{HEADS}.keep_best=true"])
 
 
 def test_retention_changes_no_key(planned):
     keeping = (f"{HEADS}.keep_every=5", f"{HEADS}.keep_last=4")
     assert planned(*keeping).jobs[1].key == planned().jobs[1].key
-
-
-@pytest.mark.slow
-def test_kept_checkpoints_are_published_and_covered_by_the_manifest(planned, store):
-    text = "stages.features.recipe"
-    job = planned(f"{text}.evaluate_every=5", f"{text}.keep_best=true", f"{text}.keep_every=10")
-    (features, *_) = job.jobs
-    assert worker.train(features, store, lambda *_: None, lambda _: None) is None
-    entry = store.entry(features.key)
-    rows = [json.loads(line) for line in (entry / "scalars.jsonl").read_text().splitlines()]
-    scores = {row["step"]: row["features/AP"] for row in rows if "features/AP" in row}
-    best = max(scores, key=lambda step: (scores[step], -step))
-    names = {path.name for path in (entry / "checkpoints").iterdir()}
-    assert names == {"step_10", f"step_{best}"}
-    assert "checkpoints/step_10/checkpoint.pth" in read_manifest(entry)["files"]
-    assert store.complete(features.key) and not store.work(features.key).exists()
