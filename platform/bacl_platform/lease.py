@@ -55,7 +55,10 @@ class Lease(AbstractContextManager):
         self._over.set()
         self._thread.join()
         if not self.lost:
-            self.bucket.remove([self.name])
+            try:
+                self.bucket.remove([self.name])
+            except RunError as error:  # what was built is built, and a lease runs out by itself
+                logger.warning("the lease could not be given back: %s", error)
 
     def check(self) -> None:
         """Raise RunError if another builds the key by now."""
