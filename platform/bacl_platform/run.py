@@ -149,6 +149,22 @@ class Jobs:
         started = self._build.remote(job, self.store, self.events, self.board, parent)
         self._results[job.key] = self.running[job.key] = started
 
+    def fits(self, job: Job) -> bool:
+        """Whether the cluster has room for a job beside those that run, or none runs.
+
+        Ray would let it wait as well, but with a controller and its helpers for each that waits.
+        """
+        import ray
+
+        if not self.running:
+            return True
+        asked = [self._jobs[key].resources for key in self.running] + [job.resources]
+        total = ray.cluster_resources()
+        return all(
+            sum(r.workers * getattr(r, f"{kind.lower()}s") for r in asked) <= total.get(kind, 0)
+            for kind in ("CPU", "GPU")
+        )
+
     def poll(self) -> list[Job]:
         """Wait for at most half a second and pass on what was told; the jobs that ended."""
         import ray

@@ -178,7 +178,7 @@ def stop(store: Store, pid: int | None, patience: float, console: "Console") -> 
         hint = f"; there are {elsewhere}: run `bacl stop` there" if elsewhere else ""
         raise RunError(f"{store.url}: expected a run or sweep to stop here, found none{hint}")
     for driver in chosen:
-        os.kill(driver.pid, signal.SIGINT)
+        os.kill(driver.pid, signal.SIGTERM)  # SIGINT is ignored in the background
     deadline = time.monotonic() + patience
     while any(driver.alive for driver in chosen):
         if time.monotonic() > deadline:

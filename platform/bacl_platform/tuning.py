@@ -544,12 +544,20 @@ class Follower:
                 ends = {job.key: self.jobs.failures.get(job.key) for job in ended}
                 ray.get(self.board.end.remote(ends))
 
+    def _has_room(self, job: Job) -> bool:
+        if self.room is None:
+            return self.jobs.fits(job)
+        return (
+            len(self.jobs.running) < self.room
+        )  # a cluster that grows may have more than it shows
+
     def _start(self) -> None:
-        while self.room is None or len(self.jobs.running) < self.room:
+        while True:
             with self._lock:
-                if not self._waiting:
+                job = next(iter(self._waiting.values()), None)
+                if job is None or not self._has_room(job):
                     return
-                job = self._waiting.pop(next(iter(self._waiting)))
+                del self._waiting[job.key]
             self.jobs.submit(job)
 
 
