@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from bacl.errors import RunError
 from bacl_platform.store import Store, disk_errors
 
 
@@ -29,7 +30,8 @@ def push(store: Store, digest: str) -> None:
 def pull(store: Store, digest: str) -> None:
     """Bring here what this machine lacks of a prepared dataset, to the path that it has everywhere.
 
-    Images that a user's files name are the user's to provide, on every machine.
+    Images that a user's files name are the user's to provide, on every machine. Raises RunError
+    where the bucket lacks the dataset.
     """
     if store.bucket is None:
         return
@@ -56,6 +58,11 @@ def _unpack(store: Store, name: str) -> None:
     with disk_errors(store.root), store.bringing():
         if folder.exists():
             return
+        if not store.bucket.sizes(_archive(name)):
+            raise RunError(
+                f"{store.url}/{_archive(name)}: expected a prepared dataset, found none: run the "
+                "same command again, which puts it there"
+            )
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with tempfile.NamedTemporaryFile(dir=store.root) as file:
