@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from bacl.evaluation import Detections
 from bacl.hallucination import FeatureStatistics, moments
 from bacl.settings import Detector
-from bacl_platform import bench, cli
+from bacl_platform import bench, cli, worker
 from bacl_platform.bench import (
     checkpoint,
     classifier,
@@ -226,11 +227,17 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     assert overhead.theirs == whole.ours and 0 < overhead.ratio < 1 and overhead.limit == 0.15
 
 
-def test_checkpoint_is_spread_over_the_steps_of_its_epoch():
-    """Steps of 0.1 s, the first of all slower, and 2 s for the checkpoint after each 50th."""
-    rows = [{"step": step, "time": 0.1} for step in range(10, 201, 10)]
-    rows[0]["time"] = 3.0
-    for step in (60, 110, 160):
-        rows[step // 10 - 1]["time"] += 2 / 10
-    with_one, without = checkpoint.step_times(rows, 50)
-    assert without == pytest.approx(0.1) and with_one == pytest.approx(0.1 + 2 / 50)
+def test_checkpoint_is_timed_from_the_losses_of_its_step_to_its_report(planned, store, monkeypatch):
+    write = worker.write_checkpoint
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        return write(*arguments)
+
+    monkeypatch.setattr(worker, "write_checkpoint", slow)
+    watch = checkpoint.Watch()
+    recipe = "stages.features.recipe"
+    job = planned(f"{recipe}.checkpoint_every=10", f"{recipe}.schedule={{iterations: 10}}").jobs[0]
+    assert worker.train(job, store, watch.tell, watch.report) is None
+    (seconds,) = watch.seconds
+    assert 0.5 < seconds < 1.5
