@@ -1,4 +1,4 @@
-"""Make the buckets that are named where they are not there: `python docker/make_buckets.py NAME...`.
+"""Make buckets where they are not there: `python docker/make_buckets.py NAME...`.
 
 The endpoint and the keys are boto3's own: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
 AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION.

@@ -1,4 +1,4 @@
-"""Write the secrets of the compose cluster: `python docker/make_env.py`, once, before the first start.
+"""Write the secrets of the compose cluster, once: `python docker/make_env.py`.
 
 Two files beside compose.yaml, readable by their owner alone and ignored by git:
 
@@ -34,6 +34,7 @@ def cluster_secrets() -> dict[str, str]:
 def client(of: dict[str, str]) -> dict[str, str]:
     """The environment of a client on the cluster's machine, from the secrets of its `.env`."""
     return {
+        "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": of["BACL_RAY_TOKEN"],
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",

@@ -40,9 +40,10 @@ class Compose:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.secrets = variables(folder / ".env")
-        self.services: dict[str, Any] = yaml.safe_load(
-            self._substituted((DOCKER / "compose.yaml").read_text())
-        )["services"]
+        file = yaml.safe_load(self._substituted((DOCKER / "compose.yaml").read_text()))
+        self.services: dict[str, Any] = file["services"]
+        self.networks: dict[str, Any] = file["networks"]
+        self.volumes = set(file["volumes"])
         self.ports = {port: free_port() for port in ("5000", "6379", "7070", "8265")}
 
     def _substituted(self, text: str) -> str:

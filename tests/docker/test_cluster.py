@@ -1,6 +1,8 @@
 """The servers of docker/compose.yaml, started by its own commands and asked as users would ask."""
 
+import contextlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +12,9 @@ import boto3
 import psycopg2
 import pytest
 import requests
-from outside import DOCKER, Compose, run, running, variables, wait_for
+from outside import DOCKER, Compose, free_port, run, running, variables, wait_for
+
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 
 
 def client(compose: Compose) -> dict[str, str]:
@@ -83,15 +87,10 @@ def short_folder() -> Iterator[Path]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ray_takes_jobs_and_nodes_with_the_token_only(compose, short_folder, tmp_path):
-    port = compose.ports["8265"]
-    jobs = f"http://127.0.0.1:{port}/api/jobs/"
+    dashboard = client(compose)["RAY_API_SERVER_ADDRESS"]
+    jobs = f"{dashboard}/api/jobs/"
     place = {"RAY_TMPDIR": str(short_folder)}
-    with running(
-        compose.command("head"), compose.environment("head") | place, tmp_path / "head.log"
-    ) as head:
-        check = image_healthcheck(compose, "head")
-        wait_for(lambda: run(check, {}).returncode == 0, "head", tmp_path / "head.log", head)
-
+    with node(compose, "head", place, tmp_path / "head.log"):
         submission = {"entrypoint": "true"}
         assert requests.get(jobs, timeout=10).status_code == 401
         assert requests.post(jobs, json=submission, timeout=10).status_code == 401
@@ -99,21 +98,36 @@ def test_ray_takes_jobs_and_nodes_with_the_token_only(compose, short_folder, tmp
         assert requests.post(jobs, json=submission, headers=wrong, timeout=10).status_code == 403
 
         stranger = compose.environment("worker") | place | {"RAY_AUTH_TOKEN": "0" * 64}
-        refused = run(compose.command("worker"), stranger)
-        assert refused.returncode != 0
+        assert run(compose.command("worker"), stranger).returncode != 0
 
-        with running(
-            compose.command("worker"),
-            compose.environment("worker") | place,
-            tmp_path / "worker.log",
-        ) as worker:
-            check = image_healthcheck(compose, "worker")
-            wait_for(
-                lambda: run(check, {}).returncode == 0, "worker", tmp_path / "worker.log", worker
-            )
-            counted = "import json, ray; ray.init(); print('NODES', json.dumps([n['Resources'].get('CPU', 0) for n in ray.nodes()]))"
-            submit = ["ray", "job", "submit", "--address", f"http://127.0.0.1:{port}", "--"]
-            done = run([*submit, "python", "-c", counted], client(compose))
+        with node(compose, "worker", place, tmp_path / "worker.log"):
+            submit = ["ray", "job", "submit", "--", "python", "-c", COUNT_NODES]
+            done = run(submit, client(compose))
             assert done.returncode == 0, done.stdout + done.stderr
-            (line,) = [line for line in done.stdout.splitlines() if line.startswith("NODES ")]
-            assert len(json.loads(line.removeprefix("NODES "))) == 2
+            assert "head and 1 worker" in done.stdout
+
+
+# The head has no CPUs, so that training runs on workers.
+COUNT_NODES = """
+import ray
+ray.init()
+cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+print("head and", sum(count > 0 for count in cpus), "worker" if 0 in cpus else "workers, no head")
+"""
+
+
+@contextlib.contextmanager
+def node(compose: Compose, service: str, place: dict[str, str], log: Path) -> Iterator[None]:
+    """A Ray node of the file while the block lasts, healthy by the image's own check."""
+    agent = {"52365": free_port()}  # in containers all may use the same
+    environment = compose.environment(service) | place
+    with running(compose.command(service, agent), environment, log) as process:
+        check = [compose.here(word, agent) for word in image_healthcheck()]
+        wait_for(lambda: run(check, {}).returncode == 0, service, log, process)
+        yield
+
+
+def image_healthcheck() -> list[str]:
+    """The command of the Dockerfile's HEALTHCHECK."""
+    (command,) = re.findall(r"^HEALTHCHECK .*?CMD (\[.*?\])$", DOCKERFILE, re.DOTALL | re.MULTILINE)
+    return json.loads(command)
