@@ -44,7 +44,7 @@ class Compose:
         self.services: dict[str, Any] = file["services"]
         self.networks: dict[str, Any] = file["networks"]
         self.volumes = set(file["volumes"])
-        self.ports = {port: free_port() for port in ("5000", "6379", "7070", "8265")}
+        self.ports = {port: free_port() for port in ("5000", "6379", "7070", "8265", "10001")}
 
     def _substituted(self, text: str) -> str:
         def value(match: re.Match[str]) -> str:

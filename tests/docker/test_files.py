@@ -97,6 +97,17 @@ def test_compose_waits_for_healthy_services_and_asks_for_every_secret(compose):
     assert required == set(compose.secrets)
 
 
+def test_mlflow_answers_under_the_name_that_the_head_and_users_call(compose):
+    (allowed,) = (
+        word.partition("=")[2].split(",")
+        for word in compose.services["mlflow"]["command"]
+        if word.startswith("--allowed-hosts=")
+    )
+    called = compose.services["head"]["environment"]["MLFLOW_TRACKING_URI"]
+    for uri in (called, variables(compose.folder / "client.env")["MLFLOW_TRACKING_URI"]):
+        assert uri.removeprefix("http://") in allowed
+
+
 def test_compose_mounts_volumes_that_it_declares(compose):
     mounted = {
         volume.split(":")[0]
