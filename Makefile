@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := experiments/embedded/demo.yaml
 
-.PHONY: demo test quick clean
+.PHONY: demo test quick audit clean
 
 demo: .venv/.installed
 	$(BIN)/bacl run $(DEMO)
@@ -17,6 +17,12 @@ test: .venv/.installed
 
 quick: .venv/.installed
 	$(BIN)/pytest -q -m "not ray and not slow and not gpu"
+
+# Known vulnerabilities of what constraints.txt pins, asked of a service on the internet. Strict,
+# because pip-audit otherwise finds no vulnerability where the service knows no package.
+audit: .venv/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[audit]"
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --timeout 15 -r constraints.txt
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
