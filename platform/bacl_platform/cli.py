@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bacl.errors import BaclError, UsageError
-from bacl_platform import data
+from bacl_platform import data, store_commands
 
 if TYPE_CHECKING:
     from bacl_platform.plan import Plan
@@ -25,10 +25,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(store_commands.app, name="store")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
 StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="BACL_STORE", help="Folder of finished jobs and datasets.")
+    str,
+    typer.Option(
+        "--store",
+        metavar="FOLDER|s3://BUCKET/PREFIX",
+        envvar="BACL_STORE",
+        help="Where finished jobs and datasets are.",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -41,7 +48,7 @@ Seeds = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
-DEFAULT_STORE = Path("bacl_store")
+DEFAULT_STORE = "bacl_store"
 
 
 @app.command()
@@ -91,7 +98,7 @@ def run(
         with driving(where):
             run_plan(what, where, Tracking.of_plan(what, where), console, address)
         console.print(
-            f"results: bacl report {file}; runs: bacl ui; checkpoints: {where.root}", soft_wrap=True
+            f"results: bacl report {file}; runs: bacl ui; checkpoints: {where.url}", soft_wrap=True
         )
 
 
@@ -391,7 +398,8 @@ def bench(
         list[str],
         typer.Argument(
             metavar="BENCH...",
-            help="Of loss, hallucination, bank, step, postprocess, evaluate, index, loader, sweep.",
+            help="Of loss, hallucination, bank, step, postprocess, evaluate, index, loader, sweep, "
+            "checkpoint.",
         ),
     ],
     json_: Annotated[
@@ -430,7 +438,7 @@ def bench(
 
 
 def planned(
-    file: Path, store: Path, overrides: list[str] | None, seeds: str | None
+    file: Path, store: str, overrides: list[str] | None, seeds: str | None
 ) -> tuple["Plan", "Store"]:
     """The plan of an experiment file and the store it is for; prepares the dataset if need be."""
     from bacl.datasets.annotations import prepare
@@ -449,7 +457,7 @@ def planned(
 
 def _report_sweep(
     file: Path,
-    store: Path,
+    store: str,
     overrides: list[str] | None,
     seeds: str | None,
     out: Path | None,
@@ -472,7 +480,7 @@ def _report_sweep(
 
 def swept(
     files: Sequence[Path],
-    store: Path,
+    store: str,
     overrides: list[str] | None,
     seeds: str | None,
     max_trials: int | None = None,
@@ -501,10 +509,10 @@ def swept(
     return plans, where, prepare
 
 
-def again(file: Path, store: Path, overrides: list[str] | None, seeds: str | None) -> str:
+def again(file: Path, store: str, overrides: list[str] | None, seeds: str | None) -> str:
     """The `bacl run` that makes what another command with these options looks for."""
     words = ["bacl", "run", str(file)]
-    words += ["--store", str(store)] if store != DEFAULT_STORE else []
+    words += ["--store", store] if store != DEFAULT_STORE else []
     words += [word for override in overrides or [] for word in ("--set", override)]
     words += ["--seeds", seeds] if seeds else []
     return shlex.join(words)

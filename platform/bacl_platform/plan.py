@@ -20,7 +20,8 @@ from bacl_platform.experiment import (
     variants_of,
 )
 from bacl_platform.population import Population
-from bacl_platform.store import Store, newest_step
+from bacl_platform.store import Store
+from bacl_platform.works import newest_step
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -223,7 +224,7 @@ def state(job: Job, store: Store) -> str:
     """In words: in the store, unfinished at a step, or to run."""
     if store.complete(job.key):
         return "in store"
-    step = newest_step(store.work(job.key) / "checkpoints")
+    step = newest_step(store, job.key)
     return "to run" if step is None else f"unfinished at step {step}"
 
 
@@ -234,7 +235,7 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    say(f"{plan.experiment.name}, store {store.root}")
+    say(f"{plan.experiment.name}, store {store.url}")
     table = Table()
     for column in ("job", "key", "state", "steps", "resources", "variants"):
         table.add_column(column, no_wrap=column in ("job", "key"), overflow="fold")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import BaclError, RunError
+from bacl_platform import datasets
 from bacl_platform.plan import Job, Plan
 from bacl_platform.progress import Progress
 from bacl_platform.store import Store
@@ -144,6 +145,7 @@ class Jobs:
         self.failures.pop(job.key, None)
         parent = self._results.get(job.parent) if job.parent else None
         self._jobs[job.key] = job
+        datasets.push(self.store, job.dataset_digest)
         started = self._build.remote(job, self.store, self.events, self.board, parent)
         self._results[job.key] = self.running[job.key] = started
 
@@ -269,6 +271,8 @@ def _build(
         scaling_config=ScalingConfig(
             num_workers=asked.workers,
             use_gpu=gpus > 0,
+            # ranks hand their detections on in the job's folder, which with a bucket is a machine's
+            placement_strategy="STRICT_PACK" if store.bucket else "PACK",
             resources_per_worker={"CPU": asked.cpus, **({"GPU": gpus} if gpus else {})},
         ),
         run_config=RunConfig(

@@ -24,7 +24,7 @@ from bacl_platform.plan import Job, digest_of
 from bacl_platform.progress import TrialProgress
 from bacl_platform.run import Jobs, ray_for
 from bacl_platform.space import Space
-from bacl_platform.store import Store, write_text
+from bacl_platform.store import Store
 from bacl_platform.sweep import (
     Asha,
     Cell,
@@ -576,17 +576,17 @@ class Notes:
 
     def __init__(self, plan: SweepPlan, store: Store, what: str) -> None:
         self.own = {cell.key for cell in plan.cells}
-        self.path = store.root / ".sweeps" / f"{plan.file.sweep.name}.{what}.json"
+        self.store, self.name = store, f".sweeps/{plan.file.sweep.name}.{what}.json"
 
     def read(self) -> dict[str, str]:
         """Those of the sweep's present cells."""
-        known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        known = json.loads(self.store.note(self.name) or "{}")
         return {key: why for key, why in known.items() if key in self.own}
 
     def write(self, notes: dict[str, str]) -> None:
         """Replace them."""
-        self.path.parent.mkdir(exist_ok=True)
-        write_text(self.path, json.dumps({k: w for k, w in notes.items() if k in self.own}))
+        own = {key: why for key, why in notes.items() if key in self.own}
+        self.store.write_note(self.name, json.dumps(own))
 
 
 def stopped_before(plan: SweepPlan, store: Store) -> dict[str, str]:

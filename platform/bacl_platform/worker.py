@@ -36,13 +36,17 @@ from bacl.datasets.annotations import Prepared
 from bacl.errors import BaclError, RunError
 from bacl.export import export_variants
 from bacl.warmstart import load_trunk, read_checkpoint
+from bacl_platform import datasets, works
 from bacl_platform.plan import Job, owner
 from bacl_platform.population import Move, evolve
+from bacl_platform.retention import Retention
 from bacl_platform.store import (
     CHECKPOINT,
+    CHECKPOINTS,
     JOB,
     MOVES,
     SCALARS,
+    STOPPED,
     Store,
     disk_errors,
     latest_checkpoint,
@@ -106,35 +110,55 @@ def together(function: Callable[[], Any]) -> Any:
 def _train(job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped | None) -> None:
     work = store.work(job.key)
     results = work / "entry"
+    together(lambda: _bring(job, store))
     together(lambda: results.mkdir(parents=True, exist_ok=True))
     together(lambda: write_text(work / JOB, _described(job)))
     scalars = Scalars(job, work / SCALARS, tell, report)
     runner = JobRunner.from_cfg(_runner_config(job, work, results))
     logging.getLogger("bacl_platform").handlers = runner.logger.handlers
-    stops = Stops(job, work / "stopped.json", tell, stopped)
+    stops = Stops(job, work / STOPPED, tell, stopped)
     moves = Moves(job, work / MOVES) if job.population else None
+    uploads = works.Uploads(store, job.key)
+    retention = Retention(job, work)
     try:
         runner.begin = lambda: _begin(runner, job, store, scalars, stops)
-        checkpoints = work / "checkpoints"
+        checkpoints = work / CHECKPOINTS
         runner.register_hook(FiniteLoss(job, checkpoints, stops), priority="VERY_HIGH")
         if moves is not None:  # before what is logged, which tells with which values it was found
             runner.register_hook(moves, priority="NORMAL")
         runner.register_hook(scalars, priority="BELOW_NORMAL")
         runner.register_hook(stops, priority="LOW")
-        runner.register_hook(Checkpoints(job, checkpoints, report), priority="VERY_LOW")
-        began = time.perf_counter()
-        runner.train()
-        if scalars.evaluated_at != job.iterations:
-            runner.val()
-        loop_seconds = time.perf_counter() - began
+        saving = Checkpoints(job, checkpoints, report, retention, uploads)
+        runner.register_hook(saving, priority="VERY_LOW")
+        together(uploads.request)
+        with uploads:
+            began = time.perf_counter()
+            runner.train()
+            if scalars.evaluated_at != job.iterations:
+                runner.val()
+            loop_seconds = time.perf_counter() - began
     except NoneLeft:
-        together(lambda: shutil.rmtree(work, ignore_errors=True))
+        together(lambda: store.drop_work(job.key))
         return
     except Exception:
         runner.logger.exception("job %s stopped", job.key)
         raise
     model = _bare(runner.model)
+    together(lambda: retention.save_lasting(results / CHECKPOINTS))
     together(lambda: _publish(stops.remaining, store, results, model, loop_seconds))
+
+
+def _bring(job: Job, store: Store) -> None:
+    """Have here what a job needs of a bucket: its dataset, its parent, what it has done before."""
+    if store.bucket is None:
+        return
+    datasets.pull(store, job.dataset_digest)
+    if job.parent is not None and not store.complete(job.parent):
+        raise RunError(
+            f"job {job.name} ({job.key}): expected its parent {job.parent} in {store.url}, found "
+            "none that is whole: run the same command again, which makes it anew"
+        )
+    works.pull(store, job.key)
 
 
 def _runner_config(job: Job, work: Path, results: Path) -> Config:
@@ -177,7 +201,7 @@ class JobRunner(Runner):
 def _begin(runner: JobRunner, job: Job, store: Store, scalars: "Scalars", stops: "Stops") -> None:
     """Go on from the newest checkpoint, or start from the parent's weights, or from nothing."""
     stops.restore(runner)
-    found = together(lambda: latest_checkpoint(store.work(job.key) / "checkpoints"))
+    found = together(lambda: latest_checkpoint(store.work(job.key) / CHECKPOINTS))
     step = 0
     if found is not None:
         step, path = found
@@ -450,8 +474,16 @@ class Checkpoints(Hook):
     newest whose digests hold is what every start looks for itself.
     """
 
-    def __init__(self, job: Job, folder: Path, report: Report) -> None:
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        report: Report,
+        retention: Retention,
+        uploads: works.Uploads,
+    ) -> None:
         self.job, self.folder, self.report = job, folder, report
+        self.retention, self.uploads = retention, uploads
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -469,7 +501,8 @@ class Checkpoints(Hook):
             }
             _save(content, path)
 
-        together(lambda: write_checkpoint(self.folder, step, save))
+        together(lambda: write_checkpoint(self.folder, step, save, self.retention.kept))
+        together(self.uploads.request)
         self.report({"step": step})
 
 

@@ -13,7 +13,16 @@ from bacl.evaluation import Detections
 from bacl.hallucination import FeatureStatistics, moments
 from bacl.settings import Detector
 from bacl_platform import bench, cli
-from bacl_platform.bench import classifier, data, detector, evaluate, measure, postprocess, sweep
+from bacl_platform.bench import (
+    checkpoint,
+    classifier,
+    data,
+    detector,
+    evaluate,
+    measure,
+    postprocess,
+    sweep,
+)
 from bacl_platform.bench.drawn import Size, write_annotations
 from bacl_platform.bench.memory import peak_memory
 
@@ -215,3 +224,13 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     whole, overhead = sweep.sweep(SETTING)
     assert whole.ours > 0 and whole.theirs > 0 and whole.limit == 1 / 8
     assert overhead.theirs == whole.ours and 0 < overhead.ratio < 1 and overhead.limit == 0.15
+
+
+def test_checkpoint_is_spread_over_the_steps_of_its_epoch():
+    """Steps of 0.1 s, the first of all slower, and 2 s for the checkpoint after each 50th."""
+    rows = [{"step": step, "time": 0.1} for step in range(10, 201, 10)]
+    rows[0]["time"] = 3.0
+    for step in (60, 110, 160):
+        rows[step // 10 - 1]["time"] += 2 / 10
+    with_one, without = checkpoint.step_times(rows, 50)
+    assert without == pytest.approx(0.1) and with_one == pytest.approx(0.1 + 2 / 50)
