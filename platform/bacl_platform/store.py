@@ -30,6 +30,8 @@ JOB = "job.json"
 SCALARS = "scalars.jsonl"
 MOVES = "moves.json"
 """Which variants of a population went on from which others, and with which values."""
+FAILURE = "failure.txt"
+"""How an unfinished job failed, until it is started again."""
 KEPT_CHECKPOINTS = 2
 
 

@@ -22,6 +22,7 @@ BENCHES = (
     "index",
     "loader",
     "sweep",
+    "tracking",
 )
 
 
@@ -49,7 +50,15 @@ def run(what: str, setting: Setting) -> list[Row]:
     with quiet():
         import torch
 
-        from bacl_platform.bench import classifier, data, detector, evaluate, postprocess, sweep
+        from bacl_platform.bench import (
+            classifier,
+            data,
+            detector,
+            evaluate,
+            postprocess,
+            sweep,
+            tracking,
+        )
 
         torch.set_num_threads(setting.threads)
         benches: dict[str, Callable[[Setting], list[Row]]] = {
@@ -62,6 +71,7 @@ def run(what: str, setting: Setting) -> list[Row]:
             "index": data.index,
             "loader": data.loader,
             "sweep": sweep.sweep,
+            "tracking": tracking.tracking,
         }
         return benches[what](setting)
 
