@@ -310,7 +310,7 @@ def test_server_that_goes_away_costs_only_delay(server, tracked, store, request)
 def test_calls_that_were_carried_out_but_not_answered_are_not_repeated(
     server, tracked, store, request
 ):
-    plan, said, tracking = tracked()
+    plan, _, tracking = tracked()
     job = plan.jobs[1]
     with tracking:
         for step in range(1, 6):
