@@ -66,6 +66,7 @@ class Tracking:
         # so that one call takes seconds, not minutes: it is repeated by the thread
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints passwords as well
         uri = tracking_uri(store)
         self.where, self.patience, self._say = redacted(uri), patience, say or _print
         self.runs = Runs(uri, name, digest, settings, store, trials)

@@ -1,5 +1,6 @@
 """`bacl bench` at sizes that take no time: rows, their form, and that peers do the same work."""
 
+import contextlib
 import json
 import math
 import random
@@ -9,13 +10,24 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from bacl.errors import RunError
 from bacl.evaluation import Detections
 from bacl.hallucination import FeatureStatistics, moments
 from bacl.settings import Detector
 from bacl_platform import bench, cli
-from bacl_platform.bench import classifier, data, detector, evaluate, measure, postprocess, sweep
+from bacl_platform.bench import (
+    classifier,
+    data,
+    detector,
+    evaluate,
+    measure,
+    postprocess,
+    sweep,
+    tracking,
+)
 from bacl_platform.bench.drawn import Size, write_annotations
 from bacl_platform.bench.memory import peak_memory
+from bacl_platform.tracking import Tracking
 
 TINY = Detector(
     backbone="tiny",
@@ -215,3 +227,31 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     whole, overhead = sweep.sweep(SETTING)
     assert whole.ours > 0 and whole.theirs > 0 and whole.limit == 1 / 8
     assert overhead.theirs == whole.ours and 0 < overhead.ratio < 1 and overhead.limit == 0.15
+
+
+@pytest.fixture
+def short_tracking(monkeypatch):
+    """The bench of tracking for a moment, into SQLite instead of a server."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(tracking, "SECONDS", 1.0)
+    monkeypatch.setattr(tracking, "_server", lambda folder: contextlib.nullcontext())
+    return monkeypatch
+
+
+def test_tracking_bench_counts_what_was_logged(short_tracking):
+    (row,) = tracking.tracking(SETTING)
+    assert row.name == "tracking" and row.limit == 1.02
+    assert row.what == "1 rounds, 96 metrics of 8 jobs"
+    assert row.ours > 500 and row.theirs > 500
+
+
+def test_tracking_bench_that_loses_a_row_says_so(short_tracking):
+    log = Tracking.log
+
+    def forgetful(self, job, rows):
+        if rows[0]["step"] != 1 or job.seed != 3:
+            log(self, job, rows)
+
+    short_tracking.setattr(Tracking, "log", forgetful)
+    with pytest.raises(RunError, match=r"expected steps 0 to 2 of loss_0 .* has 2"):
+        tracking.tracking(SETTING)
