@@ -30,8 +30,9 @@ GATHERING = 1.0
 """Seconds between calls that log metrics: fewer and larger ones cost server and driver less."""
 LONGEST_PAUSE = 10.0
 """Seconds between attempts to reach a server that is away."""
-ATTEMPTS = 20
-"""Times that a server which answers otherwise may fail to carry out one call."""
+ATTEMPTS = 100
+"""Times that a server which answers otherwise may fail to carry out one call: a quarter of an hour,
+after which it is taken for the call's fault."""
 
 
 class Tracking:
@@ -174,7 +175,7 @@ class Tracking:
                     if refuses_us(error):  # what comes next as well; it stays for the same command
                         return False
                     break
-                if not connected:
+                if not connected or failures > 3:
                     self._lost(sentence)
                 self._answered.set()
                 if self._given_up():

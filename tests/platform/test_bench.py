@@ -27,7 +27,6 @@ from bacl_platform.bench import (
 )
 from bacl_platform.bench.drawn import Size, write_annotations
 from bacl_platform.bench.memory import peak_memory
-from bacl_platform.tracking import Tracking
 
 TINY = Detector(
     backbone="tiny",
@@ -229,29 +228,19 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     assert overhead.theirs == whole.ours and 0 < overhead.ratio < 1 and overhead.limit == 0.15
 
 
-@pytest.fixture
-def short_tracking(monkeypatch):
-    """The bench of tracking for a moment, into SQLite instead of a server."""
+def test_tracking_bench_counts_what_the_server_has_of_what_was_logged(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(tracking, "SECONDS", 1.0)
-    monkeypatch.setattr(tracking, "_server", lambda folder: contextlib.nullcontext())
-    return monkeypatch
+    monkeypatch.setattr(tracking, "SECONDS", 0.7)
+    monkeypatch.setattr(tracking, "_server", lambda folder: contextlib.nullcontext())  # SQLite
+    check = tracking._check
 
+    def checked(plan, store, rows):
+        check(plan, store, rows)
+        with pytest.raises(RunError, match=r"expected steps 0 to 2 of loss_0 .* has 2"):
+            check(plan, store, rows + 1)  # as if one had been lost
 
-def test_tracking_bench_counts_what_was_logged(short_tracking):
+    monkeypatch.setattr(tracking, "_check", checked)
     (row,) = tracking.tracking(SETTING)
     assert row.name == "tracking" and row.limit == 1.02
-    assert row.what == "1 rounds, 96 metrics of 8 jobs"
-    assert row.ours > 500 and row.theirs > 500
-
-
-def test_tracking_bench_that_loses_a_row_says_so(short_tracking):
-    log = Tracking.log
-
-    def forgetful(self, job, rows):
-        if rows[0]["step"] != 1 or job.seed != 3:
-            log(self, job, rows)
-
-    short_tracking.setattr(Tracking, "log", forgetful)
-    with pytest.raises(RunError, match=r"expected steps 0 to 2 of loss_0 .* has 2"):
-        tracking.tracking(SETTING)
+    assert row.what == "1 rounds, 64 metrics of 8 jobs"
+    assert row.ours > 300 and row.theirs > 300
