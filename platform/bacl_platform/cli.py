@@ -12,6 +12,7 @@ import typer
 
 from bacl.errors import BaclError, UsageError
 from bacl_platform import data, store_commands
+from bacl_platform.redaction import redacted
 
 if TYPE_CHECKING:
     from bacl_platform.plan import Plan
@@ -165,6 +166,26 @@ def stop(
         from bacl_platform.store import Store
 
         stop_drivers(Store(store), pid, patience, Console())
+
+
+@app.command()
+def logs(
+    job: Annotated[
+        str | None,
+        typer.Argument(metavar="[KEY or NAME]", help="Of an unfinished job; else the last failed."),
+    ] = None,
+    lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 40,
+    store: StoreOption = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Show the last log lines of a running, interrupted or failed job."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform.joblogs import print_logs
+        from bacl_platform.store import Store
+
+        print_logs(Store(store), job, lines, Console())
 
 
 @app.command()
@@ -399,7 +420,7 @@ def bench(
         typer.Argument(
             metavar="BENCH...",
             help="Of loss, hallucination, bank, step, postprocess, evaluate, index, loader, sweep, "
-            "checkpoint.",
+            "checkpoint, tracking.",
         ),
     ],
     json_: Annotated[
@@ -530,7 +551,7 @@ def told(debug: bool) -> Iterator[None]:
         if debug:
             raise
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {redacted(line)}", file=sys.stderr)
         raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
 

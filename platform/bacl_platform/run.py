@@ -10,11 +10,11 @@ import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import BaclError, RunError
 from bacl_platform import datasets
+from bacl_platform.joblogs import clear_failure, logs_command, note_failure
 from bacl_platform.plan import Job, Plan
 from bacl_platform.progress import Progress
 from bacl_platform.store import Store
@@ -41,7 +41,7 @@ def run(
     missing = plan.missing(store)
     with tracking:
         for job in plan.jobs:
-            if job not in missing and not tracking.finished(job):
+            if job not in missing:
                 tracking.finish(job, cached=True)
         if not missing:
             total = len(plan.jobs)
@@ -143,6 +143,7 @@ class Jobs:
         if job.key in self._results and job.key not in self.failures:
             return
         self.failures.pop(job.key, None)
+        clear_failure(self.store, job.key)
         parent = self._results.get(job.parent) if job.parent else None
         self._jobs[job.key] = job
         datasets.push(self.store, job.dataset_digest)
@@ -194,6 +195,8 @@ class Jobs:
             parent = self._jobs[job.parent].name
             self.failures[job.key] = f"job {job.name} was not run: it starts from job {parent}"
         else:
+            note_failure(self.store, job.key, failure)
+            failure = f"{failure}; its last log lines: {logs_command(self.store, job.key)}"
             for listener in self.listeners:
                 listener.fail(job, failure)
             self.progress.end(job, "failed")
@@ -215,7 +218,7 @@ class Jobs:
         for listener in self.listeners:
             if kind == "started":
                 listener.start(job)
-            elif kind == "scalars":
+            elif kind in ("scalars", "system"):
                 listener.log(job, content)
             elif kind == "failed":
                 for variant, sentence in content.items():
@@ -286,7 +289,7 @@ def _build(
     try:
         return trainer.fit().return_value
     except TrainingFailedError as error:
-        return _sentence(job, store.work(job.key), error)
+        return _sentence(job, error)
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
 
@@ -318,7 +321,7 @@ def _train(config: dict[str, Any]) -> str | None:
     )
 
 
-def _sentence(job: Job, work: Path, error: Exception) -> str:
+def _sentence(job: Job, error: Exception) -> str:
     causes = getattr(error, "worker_failures", {}).values()
     bare = [getattr(cause, "_base_exc", cause) for cause in causes]
     for cause in bare:
@@ -327,7 +330,7 @@ def _sentence(job: Job, work: Path, error: Exception) -> str:
     reason = _first_line(bare[0] if bare else error)
     return (
         f"job {job.name} ({job.key}) failed {job.resources.retries + 1} times, the last time with: "
-        f"{reason}; its log is {work / 'train.log'}"
+        f"{reason}"
     )
 
 

@@ -244,7 +244,7 @@ def run_sweeps(
         trackings = [ending.enter_context(tracking_of(plan, store)) for plan in plans]
         for plan, tracking in zip(plans, trackings, strict=True):
             for job in plan.jobs:
-                if store.complete(job.key) and not tracking.finished(job):
+                if store.complete(job.key):
                     tracking.finish(job, cached=True)
         if retry_failed:
             for plan in plans:

@@ -53,6 +53,7 @@ from bacl_platform.store import (
     write_checkpoint,
     write_text,
 )
+from bacl_platform.system import System
 
 LOG_EVERY = 10
 """Steps between logged scalars."""
@@ -127,6 +128,7 @@ def _train(job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped 
         if moves is not None:  # before what is logged, which tells with which values it was found
             runner.register_hook(moves, priority="NORMAL")
         runner.register_hook(scalars, priority="BELOW_NORMAL")
+        runner.register_hook(System(tell, job.key, LOG_EVERY, job.iterations), priority="LOW")
         runner.register_hook(stops, priority="LOW")
         saving = Checkpoints(job, checkpoints, report, retention, uploads)
         runner.register_hook(saving, priority="VERY_LOW")

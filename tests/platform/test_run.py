@@ -141,5 +141,6 @@ def test_failed_job_stops_its_dependants_and_is_told_in_a_sentence(tiny, planned
     assert process.returncode == 1, output
     assert f"error: job features ({job.key}): " in output
     assert "is not finite at step 2" in output
+    assert f"its last log lines: bacl logs {job.key} --store {store.root}" in output
     assert "error: job heads was not run: it starts from job features" in output
     assert "Traceback" not in output

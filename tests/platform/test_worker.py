@@ -69,6 +69,13 @@ def test_job_publishes_what_its_entry_should_hold(planned, store):
     assert failure is None
     assert told[0] == ("started", 0)
     assert [report["step"] for report in reported] == [5, 10, 12, 12]
+    machine = [row for kind, rows in told if kind == "system" for row in rows]
+    assert [row["step"] for row in machine] == [10, 12]
+    for row in machine:
+        assert row["system/rank0/step_seconds"] > row["system/rank0/data_wait_seconds"] >= 0
+        assert 0 < row["system/rank0/process_memory_megabytes"] < 1e6
+        assert 0 < row["system/rank0/system_memory_usage_percentage"] <= 100
+        assert row["system/rank0/cpu_utilization_percentage"] >= 0
     assert {"bacl/AP", "softmax/AP_r"} <= set(reported[-1])
     entry = store.entry(heads.key)
     assert store.complete(heads.key)
