@@ -1,12 +1,13 @@
 """Runs a plan: one Ray task per missing job, whose only dependency is its parent's result.
 
 Ray's scheduler runs the DAG. Each task drives a Ray Train run; the driver only watches: it reads
-the queue that workers tell their progress to, shows it, and writes it to MLflow.
+what workers tell of their progress, shows it, and writes it to MLflow.
 """
 
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import BaclError, RunError
+from bacl_platform.placement import lacking, of_worker
 from bacl_platform.plan import Job, Plan
 from bacl_platform.progress import Progress
 from bacl_platform.store import Store
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _OBJECT_STORE = 128 * 2**20
 """Bytes for Ray's object store: nothing large goes through it."""
+STOP_PATIENCE = 30.0
+"""Seconds that a driver which was asked to end waits for its jobs' checkpoints."""
 
 
 def run(
@@ -34,8 +38,8 @@ def run(
     """Run what the store lacks of a plan, on a new local Ray or on the cluster at `address`.
 
     Jobs whose parent failed are not run; the others go on. Raises RunError with a sentence for
-    each job without a result. After that or Ctrl-C, finished jobs and the checkpoints of the
-    others stay, and the same command goes on from them.
+    each job without a result. After that or Ctrl-C, on which jobs write a checkpoint first,
+    finished jobs and the others' checkpoints stay, and the same command goes on from them.
     """
     missing = plan.missing(store)
     with tracking:
@@ -46,24 +50,31 @@ def run(
             total = len(plan.jobs)
             console.print(f"nothing to do: {total} of {total} jobs are in the store")
             return
-        with ray_for(missing, address), Progress(console) as progress:
+        with ray_for(missing, address, console), Progress(console) as progress:
             jobs = Jobs(store, [tracking], progress)
-            for job in missing:
-                jobs.submit(job)
-            while jobs.running:
-                jobs.poll()
+            try:
+                for job in missing:
+                    jobs.submit(job)
+                while jobs.running:
+                    jobs.poll()
+            except KeyboardInterrupt:
+                jobs.stop()
+                raise
         jobs.raise_failures()
 
 
 @contextmanager
-def ray_for(jobs: list[Job], address: str | None) -> Iterator[None]:
-    """Ray at `address`, or a new local one with room for the largest of the jobs; ended after."""
+def ray_for(jobs: list[Job], address: str | None, console: "Console") -> Iterator[None]:
+    """Ray at `address`, or a new local one with cores for the largest of the jobs; ended after.
+
+    Raises RunError where it has no room for a job and never will.
+    """
     with ExitStack() as ending:
-        _start_ray(jobs, address, ending)
+        _start_ray(jobs, address, console, ending)
         yield
 
 
-def _start_ray(jobs: list[Job], address: str | None, ending: ExitStack) -> None:
+def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending: ExitStack) -> None:
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")
@@ -74,30 +85,43 @@ def _start_ray(jobs: list[Job], address: str | None, ending: ExitStack) -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RunError(f"expected a Ray cluster at {address}: {error}") from error
         ending.callback(ray.shutdown)
+        _check_room(jobs, console)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    asked = [(job, job.resources.workers) for job in jobs]
+    cpus = [job.resources.workers * job.resources.cpus for job in jobs]
     folder = tempfile.mkdtemp(prefix="bacl-ray-")
     ending.callback(shutil.rmtree, folder, ignore_errors=True)
     # a dashboard, because without one Ray gives back the resources of a stopped run late
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, *(n * job.resources.cpus for job, n in asked)),
+        num_cpus=max(os.cpu_count() or 1, *cpus),
         include_dashboard=True,
         object_store_memory=_OBJECT_STORE,
         _temp_dir=folder,
         **quiet,
     )
     ending.callback(ray.shutdown)
-    gpus = ray.cluster_resources().get("GPU", 0)
-    lacking = [
-        f"job {job.name}: expected {n * job.resources.gpus:g} GPUs for its {n} workers, "
-        f"this machine has {gpus:g}"
-        for job, n in asked
-        if n * job.resources.gpus > gpus
-    ]
-    if lacking:
-        raise RunError("\n".join(lacking))
+    if lacks := lacking(jobs, ray.nodes(), "this machine"):
+        raise RunError("\n".join(lacks))
+
+
+def _check_room(jobs: list[Job], console: "Console") -> None:
+    """Tell jobs that a cluster has no room for; of one that may grow, only warn."""
+    import ray
+
+    if not (lacks := lacking(jobs, ray.nodes(), "the cluster")):
+        return
+    if not _grows():
+        raise RunError("\n".join(lacks))
+    for sentence in lacks:
+        console.print(f"warning: {sentence} now; it waits for more nodes", soft_wrap=True)
+
+
+def _grows() -> bool:
+    """Whether the cluster has an autoscaler that says what it may start."""
+    from ray._private.state import state
+
+    return state.get_max_resources_from_cluster_config() is not None
 
 
 class Listener(Protocol):
@@ -107,6 +131,44 @@ class Listener(Protocol):
     def log(self, job: Job, rows: list[dict[str, Any]]) -> None: ...
     def finish(self, job: Job, cached: bool) -> None: ...
     def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None: ...
+
+
+class Wire:
+    """What jobs tell the driver, and what it asks of them. A Ray actor.
+
+    Not a file in the store: network file systems show a new file to other nodes up to a minute
+    late, and a driver that was asked to end has less than that.
+    """
+
+    def __init__(self) -> None:
+        self._told: list[tuple[str, str, Any]] = []
+        self._stop = False
+
+    def tell(self, kind: str, key: str, content: Any) -> None:
+        """A job has something to say."""
+        self._told.append((kind, key, content))
+
+    def told(self) -> list[tuple[str, str, Any]]:
+        """What jobs said since the last call."""
+        told, self._told = self._told, []
+        return told
+
+    def ask_to_stop(self) -> None:
+        """All jobs shall write a checkpoint and end."""
+        self._stop = True
+
+    def asked_to_stop(self) -> bool:
+        """Whether jobs shall end."""
+        return self._stop
+
+
+def beside_driver() -> dict[str, Any]:
+    """Options of tasks and actors that must not be lost with a node that the driver is not on."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
 
 
 class Jobs:
@@ -120,11 +182,10 @@ class Jobs:
         board: Any = None,
     ) -> None:
         import ray
-        from ray.util.queue import Queue
 
         self.store, self.listeners, self.progress = store, listeners, progress
         self.board = board
-        self.events = Queue(actor_options={"num_cpus": 0})
+        self.wire = ray.remote(Wire).options(**beside_driver()).remote()
         self.running: dict[str, ObjectRef] = {}
         self.failures: dict[str, str] = {}
         """Sentences of the jobs that ended without a result."""
@@ -132,7 +193,9 @@ class Jobs:
         """Sentences of single variants that did, of jobs that went on, by the variant's key."""
         self._jobs: dict[str, Job] = {}
         self._results: dict[str, ObjectRef] = {}
-        self._build = ray.remote(num_cpus=0)(_build)
+        self._training: set[str] = set()
+        self._stopping = False
+        self._build = ray.remote(_build).options(**beside_driver())
 
     def submit(self, job: Job) -> None:
         """Start a job, after its parent's end if that was submitted; a job that failed starts anew.
@@ -144,7 +207,7 @@ class Jobs:
         self.failures.pop(job.key, None)
         parent = self._results.get(job.parent) if job.parent else None
         self._jobs[job.key] = job
-        started = self._build.remote(job, self.store, self.events, self.board, parent)
+        started = self._build.remote(job, self.store, self.wire, self.board, parent)
         self._results[job.key] = self.running[job.key] = started
 
     def poll(self) -> list[Job]:
@@ -153,12 +216,27 @@ class Jobs:
 
         refs = list(self.running.values())
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0.5) if refs else ([], [])
-        for kind, key, content in self.events.get_nowait_batch(self.events.qsize()):
+        for kind, key, content in ray.get(self.wire.told.remote()):
             self._told(kind, self._jobs[key], content)
         ended = [self._jobs[key] for key, ref in self.running.items() if ref in done]
         for job in ended:
             self._end(job, _failure(job, self.running.pop(job.key)))
         return ended
+
+    def stop(self, patience: float = STOP_PATIENCE) -> None:
+        """Let jobs that train write a checkpoint and end; wait `patience` seconds for that."""
+        import ray
+
+        ray.get(self.wire.ask_to_stop.remote())
+        self._stopping = True
+        deadline = time.monotonic() + patience
+        if self._training:
+            self.progress.say(
+                f"stopping: jobs write a checkpoint first, for at most {patience:.0f} s; Ctrl-C "
+                "again ends at once"
+            )
+        while self._training and time.monotonic() < deadline:
+            self.poll()
 
     def raise_failures(self) -> None:
         """Raise RunError with all that failed, if anything did."""
@@ -166,7 +244,10 @@ class Jobs:
             raise RunError("\n".join(failed))
 
     def _end(self, job: Job, failure: str | None) -> None:
-        if failure is None and not self.store.complete(job.key):
+        self._training.discard(job.key)
+        if self._stopping and failure is not None:
+            self.progress.end(job, failure)
+        elif failure is None and not self.store.complete(job.key):
             self.progress.end(job, "stopped early")
         elif failure is None:
             for listener in self.listeners:
@@ -183,6 +264,7 @@ class Jobs:
 
     def _told(self, kind: str, job: Job, content: Any) -> None:
         if kind == "started":
+            self._training.add(job.key)
             self.progress.begin(job, content)
         elif kind == "scalars":
             self.progress.move(job, content)
@@ -213,32 +295,36 @@ def _failure(job: Job, result: "ObjectRef") -> str | None:
         return f"job {job.name} ({job.key}) was lost by Ray: {_first_line(error)}"
 
 
-def _build(
-    job: Job, store: Store, events: Any, board: Any, parent_failure: str | None
-) -> str | None:
-    """Train one job, in a Ray task; the sentence to tell if that failed.
+def _build(job: Job, store: Store, wire: Any, board: Any, parent_failure: str | None) -> str | None:
+    """Train one job, in a Ray task; the sentence to tell if that failed or was stopped.
 
-    board: where a sweep that stops trials says which; else None.
+    wire: where the driver and its jobs meet. board: where a sweep that stops trials says which;
+    else None.
     """
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     if parent_failure is not None:
         return parent_failure
+    if ray.get(wire.asked_to_stop.remote()):
+        return f"job {job.name} ({job.key}) was stopped before it began"
     # a report waits for the controller's next look at its workers, every two seconds if left alone
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # a worker that was halted, or whose machine was, answers no more: Ray Train replaces it
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.resources.patience)
 
     class Watcher(UserCallback):
         """Passes on what Ray Train's controller knows first."""
 
         def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
             if list(metrics[0]) == ["step"]:
-                events.put_nowait(("checkpoint", job.key, metrics[0]["step"]))
+                wire.tell.remote("checkpoint", job.key, metrics[0]["step"])
 
         def after_exception(self, run_context: Any, worker_exceptions: dict) -> None:
             ranks = ", ".join(str(rank) for rank in sorted(worker_exceptions))
             reason = _first_line(next(iter(worker_exceptions.values())))
-            events.put_nowait(("trouble", job.key, f"worker {ranks} stopped: {reason}"))
+            wire.tell.remote("trouble", job.key, f"worker {ranks} stopped: {reason}")
 
     asked, gpus = job.resources, job.resources.gpus
     environment = {"OMP_NUM_THREADS": str(asked.cpus)}
@@ -249,11 +335,15 @@ def _build(
     name, storage = f"{job.key}-{uuid.uuid4().hex[:8]}", store.root / ".work" / ".ray"
     trainer = TorchTrainer(
         _train,
-        train_loop_config={"job": job, "store": store, "events": events, "board": board},
+        train_loop_config={"job": job, "store": store, "wire": wire, "board": board},
+        torch_config=TorchConfig(backend=None if asked.backend == "auto" else asked.backend),
         scaling_config=ScalingConfig(
             num_workers=asked.workers,
             use_gpu=gpus > 0,
-            resources_per_worker={"CPU": asked.cpus, **({"GPU": gpus} if gpus else {})},
+            resources_per_worker=of_worker(asked),
+            placement_strategy=asked.placement,
+            accelerator_type=asked.accelerator,
+            label_selector=asked.labels or None,
         ),
         run_config=RunConfig(
             name=name,
@@ -283,8 +373,13 @@ def _train(config: dict[str, Any]) -> str | None:
 
         torch.cuda.set_device(get_device())  # mmengine trains on the current device
 
+    wire = config["wire"]
+
     def tell(kind: str, key: str, content: Any) -> None:
-        config["events"].put_nowait((kind, key, content))
+        ray.get(wire.tell.remote(kind, key, content))
+
+    def asked_to_stop() -> bool:
+        return ray.get(wire.asked_to_stop.remote(), timeout=300)
 
     job, board = config["job"], config["board"]
     names = {key: name for name, key in job.variant_keys.items()}
@@ -294,7 +389,12 @@ def _train(config: dict[str, Any]) -> str | None:
         return [names[key] for key in keys]
 
     return worker.train(
-        job, config["store"], tell, ray.train.report, stopped if board is not None else None
+        job,
+        config["store"],
+        tell,
+        ray.train.report,
+        stopped if board is not None else None,
+        asked_to_stop,
     )
 
 
