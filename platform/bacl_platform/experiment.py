@@ -49,6 +49,19 @@ class Resources(Settings):
     retries: int = Field(2, ge=0)
     """How many deaths of a worker a job survives before it counts as failed."""
 
+    @property
+    def each(self) -> str:
+        """What one worker asks for, in words, such as `1 CPU, 2 GPU (H100)`."""
+        parts = [f"{self.cpus} CPU"]
+        if self.gpus:
+            kind = f" ({self.accelerator})" if self.accelerator else ""
+            parts.append(f"{self.gpus:g} GPU{kind}")
+        if self.memory:
+            parts.append(f"{self.memory:g} GiB")
+        parts += [f"{amount:g} {name}" for name, amount in self.custom.items()]
+        parts += [f"label {name}={value}" for name, value in self.labels.items()]
+        return ", ".join(parts)
+
 
 class RepresentationStage(Settings):
     """Stage 1: trains the whole detector with one classifier."""

@@ -33,22 +33,9 @@ def lacking(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], where: str)
         if room < asked.workers:
             found[job.key] = (
                 f"job {job.name}: expected room for {asked.workers} workers of "
-                f"{described(asked)} each{_how[asked.placement]}, {where} has it for {room}"
+                f"{asked.each} each{_how[asked.placement]}, {where} has it for {room}"
             )
     return list(found.values())
-
-
-def described(asked: Resources) -> str:
-    """What one worker asks for, in words, such as `1 CPU, 2 GPUs (H100)`."""
-    parts = [f"{asked.cpus} CPU{'s' if asked.cpus > 1 else ''}"]
-    if asked.gpus:
-        kind = f" ({asked.accelerator})" if asked.accelerator else ""
-        parts.append(f"{asked.gpus:g} GPU{'s' if asked.gpus > 1 else ''}{kind}")
-    if asked.memory:
-        parts.append(f"{asked.memory:g} GiB")
-    parts += [f"{amount:g} {name}" for name, amount in asked.custom.items()]
-    parts += [f"label {name}={value}" for name, value in asked.labels.items()]
-    return ", ".join(parts)
 
 
 _how = {

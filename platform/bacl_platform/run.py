@@ -4,12 +4,13 @@ Ray's scheduler runs the DAG. Each task drives a Ray Train run; the driver only 
 what workers tell of their progress, shows it, and writes it to MLflow.
 """
 
+import math
 import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -85,7 +86,7 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RunError(f"expected a Ray cluster at {address}: {error}") from error
         ending.callback(ray.shutdown)
-        _check_room(jobs, console)
+        check_room(jobs, ray.nodes(), console)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     cpus = [job.resources.workers * job.resources.cpus for job in jobs]
@@ -105,23 +106,17 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
         raise RunError("\n".join(lacks))
 
 
-def _check_room(jobs: list[Job], console: "Console") -> None:
-    """Tell jobs that a cluster has no room for; of one that may grow, only warn."""
-    import ray
+def check_room(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], console: "Console") -> None:
+    """Raise RunError where a cluster has no room for a job; of one that may grow, only warn.
 
-    if not (lacks := lacking(jobs, ray.nodes(), "the cluster")):
-        return
-    if not _grows():
+    nodes: as `ray.nodes()` gives them. Those that an autoscaler may add to are of a group.
+    """
+    lacks = lacking(jobs, nodes, "the cluster")
+    if lacks and not any("ray.io/node-group" in (node.get("Labels") or {}) for node in nodes):
         raise RunError("\n".join(lacks))
     for sentence in lacks:
-        console.print(f"warning: {sentence} now; it waits for more nodes", soft_wrap=True)
-
-
-def _grows() -> bool:
-    """Whether the cluster has an autoscaler that says what it may start."""
-    from ray._private.state import state
-
-    return state.get_max_resources_from_cluster_config() is not None
+        text = f"warning: {sentence} so far: the job waits for more nodes"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Listener(Protocol):
@@ -194,7 +189,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._results: dict[str, ObjectRef] = {}
         self._training: set[str] = set()
-        self._stopping = False
+        self._stopping, self._deadline = False, math.inf
         self._build = ray.remote(_build).options(**beside_driver())
 
     def submit(self, job: Job) -> None:
@@ -229,14 +224,18 @@ class Jobs:
 
         ray.get(self.wire.ask_to_stop.remote())
         self._stopping = True
-        deadline = time.monotonic() + patience
+        self._deadline = min(self._deadline, time.monotonic() + patience)
         if self._training:
             self.progress.say(
                 f"stopping: jobs write a checkpoint first, for at most {patience:.0f} s; Ctrl-C "
                 "again ends at once"
             )
-        while self._training and time.monotonic() < deadline:
+        while self._training and time.monotonic() < self._deadline:
             self.poll()
+
+    def stop_waiting(self) -> None:
+        """End a `stop` that another thread is in, at its next look."""
+        self._deadline = 0.0
 
     def raise_failures(self) -> None:
         """Raise RunError with all that failed, if anything did."""
@@ -336,6 +335,7 @@ def _build(job: Job, store: Store, wire: Any, board: Any, parent_failure: str | 
     trainer = TorchTrainer(
         _train,
         train_loop_config={"job": job, "store": store, "wire": wire, "board": board},
+        # ranks wait for each other while one evaluates or publishes, so their patience stays Ray's
         torch_config=TorchConfig(backend=None if asked.backend == "auto" else asked.backend),
         scaling_config=ScalingConfig(
             num_workers=asked.workers,

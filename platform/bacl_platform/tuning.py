@@ -508,7 +508,12 @@ class Follower:
         if kind is not None:
             self.board.abandon.remote("the driver was stopped")
             self._abandoned.set()
-        self._thread.join()
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:  # once more: without the checkpoints, then
+            self.jobs.stop_waiting()
+            self._thread.join()
+            raise
         if kind is None and self._error is not None:
             raise self._error
 

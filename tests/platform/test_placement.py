@@ -4,8 +4,12 @@ import re
 
 import pytest
 
+from rich.console import Console
+
+from bacl.errors import RunError
 from bacl_platform.experiment import Resources
 from bacl_platform.placement import lacking, of_worker
+from bacl_platform.run import check_room
 
 
 def node(labels=None, alive=True, **resources):
@@ -43,7 +47,7 @@ def test_what_fits_is_not_told(planned, asked):
     ("asked", "expected"),
     [
         ({"workers": 5, "gpus": 1}, "5 workers of 1 CPU, 1 GPU each, the cluster has it for 4"),
-        ({"workers": 1, "cpus": 5}, "1 workers of 5 CPUs each, the cluster has it for 0"),
+        ({"workers": 1, "cpus": 5}, "1 workers of 5 CPU each, the cluster has it for 0"),
         ({"workers": 3, "gpus": 1, "placement": "STRICT_PACK"}, "each on one node, .* for 2"),
         ({"workers": 3, "placement": "STRICT_SPREAD"}, "each on a node of its own, .* for 2"),
         ({"gpus": 1, "accelerator": "H100"}, r"1 CPU, 1 GPU \(H100\) each, .* for 0"),
@@ -66,3 +70,11 @@ def test_kind_label_and_life_of_nodes_count(planned):
     for selector, room in [("a", 4), ("!a", 8), ("in(a, b)", 4), ("!in(b,c)", 12)]:
         assert told(planned, nodes, workers=room, labels={"zone": selector}) == []
         assert len(told(planned, nodes, workers=room + 1, labels={"zone": selector})) == 1
+
+
+def test_cluster_that_may_grow_is_waited_for(planned, capsys):
+    jobs = planned("stages.features.resources.custom={nvme: 1}").jobs
+    with pytest.raises(RunError, match=r"job features: .* 1 nvme each, the cluster has it for 0$"):
+        check_room(jobs, TWO, Console())
+    check_room(jobs, [*TWO, node({"ray.io/node-group": "workers"}, CPU=1)], Console())
+    assert "has it for 0 so far: the job waits for more nodes" in capsys.readouterr().out

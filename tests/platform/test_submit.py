@@ -172,12 +172,15 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_exit_code_and_error_of_a_failed_job_come_back(head, tiny, store):
-    absent = "dataset={format: lvis, train: /absent/t.json, val: /absent/v.json, images: /absent}"
-    process = head.submit(tiny, "--store", str(store.root), "--set", absent)
+def test_exit_code_and_error_of_a_failed_job_come_back(head, tiny, store, prepared):
+    resources = "stages.features.resources={custom: {nvme: 1}}"
+    process = head.submit(tiny, "--store", str(store.root), "--set", resources)
     output, _ = process.communicate(timeout=90)
-    assert process.returncode == 2, output
-    assert "error: " in output and "/absent/t.json" in output
+    assert process.returncode == 1, output
+    assert (
+        "error: job features: expected room for 1 workers of 1 CPU, 1 nvme each, "
+        "the cluster has it for 0\n"
+    ) in output
     assert "Traceback" not in output
 
 
