@@ -7,6 +7,7 @@ what workers tell of their progress, shows it, and writes it to MLflow.
 import math
 import os
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -70,8 +71,10 @@ def ray_for(jobs: list[Job], address: str | None, console: "Console") -> Iterato
 
     Raises RunError where it has no room for a job and never will.
     """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with ExitStack() as ending:
         _start_ray(jobs, address, console, ending)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the driver at once
         yield
 
 
@@ -138,6 +141,15 @@ class Wire:
     def __init__(self) -> None:
         self._told: list[tuple[str, str, Any]] = []
         self._stop = False
+        self._places: dict[tuple[str, int], tuple[str, int]] = {}
+
+    def place(self, key: str, rank: int, node: str, process: int) -> None:
+        """Where a rank of a job is: node and process id."""
+        self._places[key, rank] = (node, process)
+
+    def placed(self, key: str, rank: int) -> tuple[str, int] | None:
+        """Where a rank of a job said it is."""
+        return self._places.get((key, rank))
 
     def tell(self, kind: str, key: str, content: Any) -> None:
         """A job has something to say."""
@@ -160,10 +172,24 @@ class Wire:
 def beside_driver() -> dict[str, Any]:
     """Options of tasks and actors that must not be lost with a node that the driver is not on."""
     import ray
+
+    return _on(ray.get_runtime_context().get_node_id())
+
+
+def _on(node: str) -> dict[str, Any]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = ray.get_runtime_context().get_node_id()
-    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def _kill(wire: Any, key: str, rank: int) -> None:
+    """Kill a rank that does not answer: Ray's own way waits most of a minute for its answer."""
+    import ray
+
+    placed = ray.get(wire.placed.remote(key, rank))
+    if placed is not None:
+        node, process = placed
+        ray.remote(os.kill).options(max_retries=0, **_on(node)).remote(process, signal.SIGKILL)
 
 
 class Jobs:
@@ -323,6 +349,9 @@ def _build(job: Job, store: Store, wire: Any, board: Any, parent_failure: str | 
         def after_exception(self, run_context: Any, worker_exceptions: dict) -> None:
             ranks = ", ".join(str(rank) for rank in sorted(worker_exceptions))
             reason = _first_line(next(iter(worker_exceptions.values())))
+            for rank, error in worker_exceptions.items():
+                if type(error).__name__ == "WorkerHealthCheckTimeoutError":  # internal to Ray
+                    _kill(wire, job.key, rank)
             wire.tell.remote("trouble", job.key, f"worker {ranks} stopped: {reason}")
 
     asked, gpus = job.resources, job.resources.gpus
@@ -382,6 +411,8 @@ def _train(config: dict[str, Any]) -> str | None:
         return ray.get(wire.asked_to_stop.remote(), timeout=300)
 
     job, board = config["job"], config["board"]
+    rank, node = ray.train.get_context().get_world_rank(), ray.get_runtime_context().get_node_id()
+    ray.get(wire.place.remote(job.key, rank, node, os.getpid()))
     names = {key: name for name, key in job.variant_keys.items()}
 
     def stopped(evaluations: int) -> list[str]:

@@ -5,6 +5,7 @@ store and, unless its sources are sent, BACL must be on the cluster.
 """
 
 import asyncio
+import logging
 import os
 import re
 import shlex
@@ -182,6 +183,9 @@ def submit(
 def _client(address: str | None) -> Any:
     from ray.job_submission import JobSubmissionClient
 
+    for module in ("dashboard_sdk", "job.sdk"):  # what they tell of, we do
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     if not address:
         return JobSubmissionClient()
     before = os.environ.get(_ADDRESS)
@@ -198,21 +202,21 @@ def _client(address: str | None) -> Any:
 def _told(address: str | None) -> Iterator[None]:
     """Tell in a sentence what is wrong with the cluster."""
     import aiohttp
+    import ray.exceptions
     import requests
 
     where = f"Ray cluster at {address}" if address else "Ray cluster"
     try:
         yield
-    except (OSError, RuntimeError, requests.RequestException, aiohttp.ClientError) as error:
-        text = str(error)
-        if "Authentication required" in text or "Authentication failed" in text:
-            raise RunError(
-                f"{where}: expected its token in RAY_AUTH_TOKEN, and RAY_AUTH_MODE=token, got "
-                f"{'none' if 'required' in text else 'one that it refuses'}"
-            ) from error
+    except ray.exceptions.AuthenticationError as error:
         raise RunError(
-            f"{where}: {(text or type(error).__name__).splitlines()[0]}; expected the address of "
-            "its dashboard, such as http://127.0.0.1:8265, in --address"
+            f"{where}: expected its token in RAY_AUTH_TOKEN, and RAY_AUTH_MODE=token, got "
+            f"{'none' if 'required' in str(error) else 'one that it refuses'}"
+        ) from error
+    except (OSError, RuntimeError, requests.RequestException, aiohttp.ClientError) as error:
+        raise RunError(
+            f"{where}: {(str(error) or type(error).__name__).splitlines()[0]}; expected the "
+            "address of its dashboard, such as http://127.0.0.1:8265, in --address"
         ) from error
 
 

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-
 from rich.console import Console
 
 from bacl.errors import RunError

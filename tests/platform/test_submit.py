@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.job_submission import JobSubmissionClient
 from rich.console import Console
@@ -103,6 +103,10 @@ def test_more_than_the_limit_is_not_sent(tiny, monkeypatch):
         submitting.submit(tiny, "/shared", Console(), code=True)
 
 
+TOKEN = "0123456789abcdef" * 4
+"""What the cluster of these tests asks its clients for."""
+
+
 def free_ports(count: int) -> list[int]:
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
@@ -120,7 +124,12 @@ class Head:
     address: str
     environment: dict[str, str]
 
-    def submit(self, file: Path, *words: str, python_path: Path | None = None) -> subprocess.Popen:
+    def client(self) -> JobSubmissionClient:
+        return JobSubmissionClient(self.address, headers={"Authorization": f"Bearer {TOKEN}"})
+
+    def submit(
+        self, file: Path, *words: str, python_path: Path | None = None, token: str = TOKEN
+    ) -> subprocess.Popen:
         paths = [str(python_path)] if python_path else []
         path = os.pathsep.join([*paths, self.environment.get("PYTHONPATH", "")])
         command = [sys.executable, "-m", "bacl_platform", "submit", str(file)]
@@ -129,7 +138,7 @@ class Head:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=self.environment | {"PYTHONPATH": path},
+            env=self.environment | {"PYTHONPATH": path, "RAY_AUTH_TOKEN": token},
         )
 
 
@@ -137,7 +146,8 @@ class Head:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     gcs, dashboard, client, agent, rpc = free_ports(5)
     folder = Path("/tmp") / f"bacl-submit-{os.getpid()}"  # sockets' paths may not be long
-    environment = {n: v for n, v in os.environ.items() if n not in ("MLFLOW_TRACKING_URI",)}
+    environment = {n: v for n, v in os.environ.items() if n != "MLFLOW_TRACKING_URI"}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     # the interpreter's folder first, as in an activated environment or an image
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     process = subprocess.Popen(
@@ -152,20 +162,23 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    address = f"http://127.0.0.1:{dashboard}"
+    head = Head(f"http://127.0.0.1:{dashboard}", environment)
     try:
         deadline = time.monotonic() + 60
         while True:
             try:
-                JobSubmissionClient(address)
+                head.client()
                 break
             except (ConnectionError, RuntimeError):
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.5)
-        yield Head(address, environment)
+        yield head
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        for one in psutil.wait_procs(started, timeout=10)[1]:
+            one.kill()
+        process.wait(20)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -181,6 +194,16 @@ def test_exit_code_and_error_of_a_failed_job_come_back(head, tiny, store, prepar
         "error: job features: expected room for 1 workers of 1 CPU, 1 nvme each, "
         "the cluster has it for 0\n"
     ) in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_token_that_a_cluster_refuses_is_told(head, tiny):
+    process = head.submit(tiny, "--store", "/shared", token="f" * 64)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert "expected its token in RAY_AUTH_TOKEN" in output and "one that it refuses" in output
     assert "Traceback" not in output
 
 
@@ -207,7 +230,7 @@ def test_stopped_job_leaves_a_checkpoint_that_the_same_command_goes_on_from(
     assert process.returncode == 0, output
     assert re.search(r"sends \d+\.\d KiB", output) and "  bacl_platform/  " in output
     name = re.search(r"job (raysubmit_\w+);", output)[1]
-    client = JobSubmissionClient(head.address)
+    client = head.client()
     deadline = time.monotonic() + 90
     while '"step": 20,' not in _scalars(store, job):
         assert time.monotonic() < deadline, client.get_job_logs(name)
@@ -218,7 +241,9 @@ def test_stopped_job_leaves_a_checkpoint_that_the_same_command_goes_on_from(
         time.sleep(0.2)
     log = client.get_job_logs(name)
     assert "from the copy" in log
-    step = int(re.search(rf"job features \({job.key}\) was stopped at step (\d+)", log)[1])
+    told = re.search(rf"job features \({job.key}\) was stopped at step (\d+)", log)
+    assert told, log
+    step = int(told[1])
     assert 20 <= step < 150 and newest_step(store.work(job.key) / "checkpoints") == step
 
     process = head.submit(tiny, *words)
