@@ -303,8 +303,8 @@ def _learning_rate(job: Job) -> str:
 
 
 def _asked(resources: Resources) -> str:
-    gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
-    return f"{resources.workers} x ({resources.cpus} CPU{gpus})"
+    where = f" {resources.placement}" if resources.placement != "PACK" else ""
+    return f"{resources.workers} x ({resources.each}){where}"
 
 
 def _parents_first(
