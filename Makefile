@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := experiments/embedded/demo.yaml
 
-.PHONY: demo test quick clean
+.PHONY: demo test quick soak clean
 
 demo: .venv/.installed
 	$(BIN)/bacl run $(DEMO)
@@ -17,6 +17,10 @@ test: .venv/.installed
 
 quick: .venv/.installed
 	$(BIN)/pytest -q -m "not ray and not slow and not gpu"
+
+# About half an hour; SOAK="--faults worker,driver --rounds 1" makes it shorter.
+soak: .venv/.installed
+	$(BIN)/python tests/soak/soak.py $(SOAK)
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
