@@ -109,9 +109,12 @@ class Place:
         return driver
 
     def close(self) -> None:
-        """End what still runs."""
+        """End what still runs, and clear away what Ray leaves of drivers that were killed."""
         for driver in self.drivers:
             driver.kill()
+            sessions = f"bacl-ray-*/session_*_{driver.process.pid}"
+            for session in Path(tempfile.gettempdir()).glob(sessions):
+                shutil.rmtree(session.parent, ignore_errors=True)
 
 
 class Driver:
@@ -147,11 +150,10 @@ class Driver:
         return self.process.returncode
 
     def kill(self) -> None:
-        """SIGKILL it; processes of a local Ray die with it, but leave Ray's folder."""
-        kill([self.process.pid] if self.process.poll() is None else [])
+        """SIGKILL it; the processes of a Ray of its own die with it, one after the other."""
+        if self.process.poll() is None:
+            kill([self.process.pid])
         self.process.wait()
-        for session in Path(tempfile.gettempdir()).glob(f"bacl-ray-*/session_*_{self.process.pid}"):
-            shutil.rmtree(session.parent, ignore_errors=True)
 
     def steps(self, since: float = 0) -> list[tuple[float, int]]:
         """Checkpoints of stage 2 that it told of, and when; its end is the last step."""

@@ -259,7 +259,8 @@ def small_disk(place: Place, entry: Path) -> Iterator[None]:
         yield None
     finally:
         place.close()
-        subprocess.run(["umount", str(store)], check=True)
+        # lazily: this process has the database of MLflow open
+        subprocess.run(["umount", "--lazy", str(store)], check=True)
 
 
 @contextlib.contextmanager
