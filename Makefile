@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := experiments/embedded/demo.yaml
 
-.PHONY: demo test quick clean
+.PHONY: demo test quick soak audit clean
 
 demo: .venv/.installed
 	$(BIN)/bacl run $(DEMO)
@@ -17,6 +17,16 @@ test: .venv/.installed
 
 quick: .venv/.installed
 	$(BIN)/pytest -q -m "not ray and not slow and not gpu"
+
+# Known vulnerabilities of what constraints.txt pins, asked of a service on the internet. Strict,
+# because pip-audit otherwise finds no vulnerability where the service knows no package.
+audit: .venv/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[audit]"
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --timeout 15 -r constraints.txt
+
+# About half an hour; SOAK="--faults worker,driver --rounds 1" makes it shorter.
+soak: .venv/.installed
+	$(BIN)/python tests/soak/soak.py $(SOAK)
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

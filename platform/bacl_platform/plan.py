@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from bacl.datasets.annotations import Prepared
 
+SYSTEM = "system/rank"
+"""How the names of a rank's system metrics begin; MLflow shows `system/` in a tab of its own."""
+
 
 class Job(Settings):
     """One stage, for one seed, with a group of its variants: what one Ray Train run trains."""
@@ -197,8 +200,11 @@ class _Planner:
 def owner(name: str, job: Job) -> tuple[str | None, str]:
     """(variant, metric) of a scalar's or loss's name; the variant is None for what all share.
 
-    Names are `variant/AP`, `variant.loss_cls` and, in a cascade, `s0.variant.loss_cls`.
+    Names are `variant/AP`, `variant.loss_cls` and, in a cascade, `s0.variant.loss_cls`; what
+    begins with SYSTEM is of the job's machines.
     """
+    if name.startswith(SYSTEM):
+        return None, name
     match = re.fullmatch(r"(?P<stage>s\d+\.)?(?P<variant>[^./]+)[./](?P<metric>.+)", name)
     if match and match["variant"] in job.variants:
         return match["variant"], (match["stage"] or "") + match["metric"]
@@ -297,8 +303,8 @@ def _learning_rate(job: Job) -> str:
 
 
 def _asked(resources: Resources) -> str:
-    gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
-    return f"{resources.workers} x ({resources.cpus} CPU{gpus})"
+    where = f" {resources.placement}" if resources.placement != "PACK" else ""
+    return f"{resources.workers} x ({resources.each}){where}"
 
 
 def _parents_first(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.errors import RunError
 from bacl_platform import works
-from bacl_platform.store import JOB, SCALARS, Store
+from bacl_platform.redaction import redacted
+from bacl_platform.store import FAILURE, JOB, SCALARS, Store
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +56,7 @@ def driving(store: Store) -> Iterator[None]:
     note = f".drivers/{socket.gethostname()}-{os.getpid()}.json"
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-    facts["command"] = " ".join(["bacl", *sys.argv[1:]])
+    facts["command"] = redacted(" ".join(["bacl", *sys.argv[1:]]))
     store.write_note(note, json.dumps(facts))
 
     def interrupt(*_: Any) -> None:
@@ -97,6 +98,9 @@ class Unfinished:
     checkpoint: int | None
     quiet: float
     """Seconds since it last logged."""
+    images_per_second: float | None
+    failure: str | None
+    """How it failed, if it did and was not started again."""
 
 
 def unfinished(store: Store) -> list[Unfinished]:
@@ -114,6 +118,7 @@ def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
     rows = [row for row in map(json.loads, lines) if "loss" in row]
     last = rows[-1] if rows else {"step": 0}
     steps = job["iterations"]
+    seconds = last.get("time")
     return Unfinished(
         name=job["name"],
         key=key,
@@ -122,9 +127,11 @@ def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
         step=last["step"],
         steps=steps,
         loss=last.get("loss"),
-        seconds_left=last["time"] * (steps - last["step"]) if "time" in last else None,
+        seconds_left=seconds * (steps - last["step"]) if seconds else None,
         checkpoint=works.newest_step(store, key),
         quiet=works.quiet(store, key),
+        images_per_second=job["recipe"]["schedule"]["batch"] / seconds if seconds else None,
+        failure=works.read(store, key, FAILURE),
     )
 
 
@@ -144,10 +151,14 @@ def print_status(store: Store, console: "Console") -> None:
     if not jobs:
         console.print(f"no unfinished jobs in {store.url}", soft_wrap=True, highlight=False)
         return
-    table = Table("job", "key", "variants", "state", "step", "loss", "left", "checkpoint")
+    columns = ("job", "key", "variants", "state", "step", "loss", "images/s", "left", "checkpoint")
+    table = Table(*columns)
     for job in jobs:
-        state = f"running, logged {_ago(job.quiet)} ago" if job.running else "interrupted"
+        state = f"running, logged {_ago(job.quiet)} ago"
+        if not job.running:
+            state = "interrupted" if job.failure is None else "failed: bacl logs"
         left = "" if job.seconds_left is None or not job.running else _ago(job.seconds_left)
+        rate = job.images_per_second if job.running else None
         table.add_row(
             job.name,
             job.key,
@@ -155,6 +166,7 @@ def print_status(store: Store, console: "Console") -> None:
             state,
             f"{job.step}/{job.steps}",
             "" if job.loss is None else f"{job.loss:.3f}",
+            "" if rate is None else f"{rate:.3g}",
             left,
             "none yet" if job.checkpoint is None else f"step {job.checkpoint}",
         )

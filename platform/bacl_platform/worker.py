@@ -53,9 +53,12 @@ from bacl_platform.store import (
     write_checkpoint,
     write_text,
 )
+from bacl_platform.system import System
 
 LOG_EVERY = 10
 """Steps between logged scalars."""
+LOOK_EVERY = 2.0
+"""Seconds, about, between looks whether the driver asks to stop."""
 
 
 class Agreed(RunError):
@@ -65,10 +68,20 @@ class Agreed(RunError):
 Tell = Callable[[str, str, Any], None]
 Report = Callable[[dict[str, Any]], None]
 Stopped = Callable[[int], Collection[str]]
+Asked = Callable[[], bool]
+
+
+class Interrupted(Agreed):
+    """Training ended at a checkpoint because the driver asked for it."""
 
 
 def train(
-    job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped | None = None
+    job: Job,
+    store: Store,
+    tell: Tell,
+    report: Report,
+    stopped: Stopped | None = None,
+    asked_to_stop: Asked | None = None,
 ) -> str | None:
     """Train, evaluate and publish a job, from its newest checkpoint if it has one.
 
@@ -76,8 +89,9 @@ def train(
     with rows, `failed` with a sentence for each variant whose loss diverged. report:
     `ray.train.report`, called by all ranks together. stopped: asked now and then, with the number
     of evaluations so far, for the names of variants that need not go on; they leave the bank, and a
-    job without any left ends without an entry in the store. Returns the sentence to tell when the
-    job cannot succeed however often it is retried, else None. Anything else that goes wrong is
+    job without any left ends without an entry in the store. asked_to_stop: asked every few seconds
+    whether to write a checkpoint and end. Returns the sentence to tell when the job was stopped so,
+    or cannot succeed however often it is retried, else None. Anything else that goes wrong is
     raised, and Ray Train starts the ranks again.
     """
     torch.set_num_threads(job.resources.cpus)
@@ -85,7 +99,7 @@ def train(
         with contextlib.ExitStack() as held, disk_errors(store.root):
             together(lambda: held.enter_context(store.lock(job.key)))
             if not together(lambda: store.complete(job.key)):
-                _train(job, store, tell, report, stopped)
+                _train(job, store, tell, report, stopped, asked_to_stop)
     except BaclError as error:
         if isinstance(error, Agreed) or get_world_size() == 1:
             return str(error)
@@ -107,7 +121,14 @@ def together(function: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def _train(job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped | None) -> None:
+def _train(
+    job: Job,
+    store: Store,
+    tell: Tell,
+    report: Report,
+    stopped: Stopped | None,
+    asked_to_stop: Asked | None,
+) -> None:
     work = store.work(job.key)
     results = work / "entry"
     together(lambda: _bring(job, store))
@@ -127,8 +148,9 @@ def _train(job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped 
         if moves is not None:  # before what is logged, which tells with which values it was found
             runner.register_hook(moves, priority="NORMAL")
         runner.register_hook(scalars, priority="BELOW_NORMAL")
+        runner.register_hook(System(tell, job.key, LOG_EVERY, job.iterations), priority="LOW")
         runner.register_hook(stops, priority="LOW")
-        saving = Checkpoints(job, checkpoints, report, retention, uploads)
+        saving = Checkpoints(job, checkpoints, report, retention, uploads, asked_to_stop)
         runner.register_hook(saving, priority="VERY_LOW")
         together(uploads.request)
         with uploads:
@@ -140,6 +162,9 @@ def _train(job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped 
     except NoneLeft:
         together(lambda: store.drop_work(job.key))
         return
+    except Interrupted as stop:
+        runner.logger.info("%s", stop)
+        raise
     except Exception:
         runner.logger.exception("job %s stopped", job.key)
         raise
@@ -481,15 +506,26 @@ class Checkpoints(Hook):
         report: Report,
         retention: Retention,
         uploads: works.Uploads,
+        asked_to_stop: Asked | None = None,
     ) -> None:
         self.job, self.folder, self.report = job, folder, report
         self.retention, self.uploads = retention, uploads
+        self.asked_to_stop = asked_to_stop
+        self._looked = (0, 0.0)
+        """Step and time of the last look whether the driver asks to stop."""
+        self._next_look = 0
+
+    def before_train(self, runner: Runner) -> None:
+        self._looked, self._next_look = (runner.iter, time.monotonic()), runner.iter + 1
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         step = runner.iter + 1
-        if step % self.job.recipe.checkpoint_every and step != self.job.iterations:
+        # what is due after this step would be left out: a resumed job starts behind it
+        evaluates = step % runner.train_loop.val_interval == 0 or step == self.job.iterations
+        asked = not evaluates and self._asked(step)
+        if step % self.job.recipe.checkpoint_every and step != self.job.iterations and not asked:
             return
 
         def save(path: Path) -> None:
@@ -504,6 +540,23 @@ class Checkpoints(Hook):
         together(lambda: write_checkpoint(self.folder, step, save, self.retention.kept))
         together(self.uploads.request)
         self.report({"step": step})
+        if asked:
+            raise Interrupted(f"job {self.job.name} ({self.job.key}) was stopped at step {step}")
+
+    def _asked(self, step: int) -> bool:
+        """Whether the driver asks to stop; looks now and then, all ranks at the same step."""
+        if self.asked_to_stop is None or step < self._next_look:
+            return False
+        asked_to_stop = self.asked_to_stop
+
+        def look() -> tuple[bool, int]:
+            (before, then), now = self._looked, time.monotonic()
+            pace = max(now - then, 1e-3) / (step - before)
+            return asked_to_stop(), step + max(1, round(LOOK_EVERY / pace))
+
+        asked, self._next_look = together(look)
+        self._looked = (step, time.monotonic())
+        return asked
 
 
 def _described(job: Job, **facts: float) -> str:

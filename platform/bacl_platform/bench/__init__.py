@@ -23,6 +23,7 @@ BENCHES = (
     "loader",
     "sweep",
     "checkpoint",
+    "tracking",
 )
 
 
@@ -58,6 +59,7 @@ def run(what: str, setting: Setting) -> list[Row]:
             evaluate,
             postprocess,
             sweep,
+            tracking,
         )
 
         torch.set_num_threads(setting.threads)
@@ -72,6 +74,7 @@ def run(what: str, setting: Setting) -> list[Row]:
             "loader": data.loader,
             "sweep": sweep.sweep,
             "checkpoint": checkpoint.checkpoint,
+            "tracking": tracking.tracking,
         }
         return benches[what](setting)
 
