@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import BaclError, RunError
@@ -190,7 +190,12 @@ def _kill(wire: Any, key: str, rank: int) -> None:
     placed = ray.get(wire.placed.remote(key, rank))
     if placed is not None:
         node, process = placed
-        ray.remote(os.kill).options(max_retries=0, **_on(node)).remote(process, signal.SIGKILL)
+        ray.remote(_kill_process).options(max_retries=0, **_on(node)).remote(process)
+
+
+def _kill_process(process: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
 
 
 class Jobs:
