@@ -27,6 +27,6 @@ def test_drivers_note_has_no_password(store, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bacl", "run", "x.yaml", "--set", "a=https://me:sesame@h/x"])
     with status.driving(store):
         (driver,) = status.drivers(store)
-        text = driver.note.read_text()
+        text = store.note(driver.note)
     assert driver.command == "bacl run x.yaml --set a=https://***@h/x"
     assert "sesame" not in text
