@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import bacl
+from bacl_platform import works
 from bacl_platform.outbox import Event
 from bacl_platform.plan import Job, owner
 from bacl_platform.redaction import redacted
-from bacl_platform.store import CHECKPOINT, SCALARS, Store, read_manifest
+from bacl_platform.store import CHECKPOINT, LOG, SCALARS, Store, read_manifest
 
 _LONGEST_PARAM = 6000
 _METRICS_A_CALL = 1000
@@ -168,9 +169,9 @@ class Runs:
         for run in runs if variants is not None else self._job_runs(job):
             self._tag(run, {"bacl.error": redacted(sentence)})
             self._end(run, "FAILED")
-        log = self.store.work(job.key) / "train.log"
-        if variants is None and log.exists():
-            self.client.log_artifact(self._run(job, None), str(log))
+        log = works.read(self.store, job.key, LOG) if variants is None else None
+        if log is not None:
+            self.client.log_text(self._run(job, None), redacted(log), LOG)
 
     def end(self, status: str) -> None:
         """End the parent run and what is still running, as the plan ended."""

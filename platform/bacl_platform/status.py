@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bacl.errors import RunError
 from bacl_platform import works
 from bacl_platform.redaction import redacted
-from bacl_platform.store import FAILURE, JOB, SCALARS, Store
+from bacl_platform.store import JOB, SCALARS, Store, failure_note
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,7 +131,7 @@ def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
         checkpoint=works.newest_step(store, key),
         quiet=works.quiet(store, key),
         images_per_second=job["recipe"]["schedule"]["batch"] / seconds if seconds else None,
-        failure=works.read(store, key, FAILURE),
+        failure=store.note(failure_note(key)),
     )
 
 

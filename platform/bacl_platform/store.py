@@ -39,11 +39,17 @@ STOPPED = "stopped.json"
 """Which variants have left the bank of a job."""
 CHECKPOINTS = "checkpoints"
 """The folder of a job's checkpoints, while it trains, and of those that are kept after."""
+LOG = "train.log"
 FAILURE = "failure.txt"
 """How an unfinished job failed, until it is started again."""
 KEPT_CHECKPOINTS = 2
 KEY = re.compile(r"[0-9a-f]{16}")
 """Tells entries and work from other folders."""
+
+
+def failure_note(key: str) -> str:
+    """The note that tells how an unfinished job failed."""
+    return f".work/{key}/{FAILURE}"
 
 
 class Store:

@@ -44,6 +44,7 @@ from bacl_platform.store import (
     CHECKPOINT,
     CHECKPOINTS,
     JOB,
+    LOG,
     MOVES,
     SCALARS,
     STOPPED,
@@ -214,7 +215,7 @@ class JobRunner(Runner):
     _started = False
 
     def build_logger(self, log_level: int | str = "INFO", **kwargs: Any) -> MMLogger:
-        log_file = Path(self.work_dir).parent / "train.log"
+        log_file = Path(self.work_dir).parent / LOG
         return super().build_logger(log_level, str(log_file), **kwargs)
 
     def load_or_resume(self) -> None:
@@ -578,7 +579,7 @@ def _publish(job: Job, store: Store, results: Path, model: nn.Module, loop_secon
         prepared = Prepared.load(Path(job.config["val_evaluator"]["dataset_info"]))
         classes = [category.name for category in prepared.categories]
         export_variants(job.config, state, classes, results / "variants")
-        for name in (SCALARS, "train.log", *([MOVES] if job.population else [])):
+        for name in (SCALARS, LOG, *([MOVES] if job.population else [])):
             shutil.copyfile(store.work(job.key) / name, results / name)
     store.publish(job.key, results)
 

@@ -17,6 +17,7 @@ from bacl_platform.store import (
     CHECKPOINTS,
     JOB,
     KEY,
+    LOG,
     MANIFEST,
     MOVES,
     SCALARS,
@@ -29,8 +30,8 @@ from bacl_platform.store import (
 
 logger = logging.getLogger(__name__)
 
-SMALL = (JOB, SCALARS, MOVES, STOPPED)
-"""What going on depends on besides checkpoints."""
+SMALL = (JOB, SCALARS, MOVES, STOPPED, LOG)
+"""What going on depends on besides checkpoints, and what tells why a job did not."""
 PATIENCE = 60.0
 """Seconds that a job which ends waits for what is being copied."""
 
@@ -152,7 +153,8 @@ class Uploads(AbstractContextManager):
             self._requests.put_nowait(True)
 
     def __exit__(self, *_: object) -> None:
-        """Wait a while for the last request, then leave the rest."""
+        """Copy what came last, wait a while for it, then leave the rest."""
+        self.request()
         if self._thread.is_alive():
             with contextlib.suppress(queue.Full):
                 self._requests.put(False, timeout=PATIENCE)

@@ -39,7 +39,7 @@ def test_newest_failed_job_is_shown_without_a_name(begun, store, capsys):
     first, second = begun(0), begun(1)
     joblogs.note_failure(store, second.key, "loss is not finite")
     joblogs.note_failure(store, first.key, "it broke before that")
-    os.utime(store.work(first.key) / "failure.txt", (1, 1))
+    os.utime(store.work(first.key) / SCALARS, (1, 1))
     lines = shown(store, capsys).splitlines()
     assert lines[0].startswith(f"job heads ({second.key}), {store.work(second.key)}")
     assert lines[1:] == [
