@@ -13,10 +13,10 @@ test: .venv/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -q -m "not gpu"
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not gpu"
 
 quick: .venv/.installed
-	$(BIN)/pytest -q -m "not ray and not slow and not gpu"
+	$(BIN)/pytest -q -n 2 -m "not ray and not slow and not gpu"
 
 # Known vulnerabilities of what constraints.txt pins, asked of a service on the internet. Strict,
 # because pip-audit otherwise finds no vulnerability where the service knows no package.
