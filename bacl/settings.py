@@ -206,11 +206,32 @@ class Recipe(Settings):
     """Iterations between evaluations; null evaluates at the end only."""
     checkpoint_every: int = Field(1000, gt=0)
     """Iterations between checkpoints: the most that a crash can cost."""
+    keep_last: int = Field(2, gt=0)
+    """Checkpoints that an unfinished job keeps to go on from; older ones stand in for damaged."""
+    keep_every: int | None = Field(None, gt=0)
+    """Keep each checkpoint at a multiple of so many iterations, in the finished job too."""
+    keep_best: bool = False
+    """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
     loader_workers: int = Field(2, ge=0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of training's forward pass; float16, with loss scaling, needs GPUs."""
     channels_last: bool = False
     """Memory layout of images and backbone features; faster on many devices."""
+
+    @model_validator(mode="after")
+    def _there_are_checkpoints_to_keep(self) -> "Recipe":
+        every = self.checkpoint_every
+        if self.keep_every is not None and self.keep_every % every:
+            raise ValueError(
+                f"keep_every: expected a multiple of checkpoint_every ({every}), "
+                f"got {self.keep_every}"
+            )
+        if self.keep_best and (self.evaluate_every is None or self.evaluate_every % every):
+            raise ValueError(
+                f"keep_best needs evaluations of checkpoints: expected evaluate_every to be a "
+                f"multiple of checkpoint_every ({every}), got {self.evaluate_every}"
+            )
+        return self
 
 
 class Hallucination(Settings):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bacl.errors import BaclError, UsageError
-from bacl_platform import data
+from bacl_platform import data, store_commands
+from bacl_platform.redaction import redacted
 
 if TYPE_CHECKING:
     from bacl_platform.plan import Plan
@@ -25,10 +26,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(store_commands.app, name="store")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
 StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="BACL_STORE", help="Folder of finished jobs and datasets.")
+    str,
+    typer.Option(
+        "--store",
+        metavar="FOLDER|s3://BUCKET/PREFIX",
+        envvar="BACL_STORE",
+        help="Where finished jobs and datasets are.",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -41,7 +49,7 @@ Seeds = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
-DEFAULT_STORE = Path("bacl_store")
+DEFAULT_STORE = "bacl_store"
 
 
 @app.command()
@@ -91,7 +99,7 @@ def run(
         with driving(where):
             run_plan(what, where, Tracking.of_plan(what, where), console, address)
         console.print(
-            f"results: bacl report {file}; runs: bacl ui; checkpoints: {where.root}", soft_wrap=True
+            f"results: bacl report {file}; runs: bacl ui; checkpoints: {where.url}", soft_wrap=True
         )
 
 
@@ -130,6 +138,55 @@ def sweep(
 
 
 @app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Experiment or sweep file.")],
+    store: Annotated[
+        str, typer.Option(envvar="BACL_STORE", help="Store that all nodes of the cluster see.")
+    ],
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The cluster's dashboard, such as http://127.0.0.1:8265; else RAY_ADDRESS, or a "
+            "cluster on this machine."
+        ),
+    ] = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    max_trials: Annotated[
+        int | None, typer.Option(min=1, help="Of a sweep: trials that it may run; else 200.")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Pass a variable, such as MLFLOW_TRACKING_URI, with its value here or as "
+            "NAME=VALUE; repeatable. The cluster's dashboard shows it.",
+        ),
+    ] = None,
+    code: Annotated[
+        bool, typer.Option("--code", help="Send BACL itself, to a cluster that lacks it.")
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run an experiment or sweep as a job of a Ray cluster, and follow its log."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform.submit import submit as submit_file
+        from bacl_platform.sweep import is_sweep
+
+        if max_trials is not None and not is_sweep(file):
+            raise UsageError("--max-trials: expected a sweep file, got an experiment")
+        options = ["--seeds", seeds] if seeds else []
+        options += ["--max-trials", str(max_trials)] if max_trials else []
+        exit_code = submit_file(
+            file, store, Console(), address, set_ or [], options, env or [], code, not no_wait
+        )
+        raise typer.Exit(exit_code)
+
+
+@app.command()
 def status(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     """Show what runs in a store, whoever started it, and what was interrupted."""
     with told(debug):
@@ -158,6 +215,26 @@ def stop(
         from bacl_platform.store import Store
 
         stop_drivers(Store(store), pid, patience, Console())
+
+
+@app.command()
+def logs(
+    job: Annotated[
+        str | None,
+        typer.Argument(metavar="[KEY or NAME]", help="Of an unfinished job; else the last failed."),
+    ] = None,
+    lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 40,
+    store: StoreOption = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Show the last log lines of a running, interrupted or failed job."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform.joblogs import print_logs
+        from bacl_platform.store import Store
+
+        print_logs(Store(store), job, lines, Console())
 
 
 @app.command()
@@ -391,7 +468,8 @@ def bench(
         list[str],
         typer.Argument(
             metavar="BENCH...",
-            help="Of loss, hallucination, bank, step, postprocess, evaluate, index, loader, sweep.",
+            help="Of loss, hallucination, bank, step, postprocess, evaluate, index, loader, sweep, "
+            "checkpoint, tracking.",
         ),
     ],
     json_: Annotated[
@@ -430,7 +508,7 @@ def bench(
 
 
 def planned(
-    file: Path, store: Path, overrides: list[str] | None, seeds: str | None
+    file: Path, store: str, overrides: list[str] | None, seeds: str | None
 ) -> tuple["Plan", "Store"]:
     """The plan of an experiment file and the store it is for; prepares the dataset if need be."""
     from bacl.datasets.annotations import prepare
@@ -449,7 +527,7 @@ def planned(
 
 def _report_sweep(
     file: Path,
-    store: Path,
+    store: str,
     overrides: list[str] | None,
     seeds: str | None,
     out: Path | None,
@@ -472,7 +550,7 @@ def _report_sweep(
 
 def swept(
     files: Sequence[Path],
-    store: Path,
+    store: str,
     overrides: list[str] | None,
     seeds: str | None,
     max_trials: int | None = None,
@@ -501,10 +579,10 @@ def swept(
     return plans, where, prepare
 
 
-def again(file: Path, store: Path, overrides: list[str] | None, seeds: str | None) -> str:
+def again(file: Path, store: str, overrides: list[str] | None, seeds: str | None) -> str:
     """The `bacl run` that makes what another command with these options looks for."""
     words = ["bacl", "run", str(file)]
-    words += ["--store", str(store)] if store != DEFAULT_STORE else []
+    words += ["--store", store] if store != DEFAULT_STORE else []
     words += [word for override in overrides or [] for word in ("--set", override)]
     words += ["--seeds", seeds] if seeds else []
     return shlex.join(words)
@@ -522,7 +600,7 @@ def told(debug: bool) -> Iterator[None]:
         if debug:
             raise
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {redacted(line)}", file=sys.stderr)
         raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
 

@@ -46,7 +46,7 @@ Set = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the experiment file."),
 ]
 Store = Annotated[
-    Path,
+    str,
     typer.Option("--store", envvar="BACL_STORE", help="Where an experiment's embedded set is."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
@@ -139,7 +139,7 @@ def verify(
         int | None, typer.Option(min=1, help="Images read at a time; else one for each core.")
     ] = None,
     set_: Set = None,
-    store: Store = Path("bacl_store"),
+    store: Store = "bacl_store",
     debug: Debug = False,
 ) -> None:
     """Check images, boxes, polygons, ids, splits; lists all problems, exit code 1 if any."""
@@ -185,7 +185,7 @@ def stats(
         bool, typer.Option("--json", help="Print JSON and nothing else; write nothing.")
     ] = False,
     set_: Set = None,
-    store: Store = Path("bacl_store"),
+    store: Store = "bacl_store",
     debug: Debug = False,
 ) -> None:
     """Count images, instances and groups; writes long_tail.png, categories.csv, stats.json."""
@@ -303,7 +303,7 @@ def _dataset(
     return load(what, set_).dataset
 
 
-def _cache(dataset: "settings.Dataset", store: Path) -> Path:
+def _cache(dataset: "settings.Dataset", store: str) -> Path:
     """Where an experiment's embedded set is made; other datasets leave it alone."""
     from bacl_platform.store import Store
 

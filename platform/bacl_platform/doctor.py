@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -54,11 +55,11 @@ class Check:
     required: bool
 
 
-def run(store: Path) -> int:
+def run(store: str | Path) -> int:
     """Check every part, print a table of them, and return the exit code.
 
     Args:
-        store: the folder that finished jobs would go to; it need not exist.
+        store: the folder or bucket that finished jobs would go to; a folder need not exist.
 
     Returns:
         0, or 1 when the main job could not run.
@@ -68,7 +69,7 @@ def run(store: Path) -> int:
     return report(checks)
 
 
-def check(store: Path, announce: Callable[[str], None] = lambda name: None) -> list[Check]:
+def check(store: str | Path, announce: Callable[[str], None] = lambda name: None) -> list[Check]:
     """Probe every part; `announce` is told the name of each before it is probed."""
     checks = []
     for part in parts(store):
@@ -93,7 +94,7 @@ def report(checks: list[Check]) -> int:
     return 0
 
 
-def parts(store: Path) -> list[Part]:
+def parts(store: str | Path) -> list[Part]:
     """All parts, cheap ones first."""
     return [
         Part("python", _python, "use Python 3.10, 3.11 or 3.12"),
@@ -181,8 +182,16 @@ def _optuna() -> str:
     return optuna.__version__
 
 
-def _store(store: Path) -> str:
-    folder = store.absolute()
+def _store(store: str | Path) -> str:
+    from bacl_platform.store import Store
+
+    opened = Store(store)
+    if opened.bucket is not None:
+        probe = f".probe-{uuid.uuid4().hex}"
+        opened.bucket.write(probe, "")
+        opened.bucket.remove([probe])
+        return f"{opened.url}: writable, cache in {opened.root}"
+    folder = opened.root
     while not folder.exists():
         folder = folder.parent
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -190,7 +199,7 @@ def _store(store: Path) -> str:
     free = shutil.disk_usage(folder).free
     if free < LEAST_FREE:
         raise RuntimeError(f"{folder}: {free / GIB:.1f} GiB free, needed {LEAST_FREE / GIB:.0f}")
-    return f"{store.absolute()}: writable, {free / GIB:.0f} GiB free"
+    return f"{opened.root}: writable, {free / GIB:.0f} GiB free"
 
 
 def _opencv() -> str:

@@ -31,8 +31,36 @@ class Resources(Settings):
     """CPU cores, and torch threads, of each worker."""
     gpus: float = Field(0, ge=0)
     """GPUs of each worker."""
+    memory: float = Field(0, ge=0)
+    """GiB of main memory that Ray sets aside for each worker."""
+    accelerator: str | None = None
+    """Kind of the GPUs as Ray calls it, such as `H100`; null takes any."""
+    labels: dict[str, str] = {}
+    """Labels of the nodes that workers may be on; a value may be `!a`, `in(a,b)` or `!in(a,b)`."""
+    custom: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """What each worker asks for of resources that the cluster has named itself."""
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """Whether workers are on few nodes or many; the strict ones are on one, or on one each."""
+    backend: Literal["auto", "nccl", "gloo"] = "auto"
+    """What gradients are summed with; auto is nccl with GPUs and gloo without."""
+    patience: int = Field(120, ge=10)
+    """Seconds that a worker may be silent before the job goes on without it, from its last
+    checkpoint. Ray asks it every second, also while it trains or evaluates."""
     retries: int = Field(2, ge=0)
     """How many deaths of a worker a job survives before it counts as failed."""
+
+    @property
+    def each(self) -> str:
+        """What one worker asks for, in words, such as `1 CPU, 2 GPU (H100)`."""
+        parts = [f"{self.cpus} CPU"]
+        if self.gpus:
+            kind = f" ({self.accelerator})" if self.accelerator else ""
+            parts.append(f"{self.gpus:g} GPU{kind}")
+        if self.memory:
+            parts.append(f"{self.memory:g} GiB")
+        parts += [f"{amount:g} {name}" for name, amount in self.custom.items()]
+        parts += [f"label {name}={value}" for name, value in self.labels.items()]
+        return ", ".join(parts)
 
 
 class RepresentationStage(Settings):
@@ -86,14 +114,23 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Experiment:
     a line.
     """
     path = Path(path)
+    return _here(checked(path, overrides or []), path)
+
+
+def checked(path: Path, overrides: Sequence[str]) -> Experiment:
+    """What `load` gives, before its paths are looked at: with those as the file has them."""
     raw = read(path)
-    for override in overrides or []:
+    for override in overrides:
         override_field(raw, override)
-    return validated(raw, path)
+    return _validated(raw, path)
 
 
 def validated(raw: dict, path: Path) -> Experiment:
     """The experiment that the raw content of the file at `path` means; raises as `load` does."""
+    return _here(_validated(raw, path), path)
+
+
+def _validated(raw: dict, path: Path) -> Experiment:
     try:
         experiment = Experiment.model_validate(raw)
         problems = list(_disagreements(experiment))
@@ -102,6 +139,11 @@ def validated(raw: dict, path: Path) -> Experiment:
     problems += _broken_edges(raw.get("stages"))
     if problems:
         raise UsageError("\n".join(f"{path}: {problem}" for problem in problems))
+    return experiment
+
+
+def _here(experiment: Experiment, path: Path) -> Experiment:
+    """An experiment with the paths that it means on this machine."""
     if unset := _unset_variables(experiment):
         raise UsageError("\n".join(f"{path}: {problem}" for problem in unset))
     return _with_absolute_paths(experiment, path.resolve().parent)
@@ -178,8 +220,24 @@ def read(path: Path, above: tuple[Path, ...] = ()) -> dict:
 
 def _rebase(section: Any, field: str, folder: Path) -> None:
     value = section.get(field) if isinstance(section, dict) else None
-    if isinstance(value, str) and value != "torchvision" and value[:1] not in ("/", "~", "$"):
+    if isinstance(value, str) and value != "torchvision" and is_relative(value):
         section[field] = str(folder.resolve() / value)
+
+
+def is_relative(path: str) -> bool:
+    """Whether a path of a file means one from that file's folder."""
+    return path[:1] not in ("/", "~", "$")
+
+
+def data_paths(raw: dict) -> dict[str, str]:
+    """The paths of data and weights in the raw content of one file, by field."""
+    found: dict[str, str] = {}
+    for section, fields in (("dataset", _DATASET_PATHS), ("detector", ("weights",))):
+        content = raw.get(section)
+        given = content if isinstance(content, dict) else {}
+        values = {f"{section}.{field}": given.get(field) for field in fields}
+        found |= {n: v for n, v in values.items() if isinstance(v, str) and v != "torchvision"}
+    return found
 
 
 def _merged(base: Any, own: Any, name: str = "") -> Any:
@@ -282,6 +340,16 @@ def _disagreements(experiment: Experiment) -> Iterator[str]:
             yield (
                 f"stages.{name}.recipe.precision: expected bfloat16 or float32 without GPUs "
                 "(resources.gpus is 0), got 'float16'"
+            )
+        if not stage.resources.gpus and stage.resources.backend == "nccl":
+            yield (
+                f"stages.{name}.resources.backend: expected auto or gloo without GPUs "
+                "(resources.gpus is 0), got 'nccl'"
+            )
+        if not stage.resources.gpus and stage.resources.accelerator:
+            yield (
+                f"stages.{name}.resources.accelerator: expected nothing without GPUs "
+                f"(resources.gpus is 0), got {stage.resources.accelerator!r}"
             )
         for variant in variants_of(name, stage):
             if variant in owner:

@@ -20,12 +20,16 @@ from bacl_platform.experiment import (
     variants_of,
 )
 from bacl_platform.population import Population
-from bacl_platform.store import Store, newest_step
+from bacl_platform.store import Store
+from bacl_platform.works import newest_step
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bacl.datasets.annotations import Prepared
+
+SYSTEM = "system/rank"
+"""How the names of a rank's system metrics begin; MLflow shows `system/` in a tab of its own."""
 
 
 class Job(Settings):
@@ -196,8 +200,11 @@ class _Planner:
 def owner(name: str, job: Job) -> tuple[str | None, str]:
     """(variant, metric) of a scalar's or loss's name; the variant is None for what all share.
 
-    Names are `variant/AP`, `variant.loss_cls` and, in a cascade, `s0.variant.loss_cls`.
+    Names are `variant/AP`, `variant.loss_cls` and, in a cascade, `s0.variant.loss_cls`; what
+    begins with SYSTEM is of the job's machines.
     """
+    if name.startswith(SYSTEM):
+        return None, name
     match = re.fullmatch(r"(?P<stage>s\d+\.)?(?P<variant>[^./]+)[./](?P<metric>.+)", name)
     if match and match["variant"] in job.variants:
         return match["variant"], (match["stage"] or "") + match["metric"]
@@ -223,7 +230,7 @@ def state(job: Job, store: Store) -> str:
     """In words: in the store, unfinished at a step, or to run."""
     if store.complete(job.key):
         return "in store"
-    step = newest_step(store.work(job.key) / "checkpoints")
+    step = newest_step(store, job.key)
     return "to run" if step is None else f"unfinished at step {step}"
 
 
@@ -234,7 +241,7 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    say(f"{plan.experiment.name}, store {store.root}")
+    say(f"{plan.experiment.name}, store {store.url}")
     table = Table()
     for column in ("job", "key", "state", "steps", "resources", "variants"):
         table.add_column(column, no_wrap=column in ("job", "key"), overflow="fold")
@@ -296,8 +303,8 @@ def _learning_rate(job: Job) -> str:
 
 
 def _asked(resources: Resources) -> str:
-    gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
-    return f"{resources.workers} x ({resources.cpus} CPU{gpus})"
+    where = f" {resources.placement}" if resources.placement != "PACK" else ""
+    return f"{resources.workers} x ({resources.each}){where}"
 
 
 def _parents_first(

@@ -57,7 +57,7 @@ def exported(plan: Plan, store: Store, variant: str | None, command: str) -> Pat
     job = jobs[variant]
     if not store.complete(job.key):
         raise RunError(
-            f"{variant} (job {job.name}, {job.key}) is not in the store {store.root}: "
+            f"{variant} (job {job.name}, {job.key}) is not in the store {store.url}: "
             f"run `{command}` first"
         )
     return store.entry(job.key) / "variants" / variant / CHECKPOINT

@@ -129,7 +129,7 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
     unfinished = [job for job in plan.jobs if job not in finished]
     if not finished:
         raise RunError(
-            f"no job of {plan.experiment.name} is in the store {store.root}: run `{command}` first"
+            f"no job of {plan.experiment.name} is in the store {store.url}: run `{command}` first"
         )
     return Report(
         plan.experiment,
@@ -314,7 +314,7 @@ def print_report(report: Report, out: Path, store: Store, command: str, console:
         names = ",".join(job.variants)
         names = f"{{{names}}}" if len(job.variants) > 1 else names
         say(f"checkpoints: {store.entry(job.key)}/variants/{names}/{CHECKPOINT} ({job.name})")
-    say(f"runs:        bacl ui --store {store.root}")
+    say(f"runs:        bacl ui --store {store.url}")
 
 
 # The files

@@ -1,19 +1,24 @@
 """Runs a plan: one Ray task per missing job, whose only dependency is its parent's result.
 
 Ray's scheduler runs the DAG. Each task drives a Ray Train run; the driver only watches: it reads
-the queue that workers tell their progress to, shows it, and writes it to MLflow.
+what workers tell of their progress, shows it, and writes it to MLflow.
 """
 
+import math
 import os
 import shutil
+import signal
 import tempfile
+import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import BaclError, RunError
+from bacl_platform import datasets
+from bacl_platform.joblogs import clear_failure, logs_command, note_failure
+from bacl_platform.placement import lacking, of_worker
 from bacl_platform.plan import Job, Plan
 from bacl_platform.progress import Progress
 from bacl_platform.store import Store
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 
 _OBJECT_STORE = 128 * 2**20
 """Bytes for Ray's object store: nothing large goes through it."""
+STOP_PATIENCE = 30.0
+"""Seconds that a driver which was asked to end waits for its jobs' checkpoints."""
 
 
 def run(
@@ -34,36 +41,45 @@ def run(
     """Run what the store lacks of a plan, on a new local Ray or on the cluster at `address`.
 
     Jobs whose parent failed are not run; the others go on. Raises RunError with a sentence for
-    each job without a result. After that or Ctrl-C, finished jobs and the checkpoints of the
-    others stay, and the same command goes on from them.
+    each job without a result. After that or Ctrl-C, on which jobs write a checkpoint first,
+    finished jobs and the others' checkpoints stay, and the same command goes on from them.
     """
     missing = plan.missing(store)
     with tracking:
         for job in plan.jobs:
-            if job not in missing and not tracking.finished(job):
+            if job not in missing:
                 tracking.finish(job, cached=True)
         if not missing:
             total = len(plan.jobs)
             console.print(f"nothing to do: {total} of {total} jobs are in the store")
             return
-        with ray_for(missing, address), Progress(console) as progress:
+        with ray_for(missing, address, console), Progress(console) as progress:
             jobs = Jobs(store, [tracking], progress)
-            for job in missing:
-                jobs.submit(job)
-            while jobs.running:
-                jobs.poll()
+            try:
+                for job in missing:
+                    jobs.submit(job)
+                while jobs.running:
+                    jobs.poll()
+            except KeyboardInterrupt:
+                jobs.stop()
+                raise
         jobs.raise_failures()
 
 
 @contextmanager
-def ray_for(jobs: list[Job], address: str | None) -> Iterator[None]:
-    """Ray at `address`, or a new local one with room for the largest of the jobs; ended after."""
+def ray_for(jobs: list[Job], address: str | None, console: "Console") -> Iterator[None]:
+    """Ray at `address`, or a new local one with cores for the largest of the jobs; ended after.
+
+    Raises RunError where it has no room for a job and never will.
+    """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with ExitStack() as ending:
-        _start_ray(jobs, address, ending)
+        _start_ray(jobs, address, console, ending)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the driver at once
         yield
 
 
-def _start_ray(jobs: list[Job], address: str | None, ending: ExitStack) -> None:
+def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending: ExitStack) -> None:
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")
@@ -74,30 +90,37 @@ def _start_ray(jobs: list[Job], address: str | None, ending: ExitStack) -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RunError(f"expected a Ray cluster at {address}: {error}") from error
         ending.callback(ray.shutdown)
+        check_room(jobs, ray.nodes(), console)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    asked = [(job, job.resources.workers) for job in jobs]
+    cpus = [job.resources.workers * job.resources.cpus for job in jobs]
     folder = tempfile.mkdtemp(prefix="bacl-ray-")
     ending.callback(shutil.rmtree, folder, ignore_errors=True)
     # a dashboard, because without one Ray gives back the resources of a stopped run late
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, *(n * job.resources.cpus for job, n in asked)),
+        num_cpus=max(os.cpu_count() or 1, *cpus),
         include_dashboard=True,
         object_store_memory=_OBJECT_STORE,
         _temp_dir=folder,
         **quiet,
     )
     ending.callback(ray.shutdown)
-    gpus = ray.cluster_resources().get("GPU", 0)
-    lacking = [
-        f"job {job.name}: expected {n * job.resources.gpus:g} GPUs for its {n} workers, "
-        f"this machine has {gpus:g}"
-        for job, n in asked
-        if n * job.resources.gpus > gpus
-    ]
-    if lacking:
-        raise RunError("\n".join(lacking))
+    if lacks := lacking(jobs, ray.nodes(), "this machine"):
+        raise RunError("\n".join(lacks))
+
+
+def check_room(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], console: "Console") -> None:
+    """Raise RunError where a cluster has no room for a job; of one that may grow, only warn.
+
+    nodes: as `ray.nodes()` gives them. Those that an autoscaler may add to are of a group.
+    """
+    lacks = lacking(jobs, nodes, "the cluster")
+    if lacks and not any("ray.io/node-group" in (node.get("Labels") or {}) for node in nodes):
+        raise RunError("\n".join(lacks))
+    for sentence in lacks:
+        text = f"warning: {sentence} so far: the job waits for more nodes"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Listener(Protocol):
@@ -107,6 +130,72 @@ class Listener(Protocol):
     def log(self, job: Job, rows: list[dict[str, Any]]) -> None: ...
     def finish(self, job: Job, cached: bool) -> None: ...
     def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None: ...
+
+
+class Wire:
+    """What jobs tell the driver, and what it asks of them. A Ray actor.
+
+    Not a file in the store: network file systems show a new file to other nodes up to a minute
+    late, and a driver that was asked to end has less than that.
+    """
+
+    def __init__(self) -> None:
+        self._told: list[tuple[str, str, Any]] = []
+        self._stop = False
+        self._places: dict[tuple[str, int], tuple[str, int]] = {}
+
+    def place(self, key: str, rank: int, node: str, process: int) -> None:
+        """Where a rank of a job is: node and process id."""
+        self._places[key, rank] = (node, process)
+
+    def placed(self, key: str, rank: int) -> tuple[str, int] | None:
+        """Where a rank of a job said it is."""
+        return self._places.get((key, rank))
+
+    def tell(self, kind: str, key: str, content: Any) -> None:
+        """A job has something to say."""
+        self._told.append((kind, key, content))
+
+    def told(self) -> list[tuple[str, str, Any]]:
+        """What jobs said since the last call."""
+        told, self._told = self._told, []
+        return told
+
+    def ask_to_stop(self) -> None:
+        """All jobs shall write a checkpoint and end."""
+        self._stop = True
+
+    def asked_to_stop(self) -> bool:
+        """Whether jobs shall end."""
+        return self._stop
+
+
+def beside_driver() -> dict[str, Any]:
+    """Options of tasks and actors that must not be lost with a node that the driver is not on."""
+    import ray
+
+    return _on(ray.get_runtime_context().get_node_id())
+
+
+def _on(node: str) -> dict[str, Any]:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def _kill(wire: Any, key: str, rank: int) -> None:
+    """Kill a rank that does not answer: Ray's own way waits most of a minute for its answer."""
+    import ray
+
+    placed = ray.get(wire.placed.remote(key, rank))
+    if placed is not None:
+        node, process = placed
+        ray.remote(_kill_process).options(max_retries=0, **_on(node)).remote(process)
+
+
+def _kill_process(process: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
 
 
 class Jobs:
@@ -120,11 +209,10 @@ class Jobs:
         board: Any = None,
     ) -> None:
         import ray
-        from ray.util.queue import Queue
 
         self.store, self.listeners, self.progress = store, listeners, progress
         self.board = board
-        self.events = Queue(actor_options={"num_cpus": 0})
+        self.wire = ray.remote(Wire).options(**beside_driver()).remote()
         self.running: dict[str, ObjectRef] = {}
         self.failures: dict[str, str] = {}
         """Sentences of the jobs that ended without a result."""
@@ -132,7 +220,9 @@ class Jobs:
         """Sentences of single variants that did, of jobs that went on, by the variant's key."""
         self._jobs: dict[str, Job] = {}
         self._results: dict[str, ObjectRef] = {}
-        self._build = ray.remote(num_cpus=0)(_build)
+        self._training: set[str] = set()
+        self._stopping, self._deadline = False, math.inf
+        self._build = ray.remote(_build).options(**beside_driver())
 
     def submit(self, job: Job) -> None:
         """Start a job, after its parent's end if that was submitted; a job that failed starts anew.
@@ -142,10 +232,28 @@ class Jobs:
         if job.key in self._results and job.key not in self.failures:
             return
         self.failures.pop(job.key, None)
+        clear_failure(self.store, job.key)
         parent = self._results.get(job.parent) if job.parent else None
         self._jobs[job.key] = job
-        started = self._build.remote(job, self.store, self.events, self.board, parent)
+        datasets.push(self.store, job.dataset_digest)
+        started = self._build.remote(job, self.store, self.wire, self.board, parent)
         self._results[job.key] = self.running[job.key] = started
+
+    def fits(self, job: Job) -> bool:
+        """Whether the cluster has room for a job beside those that run, or none runs.
+
+        Ray would let it wait as well, but with a controller and its helpers for each that waits.
+        """
+        import ray
+
+        if not self.running:
+            return True
+        asked = [self._jobs[key].resources for key in self.running] + [job.resources]
+        total = ray.cluster_resources()
+        return all(
+            sum(r.workers * getattr(r, f"{kind.lower()}s") for r in asked) <= total.get(kind, 0)
+            for kind in ("CPU", "GPU")
+        )
 
     def poll(self) -> list[Job]:
         """Wait for at most half a second and pass on what was told; the jobs that ended."""
@@ -153,12 +261,31 @@ class Jobs:
 
         refs = list(self.running.values())
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0.5) if refs else ([], [])
-        for kind, key, content in self.events.get_nowait_batch(self.events.qsize()):
+        for kind, key, content in ray.get(self.wire.told.remote()):
             self._told(kind, self._jobs[key], content)
         ended = [self._jobs[key] for key, ref in self.running.items() if ref in done]
         for job in ended:
             self._end(job, _failure(job, self.running.pop(job.key)))
         return ended
+
+    def stop(self, patience: float = STOP_PATIENCE) -> None:
+        """Let jobs that train write a checkpoint and end; wait `patience` seconds for that."""
+        import ray
+
+        ray.get(self.wire.ask_to_stop.remote())
+        self._stopping = True
+        self._deadline = min(self._deadline, time.monotonic() + patience)
+        if self._training:
+            self.progress.say(
+                f"stopping: jobs write a checkpoint first, for at most {patience:.0f} s; Ctrl-C "
+                "again ends at once"
+            )
+        while self._training and time.monotonic() < self._deadline:
+            self.poll()
+
+    def stop_waiting(self) -> None:
+        """End a `stop` that another thread is in, at its next look."""
+        self._deadline = 0.0
 
     def raise_failures(self) -> None:
         """Raise RunError with all that failed, if anything did."""
@@ -166,7 +293,10 @@ class Jobs:
             raise RunError("\n".join(failed))
 
     def _end(self, job: Job, failure: str | None) -> None:
-        if failure is None and not self.store.complete(job.key):
+        self._training.discard(job.key)
+        if self._stopping and failure is not None:
+            self.progress.end(job, failure)
+        elif failure is None and not self.store.complete(job.key):
             self.progress.end(job, "stopped early")
         elif failure is None:
             for listener in self.listeners:
@@ -176,6 +306,8 @@ class Jobs:
             parent = self._jobs[job.parent].name
             self.failures[job.key] = f"job {job.name} was not run: it starts from job {parent}"
         else:
+            note_failure(self.store, job.key, failure)
+            failure = f"{failure}; its last log lines: {logs_command(self.store, job.key)}"
             for listener in self.listeners:
                 listener.fail(job, failure)
             self.progress.end(job, "failed")
@@ -183,6 +315,7 @@ class Jobs:
 
     def _told(self, kind: str, job: Job, content: Any) -> None:
         if kind == "started":
+            self._training.add(job.key)
             self.progress.begin(job, content)
         elif kind == "scalars":
             self.progress.move(job, content)
@@ -197,7 +330,7 @@ class Jobs:
         for listener in self.listeners:
             if kind == "started":
                 listener.start(job)
-            elif kind == "scalars":
+            elif kind in ("scalars", "system"):
                 listener.log(job, content)
             elif kind == "failed":
                 for variant, sentence in content.items():
@@ -213,32 +346,44 @@ def _failure(job: Job, result: "ObjectRef") -> str | None:
         return f"job {job.name} ({job.key}) was lost by Ray: {_first_line(error)}"
 
 
-def _build(
-    job: Job, store: Store, events: Any, board: Any, parent_failure: str | None
-) -> str | None:
-    """Train one job, in a Ray task; the sentence to tell if that failed.
+def _build(job: Job, store: Store, wire: Any, board: Any, parent_failure: str | None) -> str | None:
+    """Train one job, in a Ray task; the sentence to tell if that failed or was stopped.
 
-    board: where a sweep that stops trials says which; else None.
+    wire: where the driver and its jobs meet. board: where a sweep that stops trials says which;
+    else None.
     """
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     if parent_failure is not None:
         return parent_failure
+    if ray.get(wire.asked_to_stop.remote()):
+        return f"job {job.name} ({job.key}) was stopped before it began"
+    if store.bucket and "SPREAD" in job.resources.placement:
+        return (
+            f"job {job.name}: resources.placement: expected PACK or STRICT_PACK with a store in a "
+            f"bucket, whose workers share a folder of one machine, got {job.resources.placement}"
+        )
     # a report waits for the controller's next look at its workers, every two seconds if left alone
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # a worker that was halted, or whose machine was, answers no more: Ray Train replaces it
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.resources.patience)
 
     class Watcher(UserCallback):
         """Passes on what Ray Train's controller knows first."""
 
         def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
             if list(metrics[0]) == ["step"]:
-                events.put_nowait(("checkpoint", job.key, metrics[0]["step"]))
+                wire.tell.remote("checkpoint", job.key, metrics[0]["step"])
 
         def after_exception(self, run_context: Any, worker_exceptions: dict) -> None:
             ranks = ", ".join(str(rank) for rank in sorted(worker_exceptions))
             reason = _first_line(next(iter(worker_exceptions.values())))
-            events.put_nowait(("trouble", job.key, f"worker {ranks} stopped: {reason}"))
+            for rank, error in worker_exceptions.items():
+                if type(error).__name__ == "WorkerHealthCheckTimeoutError":  # internal to Ray
+                    _kill(wire, job.key, rank)
+            wire.tell.remote("trouble", job.key, f"worker {ranks} stopped: {reason}")
 
     asked, gpus = job.resources, job.resources.gpus
     environment = {"OMP_NUM_THREADS": str(asked.cpus)}
@@ -249,11 +394,17 @@ def _build(
     name, storage = f"{job.key}-{uuid.uuid4().hex[:8]}", store.root / ".work" / ".ray"
     trainer = TorchTrainer(
         _train,
-        train_loop_config={"job": job, "store": store, "events": events, "board": board},
+        train_loop_config={"job": job, "store": store, "wire": wire, "board": board},
+        # ranks wait for each other while one evaluates or publishes, so their patience stays Ray's
+        torch_config=TorchConfig(backend=None if asked.backend == "auto" else asked.backend),
         scaling_config=ScalingConfig(
             num_workers=asked.workers,
             use_gpu=gpus > 0,
-            resources_per_worker={"CPU": asked.cpus, **({"GPU": gpus} if gpus else {})},
+            resources_per_worker=of_worker(asked),
+            # ranks hand their detections on in the job's folder, which with a bucket is a machine's
+            placement_strategy="STRICT_PACK" if store.bucket else asked.placement,
+            accelerator_type=asked.accelerator,
+            label_selector=asked.labels or None,
         ),
         run_config=RunConfig(
             name=name,
@@ -266,7 +417,7 @@ def _build(
     try:
         return trainer.fit().return_value
     except TrainingFailedError as error:
-        return _sentence(job, store.work(job.key), error)
+        return _sentence(job, error)
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
 
@@ -283,10 +434,17 @@ def _train(config: dict[str, Any]) -> str | None:
 
         torch.cuda.set_device(get_device())  # mmengine trains on the current device
 
+    wire = config["wire"]
+
     def tell(kind: str, key: str, content: Any) -> None:
-        config["events"].put_nowait((kind, key, content))
+        ray.get(wire.tell.remote(kind, key, content))
+
+    def asked_to_stop() -> bool:
+        return ray.get(wire.asked_to_stop.remote(), timeout=300)
 
     job, board = config["job"], config["board"]
+    rank, node = ray.train.get_context().get_world_rank(), ray.get_runtime_context().get_node_id()
+    ray.get(wire.place.remote(job.key, rank, node, os.getpid()))
     names = {key: name for name, key in job.variant_keys.items()}
 
     def stopped(evaluations: int) -> list[str]:
@@ -294,11 +452,16 @@ def _train(config: dict[str, Any]) -> str | None:
         return [names[key] for key in keys]
 
     return worker.train(
-        job, config["store"], tell, ray.train.report, stopped if board is not None else None
+        job,
+        config["store"],
+        tell,
+        ray.train.report,
+        stopped if board is not None else None,
+        asked_to_stop,
     )
 
 
-def _sentence(job: Job, work: Path, error: Exception) -> str:
+def _sentence(job: Job, error: Exception) -> str:
     causes = getattr(error, "worker_failures", {}).values()
     bare = [getattr(cause, "_base_exc", cause) for cause in causes]
     for cause in bare:
@@ -307,7 +470,7 @@ def _sentence(job: Job, work: Path, error: Exception) -> str:
     reason = _first_line(bare[0] if bare else error)
     return (
         f"job {job.name} ({job.key}) failed {job.resources.retries + 1} times, the last time with: "
-        f"{reason}; its log is {work / 'train.log'}"
+        f"{reason}"
     )
 
 

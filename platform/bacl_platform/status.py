@@ -10,13 +10,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from bacl.errors import RunError
-from bacl_platform.store import JOB, SCALARS, Store, newest_step, write_text
+from bacl_platform import works
+from bacl_platform.redaction import redacted
+from bacl_platform.store import JOB, SCALARS, Store, failure_note
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +29,7 @@ class Driver:
     host: str
     command: str
     started: str
-    note: Path
+    note: str
 
     @property
     def here(self) -> bool:
@@ -54,11 +53,11 @@ class Driver:
 @contextlib.contextmanager
 def driving(store: Store) -> Iterator[None]:
     """Be known as a driver of the store, and end on SIGTERM as on Ctrl-C."""
-    note = store.root / ".drivers" / f"{socket.gethostname()}-{os.getpid()}.json"
-    note.parent.mkdir(parents=True, exist_ok=True)
+    note = f".drivers/{socket.gethostname()}-{os.getpid()}.json"
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-    write_text(note, json.dumps({**facts, "command": " ".join(["bacl", *sys.argv[1:]])}))
+    facts["command"] = redacted(" ".join(["bacl", *sys.argv[1:]]))
+    store.write_note(note, json.dumps(facts))
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -68,17 +67,17 @@ def driving(store: Store) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        note.unlink(missing_ok=True)
+        store.drop_note(note)
 
 
 def drivers(store: Store) -> list[Driver]:
     """Drivers of the store; the notes of those that were killed here are cleared away."""
     found = []
-    for note in sorted((store.root / ".drivers").glob("*.json")):
+    for note in store.notes(".drivers"):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            driver = Driver(**json.loads(note.read_text()), note=note)
+            driver = Driver(**json.loads(store.note(note) or "{}"), note=note)
             if driver.alive is False:
-                note.unlink(missing_ok=True)
+                store.drop_note(note)
             else:
                 found.append(driver)
     return found
@@ -99,45 +98,41 @@ class Unfinished:
     checkpoint: int | None
     quiet: float
     """Seconds since it last logged."""
+    images_per_second: float | None
+    failure: str | None
+    """How it failed, if it did and was not started again."""
 
 
 def unfinished(store: Store) -> list[Unfinished]:
     """The store's unfinished jobs, those that run first."""
     found = []
-    for description in (store.root / ".work").glob(f"*/{JOB}"):
+    for key in works.works(store):
         with contextlib.suppress(OSError, ValueError, KeyError):
-            found.append(_unfinished(description.parent, json.loads(description.read_text())))
+            if (description := works.read(store, key, JOB)) is not None:
+                found.append(_unfinished(store, key, json.loads(description)))
     return sorted(found, key=lambda job: (not job.running, job.name))
 
 
-def _unfinished(work: Path, job: dict[str, Any]) -> Unfinished:
-    scalars = work / SCALARS
-    lines = scalars.read_text().splitlines() if scalars.exists() else []
+def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
+    lines = (works.read(store, key, SCALARS) or "").splitlines()
     rows = [row for row in map(json.loads, lines) if "loss" in row]
     last = rows[-1] if rows else {"step": 0}
     steps = job["iterations"]
+    seconds = last.get("time")
     return Unfinished(
         name=job["name"],
-        key=work.name,
+        key=key,
         variants=len(job["variants"]),
-        running=_held(work.parent / f"{work.name}.lock"),
+        running=store.held(key),
         step=last["step"],
         steps=steps,
         loss=last.get("loss"),
-        seconds_left=last["time"] * (steps - last["step"]) if "time" in last else None,
-        checkpoint=newest_step(work / "checkpoints"),
-        quiet=time.time() - (scalars if scalars.exists() else work / JOB).stat().st_mtime,
+        seconds_left=seconds * (steps - last["step"]) if seconds else None,
+        checkpoint=works.newest_step(store, key),
+        quiet=works.quiet(store, key),
+        images_per_second=job["recipe"]["schedule"]["batch"] / seconds if seconds else None,
+        failure=store.note(failure_note(key)),
     )
-
-
-def _held(path: Path) -> bool:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def print_status(store: Store, console: "Console") -> None:
@@ -154,12 +149,16 @@ def print_status(store: Store, console: "Console") -> None:
         )
     jobs = unfinished(store)
     if not jobs:
-        console.print(f"no unfinished jobs in {store.root}", soft_wrap=True, highlight=False)
+        console.print(f"no unfinished jobs in {store.url}", soft_wrap=True, highlight=False)
         return
-    table = Table("job", "key", "variants", "state", "step", "loss", "left", "checkpoint")
+    columns = ("job", "key", "variants", "state", "step", "loss", "images/s", "left", "checkpoint")
+    table = Table(*columns)
     for job in jobs:
-        state = f"running, logged {_ago(job.quiet)} ago" if job.running else "interrupted"
+        state = f"running, logged {_ago(job.quiet)} ago"
+        if not job.running:
+            state = "interrupted" if job.failure is None else "failed: bacl logs"
         left = "" if job.seconds_left is None or not job.running else _ago(job.seconds_left)
+        rate = job.images_per_second if job.running else None
         table.add_row(
             job.name,
             job.key,
@@ -167,6 +166,7 @@ def print_status(store: Store, console: "Console") -> None:
             state,
             f"{job.step}/{job.steps}",
             "" if job.loss is None else f"{job.loss:.3f}",
+            "" if rate is None else f"{rate:.3g}",
             left,
             "none yet" if job.checkpoint is None else f"step {job.checkpoint}",
         )
@@ -188,9 +188,9 @@ def stop(store: Store, pid: int | None, patience: float, console: "Console") -> 
     if not chosen:
         elsewhere = ", ".join(f"{driver.pid} on {driver.host}" for driver in known)
         hint = f"; there are {elsewhere}: run `bacl stop` there" if elsewhere else ""
-        raise RunError(f"{store.root}: expected a run or sweep to stop here, found none{hint}")
+        raise RunError(f"{store.url}: expected a run or sweep to stop here, found none{hint}")
     for driver in chosen:
-        os.kill(driver.pid, signal.SIGINT)
+        os.kill(driver.pid, signal.SIGTERM)  # SIGINT is ignored in the background
     deadline = time.monotonic() + patience
     while any(driver.alive for driver in chosen):
         if time.monotonic() > deadline:

@@ -34,7 +34,7 @@ from bacl_platform.experiment import (
 from bacl_platform.plan import Job, Plan, digest_of, make_plan
 from bacl_platform.population import Population
 from bacl_platform.space import Space
-from bacl_platform.store import Store, disk_errors, write_text
+from bacl_platform.store import Store, disk_errors
 
 if TYPE_CHECKING:
     from bacl.datasets.annotations import Prepared
@@ -370,13 +370,13 @@ class SweepFile:
             raise UsageError("\n".join(shown[:10]) + more)
         return list(found.values())
 
-    def _proposals(self, store: Store) -> Path:
-        return store.root / ".sweeps" / f"{self.sweep.name}.proposed.json"
+    @property
+    def _proposals(self) -> str:
+        return f".sweeps/{self.sweep.name}.proposed.json"
 
     def proposed(self, store: Store) -> list[dict[str, Any]]:
         """Values of the trials that the sweep's search has proposed so far."""
-        path = self._proposals(store)
-        known = json.loads(path.read_text()) if path.exists() else []
+        known = json.loads(store.note(self._proposals) or "[]")
         (space,) = self.sweep.spaces
         return [values for values in known if values.keys() <= space.keys()]
 
@@ -384,9 +384,7 @@ class SweepFile:
         """Remember a proposal."""
         known = self.proposed(store)
         if values not in known:
-            path = self._proposals(store)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps([*known, values]))
+            store.write_note(self._proposals, json.dumps([*known, values]))
 
     def example(self) -> Trial:
         """A trial at random, to know what trials ask for before a search proposes any."""

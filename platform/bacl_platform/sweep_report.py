@@ -18,7 +18,7 @@ from bacl.errors import UsageError
 from bacl_platform.experiment import read_yaml
 from bacl_platform.plan import Job, state
 from bacl_platform.population import Move
-from bacl_platform.store import JOB, MOVES, SCALARS, Store, disk_errors
+from bacl_platform.store import MOVES, SCALARS, Store, disk_errors
 from bacl_platform.sweep import Cell, SweepFile, SweepPlan, plain
 from bacl_platform.tuning import failed_before, result_of, stopped_before
 
@@ -291,7 +291,7 @@ def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     sweep = plan.file.sweep
-    say(f"{sweep.name}: {_search(plan)}, store {store.root}")
+    say(f"{sweep.name}: {_search(plan)}, store {store.url}")
     rows = collect(plan, store, with_paper=False)
     jobs = {job.key: number for number, job in enumerate(plan.jobs, start=1)}
     trials = Table(*rows.fields, "state", "jobs")
@@ -350,20 +350,22 @@ def estimated(job: Job, store: Store) -> float | None:
     first cost `EACH_VARIANT` of a step (`bacl bench bank`).
     """
     wanted = job.model_dump(mode="json")
-    for description in sorted(store.root.glob(f"*/{JOB}"), key=lambda path: -path.stat().st_mtime):
-        known = json.loads(description.read_text())
+    found: dict[float, float] = {}
+    for key, known in store.descriptions().items():
+        log = store.entry(key) / SCALARS
+        if not log.exists():  # of an entry that only the bucket has
+            continue
         if any(known[part] != wanted[part] for part in ("kind", "resources")) or any(
             known["recipe"][part] != wanted["recipe"][part] for part in ("scales", "test_scale")
         ):
             continue
         if known["recipe"]["schedule"]["batch"] != job.recipe.schedule.batch:
             continue
-        lines = (description.parent / SCALARS).read_text().splitlines()
-        times = [row["time"] for row in map(json.loads, lines) if "time" in row]
+        times = [r["time"] for r in map(json.loads, log.read_text().splitlines()) if "time" in r]
         if times:
             share = _bank_cost(len(job.variants)) / _bank_cost(len(known["variants"]))
-            return float(np.median(times)) * share * job.iterations
-    return None
+            found[log.stat().st_mtime] = float(np.median(times)) * share * job.iterations
+    return found[max(found)] if found else None
 
 
 def _bank_cost(variants: int) -> float:

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from bacl.errors import RunError
 from bacl_platform.plan import Job, digest_of
 from bacl_platform.progress import TrialProgress
-from bacl_platform.run import Jobs, ray_for
+from bacl_platform.run import Jobs, beside_driver, ray_for
 from bacl_platform.space import Space
-from bacl_platform.store import Store, write_text
+from bacl_platform.store import Store
 from bacl_platform.sweep import (
     Asha,
     Cell,
@@ -115,9 +115,10 @@ class Board:
         return self._ends.get(job, self._over)
 
     async def stop(self, cell: str) -> None:
-        """A cell need not go on."""
+        """A cell need not go on; once jobs are abandoned, none is stopped for that."""
         async with self._news:
-            self._stopped.add(cell)
+            if self._over is None:
+                self._stopped.add(cell)
             self._news.notify_all()
 
     async def stopped(self) -> list[str]:
@@ -133,7 +134,9 @@ class Board:
 
         def judged() -> bool:
             asked = [self._asked.get(cell) for cell in cells if cell not in self._stopped]
-            return all(count is None or count > evaluations for count in asked)
+            return self._over is not None or all(
+                count is None or count > evaluations for count in asked
+            )
 
         async with self._news:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -244,7 +247,7 @@ def run_sweeps(
         trackings = [ending.enter_context(tracking_of(plan, store)) for plan in plans]
         for plan, tracking in zip(plans, trackings, strict=True):
             for job in plan.jobs:
-                if store.complete(job.key) and not tracking.finished(job):
+                if store.complete(job.key):
                     tracking.finish(job, cached=True)
         if retry_failed:
             for plan in plans:
@@ -266,7 +269,7 @@ def run_sweeps(
         running, own_trackings = zip(*todo.values(), strict=True)
         first = _before_proposals(running, prepare, store)
         asked = [job for plan in [*running, *first] for job in plan.jobs]
-        ending.enter_context(ray_for(asked, address))
+        ending.enter_context(ray_for(asked, address, console))
         progress = ending.enter_context(TrialProgress(console))
         parents = [
             j for plan in first for j in plan.missing(store) if j.key == plan.cells[0].job.parent
@@ -301,7 +304,7 @@ def _tune(
     before = {key for plan in plans for key in stopped_before(plan, store)}
     stopping = [plan for plan in plans if plan.file.sweep.stops]
     judged = [cell.key for plan in stopping for cell in plan.cells]
-    board = ray.remote(num_cpus=0)(Board).remote(sorted(before), judged)
+    board = ray.remote(Board).options(**beside_driver()).remote(sorted(before), judged)
     feed = Feed(board, progress)
     jobs = Jobs(store, [*trackings, feed], progress, board if stopping else None)
     limits = [plan.file.sweep.max_concurrent for plan in plans]
@@ -503,8 +506,14 @@ class Follower:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._over.set()
         if kind is not None:
+            self.board.abandon.remote("the driver was stopped")
             self._abandoned.set()
-        self._thread.join()
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:  # once more: without the checkpoints, then
+            self.jobs.stop_waiting()
+            self._thread.join()
+            raise
         if kind is None and self._error is not None:
             raise self._error
 
@@ -543,13 +552,22 @@ class Follower:
             if ended:
                 ends = {job.key: self.jobs.failures.get(job.key) for job in ended}
                 ray.get(self.board.end.remote(ends))
+        self.jobs.stop()
+
+    def _has_room(self, job: Job) -> bool:
+        if self.room is None:
+            return self.jobs.fits(job)
+        return (
+            len(self.jobs.running) < self.room
+        )  # a cluster that grows may have more than it shows
 
     def _start(self) -> None:
-        while self.room is None or len(self.jobs.running) < self.room:
+        while True:
             with self._lock:
-                if not self._waiting:
+                job = next(iter(self._waiting.values()), None)
+                if job is None or not self._has_room(job):
                     return
-                job = self._waiting.pop(next(iter(self._waiting)))
+                del self._waiting[job.key]
             self.jobs.submit(job)
 
 
@@ -568,17 +586,17 @@ class Notes:
 
     def __init__(self, plan: SweepPlan, store: Store, what: str) -> None:
         self.own = {cell.key for cell in plan.cells}
-        self.path = store.root / ".sweeps" / f"{plan.file.sweep.name}.{what}.json"
+        self.store, self.name = store, f".sweeps/{plan.file.sweep.name}.{what}.json"
 
     def read(self) -> dict[str, str]:
         """Those of the sweep's present cells."""
-        known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        known = json.loads(self.store.note(self.name) or "{}")
         return {key: why for key, why in known.items() if key in self.own}
 
     def write(self, notes: dict[str, str]) -> None:
         """Replace them."""
-        self.path.parent.mkdir(exist_ok=True)
-        write_text(self.path, json.dumps({k: w for k, w in notes.items() if k in self.own}))
+        own = {key: why for key, why in notes.items() if key in self.own}
+        self.store.write_note(self.name, json.dumps(own))
 
 
 def stopped_before(plan: SweepPlan, store: Store) -> dict[str, str]:

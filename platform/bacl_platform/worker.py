@@ -36,22 +36,30 @@ from bacl.datasets.annotations import Prepared
 from bacl.errors import BaclError, RunError
 from bacl.export import export_variants
 from bacl.warmstart import load_trunk, read_checkpoint
+from bacl_platform import datasets, works
 from bacl_platform.plan import Job, owner
 from bacl_platform.population import Move, evolve
+from bacl_platform.retention import Retention
 from bacl_platform.store import (
     CHECKPOINT,
+    CHECKPOINTS,
     JOB,
+    LOG,
     MOVES,
     SCALARS,
+    STOPPED,
     Store,
     disk_errors,
     latest_checkpoint,
     write_checkpoint,
     write_text,
 )
+from bacl_platform.system import System
 
 LOG_EVERY = 10
 """Steps between logged scalars."""
+LOOK_EVERY = 2.0
+"""Seconds, about, between looks whether the driver asks to stop."""
 
 
 class Agreed(RunError):
@@ -61,10 +69,20 @@ class Agreed(RunError):
 Tell = Callable[[str, str, Any], None]
 Report = Callable[[dict[str, Any]], None]
 Stopped = Callable[[int], Collection[str]]
+Asked = Callable[[], bool]
+
+
+class Interrupted(Agreed):
+    """Training ended at a checkpoint because the driver asked for it."""
 
 
 def train(
-    job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped | None = None
+    job: Job,
+    store: Store,
+    tell: Tell,
+    report: Report,
+    stopped: Stopped | None = None,
+    asked_to_stop: Asked | None = None,
 ) -> str | None:
     """Train, evaluate and publish a job, from its newest checkpoint if it has one.
 
@@ -72,8 +90,9 @@ def train(
     with rows, `failed` with a sentence for each variant whose loss diverged. report:
     `ray.train.report`, called by all ranks together. stopped: asked now and then, with the number
     of evaluations so far, for the names of variants that need not go on; they leave the bank, and a
-    job without any left ends without an entry in the store. Returns the sentence to tell when the
-    job cannot succeed however often it is retried, else None. Anything else that goes wrong is
+    job without any left ends without an entry in the store. asked_to_stop: asked every few seconds
+    whether to write a checkpoint and end. Returns the sentence to tell when the job was stopped so,
+    or cannot succeed however often it is retried, else None. Anything else that goes wrong is
     raised, and Ray Train starts the ranks again.
     """
     torch.set_num_threads(job.resources.cpus)
@@ -81,7 +100,7 @@ def train(
         with contextlib.ExitStack() as held, disk_errors(store.root):
             together(lambda: held.enter_context(store.lock(job.key)))
             if not together(lambda: store.complete(job.key)):
-                _train(job, store, tell, report, stopped)
+                _train(job, store, tell, report, stopped, asked_to_stop)
     except BaclError as error:
         if isinstance(error, Agreed) or get_world_size() == 1:
             return str(error)
@@ -103,38 +122,69 @@ def together(function: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def _train(job: Job, store: Store, tell: Tell, report: Report, stopped: Stopped | None) -> None:
+def _train(
+    job: Job,
+    store: Store,
+    tell: Tell,
+    report: Report,
+    stopped: Stopped | None,
+    asked_to_stop: Asked | None,
+) -> None:
     work = store.work(job.key)
     results = work / "entry"
+    together(lambda: _bring(job, store))
     together(lambda: results.mkdir(parents=True, exist_ok=True))
     together(lambda: write_text(work / JOB, _described(job)))
     scalars = Scalars(job, work / SCALARS, tell, report)
     runner = JobRunner.from_cfg(_runner_config(job, work, results))
     logging.getLogger("bacl_platform").handlers = runner.logger.handlers
-    stops = Stops(job, work / "stopped.json", tell, stopped)
+    stops = Stops(job, work / STOPPED, tell, stopped)
     moves = Moves(job, work / MOVES) if job.population else None
+    uploads = works.Uploads(store, job.key)
+    retention = Retention(job, work)
     try:
         runner.begin = lambda: _begin(runner, job, store, scalars, stops)
-        checkpoints = work / "checkpoints"
+        checkpoints = work / CHECKPOINTS
         runner.register_hook(FiniteLoss(job, checkpoints, stops), priority="VERY_HIGH")
         if moves is not None:  # before what is logged, which tells with which values it was found
             runner.register_hook(moves, priority="NORMAL")
         runner.register_hook(scalars, priority="BELOW_NORMAL")
+        runner.register_hook(System(tell, job.key, LOG_EVERY, job.iterations), priority="LOW")
         runner.register_hook(stops, priority="LOW")
-        runner.register_hook(Checkpoints(job, checkpoints, report), priority="VERY_LOW")
-        began = time.perf_counter()
-        runner.train()
-        if scalars.evaluated_at != job.iterations:
-            runner.val()
-        loop_seconds = time.perf_counter() - began
+        saving = Checkpoints(job, checkpoints, report, retention, uploads, asked_to_stop)
+        runner.register_hook(saving, priority="VERY_LOW")
+        together(uploads.request)
+        with uploads:
+            began = time.perf_counter()
+            runner.train()
+            if scalars.evaluated_at != job.iterations:
+                runner.val()
+            loop_seconds = time.perf_counter() - began
     except NoneLeft:
-        together(lambda: shutil.rmtree(work, ignore_errors=True))
+        together(lambda: store.drop_work(job.key))
         return
+    except Interrupted as stop:
+        runner.logger.info("%s", stop)
+        raise
     except Exception:
         runner.logger.exception("job %s stopped", job.key)
         raise
     model = _bare(runner.model)
+    together(lambda: retention.save_lasting(results / CHECKPOINTS))
     together(lambda: _publish(stops.remaining, store, results, model, loop_seconds))
+
+
+def _bring(job: Job, store: Store) -> None:
+    """Have here what a job needs of a bucket: its dataset, its parent, what it has done before."""
+    if store.bucket is None:
+        return
+    datasets.pull(store, job.dataset_digest)
+    if job.parent is not None and not store.complete(job.parent):
+        raise RunError(
+            f"job {job.name} ({job.key}): expected its parent {job.parent} in {store.url}, found "
+            "none that is whole: run the same command again, which makes it anew"
+        )
+    works.pull(store, job.key)
 
 
 def _runner_config(job: Job, work: Path, results: Path) -> Config:
@@ -165,7 +215,7 @@ class JobRunner(Runner):
     _started = False
 
     def build_logger(self, log_level: int | str = "INFO", **kwargs: Any) -> MMLogger:
-        log_file = Path(self.work_dir).parent / "train.log"
+        log_file = Path(self.work_dir).parent / LOG
         return super().build_logger(log_level, str(log_file), **kwargs)
 
     def load_or_resume(self) -> None:
@@ -177,7 +227,7 @@ class JobRunner(Runner):
 def _begin(runner: JobRunner, job: Job, store: Store, scalars: "Scalars", stops: "Stops") -> None:
     """Go on from the newest checkpoint, or start from the parent's weights, or from nothing."""
     stops.restore(runner)
-    found = together(lambda: latest_checkpoint(store.work(job.key) / "checkpoints"))
+    found = together(lambda: latest_checkpoint(store.work(job.key) / CHECKPOINTS))
     step = 0
     if found is not None:
         step, path = found
@@ -450,14 +500,33 @@ class Checkpoints(Hook):
     newest whose digests hold is what every start looks for itself.
     """
 
-    def __init__(self, job: Job, folder: Path, report: Report) -> None:
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        report: Report,
+        retention: Retention,
+        uploads: works.Uploads,
+        asked_to_stop: Asked | None = None,
+    ) -> None:
         self.job, self.folder, self.report = job, folder, report
+        self.retention, self.uploads = retention, uploads
+        self.asked_to_stop = asked_to_stop
+        self._looked = (0, 0.0)
+        """Step and time of the last look whether the driver asks to stop."""
+        self._next_look = 0
+
+    def before_train(self, runner: Runner) -> None:
+        self._looked, self._next_look = (runner.iter, time.monotonic()), runner.iter + 1
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         step = runner.iter + 1
-        if step % self.job.recipe.checkpoint_every and step != self.job.iterations:
+        # what is due after this step would be left out: a resumed job starts behind it
+        evaluates = step % runner.train_loop.val_interval == 0 or step == self.job.iterations
+        asked = not evaluates and self._asked(step)
+        if step % self.job.recipe.checkpoint_every and step != self.job.iterations and not asked:
             return
 
         def save(path: Path) -> None:
@@ -469,8 +538,26 @@ class Checkpoints(Hook):
             }
             _save(content, path)
 
-        together(lambda: write_checkpoint(self.folder, step, save))
+        together(lambda: write_checkpoint(self.folder, step, save, self.retention.kept))
+        together(self.uploads.request)
         self.report({"step": step})
+        if asked:
+            raise Interrupted(f"job {self.job.name} ({self.job.key}) was stopped at step {step}")
+
+    def _asked(self, step: int) -> bool:
+        """Whether the driver asks to stop; looks now and then, all ranks at the same step."""
+        if self.asked_to_stop is None or step < self._next_look:
+            return False
+        asked_to_stop = self.asked_to_stop
+
+        def look() -> tuple[bool, int]:
+            (before, then), now = self._looked, time.monotonic()
+            pace = max(now - then, 1e-3) / (step - before)
+            return asked_to_stop(), step + max(1, round(LOOK_EVERY / pace))
+
+        asked, self._next_look = together(look)
+        self._looked = (step, time.monotonic())
+        return asked
 
 
 def _described(job: Job, **facts: float) -> str:
@@ -492,7 +579,7 @@ def _publish(job: Job, store: Store, results: Path, model: nn.Module, loop_secon
         prepared = Prepared.load(Path(job.config["val_evaluator"]["dataset_info"]))
         classes = [category.name for category in prepared.categories]
         export_variants(job.config, state, classes, results / "variants")
-        for name in (SCALARS, "train.log", *([MOVES] if job.population else [])):
+        for name in (SCALARS, LOG, *([MOVES] if job.population else [])):
             shutil.copyfile(store.work(job.key) / name, results / name)
     store.publish(job.key, results)
 

@@ -1,19 +1,32 @@
 """`bacl bench` at sizes that take no time: rows, their form, and that peers do the same work."""
 
+import contextlib
 import json
 import math
 import random
+import time
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from bacl.errors import RunError
 from bacl.evaluation import Detections
 from bacl.hallucination import FeatureStatistics, moments
 from bacl.settings import Detector
-from bacl_platform import bench, cli
-from bacl_platform.bench import classifier, data, detector, evaluate, measure, postprocess, sweep
+from bacl_platform import bench, cli, worker
+from bacl_platform.bench import (
+    checkpoint,
+    classifier,
+    data,
+    detector,
+    evaluate,
+    measure,
+    postprocess,
+    sweep,
+    tracking,
+)
 from bacl_platform.bench.drawn import Size, write_annotations
 from bacl_platform.bench.memory import peak_memory
 
@@ -215,3 +228,37 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     whole, overhead = sweep.sweep(SETTING)
     assert whole.ours > 0 and whole.theirs > 0 and whole.limit == 1 / 8
     assert overhead.theirs == whole.ours and 0 < overhead.ratio < 1 and overhead.limit == 0.15
+
+
+def test_checkpoint_is_timed_from_the_losses_of_its_step_to_its_report(planned, store, monkeypatch):
+    write = worker.write_checkpoint
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        return write(*arguments)
+
+    monkeypatch.setattr(worker, "write_checkpoint", slow)
+    watch = checkpoint.Watch()
+    recipe = "stages.features.recipe"
+    job = planned(f"{recipe}.checkpoint_every=10", f"{recipe}.schedule={{iterations: 10}}").jobs[0]
+    assert worker.train(job, store, watch.tell, watch.report) is None
+    (seconds,) = watch.seconds
+    assert 0.5 < seconds < 1.5
+
+
+def test_tracking_bench_counts_what_the_server_has_of_what_was_logged(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(tracking, "SECONDS", 0.7)
+    monkeypatch.setattr(tracking, "_server", lambda folder: contextlib.nullcontext())  # SQLite
+    check = tracking._check
+
+    def checked(plan, store, rows):
+        check(plan, store, rows)
+        with pytest.raises(RunError, match=r"expected steps 0 to 2 of loss_0 .* has 2"):
+            check(plan, store, rows + 1)  # as if one had been lost
+
+    monkeypatch.setattr(tracking, "_check", checked)
+    (row,) = tracking.tracking(SETTING)
+    assert row.name == "tracking" and row.limit == 1.02
+    assert row.what == "1 rounds, 64 metrics of 8 jobs"
+    assert row.ours > 300 and row.theirs > 300

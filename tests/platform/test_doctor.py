@@ -96,6 +96,13 @@ def test_full_disk_is_a_failure(without_processes, monkeypatch, tmp_path):
     assert check.state == "failed" and "GiB free, needed" in check.detail
 
 
+def test_store_in_a_bucket_is_tried(without_processes, url):
+    check = found(doctor.check(url), "store")
+    assert check.state == "ok" and check.detail.startswith(f"{url}: writable, cache in ")
+    check = found(doctor.check("s3://no-such-bucket/x"), "store")
+    assert check.state == "failed" and "NoSuchBucket" in check.detail
+
+
 def test_evaluation_of_the_example_is_right():
     assert "right" in doctor._evaluation()
 

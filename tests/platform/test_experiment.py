@@ -96,6 +96,16 @@ def test_override_replaces_nested_values_and_list_entries(tiny):
             "stages.heads.recipe.schedule.batch: expected a multiple of 4 "
             "(whole image pairs on each of 2 workers), got 2",
         ),
+        (
+            "stages.heads.resources.backend=nccl",
+            "stages.heads.resources.backend: expected auto or gloo without GPUs "
+            "(resources.gpus is 0), got 'nccl'",
+        ),
+        (
+            "stages.heads.resources.accelerator=H100",
+            "stages.heads.resources.accelerator: expected nothing without GPUs "
+            "(resources.gpus is 0), got 'H100'",
+        ),
         ("seeds=[]", "seeds: expected a list with at least one entry, got []"),
         ("seeds=[1, 1]", "seeds: expected each seed once, got [1, 1]"),
         ("baseline=bagl", "baseline: expected one of features, bacl, softmax, got 'bagl'"),

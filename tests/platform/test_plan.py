@@ -8,7 +8,7 @@ from rich.console import Console
 
 import bacl
 from bacl_platform import plan as planning
-from bacl_platform.plan import make_plan, print_plan, sharing
+from bacl_platform.plan import make_plan, owner, print_plan, sharing
 from bacl_platform.store import write_checkpoint
 
 
@@ -146,3 +146,13 @@ def test_shown_plan_tells_states_and_the_scaled_learning_rate(planned, store):
     assert "0.0025 = 0.02 x 2/16" in text
     assert "OrderedSampler" in text
     assert "1 of 2 jobs are in the store, 1 to run" in text
+
+
+def test_scalars_have_owners_and_the_machines_are_the_jobs(planned):
+    job = planned().jobs[1]
+    job = job.model_copy(update={"variants": {**job.variants, "system": job.variants["bacl"]}})
+    assert owner("bacl/AP", job) == ("bacl", "AP")
+    assert owner("s0.bacl.loss_cls", job) == ("bacl", "s0.loss_cls")
+    assert owner("system/AP", job) == ("system", "AP")
+    name = "system/rank0/step_seconds"
+    assert owner(name, job) == (None, name)

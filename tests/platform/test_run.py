@@ -124,12 +124,14 @@ def test_killed_driver_leaves_what_the_same_command_goes_on_from(tiny, job, stor
     assert_as_undisturbed(job, store, tmp_path)
 
 
-def test_ctrl_c_says_how_to_go_on(tiny, job, store):
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tiny, job, store):
     with bacl_run(tiny, store, *LONG) as process:
         wait_for_checkpoint(job, store, 10, process)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
+    step = int(re.search(rf"job features \({job.key}\) was stopped at step (\d+)", output)[1])
+    assert newest_step(store.work(job.key) / "checkpoints") == step
     assert "the same command goes on from the last checkpoints" in output
     assert "Traceback" not in output
 
@@ -141,5 +143,6 @@ def test_failed_job_stops_its_dependants_and_is_told_in_a_sentence(tiny, planned
     assert process.returncode == 1, output
     assert f"error: job features ({job.key}): " in output
     assert "is not finite at step 2" in output
+    assert f"its last log lines: bacl logs {job.key} --store {store.root}" in output
     assert "error: job heads was not run: it starts from job features" in output
     assert "Traceback" not in output

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -56,13 +55,22 @@ def note(store, pid, host):
 
 
 def test_stop_ends_a_driver_and_says_which(store, capsys):
-    code = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass"
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        note(store, process.pid, socket.gethostname())
-        time.sleep(0.5)
+    code = (
+        "import signal, sys, time\n"
+        "from bacl_platform.status import driving\n"
+        "from bacl_platform.store import Store\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script\n"
+        "try:\n"
+        "    with driving(Store(sys.argv[1])): time.sleep(60)\n"
+        "except KeyboardInterrupt: pass\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(store.root)]) as process:
+        deadline = time.monotonic() + 30
+        while not status.drivers(store) and time.monotonic() < deadline:
+            time.sleep(0.05)
         threading.Thread(target=process.wait, daemon=True).start()  # or it stays, as a zombie
         status.stop(store, None, 30, Console(width=160))
-    assert f"stopped {process.pid}: bacl run x.yaml" in capsys.readouterr().out
+    assert f"stopped {process.pid}: bacl" in capsys.readouterr().out
     assert status.drivers(store) == []
 
 

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bacl.errors import RunError
+from bacl_platform.bucket import Bucket
 from bacl_platform.store import Store, latest_checkpoint, write_checkpoint
 
 
@@ -145,3 +148,76 @@ def test_lock_ends_with_its_process(tmp_path, holder):
     holder.kill()
     with Store(tmp_path).lock("k1", patience=10):
         pass
+
+
+def test_entry_in_a_bucket_is_complete_wherever_it_is_asked_for(url):
+    store = Store(url)
+    publish(store)
+    shutil.rmtree(store.root)
+    other = pickle.loads(pickle.dumps(store))
+    assert other.complete("k1")
+    assert (other.entry("k1") / "variants" / "metrics.json").read_text() == "{}"
+    other.bucket.remove(["k1/manifest.json"])  # as another machine removes it
+    assert not Store(url).complete("k1")
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "checkpoint.pth"])
+def test_entry_that_is_damaged_in_the_bucket_is_not_complete(url, lost):
+    store = Store(url)
+    publish(store)
+    store.bucket.remove([f"k1/{lost}"])
+    shutil.rmtree(store.root)
+    assert not Store(url).complete("k1")
+
+
+def test_interrupted_upload_leaves_the_work_and_no_entry(url, monkeypatch):
+    store = Store(url)
+    upload = Bucket.upload
+
+    def fail(self, path, name):
+        if name.endswith("metrics.json"):
+            raise RunError("away")
+        upload(self, path, name)
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="away"):
+        patch.setattr(Bucket, "upload", fail)
+        publish(store)
+    assert not store.complete("k1") and not store.entry("k1").exists()
+    store.publish("k1", store.work("k1") / "entry")
+    shutil.rmtree(store.root)
+    assert store.complete("k1")
+
+
+def test_lock_in_a_bucket_is_held_against_other_machines(url, tmp_path, monkeypatch):
+    here = Store(url)
+    monkeypatch.setenv("BACL_CACHE", str(tmp_path / "another machine"))
+    there = Store(url)
+    with here.lock("k1"):
+        assert there.held("k1")
+        with (
+            pytest.raises(RunError, match=f"k1 is being built by process {os.getpid()} on "),
+            there.lock("k1", patience=0.2),
+        ):
+            pass
+    with there.lock("k1", patience=0.2):
+        assert here.held("k1")
+
+
+def test_publishing_without_the_lock_any_more_is_refused(url):
+    store = Store(url)
+    with store.lock("k1"):
+        store._leases["k1"].lost = True
+        with pytest.raises(RunError, match="another process builds job k1 by now"):
+            publish(store)
+    assert not store.complete("k1")
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_notes_are_written_listed_and_dropped(request, tmp_path, place):
+    store = Store(request.getfixturevalue("url") if place == "bucket" else tmp_path / "store")
+    assert store.note(".sweeps/a.json") is None and store.notes(".sweeps") == []
+    store.write_note(".sweeps/a.json", "[]")
+    store.write_note(".sweeps/a.json", "[1]")
+    assert store.note(".sweeps/a.json") == "[1]" and store.notes(".sweeps") == [".sweeps/a.json"]
+    store.drop_note(".sweeps/a.json")
+    assert store.notes(".sweeps") == []

@@ -279,6 +279,9 @@ def test_every_sweep_of_the_project_makes_trials_and_finds_its_rows_in_the_paper
 ):
     monkeypatch.setenv("BACL_DATA", "/data")
     file = SweepFile(path)
+    if file.sweep.search == "tpe":  # there are none until they are proposed
+        assert file.trials(store) == [] and file.example().stage == "classifier"
+        return
     trials = file.trials(store)
     assert len(trials) > 1
     if file.sweep.paper is not None:

@@ -1,5 +1,6 @@
 """Sweeps on a local Ray: fused, proposed, stopped early, killed and run again."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from mlflow import MlflowClient
 from bacl_platform import sweep_report
 from bacl_platform.store import newest_step
 from bacl_platform.sweep import Preparation, SweepFile, plan_sweeps
+from bacl_platform.tuning import Board
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -150,3 +152,14 @@ def test_asha_stops_trials_of_a_running_bank_and_a_failure_is_remembered(tiny, s
     code, output = output_of(store, diverging, options=["--retry-failed"])
     assert code == 1 and "is not finite" in output
     assert json.loads((store.root / ".sweeps" / "diverging.failed.json").read_text())
+
+
+def test_abandoned_board_stops_no_variant_and_keeps_no_bank_waiting():
+    async def story():
+        board = Board([], ["cell"])
+        await board.abandon("the driver was stopped")
+        await board.stop("cell")
+        found = await asyncio.wait_for(board.verdict(["cell"], 1), 5)
+        return found, await board.stopped()
+
+    assert asyncio.run(story()) == ([], [])

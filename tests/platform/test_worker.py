@@ -69,6 +69,13 @@ def test_job_publishes_what_its_entry_should_hold(planned, store):
     assert failure is None
     assert told[0] == ("started", 0)
     assert [report["step"] for report in reported] == [5, 10, 12, 12]
+    machine = [row for kind, rows in told if kind == "system" for row in rows]
+    assert [row["step"] for row in machine] == [10, 12]
+    for row in machine:
+        assert row["system/rank0/step_seconds"] > row["system/rank0/data_wait_seconds"] >= 0
+        assert 0 < row["system/rank0/process_memory_megabytes"] < 1e6
+        assert 0 < row["system/rank0/system_memory_usage_percentage"] <= 100
+        assert row["system/rank0/cpu_utilization_percentage"] >= 0
     assert {"bacl/AP", "softmax/AP_r"} <= set(reported[-1])
     entry = store.entry(heads.key)
     assert store.complete(heads.key)
@@ -216,25 +223,63 @@ def test_job_whose_variants_are_all_stopped_ends_without_an_entry(planned, store
     assert not store.complete(heads.key) and not store.work(heads.key).exists()
 
 
+def test_job_asked_to_stop_writes_a_checkpoint_and_goes_on_from_it(
+    planned, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(worker, "LOOK_EVERY", 0)  # at every step
+    job = planned().jobs[0]
+    undisturbed = Store(tmp_path / "undisturbed")
+    assert train(job, undisturbed)[0] is None
+    begun = []
+
+    def tell(kind, key, content):
+        if kind == "started":
+            begun.append(content)
+
+    looks = iter([False, False, True])
+    said = worker.train(job, store, tell, lambda _: None, asked_to_stop=lambda: next(looks))
+    assert said == f"job features ({job.key}) was stopped at step 3"
+    assert latest_checkpoint(store.work(job.key) / "checkpoints")[0] == 3
+    assert not store.complete(job.key)
+    assert worker.train(job, store, tell, lambda _: None) is None
+    assert begun == [0, 3]
+    assert_same(weights(undisturbed.entry(job.key)), weights(store.entry(job.key)))
+
+
+def test_evaluation_that_is_due_comes_before_a_stop(planned, store, monkeypatch):
+    monkeypatch.setattr(worker, "LOOK_EVERY", 0)
+    job = planned("stages.features.recipe.evaluate_every=3").jobs[0]
+    reported, looks = [], iter([False, False, True])
+    said = worker.train(
+        job, store, lambda *_: None, reported.append, asked_to_stop=lambda: next(looks)
+    )
+    assert said.endswith("was stopped at step 4")
+    assert [report["step"] for report in reported] == [3, 4]
+    assert "features/AP" in reported[0]
+
+
 _RANK = """
 import pickle, sys
 from pathlib import Path
 import torch
 from bacl.variants import Softmax
 from bacl_platform import worker
-job, store, stopped = pickle.loads(Path(sys.argv[1]).read_bytes())
+job, store, stopped, asked = pickle.loads(Path(sys.argv[1]).read_bytes())
 torch.distributed.init_process_group("gloo")
-print("RESULT", worker.train(job, store, lambda *_: None, lambda _: None, lambda _: stopped))
+quiet = lambda *_: None
+print("RESULT", worker.train(job, store, quiet, quiet, lambda _: stopped, lambda: asked))
 """
 
 
-def run_on_two_ranks(job: Job, store: Store, stopped: tuple[str, ...] = ()) -> list[str]:
+def run_on_two_ranks(
+    job: Job, store: Store, stopped: tuple[str, ...] = (), asked_to_stop: bool = False
+) -> list[str]:
     """The result of each rank, in processes of their own; `stopped` variants leave at step 10."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     task = store.root / "task.pickle"
-    task.write_bytes(pickle.dumps((job, store, stopped)))
+    task.write_bytes(pickle.dumps((job, store, stopped, asked_to_stop)))
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", _RANK, str(task)],
@@ -264,7 +309,9 @@ def test_two_ranks_end_with_the_weights_of_one(planned, store, tmp_path):
     assert one.key == two.key
     alone = Store(tmp_path / "alone")
     assert train(one, alone)[0] is None
-    assert run_on_two_ranks(two, store) == ["None", "None"]
+    said = f"job features ({two.key}) was stopped at step 1"
+    assert run_on_two_ranks(two, store, asked_to_stop=True) == [said, said]
+    assert run_on_two_ranks(two, store) == ["None", "None"]  # from there on
     alone_weights, shared_weights = weights(alone.entry(one.key)), weights(store.entry(two.key))
     for name, value in alone_weights.items():
         torch.testing.assert_close(shared_weights[name], value, rtol=1e-3, atol=1e-4, msg=name)

@@ -22,6 +22,8 @@ BENCHES = (
     "index",
     "loader",
     "sweep",
+    "checkpoint",
+    "tracking",
 )
 
 
@@ -49,7 +51,16 @@ def run(what: str, setting: Setting) -> list[Row]:
     with quiet():
         import torch
 
-        from bacl_platform.bench import classifier, data, detector, evaluate, postprocess, sweep
+        from bacl_platform.bench import (
+            checkpoint,
+            classifier,
+            data,
+            detector,
+            evaluate,
+            postprocess,
+            sweep,
+            tracking,
+        )
 
         torch.set_num_threads(setting.threads)
         benches: dict[str, Callable[[Setting], list[Row]]] = {
@@ -62,6 +73,8 @@ def run(what: str, setting: Setting) -> list[Row]:
             "index": data.index,
             "loader": data.loader,
             "sweep": sweep.sweep,
+            "checkpoint": checkpoint.checkpoint,
+            "tracking": tracking.tracking,
         }
         return benches[what](setting)
 

@@ -1,0 +1,61 @@
+"""Where to look when a job went wrong: how it failed, and the last lines of its log."""
+
+import shlex
+from typing import TYPE_CHECKING
+
+from bacl.errors import UsageError
+from bacl_platform import works
+from bacl_platform.redaction import redacted
+from bacl_platform.status import Unfinished, unfinished
+from bacl_platform.store import JOB, LOG, Store, failure_note
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def logs_command(store: Store, key: str) -> str:
+    """What shows the last log lines of a job."""
+    return shlex.join(["bacl", "logs", key, "--store", str(store.root)])
+
+
+def note_failure(store: Store, key: str, sentence: str) -> None:
+    """Remember how a job that began failed, until it is started again."""
+    if works.read(store, key, JOB) is not None:
+        store.write_note(failure_note(key), redacted(sentence))
+
+
+def clear_failure(store: Store, key: str) -> None:
+    """A job is started again."""
+    store.drop_note(failure_note(key))
+
+
+def print_logs(store: Store, which: str | None, lines: int, console: "Console") -> None:
+    """Show the last lines of a job's log, and how it failed if it did.
+
+    which: key or name of a running, interrupted or failed job, of those with a name the newest;
+    without one, of those that failed the one that logged last. Raises UsageError where there is no
+    such job or log.
+    """
+    job = _chosen(store, which)
+    place = f"{store.url}/.work/{job.key}/{LOG}"
+    log = works.read(store, job.key, LOG)
+    if log is None:
+        raise UsageError(f"job {job.name} ({job.key}): expected a log at {place}, found none yet")
+    for line in [f"job {job.name} ({job.key}), {place}:", *log.splitlines()[-lines:]]:
+        console.print(redacted(line), highlight=False, markup=False, soft_wrap=True)
+    if job.failure is not None:
+        console.print(f"failed: {job.failure}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _chosen(store: Store, which: str | None) -> Unfinished:
+    known = sorted(unfinished(store), key=lambda job: job.quiet)
+    if which is None:
+        found = [job for job in known if job.failure is not None and not job.running]
+        expected = "a job that failed"
+    else:
+        found = [job for job in known if which in (job.key, job.name)]
+        expected = f"an unfinished job with key or name {which!r}"
+    if not found:
+        names = ", ".join(f"{job.name} ({job.key})" for job in known) or "none"
+        raise UsageError(f"{store.root}: expected {expected}; its unfinished jobs: {names}")
+    return found[0]

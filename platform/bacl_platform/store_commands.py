@@ -1,0 +1,182 @@
+"""`bacl store ls|verify|tag|untag|gc`: what a store holds, whether it holds, what can go.
+
+Commands import what they need when they run.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(help="Look after a store: list, verify, tag, tidy up.", no_args_is_help=True)
+
+Place = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="FOLDER|s3://BUCKET/PREFIX",
+        envvar="BACL_STORE",
+        help="Where finished jobs and datasets are.",
+    ),
+]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Of an entry, as `bacl store ls` shows.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The tag.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
+
+DEFAULT_STORE = "bacl_store"
+
+
+@app.command()
+def ls(store: Place = DEFAULT_STORE, debug: Debug = False) -> None:
+    """List entries, with sizes, tags and whether they are whole by size; and unfinished jobs."""
+    from bacl_platform.cli import told
+
+    with told(debug):
+        from rich.console import Console
+        from rich.filesize import decimal
+        from rich.table import Table
+
+        from bacl_platform.holdings import holdings
+        from bacl_platform.status import unfinished
+        from bacl_platform.store import Store
+
+        console, where = Console(), Store(store)
+        table = Table("key", "stage", "seed", "variants", "size", "created", "tags", "state")
+        entries = list(holdings(where))
+        for entry in entries:
+            table.add_row(
+                entry.key,
+                str(entry.job.get("stage", "?")),
+                str(entry.job.get("seed", "?")),
+                ", ".join(entry.job.get("variants", {})),
+                decimal(entry.bytes),
+                entry.created,
+                ", ".join(entry.tags),
+                "whole" if entry.problem is None else f"broken: {entry.problem}",
+            )
+        if entries:
+            console.print(table)
+        total = decimal(sum(entry.bytes for entry in entries))
+        _say(console, f"{len(entries)} entries, {total} in {where.url}")
+        for job in unfinished(where):
+            step = "no checkpoint yet" if job.checkpoint is None else f"step {job.checkpoint}"
+            state = "running" if job.running else "interrupted"
+            _say(console, f"unfinished: {job.name} {job.key}, {state}, {step} of {job.steps}")
+
+
+@app.command()
+def verify(
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY...]", help="Entries; without any, all.")
+    ] = None,
+    store: Place = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Read entries through and compare their digests; exit code 1 if one is not whole."""
+    from bacl_platform.cli import told
+
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform.holdings import verify as verified
+        from bacl_platform.store import Store
+
+        console, where = Console(), Store(store)
+        count = bad = 0
+        for key, problem in verified(where, keys or ()):
+            count, bad = count + 1, bad + (problem is not None)
+            _say(console, f"{key}: {problem or 'whole'}")
+        _say(console, f"{count - bad} of {count} entries in {where.url} are whole")
+        if bad:
+            raise typer.Exit(1)
+
+
+@app.command()
+def tag(key: Key, name: Name, store: Place = DEFAULT_STORE, debug: Debug = False) -> None:
+    """Tag an entry: neither it nor what it was trained from is ever removed by `gc`."""
+    from bacl_platform.cli import told
+
+    with told(debug):
+        from bacl_platform import holdings
+        from bacl_platform.store import Store
+
+        holdings.tag(Store(store), key, name)
+
+
+@app.command()
+def untag(key: Key, name: Name, store: Place = DEFAULT_STORE, debug: Debug = False) -> None:
+    """Take a tag away from an entry."""
+    from bacl_platform.cli import told
+
+    with told(debug):
+        from bacl_platform import holdings
+        from bacl_platform.store import Store
+
+        holdings.untag(Store(store), key, name)
+
+
+@app.command()
+def gc(
+    keep: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--keep",
+            metavar="FILE",
+            help="Experiment or sweep, repeatable: remove also entries that none of them needs.",
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove; without it, only show what would be.")
+    ] = False,
+    store: Place = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Show, or with --yes remove, leftovers, broken entries and with --keep what is not needed.
+
+    Tagged entries, what they were trained from, and what unfinished jobs need stay in any case.
+    """
+    from bacl_platform.cli import told
+
+    with told(debug):
+        from rich.console import Console
+        from rich.filesize import decimal
+        from rich.table import Table
+
+        from bacl_platform import garbage
+        from bacl_platform.store import Store
+
+        console, where = Console(), Store(store)
+        pieces = garbage.find(where, _needed(keep, store) if keep else None)
+        if not pieces:
+            _say(console, f"nothing to remove in {where.url}")
+            return
+        table = Table("what", "name", "size", "why")
+        for piece in pieces:
+            table.add_row(piece.kind, piece.name, decimal(piece.bytes), piece.why)
+        console.print(table)
+        total = decimal(sum(piece.bytes for piece in pieces))
+        if yes:
+            garbage.remove(where, pieces)
+            _say(console, f"removed {total} from {where.url}")
+        else:
+            _say(console, f"would remove {total} from {where.url}: give --yes to do so")
+
+
+def _needed(files: list[Path], store: str) -> set[str]:
+    """The keys of all jobs of experiments and sweeps."""
+    from bacl_platform.cli import planned, swept
+    from bacl_platform.sweep import is_sweep
+
+    sweeps = [file for file in files if is_sweep(file)]
+    jobs = [job for f in files if f not in sweeps for job in planned(f, store, None, None)[0].jobs]
+    for file in sweeps:
+        (plan,), _, _ = swept([file], store, None, None)
+        jobs += plan.jobs
+    return {key for job in jobs for key in (job.key, job.parent) if key is not None}
+
+
+def _say(console: "Console", line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
