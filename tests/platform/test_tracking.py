@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from bacl.errors import RunError, UsageError
 from bacl_platform import tracking as tracking_module
 from bacl_platform.mlflow_runs import flatten
-from bacl_platform.store import sha256
+from bacl_platform.store import Store, sha256
 from bacl_platform.tracking import Tracking, serve
 
 ROWS = [
@@ -463,3 +463,37 @@ def test_password_of_the_server_is_nowhere(server, planned, store, monkeypatch, 
     told = [str(refused.value), *capsys.readouterr(), *values]
     assert "***@127.0.0.1" in told[0]
     assert [text for text in told if "sesame" in text] == []
+
+
+def test_two_drivers_of_a_plan_share_its_runs_and_log_each_step_once(planned, store, client):
+    plan = planned()
+    job = plan.jobs[0]
+    with Tracking.of_plan(plan, store) as first, Tracking.of_plan(plan, store) as second:
+        for rows in (ROWS[:1], ROWS):
+            for driver in (first, second):  # both may have asked for the runs before they are there
+                driver.start(job)
+                driver.log(job, rows)
+    found = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert sorted(run.info.run_name for run in found) == ["features seed 0", "job features", "tiny"]
+    assert history(client, runs(client)["job features"], "loss") == [(10, 3.0), (12, 2.0)]
+
+
+def _open_database(root, plan, barrier) -> None:
+    barrier.wait()
+    with Tracking.of_plan(plan, Store(root)):
+        pass
+
+
+def test_two_drivers_make_a_new_database_together(planned, store, client):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    drivers = [
+        context.Process(target=_open_database, args=(store.root, planned(), barrier))
+        for _ in range(2)
+    ]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(100)
+    assert [driver.exitcode for driver in drivers] == [0, 0]
+    assert set(runs(client)) == {"tiny"}
