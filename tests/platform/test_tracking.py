@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from bacl.errors import RunError, UsageError
 from bacl_platform import tracking as tracking_module
 from bacl_platform.mlflow_runs import flatten
-from bacl_platform.store import Store, sha256
+from bacl_platform.store import sha256
 from bacl_platform.tracking import Tracking, serve
 
 ROWS = [
@@ -476,24 +476,3 @@ def test_two_drivers_of_a_plan_share_its_runs_and_log_each_step_once(planned, st
     found = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
     assert sorted(run.info.run_name for run in found) == ["features seed 0", "job features", "tiny"]
     assert history(client, runs(client)["job features"], "loss") == [(10, 3.0), (12, 2.0)]
-
-
-def _open_database(root, plan, barrier) -> None:
-    barrier.wait()
-    with Tracking.of_plan(plan, Store(root)):
-        pass
-
-
-def test_two_drivers_make_a_new_database_together(planned, store, client):
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(2)
-    drivers = [
-        context.Process(target=_open_database, args=(store.root, planned(), barrier))
-        for _ in range(2)
-    ]
-    for driver in drivers:
-        driver.start()
-    for driver in drivers:
-        driver.join(100)
-    assert [driver.exitcode for driver in drivers] == [0, 0]
-    assert set(runs(client)) == {"tiny"}
