@@ -5,14 +5,18 @@ each variant, so that variants compare side by side. A metric's step is logged o
 a job is resumed, a plan is run again or a call is repeated: what the server knows is asked first.
 """
 
+import contextlib
 import csv
 import functools
 import json
 import os
 import subprocess
-from collections.abc import Collection, Sequence
+import uuid
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 import bacl
 from bacl_platform import works
@@ -58,6 +62,7 @@ class Runs:
         self.client: Any = None
         self._open: set[str] = set()
         """Runs that this driver began and has not ended."""
+        self._token = uuid.uuid4().hex
         self.forget()
 
     def forget(self) -> None:
@@ -72,6 +77,23 @@ class Runs:
         """Runs that may lack parameters."""
         self._finished: set[str] = set()
         """Runs that had said all when they were found."""
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """The right to call: drivers of a store have it one after the other, on one file system.
+
+        MLflow makes a new database's tables without regard to others, and who creates a run or logs
+        a step has to know whether another driver of the plan did: if one had its turn since, the
+        server is asked again.
+        """
+        folder = self.store.root / ".tracking"
+        folder.mkdir(parents=True, exist_ok=True)
+        latest = folder / f"{self.digest}.latest"
+        with FileLock(folder / "turn.lock"):
+            if not latest.exists() or latest.read_text() != self._token:
+                self.forget()
+                latest.write_text(self._token)
+            yield
 
     def connect(self) -> None:
         """Find or make the experiment, the parent run and, by their tags, the others."""

@@ -392,6 +392,7 @@ def _build(job: Job, store: Store, wire: Any, board: Any, parent_failure: str | 
     # a name of its own for every attempt: Ray Train would restore an earlier run of the same name,
     # and where training goes on is for the store's checkpoints to say
     name, storage = f"{job.key}-{uuid.uuid4().hex[:8]}", store.root / ".work" / ".ray"
+    earlier = list(storage.glob(f"{job.key}-*"))
     trainer = TorchTrainer(
         _train,
         train_loop_config={"job": job, "store": store, "wire": wire, "board": board},
@@ -415,7 +416,11 @@ def _build(job: Job, store: Store, wire: Any, board: Any, parent_failure: str | 
         ),
     )
     try:
-        return trainer.fit().return_value
+        failure = trainer.fit().return_value
+        if failure is None:  # nobody goes on from what the attempts of killed drivers left
+            for left in earlier:
+                shutil.rmtree(left, ignore_errors=True)
+        return failure
     except TrainingFailedError as error:
         return _sentence(job, error)
     finally:

@@ -156,10 +156,11 @@ class Tracking:
         while True:
             connected = False
             try:
-                self.runs.connect()
-                connected = True
-                if events[0].kind != "open":
-                    self.runs.tell(events)
+                with self.runs.turn():
+                    self.runs.connect()
+                    connected = True
+                    if events[0].kind != "open":
+                        self.runs.tell(events)
             except Exception as error:  # of MLflow, its HTTP client or a client of its artifacts
                 self.runs.forget()
                 failures += connected

@@ -463,3 +463,16 @@ def test_password_of_the_server_is_nowhere(server, planned, store, monkeypatch, 
     told = [str(refused.value), *capsys.readouterr(), *values]
     assert "***@127.0.0.1" in told[0]
     assert [text for text in told if "sesame" in text] == []
+
+
+def test_two_drivers_of_a_plan_share_its_runs_and_log_each_step_once(planned, store, client):
+    plan = planned()
+    job = plan.jobs[0]
+    with Tracking.of_plan(plan, store) as first, Tracking.of_plan(plan, store) as second:
+        for rows in (ROWS[:1], ROWS):
+            for driver in (first, second):  # both may have asked for the runs before they are there
+                driver.start(job)
+                driver.log(job, rows)
+    found = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert sorted(run.info.run_name for run in found) == ["features seed 0", "job features", "tiny"]
+    assert history(client, runs(client)["job features"], "loss") == [(10, 3.0), (12, 2.0)]

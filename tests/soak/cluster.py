@@ -1,6 +1,6 @@
 """What a run leans on outside itself: a Ray cluster and servers, as processes of this machine.
 
-All listen on free ports of the loopback only, and all can be killed, paused and started again.
+All have free ports, the servers on the loopback only, and all can be killed and started again.
 """
 
 import contextlib
@@ -55,14 +55,13 @@ class Cluster:
     @property
     def address(self) -> str:
         """What `--address` takes."""
-        return f"{LOOPBACK}:{self.port}"
+        return self._ray.address
 
     def start(self) -> None:
         """Start head and nodes; the head has the same address every time."""
         self._ray = RayCluster(
             initialize_head=True,
             head_node_args={
-                "node_ip_address": LOOPBACK,
                 "gcs_server_port": self.port,
                 "num_cpus": 0,
                 "include_dashboard": True,
@@ -76,7 +75,7 @@ class Cluster:
 
     def add_node(self) -> None:
         """One node more."""
-        self._ray.add_node(node_ip_address=LOOPBACK, num_cpus=1, object_store_memory=_OBJECT_STORE)
+        self._ray.add_node(num_cpus=1, object_store_memory=_OBJECT_STORE)
 
     def processes(self) -> list[int]:
         """All of the cluster's."""
