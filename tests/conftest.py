@@ -1,4 +1,4 @@
-"""How the suite runs on two cores: everything that starts Ray one after the other, beside the rest."""
+"""How the suite runs on two cores: what starts Ray one after the other, beside the rest."""
 
 import os
 
