@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from bacl_platform import worker
 from bacl_platform.store import Store
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(480)]
 
 TWO_RANKS = [
     "stages.features.recipe.schedule.iterations=100",

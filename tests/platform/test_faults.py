@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from mlflow import MlflowClient
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 
 @contextmanager

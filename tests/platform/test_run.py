@@ -17,7 +17,7 @@ from bacl_platform import worker
 from bacl_platform.plan import Job
 from bacl_platform.store import Store, newest_step
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 LONG = [
     "stages.features.recipe.schedule.iterations=150",

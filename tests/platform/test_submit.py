@@ -184,7 +184,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_exit_code_and_error_of_a_failed_job_come_back(head, tiny, store, prepared):
     resources = "stages.features.resources={custom: {nvme: 1}}"
     process = head.submit(tiny, "--store", str(store.root), "--set", resources)
@@ -209,7 +209,7 @@ def test_token_that_a_cluster_refuses_is_told(head, tiny):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_stopped_job_leaves_a_checkpoint_that_the_same_command_goes_on_from(
     head, tiny, planned, store, tmp_path
 ):

@@ -17,7 +17,7 @@ from bacl_platform.store import newest_step
 from bacl_platform.sweep import Preparation, SweepFile, plan_sweeps
 from bacl_platform.tuning import Board
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 HEAD = """
 name: {name}
