@@ -14,9 +14,10 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bacl.errors import RunError
@@ -309,7 +310,7 @@ def _tune(
     jobs = Jobs(store, [*trackings, feed], progress, board if stopping else None)
     limits = [plan.file.sweep.max_concurrent for plan in plans]
     room = min(filter(None, limits), default=None)
-    follower = Follower(jobs, board, plans, trackings, progress, room)
+    follower = Follower(jobs, feed, plans, trackings, room)
     follower.submit(parents)
     for plan in plans:
         _show(plan, store, progress)
@@ -320,6 +321,8 @@ def _tune(
             if plan in stopping:  # now that there are trials to judge its evaluations
                 follower.submit(_left(plan, store))
             left_out = before | failed_before(plan, store).keys()
+            if not plan.file.sweep.stops and _left(plan, store):
+                feed.begun.wait()  # trials that only wait shall not start beside the job itself
             _fit(Work(number, plan, store, board, prepare), left_out)
     stopped = dict.fromkeys(ray.get(board.stopped.remote()), "stopped by the scheduler")
     for plan in plans:
@@ -362,27 +365,40 @@ def _fit(work: Work, left_out: set[str]) -> None:
     folder = work.store.root / ".work" / ".tune" / uuid.uuid4().hex[:8]
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # jobs' failures are told by them
     try:
-        results = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trainable(), work=work), RESOURCES),
-            param_space=None if proposes else {"cell": tune.grid_search(keys)},
-            tune_config=tune.TuneConfig(
-                metric=sweep.metric,
-                mode=sweep.mode,
-                search_alg=_searcher(sweep) if proposes else None,
-                num_samples=sweep.samples if proposes else 1,
-                scheduler=_scheduler(sweep),
-                max_concurrent_trials=(sweep.max_concurrent or 1) if proposes else side_by_side,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=sweep.name, storage_path=str(folder), verbose=0, callbacks=[]
-            ),
-        ).fit()
+        with _in(work.store.root):
+            results = tune.Tuner(
+                tune.with_resources(tune.with_parameters(_trainable(), work=work), RESOURCES),
+                param_space=None if proposes else {"cell": tune.grid_search(keys)},
+                tune_config=tune.TuneConfig(
+                    metric=sweep.metric,
+                    mode=sweep.mode,
+                    search_alg=_searcher(sweep) if proposes else None,
+                    num_samples=sweep.samples if proposes else 1,
+                    scheduler=_scheduler(sweep),
+                    max_concurrent_trials=(sweep.max_concurrent or 1) if proposes else side_by_side,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name=sweep.name, storage_path=str(folder), verbose=0, callbacks=[]
+                ),
+            ).fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     own = [error for error in results.errors if RunError.__name__ not in str(error)]
     if own:
         raise RunError(f"{work.plan.file.path}: a trial failed by itself: {own[0]}")
+
+
+@contextlib.contextmanager
+def _in(folder: Path) -> Iterator[None]:
+    """Work in a folder that stays: Tune asks where it is, and a submitted job's own may be gone."""
+    before = os.open(".", os.O_RDONLY)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 @dataclass(frozen=True)
@@ -448,9 +464,12 @@ class Feed:
 
     def __init__(self, board: Any, progress: TrialProgress) -> None:
         self.board, self.progress = board, progress
+        self.begun = threading.Event()
+        """That a job trains, or that none will."""
 
     def start(self, job: Job) -> None:
         """A job begins to train."""
+        self.begun.set()
 
     def log(self, job: Job, rows: list[dict[str, Any]]) -> None:
         """Evaluations among the rows of a job."""
@@ -467,9 +486,11 @@ class Feed:
 
     def finish(self, job: Job, cached: bool) -> None:
         """A job has a result."""
+        self.begun.set()
 
     def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None:
         """A job, or a variant of it, has none."""
+        self.begun.set()
         self.progress.left([job.variant_keys[name] for name in variants or ()], "failed")
 
 
@@ -479,14 +500,13 @@ class Follower:
     def __init__(
         self,
         jobs: Jobs,
-        board: Any,
+        feed: Feed,
         plans: Sequence[SweepPlan],
         trackings: Sequence[Tracking],
-        progress: TrialProgress,
         room: int | None,
     ) -> None:
-        self.jobs, self.board, self.plans, self.trackings = jobs, board, plans, trackings
-        self.progress, self.room = progress, room
+        self.jobs, self.feed, self.plans, self.trackings = jobs, feed, plans, trackings
+        self.board, self.progress, self.room = feed.board, feed.progress, room
         self._waiting: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -522,6 +542,7 @@ class Follower:
             self._follow()
         except BaseException as error:
             self._error = error
+            self.feed.begun.set()
             self.board.abandon.remote(f"the driver stopped: {error}")
 
     def _known(self) -> list[str]:
