@@ -96,11 +96,11 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
     cpus = [job.resources.workers * job.resources.cpus for job in jobs]
     folder = tempfile.mkdtemp(prefix="bacl-ray-")
     ending.callback(shutil.rmtree, folder, ignore_errors=True)
-    # a dashboard, because without one Ray gives back the resources of a stopped run late
+    # without a dashboard Ray gives back the resources of a stopped run late, which only others want
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, *cpus),
-        include_dashboard=True,
+        include_dashboard=len(jobs) > 1,
         object_store_memory=_OBJECT_STORE,
         _temp_dir=folder,
         **quiet,

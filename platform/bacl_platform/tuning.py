@@ -269,7 +269,8 @@ def run_sweeps(
             return
         running, own_trackings = zip(*todo.values(), strict=True)
         first = _before_proposals(running, prepare, store)
-        asked = [job for plan in [*running, *first] for job in plan.jobs]
+        asked = [job for plan in running for job in plan.missing(store)]
+        asked += [job for plan in first for job in plan.jobs]
         ending.enter_context(ray_for(asked, address, console))
         progress = ending.enter_context(TrialProgress(console))
         parents = [

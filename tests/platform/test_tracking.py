@@ -378,7 +378,7 @@ def test_run_that_ends_while_the_server_is_away_fails_not_and_sends_later(
     client, found = tracked_runs(server, request)
     assert history(client, found["job features"], "loss") == [(10, 3.0), (12, 2.0)]
     assert {run.info.status for run in found.values()} == {"FINISHED"}
-    assert list((store.root / ".tracking").iterdir()) == []
+    assert list((store.root / ".tracking").glob("*.jsonl")) == []
 
 
 def forked(function, *arguments):
