@@ -12,6 +12,8 @@ from bacl_platform.plan import Job
 from bacl_platform.store import CHECKPOINT, SCALARS, broken
 
 _TIMES = {"time", "data_time"}
+_SYSTEM = "system/"
+"""What metrics of the machine begin with: steps count, values are a matter of the moment."""
 
 
 @dataclass
@@ -88,6 +90,7 @@ def _tracked(uri: str) -> tuple[Counter, Counter]:
         states[name, run.info.status] += 1
         for metric in run.data.metrics:
             for one in client.get_metric_history(run.info.run_id, metric):
-                value = None if metric in _TIMES else repr(one.value)
+                momentary = metric in _TIMES or metric.startswith(_SYSTEM)
+                value = None if momentary else repr(one.value)
                 tracked[name, metric, one.step, value] += 1
     return tracked, states
