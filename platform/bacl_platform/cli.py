@@ -599,9 +599,18 @@ def told(debug: bool) -> Iterator[None]:
     except (BaclError, OSError) as error:
         if debug:
             raise
-        for line in str(error).splitlines():
+        for line in (_of_disk(error) or str(error)).splitlines():
             print(f"error: {redacted(line)}", file=sys.stderr)
         raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
+def _of_disk(error: Exception) -> str | None:
+    """What to tell of an error that is about the disk, wherever it was met."""
+    from bacl_platform.store import disk_sentence
+
+    if not isinstance(error, OSError):
+        return None
+    return disk_sentence(error, Path(error.filename or "the store"))
 
 
 def main() -> None:

@@ -164,7 +164,10 @@ class Tracking:
             except Exception as error:  # of MLflow, its HTTP client or a client of its artifacts
                 self.runs.forget()
                 failures += connected
-                sentence = redacted(" ".join(str(error).split()))[:500]
+                reason = str(error).split("[SQL:")[
+                    0
+                ]  # what follows holds all that was to be written
+                sentence = redacted(" ".join(reason.split()))[:500]
                 if not passes(error) or failures >= ATTEMPTS:
                     if not self._answered.is_set():
                         self._refusals.append(

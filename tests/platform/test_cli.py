@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from bacl.errors import RunError
@@ -71,3 +72,12 @@ def test_failure_is_told_and_sets_the_exit_code(monkeypatch, store, error, code,
     result = bacl("ui", store=store)
     assert result.exit_code == code
     assert result.stderr == line
+
+
+@pytest.mark.parametrize("place", [None, "/full/file"])
+def test_full_disk_is_told_wherever_it_is_met(capsys, place):
+    with pytest.raises(typer.Exit) as ended, cli.told(debug=False):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place)
+    assert ended.value.exit_code == 1
+    told = capsys.readouterr().err
+    assert f"error: no space left for {place or 'the store'}: free some" in told
