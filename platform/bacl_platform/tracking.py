@@ -164,9 +164,7 @@ class Tracking:
             except Exception as error:  # of MLflow, its HTTP client or a client of its artifacts
                 self.runs.forget()
                 failures += connected
-                reason = str(error).split("[SQL:")[
-                    0
-                ]  # what follows holds all that was to be written
+                reason = str(error).split("[SQL:")[0]  # what comes after holds all rows
                 sentence = redacted(" ".join(reason.split()))[:500]
                 if not passes(error) or failures >= ATTEMPTS:
                     if not self._answered.is_set():

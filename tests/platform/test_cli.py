@@ -53,9 +53,9 @@ def test_debug_lets_the_traceback_through(tiny, store):
     [
         (RunError("a\nb"), 1, "error: a\nerror: b\n"),
         (
-            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            OSError(errno.EIO, os.strerror(errno.EIO)),
             1,
-            "error: [Errno 28] No space left on device\n",
+            "error: [Errno 5] Input/output error\n",
         ),
         (
             KeyboardInterrupt(),
