@@ -100,7 +100,7 @@ class Place:
     @property
     def jobs(self) -> list[Job]:
         """The jobs of stage 1 and stage 2."""
-        return planned(self.file, Path(self.store), self.overrides, None)[0].jobs
+        return planned(self.file, self.store, self.overrides, None)[0].jobs
 
     def drive(self) -> "Driver":
         """Give the command, for the first time or again."""

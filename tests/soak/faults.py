@@ -205,8 +205,9 @@ def fill_disk(run: Run) -> Driver:
 
 
 @contextlib.contextmanager
-def tracked_by_server(place: Place, _: Path) -> Iterator[Server]:
+def tracked_by_server(place: Place, entry: Path) -> Iterator[Server]:
     """An MLflow server that the run is tracked by."""
+    shutil.copytree(entry, Path(place.store) / entry.name)
     server = mlflow_server(place.folder)
     place.environment["MLFLOW_TRACKING_URI"] = server.url
     place.tracking = f"sqlite:///{place.folder}/server.db"

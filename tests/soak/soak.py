@@ -117,7 +117,7 @@ class Soak:
         outcome.recovery = max(0.0, min(moves) - run.over)
         found = read(run.place.entry(run.job.key), run.job, run.place.tracking)
         trouble = differences(expected, found)
-        trouble += [f"left behind: {path}" for path in leftovers(Path(run.place.store) / ".work")]
+        trouble += [f"left behind: {path}" for path in leftovers(run.store.root / ".work")]
         if outcome.repeated > fault.checkpoints * CHECKPOINT_EVERY:
             trouble.append("more steps repeated than there are between checkpoints")
         if outcome.recovery > RECOVERY:
