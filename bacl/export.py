@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from torch import Tensor
 
-from bacl.config import bank_heads, stock_config
+from bacl.config import bank_heads, config_text, stock_config
 from bacl.variants import METHODS
 
 
@@ -31,11 +30,12 @@ def export_variants(
     config: what `bacl.config.stage_config` made; state: the bank's weights; classes: category
     names in the order of labels. `mmdet.apis.init_detector(config, checkpoint)` reads the two.
     """
+
     for name, settings in bank_heads(config)[0]["variants"].items():
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         stock = stock_config(config, METHODS.get(settings["method"]).stock_loss)
-        Config(stock).dump(target / "config.py")
+        (target / "config.py").write_text(config_text(stock), encoding="utf-8")
         torch.save(
             {
                 "state_dict": variant_state(state, name),

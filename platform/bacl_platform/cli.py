@@ -12,6 +12,7 @@ import typer
 
 from bacl.errors import BaclError, UsageError
 from bacl_platform import data, store_commands
+from bacl_platform.options import DEFAULT_STORE, Debug, StoreOption
 from bacl_platform.redaction import redacted
 
 if TYPE_CHECKING:
@@ -29,15 +30,6 @@ app.add_typer(data.app, name="data")
 app.add_typer(store_commands.app, name="store")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
-StoreOption = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        metavar="FOLDER|s3://BUCKET/PREFIX",
-        envvar="BACL_STORE",
-        help="Where finished jobs and datasets are.",
-    ),
-]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -47,9 +39,6 @@ Set = Annotated[
 Seeds = Annotated[
     str | None, typer.Option(metavar="0,1,...", help="Seeds instead of the experiment's.")
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
-
-DEFAULT_STORE = "bacl_store"
 
 
 @app.command()

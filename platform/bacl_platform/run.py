@@ -4,11 +4,14 @@ Ray's scheduler runs the DAG. Each task drives a Ray Train run; the driver only 
 what workers tell of their progress, shows it, and writes it to MLflow.
 """
 
+import gc
+import importlib
 import math
 import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -89,10 +92,12 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RunError(f"expected a Ray cluster at {address}: {error}") from error
-        ending.callback(ray.shutdown)
+        ending.callback(_end_ray)
         check_room(jobs, ray.nodes(), console)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # one machine's own Ray is not drained before it is reclaimed
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     cpus = [job.resources.workers * job.resources.cpus for job in jobs]
     folder = tempfile.mkdtemp(prefix="bacl-ray-")
     ending.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -105,9 +110,22 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
         _temp_dir=folder,
         **quiet,
     )
-    ending.callback(ray.shutdown)
+    ending.callback(_end_ray)
     if lacks := lacking(jobs, ray.nodes(), "this machine"):
         raise RunError("\n".join(lacks))
+
+
+def _end_ray() -> None:
+    """End Ray. It ends this process where another thread's garbage collection, the MLflow sender's
+    say, drops a handle of Ray's just then, so that none is left to collect."""
+    import ray
+
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def check_room(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], console: "Console") -> None:
@@ -206,13 +224,14 @@ class Jobs:
         store: Store,
         listeners: Sequence[Listener],
         progress: Progress,
+        wire: Any = None,
         board: Any = None,
     ) -> None:
         import ray
 
         self.store, self.listeners, self.progress = store, listeners, progress
+        self.wire = wire or ray.remote(Wire).options(**beside_driver()).remote()
         self.board = board
-        self.wire = ray.remote(Wire).options(**beside_driver()).remote()
         self.running: dict[str, ObjectRef] = {}
         self.failures: dict[str, str] = {}
         """Sentences of the jobs that ended without a result."""
@@ -386,9 +405,12 @@ def _build(job: Job, store: Store, wire: Any, board: Any, parent_failure: str | 
             wire.tell.remote("trouble", job.key, f"worker {ranks} stopped: {reason}")
 
     asked, gpus = job.resources, job.resources.gpus
-    environment = {"OMP_NUM_THREADS": str(asked.cpus)}
+    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": str(asked.cpus)}}
     if not gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment["env_vars"]["CUDA_VISIBLE_DEVICES"] = ""
+        # importing looks for a GPU, which must not be before Ray has said which ones are the rank's
+        if "worker_process_setup_hook" not in ray.get_runtime_context().runtime_env:
+            environment["worker_process_setup_hook"] = "bacl_platform.run.import_worker"
     # a name of its own for every attempt: Ray Train would restore an earlier run of the same name,
     # and where training goes on is for the store's checkpoints to say
     name, storage = f"{job.key}-{uuid.uuid4().hex[:8]}", store.root / ".work" / ".ray"
@@ -412,7 +434,7 @@ def _build(job: Job, store: Store, wire: Any, board: Any, parent_failure: str | 
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=asked.retries),
             callbacks=[Watcher()],
-            worker_runtime_env={"env_vars": environment},
+            worker_runtime_env=environment,
         ),
     )
     try:
@@ -425,6 +447,12 @@ def _build(job: Job, store: Store, wire: Any, board: Any, parent_failure: str | 
         return _sentence(job, error)
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
+
+
+def import_worker() -> None:
+    """Begin to import what a Train worker needs, while Ray Train still gathers the workers."""
+    name = "bacl_platform.worker"
+    threading.Thread(target=importlib.import_module, args=[name], daemon=True).start()
 
 
 def _train(config: dict[str, Any]) -> str | None:

@@ -8,29 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bacl_platform.options import DEFAULT_STORE, Debug, StoreOption
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(help="Look after a store: list, verify, tag, tidy up.", no_args_is_help=True)
 
-Place = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        metavar="FOLDER|s3://BUCKET/PREFIX",
-        envvar="BACL_STORE",
-        help="Where finished jobs and datasets are.",
-    ),
-]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Of an entry, as `bacl store ls` shows.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The tag.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
-
-DEFAULT_STORE = "bacl_store"
 
 
 @app.command()
-def ls(store: Place = DEFAULT_STORE, debug: Debug = False) -> None:
+def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     """List entries, with sizes, tags and whether they are whole by size; and unfinished jobs."""
     from bacl_platform.cli import told
 
@@ -72,7 +62,7 @@ def verify(
     keys: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY...]", help="Entries; without any, all.")
     ] = None,
-    store: Place = DEFAULT_STORE,
+    store: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
     """Read entries through and compare their digests; exit code 1 if one is not whole."""
@@ -95,7 +85,7 @@ def verify(
 
 
 @app.command()
-def tag(key: Key, name: Name, store: Place = DEFAULT_STORE, debug: Debug = False) -> None:
+def tag(key: Key, name: Name, store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     """Tag an entry: neither it nor what it was trained from is ever removed by `gc`."""
     from bacl_platform.cli import told
 
@@ -107,7 +97,7 @@ def tag(key: Key, name: Name, store: Place = DEFAULT_STORE, debug: Debug = False
 
 
 @app.command()
-def untag(key: Key, name: Name, store: Place = DEFAULT_STORE, debug: Debug = False) -> None:
+def untag(key: Key, name: Name, store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     """Take a tag away from an entry."""
     from bacl_platform.cli import told
 
@@ -131,7 +121,7 @@ def gc(
     yes: Annotated[
         bool, typer.Option("--yes", help="Remove; without it, only show what would be.")
     ] = False,
-    store: Place = DEFAULT_STORE,
+    store: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
     """Show, or with --yes remove, leftovers, broken entries and with --keep what is not needed.

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import threading
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from bacl.errors import RunError
 from bacl_platform.plan import Job, digest_of
 from bacl_platform.progress import TrialProgress
-from bacl_platform.run import Jobs, beside_driver, ray_for
+from bacl_platform.run import Jobs, Wire, beside_driver, ray_for
 from bacl_platform.space import Space
 from bacl_platform.store import Store
 from bacl_platform.sweep import (
@@ -48,17 +49,24 @@ ACTORS = 4
 """Trials that wait side by side where nothing but their end is waited for: each is a process."""
 
 
+Result = dict[str, float] | str
+"""Metrics of a cell, or the sentence that tells why it has none."""
 Wanted = tuple[int, dict[str, Any], list[Cell]]
 """Which sweep, the values that its search proposes, and the cells of that trial."""
 
 
-class Board:
-    """What trials want, what jobs say of cells, which cells were stopped. A Ray actor."""
+class Board(Wire):
+    """What trials want, what jobs say of cells, which cells were stopped. A Ray actor.
+
+    It is the jobs' wire as well, because one process starts sooner than two.
+    """
 
     def __init__(self, stopped: Sequence[str], judged: Sequence[str]) -> None:
+        super().__init__()
         self._wanted: list[Wanted] = []
         self._rows: dict[str, list[dict[str, float]]] = {}
         self._ends: dict[str, str | None] = {}
+        self._results: dict[str, Result] = {}
         self._stopped = set(stopped)
         self._over: str | None = None
         """Why no job is followed any more."""
@@ -75,16 +83,18 @@ class Board:
         wanted, self._wanted = self._wanted, []
         return wanted
 
-    async def tell(self, rows: dict[str, dict[str, float]]) -> None:
+    async def evaluated(self, rows: dict[str, dict[str, float]]) -> None:
         """Evaluations of cells, by their keys."""
         for key, row in rows.items():
             self._rows.setdefault(key, []).append(row)
         async with self._news:
             self._news.notify_all()
 
-    async def end(self, ends: dict[str, str | None]) -> None:
-        """Jobs have ended: by their keys, the sentences of those without a result."""
+    async def end(self, ends: dict[str, str | None], results: dict[str, Result]) -> None:
+        """Jobs have ended: by their keys, the sentences of those without a result; by the keys of
+        cells, what came of those of the others."""
         self._ends |= ends
+        self._results |= results
         async with self._news:
             self._news.notify_all()
 
@@ -97,8 +107,8 @@ class Board:
     def _ended(self, job: str) -> bool:
         return self._over is not None or job in self._ends
 
-    async def row(self, cell: str, job: str, number: int) -> dict[str, float] | str | None:
-        """A cell's evaluation, once there is one of that number; else how its job ended."""
+    async def row(self, cell: str, job: str, number: int) -> Result:
+        """A cell's evaluation, once there is one of that number; else what came of it."""
         async with self._news:
             if cell in self._asked:
                 self._asked[cell] = number + 1
@@ -107,13 +117,16 @@ class Board:
                 lambda: len(self._rows.get(cell, [])) > number or self._ended(job)
             )
         rows = self._rows.get(cell, [])
-        return rows[number] if len(rows) > number else self._ends.get(job, self._over)
+        return rows[number] if len(rows) > number else self._outcome(cell, job)
 
-    async def outcome(self, job: str) -> str | None:
-        """How a job ended, once it has."""
+    async def outcome(self, cell: str, job: str) -> Result:
+        """What came of a cell, once its job has ended."""
         async with self._news:
             await self._news.wait_for(lambda: self._ended(job))
-        return self._ends.get(job, self._over)
+        return self._outcome(cell, job)
+
+    def _outcome(self, cell: str, job: str) -> Result:
+        return self._ends.get(job, self._over) or self._results[cell]
 
     async def stop(self, cell: str) -> None:
         """A cell need not go on; once jobs are abandoned, none is stopped for that."""
@@ -166,11 +179,10 @@ def _trainable() -> type:
         """One cell; or, of a search that proposes trials, one trial with all its seeds."""
 
         work: Work
-        last: dict[str, float]
 
         def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
             self.work = work or self.work
-            self.number, self.last, self.ended = 0, {}, False
+            self.number, self.ended = 0, False
             if "cell" in config:
                 self.cells = [c for c in self.work.plan.cells if c.key == config["cell"]]
             else:
@@ -187,27 +199,19 @@ def _trainable() -> type:
             return True
 
         def step(self) -> dict[str, Any]:
-            sweep, board, store = self.work.plan.file.sweep, self.work.board, self.work.store
-            if sweep.stops and not store.complete(self.cells[0].job.key):
+            sweep, board = self.work.plan.file.sweep, self.work.board
+            if sweep.stops:
                 return self._next_evaluation()
-            for cell in self.cells:
-                if not store.complete(cell.job.key):
-                    failure = ray.get(board.outcome.remote(cell.job.key))
-                    if failure is not None:
-                        raise RunError(failure)
+            found = [_found(board.outcome.remote(c.key, c.job.key)) for c in self.cells]
             self.ended = True
-            found = [result_of(cell, store)[sweep.metric] for cell in self.cells]
-            return {sweep.metric: sum(found) / len(found), "done": True}
+            return {sweep.metric: sum(f[sweep.metric] for f in found) / len(found), "done": True}
 
         def _next_evaluation(self) -> dict[str, Any]:
             (cell,) = self.cells
-            said = ray.get(self.work.board.row.remote(cell.key, cell.job.key, self.number))
-            if isinstance(said, str):
-                raise RunError(said)
+            found = _found(self.work.board.row.remote(cell.key, cell.job.key, self.number))
             self.number += 1
-            self.last = said or self.last
-            self.ended = said is None or said["step"] >= cell.job.iterations
-            return {**self.last, "done": self.ended}
+            self.ended = found.get("step", math.inf) >= cell.job.iterations
+            return {**found, "done": self.ended}
 
         def cleanup(self) -> None:
             if not self.ended and self.work.plan.file.sweep.stops:
@@ -220,6 +224,15 @@ def _trainable() -> type:
             """Nothing, as nothing was saved."""
 
     return CellTrial
+
+
+def _found(said: Any) -> dict[str, float]:
+    import ray
+
+    result: Result = ray.get(said)
+    if isinstance(result, str):
+        raise RunError(result)
+    return result
 
 
 def result_of(cell: Cell, store: Store) -> dict[str, float]:
@@ -308,7 +321,7 @@ def _tune(
     judged = [cell.key for plan in stopping for cell in plan.cells]
     board = ray.remote(Board).options(**beside_driver()).remote(sorted(before), judged)
     feed = Feed(board, progress)
-    jobs = Jobs(store, [*trackings, feed], progress, board if stopping else None)
+    jobs = Jobs(store, [*trackings, feed], progress, board, board if stopping else None)
     limits = [plan.file.sweep.max_concurrent for plan in plans]
     room = min(filter(None, limits), default=None)
     follower = Follower(jobs, feed, plans, trackings, room)
@@ -342,10 +355,14 @@ def _tune(
 def _show(plan: SweepPlan, store: Store, progress: TrialProgress) -> None:
     """Show a sweep's trials, with what is known of them."""
     sweep = plan.file.sweep
-    done = {c.key: result_of(c, store) for c in plan.cells if store.complete(c.job.key)}
     left = dict.fromkeys(stopped_before(plan, store), "stopped")
     left |= dict.fromkeys(failed_before(plan, store), "failed")
-    progress.add(plan.cells, sweep.metric, sweep.mode, done, left)
+    progress.add(plan.cells, sweep.metric, sweep.mode, _done(plan.cells, store), left)
+
+
+def _done(cells: Sequence[Cell], store: Store) -> dict[str, dict[str, float]]:
+    """Final metrics of the cells that the store has, by their keys."""
+    return {cell.key: result_of(cell, store) for cell in cells if store.complete(cell.job.key)}
 
 
 def _fit(work: Work, left_out: set[str]) -> None:
@@ -482,7 +499,7 @@ class Feed:
                     key = job.variant_keys[variant]
                     found.setdefault(key, {"step": row["step"]})[metric] = value
             if found:
-                self.board.tell.remote(found)
+                self.board.evaluated.remote(found)
                 self.progress.evaluated(found)
 
     def finish(self, job: Job, cached: bool) -> None:
@@ -508,6 +525,7 @@ class Follower:
     ) -> None:
         self.jobs, self.feed, self.plans, self.trackings = jobs, feed, plans, trackings
         self.board, self.progress, self.room = feed.board, feed.progress, room
+        self._cells = [cell for plan in plans for cell in plan.cells]
         self._waiting: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -553,17 +571,21 @@ class Follower:
     def _follow(self) -> None:
         import ray
 
+        self._end({c.job.key: None for c in self._cells if self.jobs.store.complete(c.job.key)})
         while not self._abandoned.is_set():
             if self._over.is_set() and not self._known():
                 return
             for number, values, cells in ray.get(self.board.wanted.remote()):
                 self.plans[number].file.note_proposed(values, self.jobs.store)
                 sweep = self.plans[number].file.sweep
-                self.progress.add(cells, sweep.metric, sweep.mode)
+                self._cells += cells
+                done = _done(cells, self.jobs.store)
+                self.progress.add(cells, sweep.metric, sweep.mode, done)
                 self.trackings[number].add_trials({c.key: c.trial.varied for c in cells})
                 for job in {cell.job.key: cell.job for cell in cells}.values():
                     if self.jobs.store.complete(job.key):
                         self.trackings[number].finish(job, cached=True)
+                        self._end({job.key: None})
                     else:
                         self.submit([job])
             self._start()
@@ -572,9 +594,21 @@ class Follower:
             if not self.jobs.running:
                 time.sleep(0.2)
             if ended:
-                ends = {job.key: self.jobs.failures.get(job.key) for job in ended}
-                ray.get(self.board.end.remote(ends))
+                self._end({job.key: self.jobs.failures.get(job.key) for job in ended})
         self.jobs.stop()
+
+    def _end(self, ends: dict[str, str | None]) -> None:
+        """Tell the board of jobs that ended, and what came of their cells."""
+        import ray
+
+        results: dict[str, Result] = {}
+        for cell in self._cells:
+            if cell.job.key in ends and ends[cell.job.key] is None:
+                try:
+                    results[cell.key] = result_of(cell, self.jobs.store)
+                except RunError as error:
+                    results[cell.key] = str(error)
+        ray.get(self.board.end.remote(ends, results))
 
     def _has_room(self, job: Job) -> bool:
         if self.room is None:

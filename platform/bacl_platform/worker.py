@@ -31,7 +31,7 @@ from mmengine.runner import Runner, weights_to_cpu
 from mmengine.utils import import_modules_from_strings
 from torch import nn
 
-from bacl.config import bank_heads
+from bacl.config import bank_heads, config_text
 from bacl.datasets.annotations import Prepared
 from bacl.errors import BaclError, RunError
 from bacl.export import export_variants
@@ -187,8 +187,16 @@ def _bring(job: Job, store: Store) -> None:
     works.pull(store, job.key)
 
 
+class StageConfig(Config):
+    """A stage's configuration, which is written down quickly."""
+
+    @property
+    def pretty_text(self) -> str:
+        return config_text(self.to_dict())
+
+
 def _runner_config(job: Job, work: Path, results: Path) -> Config:
-    config = Config(copy.deepcopy(job.config))
+    config = StageConfig(copy.deepcopy(job.config))
     import_modules_from_strings(**config.custom_imports)
     config.work_dir = str(work / "mmengine")
     config.experiment_name = job.key
@@ -573,7 +581,7 @@ def _publish(job: Job, store: Store, results: Path, model: nn.Module, loop_secon
     state = weights_to_cpu(model.state_dict())
     with disk_errors(results):
         (results / JOB).write_text(_described(job, loop_seconds=loop_seconds))
-        Config(copy.deepcopy(job.config)).dump(results / "config.py")
+        write_text(results / "config.py", config_text(job.config))
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
         _save({"state_dict": state, "meta": meta}, results / CHECKPOINT)
         prepared = Prepared.load(Path(job.config["val_evaluator"]["dataset_info"]))

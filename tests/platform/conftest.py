@@ -54,12 +54,34 @@ baseline: softmax
 """
 
 
+COMPETING = """
+name: competing
+base: tiny.yaml
+stage: heads
+variant: bacl
+metric: AP_f
+fixed: {stages.heads.recipe.evaluate_every: 5, stages.heads.recipe.schedule.lr: 0.2}
+scheduler: {type: pbt, resample: 0}
+search: random
+samples: 4
+space:
+  variant.alpha: {uniform: [0.1, 1]}
+  variant.hallucination.samples: [2, 3, 4, 6]
+"""
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """An experiment file that trains in seconds: 12 steps, checkpoints at 5, 10 and 12."""
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture
+def competing() -> str:
+    """A sweep file over `tiny` in which four variants of one bank compete."""
+    return COMPETING
 
 
 @pytest.fixture(scope="session")

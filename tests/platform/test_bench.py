@@ -224,10 +224,11 @@ def test_peak_memory_is_of_the_steps_alone():
 def test_sweep_bench_measures_both_sides(monkeypatch):
     monkeypatch.setattr(sweep, "TRIALS", 3)
     monkeypatch.setattr(sweep, "SINGLES", 1)
-    monkeypatch.setattr(sweep, "STEPS", {SETTING.image: (12, "small")})
-    whole, overhead = sweep.sweep(SETTING)
-    assert whole.ours > 0 and whole.theirs > 0 and whole.limit == 1 / 8
-    assert overhead.theirs == whole.ours and 0 < overhead.ratio < 1 and overhead.limit == 0.15
+    monkeypatch.setattr(sweep, "STEPS", {SETTING.image: (10, 12, "small", 4)})
+    fused, whole, bank = sweep.sweep(SETTING)
+    assert fused.ours > 0 and fused.theirs > 0 and fused.limit == 1 / 8
+    assert 0 < whole.ratio < 1 and whole.limit == 0.15
+    assert bank.theirs == fused.ours and 0 < bank.ratio < 1 and bank.limit is None
 
 
 def test_checkpoint_is_timed_from_the_losses_of_its_step_to_its_report(planned, store, monkeypatch):

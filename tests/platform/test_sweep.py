@@ -292,30 +292,14 @@ def test_every_sweep_of_the_project_makes_trials_and_finds_its_rows_in_the_paper
         assert path.stem != "table3" or len(printed) == len(trials) == 8
 
 
-COMPETING = """
-name: competing
-base: tiny.yaml
-stage: heads
-variant: bacl
-metric: AP_f
-fixed: {stages.heads.recipe.evaluate_every: 5, stages.heads.recipe.schedule.lr: 0.2}
-scheduler: {type: pbt, resample: 0}
-search: random
-samples: 4
-space:
-  variant.alpha: {uniform: [0.1, 1]}
-  variant.hallucination.samples: [2, 3, 4, 6]
-"""
-
-
-def test_population_has_keys_of_its_own(sweep, plan):
-    competing = plan(sweep(COMPETING))[0].jobs[-1]
-    plain = COMPETING.replace("scheduler: {type: pbt, resample: 0}\n", "")
-    fewer = COMPETING.replace("samples: 4", "samples: 3")
+def test_population_has_keys_of_its_own(competing, sweep, plan):
+    job = plan(sweep(competing))[0].jobs[-1]
+    plain = competing.replace("scheduler: {type: pbt, resample: 0}\n", "")
+    fewer = competing.replace("samples: 4", "samples: 3")
     others = [plan(sweep(text))[0].jobs[-1] for text in (plain, fewer)]
     for other in others:
-        assert set(other.variants) <= set(competing.variants)
-        assert not set(other.variant_keys.values()) & set(competing.variant_keys.values())
+        assert set(other.variants) <= set(job.variants)
+        assert not set(other.variant_keys.values()) & set(job.variant_keys.values())
 
 
 @pytest.mark.parametrize(
@@ -331,6 +315,6 @@ def test_population_has_keys_of_its_own(sweep, plan):
         (("stages.heads.recipe.evaluate_every: 5, ", ""), "expected evaluations to judge"),
     ],
 )
-def test_population_that_cannot_be_is_refused(sweep, plan, change, told):
+def test_population_that_cannot_be_is_refused(competing, sweep, plan, change, told):
     with pytest.raises(UsageError, match=told):
-        plan(sweep(COMPETING.replace(*change)))
+        plan(sweep(competing.replace(*change)))

@@ -18,21 +18,6 @@ from bacl_platform.plan import Job
 from bacl_platform.store import MOVES, Store, latest_checkpoint
 from bacl_platform.sweep import Preparation, SweepFile, plan_sweeps
 
-COMPETING = """
-name: competing
-base: tiny.yaml
-stage: heads
-variant: bacl
-metric: AP_f
-fixed: {stages.heads.recipe.evaluate_every: 5, stages.heads.recipe.schedule.lr: 0.2}
-scheduler: {type: pbt, resample: 0}
-search: random
-samples: 4
-space:
-  variant.alpha: {uniform: [0.1, 1]}
-  variant.hallucination.samples: [2, 3, 4, 6]
-"""
-
 
 class Killed(Exception):
     """Stands for the death of the process."""
@@ -340,15 +325,15 @@ def test_stopped_variant_leaves_a_bank_on_two_ranks(planned, store, tmp_path):
     entry_without_softmax_equals(undisturbed, store, heads, exact=False)
 
 
-def jobs_of(tiny, store, text=COMPETING):
+def plan_of(text, tiny, store):
     path = tiny.parent / "competing.yaml"
     path.write_text(text)
     file = SweepFile(path)
     return plan_sweeps([file], [file.trials(store)], Preparation(store), store)[0]
 
 
-def test_killed_population_ends_as_an_undisturbed_one(tiny, store, tmp_path):
-    plan = jobs_of(tiny, store)
+def test_killed_population_ends_as_an_undisturbed_one(competing, tiny, store, tmp_path):
+    plan = plan_of(competing, tiny, store)
     features, heads = plan.jobs
     undisturbed = Store(tmp_path / "undisturbed")
     for job in (features, heads):
@@ -377,8 +362,8 @@ def test_killed_population_ends_as_an_undisturbed_one(tiny, store, tmp_path):
     assert told[10][f"{member}/alpha"] == values["alpha"] != told[10][f"{source}/alpha"]
 
 
-def test_members_that_nobody_replaces_train_as_without_a_population(tiny, store):
-    plan = jobs_of(tiny, store)
+def test_members_that_nobody_replaces_train_as_without_a_population(competing, tiny, store):
+    plan = plan_of(competing, tiny, store)
     features, heads = plan.jobs
     alone = heads.model_copy(update={"population": None, "key": "0" * 16})
     for job in (features, heads, alone):
