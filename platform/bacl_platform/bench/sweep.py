@@ -68,7 +68,9 @@ def sweep(setting: Setting) -> list[Row]:
     features, heads, size, drawn = STEPS[setting.image]
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, _own_tracking():
         place = Path(folder)
-        text = EXPERIMENT.format(size=size, features=features, heads=heads, threads=setting.threads)
+        text = EXPERIMENT.format(
+            size=size, features=features, heads=heads, drawn=drawn, threads=setting.threads
+        )
         (place / "experiment.yaml").write_text(text)
         whole, all_loops = _run(place, "whole", TRIALS, alone=False, start=0.0)
         fused, loops = _run(place, "fused", TRIALS, alone=False, start=0.1)
