@@ -8,10 +8,10 @@ averaging over its stages included, stays as it is.
 
 import fnmatch
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
@@ -29,7 +29,7 @@ from bacl.draws import generator
 from bacl.errors import UsageError
 from bacl.hallucination import FeatureStatistics, jitter_boxes, moments
 from bacl.postprocess import detect
-from bacl.variants import Variant, build_variant
+from bacl.variants import Batch, Variant, build_variant
 
 _MASKS_AT_ONCE = 100
 """Detections that pass the mask head together: it makes a map for each category of each."""
@@ -80,7 +80,10 @@ class BankBBoxHead(ConvFCBBoxHead):
         self.statistics = nn.ModuleDict(
             {_key(beta): FeatureStatistics(self.num_classes, width, beta) for beta in sorted(betas)}
         )
-        self._pairs: list[int] = []
+        self._positions: list[int] = []
+        self._ids: list[int] = []
+        self._terms: list[str] = []
+        """Names of the variants' losses of the step."""
         self.tally: dict[str, Tensor] = {}
         """This rank's part of the step in what moves state and scales losses; see `settle`."""
 
@@ -108,23 +111,27 @@ class BankBBoxHead(ConvFCBBoxHead):
         deltas = self.fc_reg(features)
         if self.training:
             return features, deltas
-        logits = [variant.fc_cls(features) for variant in self._bank().values()]
+        logits = [variant.logits(features) for variant in self._bank().values()]
         return torch.cat(logits, dim=1), deltas
 
+    def begin(self, samples: SampleList) -> None:
+        """A step on this rank's images begins."""
+        self._positions = [sample.position for sample in samples]
+        self._ids = [sample.img_id for sample in samples]
+        self.tally = {}
+
     @torch.no_grad()
-    def observe(self, pooled: Tensor, labels: Tensor, positions: list[int]) -> None:
+    def observe(self, pooled: Tensor, labels: Tensor) -> None:
         """Keep the moments of the jittered ground truth of this step's images for `settle`.
 
-        pooled: RoI features of the jittered boxes; labels: their categories; positions: of this
-        rank's images. The rank that holds the first image of a pair draws for the pair.
+        pooled: RoI features of the jittered boxes; labels: their categories.
         """
-        self._pairs = [position // 2 for position in positions if position % 2 == 0]
-        self.tally = {"moments": moments(self.features(pooled).float(), labels, self.num_classes)}
+        self.tally["moments"] = moments(self.features(pooled).float(), labels, self.num_classes)
 
-    def _hallucinate(self, name: str, variant: Variant) -> tuple[Tensor, Tensor] | None:
+    def _hallucinate(self, variant: Variant, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Features (H, D) and labels (H,) for this rank's image pairs, if the variant has any."""
         options = variant.hallucination
-        if options is None or not self._pairs:
+        if options is None or not batch.pairs:
             return None
         statistics: FeatureStatistics = self.statistics[_key(options["beta"])]  # type: ignore[assignment]
         strength = variant.strength()
@@ -133,9 +140,9 @@ class BankBBoxHead(ConvFCBBoxHead):
                 strength,
                 options["categories"],
                 options["samples"],
-                self.draw(strength.device, "hallucination", name, pair),
+                batch.generator("hallucination", pair),
             )
-            for pair in self._pairs
+            for pair in batch.pairs
         ]
         features, labels = zip(*made, strict=True)
         return torch.cat(features), torch.cat(labels)
@@ -151,10 +158,10 @@ class BankBBoxHead(ConvFCBBoxHead):
         bbox_weights: Tensor,
         reduction_override: str | None = None,
     ) -> dict[str, Tensor]:
-        """Box loss of the trunk and `<variant>.loss_cls` of each variant, for `settle` to scale.
+        """Box loss of the trunk, and of each variant `<variant>.loss_<part>` for its loss's parts,
+        mostly one called `cls`, for `settle` to scale.
 
-        `cls_score` holds the features h. A variant's loss is a sum over samples, hallucinated ones
-        included.
+        `cls_score` holds the features h. A part is a sum over samples, made ones included.
         """
         features = cls_score
         losses = super().loss(
@@ -162,33 +169,35 @@ class BankBBoxHead(ConvFCBBoxHead):
         )
         positives = (labels < self.num_classes).sum()
         counts = [positives, labels.new_full((), len(labels))]
+        self._terms = []
         for name, variant in self._bank().items():
-            logits = variant.fc_cls(features)
-            made = self._hallucinate(name, variant)
-            if made is None:
-                of_samples = variant.loss(logits, labels)
-                count, all_labels = counts[1], labels
-            else:
+            draw = partial(self._draw_of, name, features.device)
+            batch = Batch(features, labels, rois[:, 0], self._positions, self._ids, draw)
+            logits = variant.logits(features)
+            made = self._hallucinate(variant, batch)
+            if made is not None:
                 # Categories never seen yield rows labelled as background, which count for nothing.
-                counted = F.pad(made[1] < self.num_classes, (len(labels), 0), value=True)
-                logits = torch.cat([logits, variant.fc_cls(made[0])])
-                all_labels = torch.cat([labels, made[1]])
-                of_samples = variant.loss(logits, all_labels) * counted
-                count = counted.sum()
-            losses[f"{name}.loss_cls"] = of_samples.sum()
-            counts.append(count)
+                batch = batch.with_made(*made, made[1] < self.num_classes)
+                logits = torch.cat([logits, variant.logits(made[0])])
+            for part, (total, count) in variant.terms(logits, batch).items():
+                self._terms.append(f"{name}.loss_{part}")
+                losses[self._terms[-1]] = total
+                counts.append(count)
             if get_world_size() == 1:
-                variant.update(logits, all_labels)
-            elif (increment := variant.increment(logits, all_labels)) is not None:
+                variant.update(logits, batch)
+            elif (increment := variant.increment(logits, batch)) is not None:
                 self.tally[name] = increment
-        self.tally["counts"] = torch.stack(counts).float()
+        self.tally["counts"] = torch.stack([count.float() for count in counts])
         return losses
+
+    def _draw_of(self, name: str, device: torch.device, what: str, *key: int) -> torch.Generator:
+        return self.draw(device, what, name, *key)
 
     @torch.no_grad()
     def settle(self, tally: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move all state by the tally of all ranks; returns the factor of each loss, by its name.
 
-        With them a classification loss is divided by the mean number of samples per rank, and the
+        With them a classification loss is divided by its mean count per rank, and the
         box and mask losses are means over all ranks' RoIs, so that ranks together make the step
         that one rank with all images would make.
         """
@@ -198,9 +207,10 @@ class BankBBoxHead(ConvFCBBoxHead):
         for name in bank.keys() & tally.keys():
             bank[name].add(tally[name])
         own_positives, own_rois = self.tally["counts"][:2]
-        positives, rois, *samples = (tally["counts"] / get_world_size()).clamp_min(1)
+        means = tally["counts"] / get_world_size()
+        positives, rois, *samples = torch.where(means > 0, means, 1.0)
         self.tally = {}
-        factors = {f"{name}.loss_cls": 1 / count for name, count in zip(bank, samples, strict=True)}
+        factors = {name: 1 / count for name, count in zip(self._terms, samples, strict=True)}
         return {**factors, "loss_bbox": own_rois / rois, "loss_mask": own_positives / positives}
 
     def _predict_by_feat_single(
@@ -227,7 +237,7 @@ class BankBBoxHead(ConvFCBBoxHead):
         assert rcnn_test_cfg is not None  # only test-time augmentation passes none
         decoded = self._decode(roi, bbox_pred, img_meta, rescale)
         bank = list(self._bank().values())
-        logits = cls_score.split([variant.fc_cls.out_features for variant in bank], dim=1)
+        logits = cls_score.split([variant.columns for variant in bank], dim=1)
         results = []
         for index, variant in enumerate(bank):
             found = detect(decoded, variant.probabilities(logits[index]), rcnn_test_cfg)
@@ -289,6 +299,8 @@ class _OverBanks:
     ) -> dict[str, Tensor]:
         cascade = isinstance(self.bbox_head, nn.ModuleList)
         heads: list[BankBBoxHead] = list(self.bbox_head) if cascade else [self.bbox_head]
+        for head in heads:
+            head.begin(batch_data_samples)
         if heads[0].statistics:
             self._show(heads, x, batch_data_samples)
         losses: dict[str, Tensor] = super().loss(x, rpn_results_list, batch_data_samples)  # type: ignore[misc]
@@ -318,13 +330,12 @@ class _OverBanks:
             boxes.append(jitter_boxes(sample.gt_instances.bboxes, magnitudes, sample.img_shape[:2]))
         rois = bbox2roi(boxes)
         labels = torch.cat([sample.gt_instances.labels for sample in samples])
-        positions = [sample.position for sample in samples]
         extractors = self.bbox_roi_extractor
         if not isinstance(extractors, nn.ModuleList):
             extractors = [extractors]
         for head, extractor in zip(heads, extractors, strict=True):
             pooled = extractor(x[: extractor.num_inputs], rois)
-            head.observe(pooled, labels.repeat_interleave(16), positions)
+            head.observe(pooled, labels.repeat_interleave(16))
 
 
 @MODELS.register_module()

@@ -4,14 +4,16 @@ The configuration is saved with each job; anyone can run it again by hand with m
 """
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from pprint import pformat
 from typing import Any
 
-from bacl.datasets.annotations import Category, Prepared
+from bacl.datasets.annotations import Prepared
 from bacl.detectors import roi_head, two_stage
 from bacl.errors import UsageError
-from bacl.settings import Detector, Recipe, Variant
+from bacl.method_settings import ACSL, BAGS, FASA, PCB, TDE, Variant
+from bacl.settings import Detector, Recipe
 
 _PRECISION = {
     "float32": {"type": "OptimWrapper"},
@@ -58,7 +60,9 @@ def stage_config(
                 len(prepared.categories),
                 {
                     "variants": {
-                        name: _variant(name, settings, prepared.categories)
+                        name: _variant(
+                            name, settings, prepared, detector.fc_channels, total, schedule.batch
+                        )
                         for name, settings in variants.items()
                     },
                     "seed": seed,
@@ -141,18 +145,19 @@ _STOCK_TYPES = {
 }
 
 
-def stock_config(config: Mapping[str, Any], loss_cls: Mapping[str, Any]) -> dict[str, Any]:
+def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> dict[str, Any]:
     """The plain single-variant detector of a stage's configuration, for stock inference.
 
-    config: what `stage_config` made. loss_cls: the variant's `stock_loss`. The result has a model
-    of MMDetection's own types and the test pipeline, as `mmdet.apis.init_detector` wants it.
+    config: what `stage_config` made. classifier: what the variant's classifier is to a box head,
+    `bacl.export.stock_classifier`. The result has a model of MMDetection's own types and the test
+    pipeline, as `mmdet.apis.init_detector` wants it.
     """
     model = {key: value for key, value in config["model"].items() if key not in _NOT_STOCK}
     heads = [
         {
             **{key: v for key, v in head.items() if key not in ("variants", "seed", "stage")},
             "type": "TopKBBoxHead",
-            "loss_cls": dict(loss_cls),
+            **classifier,
         }
         for head in bank_heads(config)
     ]
@@ -212,9 +217,13 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _variant(name: str, settings: Variant, categories: list[Category]) -> dict[str, Any]:
-    """A variant's plain settings, with the category counts that its indicator needs."""
+def _variant(
+    name: str, settings: Variant, prepared: Prepared, width: int, total: int, batch: int
+) -> dict[str, Any]:
+    """A variant's plain settings, with what it needs to know of the dataset, the features' width
+    and the stage's `total` iterations; of the latter shares become positions, `bacl.draws`."""
     options = settings.model_dump()
+    categories = prepared.categories
     hallucination = options.get("hallucination")
     if hallucination and hallucination["categories"] > len(categories):
         raise UsageError(
@@ -226,7 +235,50 @@ def _variant(name: str, settings: Variant, categories: list[Category]) -> dict[s
             "image_counts": [category.image_count for category in categories],
             "instance_counts": [category.instance_count for category in categories],
         }
+    if settings.counted:
+        options["counts"] = _counts(name, settings, prepared)
+    if isinstance(settings, TDE) and width % settings.heads:
+        raise UsageError(
+            f"variants.{name}.heads: expected a divisor of detector.fc_channels ({width}), got "
+            f"{settings.heads}"
+        )
+    if isinstance(settings, PCB):
+        options["start"] = round(settings.start * total) * batch
+    if isinstance(settings, FASA):
+        options["epoch"] = -(-prepared.train.image_total // batch) * batch
     return options
+
+
+def _counts(name: str, settings: Variant, prepared: Prepared) -> dict[str, Any]:
+    """What `bacl.methods.counts.Counts` holds; raises UsageError where the method cannot use it."""
+    categories, names = prepared.categories, prepared.groups.names
+    instances = [category.instance_count for category in categories]
+    place = f"variants.{name}: method {settings.method}"
+    if not any(instances):
+        raise UsageError(
+            f"{place} needs how many training instances each category has: expected some, the "
+            "dataset has none"
+        )
+    if isinstance(settings, ACSL) and len(settings.background_shares) != len(names):
+        raise UsageError(
+            f"{place}: background_shares: expected {len(names)}, one for each frequency group "
+            f"({', '.join(names)}), got {len(settings.background_shares)}"
+        )
+    if isinstance(settings, BAGS):
+        edges = [0, *settings.bounds]
+        for low, high in zip_longest(edges, edges[1:]):
+            if not any(low <= count and (high is None or count < high) for count in instances):
+                span = f"{low} or more" if high is None else f"{low} to {high - 1}"
+                raise UsageError(
+                    f"{place}: bounds {settings.bounds}: expected categories in every group, none "
+                    f"has {span} training instances"
+                )
+    return {
+        "images": [category.image_count for category in categories],
+        "instances": instances,
+        "groups": [names.index(category.frequency) for category in categories],
+        "total": prepared.train.image_total,
+    }
 
 
 def _warmup(iterations: int) -> list[dict[str, Any]]:

@@ -12,11 +12,30 @@ from bacl.config import bank_heads, config_text, stock_config
 from bacl.variants import METHODS
 
 
-def variant_state(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The weights of a stock detector with one variant's classifier, from a bank's."""
-    mine = re.compile(rf"\.variants\.{re.escape(name)}\.fc_cls\.")
+def stock_classifier(settings: Mapping[str, Any], categories: int) -> dict[str, Any]:
+    """Options of MMDetection's box head with which it scores as a variant with these settings.
+
+    A linear classifier that a `loss_cls` of its own suits is exported as such; any other as the
+    whole variant.
+    """
+    loss = METHODS.get(settings["method"]).stock_loss
+    if loss is not None:
+        return {"loss_cls": dict(loss)}
+    own = {"settings": dict(settings), "categories": categories}
     return {
-        mine.sub(".fc_cls.", key): value
+        "cls_predictor_cfg": {"type": "VariantClassifier", **own},
+        "loss_cls": {"type": "VariantLoss", **own},
+    }
+
+
+def variant_state(state: Mapping[str, Tensor], name: str, whole: bool = False) -> dict[str, Tensor]:
+    """The weights of a stock detector with one variant's classifier, from a bank's; with the
+    `whole` variant where its classifier alone does not make its scores."""
+    part = "" if whole else r"fc_cls\."
+    mine = re.compile(rf"\.variants\.{re.escape(name)}\.{part}")
+    target = ".fc_cls.variant." if whole else ".fc_cls."
+    return {
+        mine.sub(target, key): value
         for key, value in state.items()
         if mine.search(key) or (".variants." not in key and ".statistics." not in key)
     }
@@ -31,14 +50,16 @@ def export_variants(
     names in the order of labels. `mmdet.apis.init_detector(config, checkpoint)` reads the two.
     """
 
-    for name, settings in bank_heads(config)[0]["variants"].items():
+    head = bank_heads(config)[0]
+    for name, settings in head["variants"].items():
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
-        stock = stock_config(config, METHODS.get(settings["method"]).stock_loss)
+        classifier = stock_classifier(settings, head["num_classes"])
+        stock = stock_config(config, classifier)
         (target / "config.py").write_text(config_text(stock), encoding="utf-8")
         torch.save(
             {
-                "state_dict": variant_state(state, name),
+                "state_dict": variant_state(state, name, "cls_predictor_cfg" in classifier),
                 "meta": {"dataset_meta": {"classes": tuple(classes)}, "variant": settings},
             },
             target / "checkpoint.pth",

@@ -6,7 +6,7 @@ reader, in `bacl.config` or the part it configures; defaults are the paper's (se
 
 from bisect import bisect_left
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -234,8 +234,30 @@ class Recipe(Settings):
         return self
 
 
+class Method(Settings):
+    """Base of a method's settings. Its docstring is the card's first lines, and those of its fields
+    are the card's options."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    source: ClassVar[str] = ""
+    """Where the method is from."""
+    equations: ClassVar[str] = ""
+    """What it computes, z being logits, y one-hot targets and sigma the sigmoid."""
+    cost: ClassVar[str] = ""
+    """What it takes beyond a linear classifier, in training or at test."""
+    open_points: ClassVar[tuple[str, ...]] = ()
+    """What sources leave open or contradict each other in, and what is done here."""
+    counted: ClassVar[bool] = False
+    """Whether its parts are given how often the training split shows each category."""
+    follows: ClassVar[tuple[str, ...]] = ()
+    """Of a method that only corrects the classifier of the stage before: whose it can."""
+
+
 class Hallucination(Settings):
     """Feature hallucination module, section III-E."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     categories: int = Field(8, gt=0)
     """c: categories drawn per image pair."""
@@ -245,22 +267,30 @@ class Hallucination(Settings):
     """Share of the old statistics in Eq. (11)."""
 
 
-class Softmax(Settings):
+class Softmax(Method):
     """Cross-entropy over the categories and a background column of its own."""
 
     method: Literal["softmax"]
+    source: ClassVar[str] = "SCE of Table XIII"
+    equations: ClassVar[str] = "-log softmax(z)_i"
 
 
-class Sigmoid(Settings):
+class Sigmoid(Method):
     """Sigmoid classifier without a background column: second row of Table I."""
 
     method: Literal["sigmoid"]
+    source: ClassVar[str] = "BCE of Table XIII"
+    equations: ClassVar[str] = "sum_j bce(z_j, y_j)"
 
 
-class BCE(Settings):
+class BCE(Method):
     """Sigmoid classifier with objectness, Eqs. (2)-(5), nothing balanced."""
 
     method: Literal["bce"]
+    source: ClassVar[str] = "BCE* of Table XIII; section III-C"
+    equations: ClassVar[str] = (
+        "sum_j bce(z_j, y_j), background a column; score sigma(z_j) (1 - sigma(z_b))"
+    )
 
 
 Indicator = Literal[
@@ -274,10 +304,15 @@ Indicator = Literal[
 ]
 
 
-class FCBL(Settings):
+class FCBL(Method):
     """Foreground classification balance loss, section III-D."""
 
     method: Literal["fcbl"]
+    source: ClassVar[str] = "the paper, section III-D"
+    equations: ClassVar[str] = "sum_j w_j bce(z_j + alpha log(l_j / l_i), y_j), Eqs. (6)-(9)"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "Algorithm 1 moves the indicator before the loss; it moves after it, as in the release",
+    )
     alpha: float = Field(0.85, ge=0)
     """Range of the margin, Eq. (7); 0 means no margin."""
     threshold: float = Field(0.7, ge=0, le=1)
@@ -294,6 +329,14 @@ class BACL(FCBL):
     """FCBL with feature hallucination: the paper's method. Null switches hallucination off."""
 
     method: Literal["bacl"]  # type: ignore[assignment]
+    source: ClassVar[str] = "the paper"
+    equations: ClassVar[str] = (
+        "FCBL on real features and on prototype + sqrt(variance) eps, Eq. (13)"
+    )
+    cost: ClassVar[str] = "16 jittered boxes a ground-truth box through both FCs, without gradient"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "the paper multiplies noise by the variance; its root is taken, as in the release",
+    )
     hallucination: Hallucination | None = Hallucination()
 
 
@@ -306,5 +349,3 @@ CHANGEABLE = (
     "hallucination.samples",
 )
 """Fields of a variant that may change while it trains."""
-
-Variant = Annotated[Softmax | Sigmoid | BCE | FCBL | BACL, Field(discriminator="method")]

@@ -18,6 +18,10 @@ from torch import Tensor, nn
 
 from bacl import fcbl
 from bacl.postprocess import detect
+from bacl.variants import build_variant
+
+WIDTH = 2
+"""Of features of a variant whose classifier nobody asks."""
 
 
 @MODELS.register_module()
@@ -62,6 +66,41 @@ class SigmoidObjectnessLoss(nn.Module):
         kept = label_weights > 0
         loss: Tensor = fcbl.bce(cls_score[kept], labels[kept]).sum()
         return loss / torch.as_tensor(avg_factor)
+
+
+@MODELS.register_module()
+class VariantClassifier(nn.Module):
+    """A whole variant as `fc_cls` of a stock head."""
+
+    def __init__(
+        self, in_features: int, out_features: int, settings: dict[str, Any], categories: int
+    ) -> None:
+        super().__init__()
+        self.variant = build_variant(settings, in_features, categories, torch.Generator())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.variant.logits(features)
+
+
+@MODELS.register_module()
+class VariantLoss(nn.Module):
+    """What turns a variant's logits into scores, as `loss_cls` of a stock head."""
+
+    custom_cls_channels = True
+    custom_activation = True
+
+    def __init__(self, settings: dict[str, Any], categories: int) -> None:
+        super().__init__()
+        self._variant = [build_variant(settings, WIDTH, categories, torch.Generator())]
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        return self._variant[0].columns
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        return self._variant[0].to(cls_score.device).probabilities(cls_score)
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        raise NotImplementedError("an exported variant scores; it is trained in a bank")
 
 
 @MODELS.register_module()

@@ -1,9 +1,13 @@
 """Variants: one classifier over the shared RoI features, with its loss, state and probabilities.
 
-N samples, C foreground categories, D feature width; label C is the background.
+N samples, C foreground categories, D feature width, K columns of a variant's logits; label C is the
+background. The methods of others are in `bacl.methods`, a file each.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,20 +18,72 @@ from torch import Tensor, nn
 from bacl import fcbl
 from bacl.indicators import INDICATORS, Indicator
 
-METHODS = Registry("method", scope="bacl", locations=["bacl.variants"])
+METHODS = Registry("method", scope="bacl", locations=["bacl.variants", "bacl.methods"])
 """Methods by the name that experiment files use."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step's samples on this rank, as a variant is shown them."""
+
+    features: Tensor
+    """h (N, D)."""
+    labels: Tensor
+    """(N,) in 0..C."""
+    images: Tensor
+    """Which of the rank's images each sample is in, (N,)."""
+    positions: Sequence[int]
+    """Of the rank's images in the order of training, `bacl.draws`."""
+    ids: Sequence[int]
+    """Of the rank's images in the dataset."""
+    generator: Callable[..., torch.Generator]
+    """Makes the generator of a key, of the variant's own."""
+    counted: Tensor | None = None
+    """(N,), False for samples that stand for nothing; None where all count."""
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Samples of each image. They are together, in the images' order."""
+        numbers = self.images.long()
+        return numbers.bincount(minlength=len(self.positions)).tolist()
+
+    @property
+    def pairs(self) -> list[int]:
+        """Numbers of the image pairs whose draws this rank makes: of those that begin with it."""
+        return [position // 2 for position in self.positions if position % 2 == 0]
+
+    def uniform(self, columns: int) -> Tensor:
+        """(N, columns) in [0, 1), the same whichever rank holds an image."""
+        device = self.labels.device
+        parts = [
+            torch.rand(size, columns, generator=self.generator("loss", position), device=device)
+            for size, position in zip(self.sizes, self.positions, strict=True)
+        ]
+        return torch.cat(parts)
+
+    def with_made(self, features: Tensor, labels: Tensor, counted: Tensor) -> "Batch":
+        """The batch with made samples behind the real ones; `counted` is of those."""
+        return replace(
+            self,
+            features=torch.cat([self.features, features]),
+            labels=torch.cat([self.labels, labels]),
+            counted=F.pad(counted, (len(self.labels), 0), value=True),
+        )
 
 
 class Variant(nn.Module):
     """What every method has: a classifier, a loss, probabilities, perhaps state.
 
-    Subclasses set `prior_bias` (the sigmoid prior of the released heads, or 0) and `stock_loss`
-    (the `loss_cls` with which MMDetection's own box head scores as this variant does).
+    Subclasses set `prior_bias` (the sigmoid prior of the released heads, or 0) and `stock_loss`,
+    the `loss_cls` with which MMDetection's own box head scores as this variant does from a linear
+    `fc_cls`; None where there is none, and an export carries the variant itself.
+
+    Parameters called `fc_cls...` start from those of an earlier stage where the shapes fit.
     """
 
     background_columns = 1
     prior_bias = 0.0
-    stock_loss: dict[str, Any] = {"type": "CrossEntropyLoss", "use_sigmoid": False}
+    stock_loss: dict[str, Any] | None = {"type": "CrossEntropyLoss", "use_sigmoid": False}
 
     def __init__(
         self,
@@ -39,30 +95,55 @@ class Variant(nn.Module):
         super().__init__()
         self.categories = categories
         self.hallucination = hallucination
-        self.fc_cls = nn.Linear(width, categories + self.background_columns)
-        nn.init.normal_(self.fc_cls.weight, std=0.01, generator=generator)
-        nn.init.constant_(self.fc_cls.bias, self.prior_bias)
+        self.fc_cls = self.classifier(width, categories + self.background_columns, generator)
+
+    def classifier(self, width: int, columns: int, generator: torch.Generator) -> nn.Module:
+        """What makes logits (N, columns) of features (N, width), drawn from `generator`."""
+        linear = nn.Linear(width, columns)
+        nn.init.normal_(linear.weight, std=0.01, generator=generator)
+        nn.init.constant_(linear.bias, self.prior_bias)
+        return linear
+
+    @property
+    def columns(self) -> int:
+        """K, at test."""
+        return self.categories + self.background_columns
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (N, K) of features h (N, D)."""
+        logits: Tensor = self.fc_cls(features)
+        return logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss of each sample (N,), summed over its columns, of logits (N, C + 1) and labels (N,).
-
-        The bank sums over samples and divides by their number.
-        """
+        """Loss of each sample (N,), summed over its columns, of logits (N, K) and labels (N,)."""
         raise NotImplementedError
+
+    def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """The loss in parts, which are added up: sums over samples, and what each is divided by.
+
+        Both are of this rank; divided is by the mean over ranks. There are always the same parts.
+        """
+        losses = self.loss(logits, batch.labels)
+        if batch.counted is None:
+            return {"cls": (losses.sum(), batch.labels.new_full((), len(losses)))}
+        return {"cls": ((losses * batch.counted).sum(), batch.counted.sum())}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Scores (N, C + 1) of the variant's logits; the last column is the background's."""
         raise NotImplementedError
 
-    def increment(self, logits: Tensor, labels: Tensor) -> Tensor | None:
+    def increment(self, logits: Tensor, batch: Batch) -> Tensor | None:
         """What the step's samples add to the variant's state, to be summed over ranks."""
         return None
 
     def add(self, increment: Tensor) -> None:
         """Take in the increment of all ranks, after the step's loss."""
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    @torch.no_grad()
+    def update(self, logits: Tensor, batch: Batch) -> None:
         """Take in the samples of the step where there are no other ranks."""
+        if (increment := self.increment(logits, batch)) is not None:
+            self.add(increment)
 
     def strength(self) -> Tensor:
         """Long-term indicator l_i in [0, 1], shape (C,), where the variant has one."""
@@ -156,14 +237,14 @@ class FCBL(BCE):
             delta = fcbl.margin(own, other, self.alpha)
         return fcbl.fcbl(logits, labels, delta, self.threshold, self.weight_term)
 
-    def increment(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.indicator.increment(logits, labels)
+    def increment(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.indicator.increment(logits, batch.labels)
 
     def add(self, increment: Tensor) -> None:
         self.indicator.add(increment)
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        self.indicator.update(logits, labels)
+    def update(self, logits: Tensor, batch: Batch) -> None:
+        self.indicator.update(logits, batch.labels)
 
     def strength(self) -> Tensor:
         return self.indicator.strength()

@@ -179,10 +179,11 @@ def _build(config: Mapping[str, Any]) -> "nn.Module":
     from mmengine.registry import DefaultScope
 
     from bacl.config import bank_heads, stock_config
-    from bacl.variants import METHODS
+    from bacl.export import stock_classifier
 
-    settings = next(iter(bank_heads(config)[0]["variants"].values()))
-    stock = stock_config(config, METHODS.get(settings["method"]).stock_loss)
+    head = bank_heads(config)[0]
+    settings = next(iter(head["variants"].values()))
+    stock = stock_config(config, stock_classifier(settings, head["num_classes"]))
     with DefaultScope.overwrite_default_scope("mmdet"):
         detector: nn.Module = MODELS.build(Config(stock).model)
     return detector.to("meta").eval()

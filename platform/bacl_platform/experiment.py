@@ -14,7 +14,8 @@ import yaml
 from pydantic import Field, StringConstraints, ValidationError
 
 from bacl.errors import UsageError
-from bacl.settings import BCE, FROZEN_TRUNK, Dataset, Detector, Recipe, Settings, Variant
+from bacl.method_settings import Variant
+from bacl.settings import BCE, FROZEN_TRUNK, Dataset, Detector, Recipe, Settings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 """Of stages and variants."""
@@ -358,8 +359,29 @@ def _disagreements(experiment: Experiment) -> Iterator[str]:
                     f"got {variant!r}, which stage {owner[variant]!r} has"
                 )
             owner.setdefault(variant, name)
+        yield from _followers(name, stage, experiment)
     if experiment.baseline is not None and experiment.baseline not in owner:
         yield f"baseline: expected {_one_of(owner)}, got {experiment.baseline!r}"
+
+
+def _followers(
+    name: str, stage: RepresentationStage | ClassifierStage, experiment: Experiment
+) -> Iterator[str]:
+    """Problems of variants that only correct the classifier of the stage before."""
+    for variant, settings in variants_of(name, stage).items():
+        if not settings.follows:
+            continue
+        wanted = f"method {settings.method} corrects a classifier that a stage before has trained"
+        if isinstance(stage, RepresentationStage):
+            yield f"stages.{name}.classifier: {wanted}: expected it in a stage of kind classifier"
+            continue
+        before = experiment.stages.get(stage.after)
+        found = before.classifier.method if isinstance(before, RepresentationStage) else None
+        if found is not None and found not in settings.follows:
+            yield (
+                f"stages.{name}.variants.{variant}: {wanted}: expected stages.{stage.after}."
+                f"classifier.method to be {_one_of(settings.follows)}, got {found!r}"
+            )
 
 
 def variants_of(name: str, stage: RepresentationStage | ClassifierStage) -> dict[str, Variant]:

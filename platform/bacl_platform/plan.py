@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bacl
-from bacl.settings import Recipe, Settings, Variant
+from bacl.method_settings import Variant
+from bacl.settings import Recipe, Settings
 from bacl_platform.experiment import (
     ClassifierStage,
     Experiment,

@@ -5,14 +5,16 @@ N samples, of them P foreground; C categories, D feature width; G ground-truth b
 
 import random
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bacl.draws import generator
 from bacl.hallucination import FeatureStatistics, moments
 from bacl.settings import BACL, Hallucination
-from bacl.variants import build_variant
+from bacl.variants import Batch, build_variant
 from bacl_platform.bench.measure import Row, Setting, in_turns
 
 
@@ -45,13 +47,16 @@ def loss(setting: Setting, size: Size = LVIS) -> list[Row]:
     features = torch.randn(len(labels), size.width, generator=draw).relu().to(setting.device)
     variant = build_variant(settings.model_dump(), size.width, size.categories, draw)
     variant.to(setting.device)
+    no_image = torch.zeros_like(labels)
+    batch = Batch(features, labels, no_image, [0], [0], partial(generator, setting.device))
     plain = torch.nn.Linear(size.width, size.categories + 1, device=setting.device)
 
     def ours() -> None:
         variant.zero_grad()
-        logits = variant.fc_cls(features)
-        value = variant.loss(logits, labels).mean()
-        variant.update(logits, labels)
+        logits = variant.logits(features)
+        total, count = variant.terms(logits, batch)["cls"]
+        value = total / count
+        variant.update(logits, batch)
         value.backward()
 
     def theirs() -> None:

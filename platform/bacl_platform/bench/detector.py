@@ -133,7 +133,7 @@ class Training:
             keyed = train_cfg[part]["sampler"]
             keyed["type"] = "RandomSampler"
             del keyed["stream"], keyed["seed"]
-        stock = stock_config(config, Softmax.stock_loss)["model"]
+        stock = stock_config(config, {"loss_cls": Softmax.stock_loss})["model"]
         detector = build({**stock, "type": "FasterRCNN", "train_cfg": train_cfg})
         detector.load_state_dict(variant_state(self.model.state_dict(), "bacl0"))
         for name in ("backbone", "neck", "roi_head.bbox_head.shared_fcs"):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl import fcbl
 from bacl.config import stage_config
+from bacl.method_settings import Variant
 from bacl.postprocess import top_detections
-from bacl.settings import BACL, Detector, Recipe, Schedule, Softmax, Variant
+from bacl.settings import BACL, Detector, Recipe, Schedule, Softmax
 from bacl_platform.bench.detector import CATEGORIES, R50, build
 from bacl_platform.bench.measure import Row, Setting, in_turns
 from bacl_platform.standin import stand_in

@@ -1,0 +1,298 @@
+"""Settings of the field's other methods, and what is said of every method: its card.
+
+Without torch, like `bacl.settings`. A method's parts are in `bacl/methods/`, by the same name.
+"""
+
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from bacl import settings
+from bacl.settings import Method
+
+
+class Tailed(Method):
+    """Base of methods that tell tail categories from the others."""
+
+    counted: ClassVar[bool] = True
+    tail: float | None = Field(None, gt=0, lt=1)
+    """Categories that a smaller share of the training images shows are tail (EQL: 1.77e-3); null:
+    all groups but the most frequent one, which on LVIS v0.5 are the same categories."""
+
+
+class EQL(Tailed):
+    """Equalization loss: tail categories take no discouraging gradient from other foreground.
+
+    Sigmoid classifier without a background column; background discourages all categories."""
+
+    method: Literal["eql"]
+    source: ClassVar[str] = "Tan et al., Equalization Loss for Long-Tailed Object Recognition, 2020"
+    equations: ClassVar[str] = "w_j = 1 - [foreground] [j tail] (1 - y_j); sum_j w_j bce(z_j, y_j)"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "the released LVIS v1.0 configuration has 1.1e-3, which makes 17 frequent categories tail",
+    )
+
+
+class DropLoss(Tailed):
+    """EQL whose background discourages tail categories only now and then, too: with a chance that
+    is the tail's share of the foreground."""
+
+    method: Literal["droploss"]
+    source: ClassVar[str] = "Hsieh et al., DropLoss for Long-Tail Instance Segmentation, 2021"
+    equations: ClassVar[str] = (
+        "as EQL; on background w_j = [u < rho] for tail j, u uniform for each sample and category, "
+        "rho the tail's share of foreground samples"
+    )
+    cost: ClassVar[str] = "a random number for each sample and tail category"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "rho is of all ranks' samples of the step before, where the release takes one GPU's of the "
+        "step itself; without foreground it drops nothing, as there",
+        "the release takes 1.77e-3 for LVIS v1.0 as well, where 78 frequent categories fall below",
+    )
+
+
+class BALMS(Method):
+    """Balanced (meta-softmax) sigmoid: foreground samples train on logits that are shifted down by
+    how rare a category is, so that the unshifted ones of the test favour rare categories."""
+
+    method: Literal["balms"]
+    counted: ClassVar[bool] = True
+    source: ClassVar[str] = "Ren et al., Balanced Meta-Softmax for Long-Tailed Recognition, 2020"
+    equations: ClassVar[str] = (
+        "z_j - log((1 - f_j) / f_j) on foreground, z_j on background; sum_j bce, f_j = share of "
+        "training images that show j"
+    )
+    open_points: ClassVar[tuple[str, ...]] = (
+        "the meta sampler is left out: BACL lists BALMS as trained end to end, which it cannot be",
+        "the released detector uses sigmoids, not the paper's softmax; so does this",
+        "f is kept between 1 image and all but 1",
+    )
+
+
+class EQLv2(Method):
+    """Equalization loss v2: each category's encouraging and discouraging gradients are balanced by
+    weights that follow their ratio so far. Sigmoid classifier with objectness."""
+
+    method: Literal["eqlv2"]
+    mu: float = Field(0.8, ge=0)
+    """Ratio at which discouraging gradients get half their weight; the release's."""
+    gamma: float = Field(12.0, gt=0)
+    """How steeply the weight rises with the ratio; the release's."""
+    alpha: float = Field(4.0, ge=0)
+    """How much encouraging gradients gain where discouraging ones lose; the release's."""
+    source: ClassVar[str] = "Tan et al., Equalization Loss v2, 2021"
+    equations: ClassVar[str] = (
+        "g_j = G+_j / G-_j; negative weight n_j = sigma(gamma (g_j - mu)), positive weight "
+        "1 + alpha (1 - n_j); G sums |sigma(z_j) - y_j| times weight over all samples before"
+    )
+
+
+class Seesaw(Method):
+    """Seesaw loss: softmax in which frequent categories discourage rarer ones less, and more where
+    they are mistaken for each other. A second softmax of two columns tells objects."""
+
+    method: Literal["seesaw"]
+    p: float = Field(0.8, ge=0)
+    """Power of the ratio of counts (mitigation)."""
+    q: float = Field(2.0, ge=0)
+    """Power of the ratio of scores (compensation)."""
+    classifier: Literal["linear", "cosine"] = "linear"
+    """`cosine` is the official configurations' normalised classifier with temperature 20."""
+    source: ClassVar[str] = "Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, 2021"
+    equations: ClassVar[str] = (
+        "z_j + log min(1, n_j / n_i)^p + log max(1, p_j / p_i)^q, cross-entropy on foreground; "
+        "score softmax(z)_j P(object)"
+    )
+    open_points: ClassVar[tuple[str, ...]] = (
+        "which classifier BACL's row used is unknown",
+        "counts are of all ranks and of the steps before; the release counts on each GPU, the "
+        "step's own samples included",
+    )
+
+
+class ACSL(Method):
+    """Adaptive class suppression loss: a category is discouraged on foreground only where it is
+    confident. Background discourages rare categories on few samples. Sigmoids, background too."""
+
+    method: Literal["acsl"]
+    counted: ClassVar[bool] = True
+    threshold: float = Field(0.7, ge=0, le=1)
+    """Probability from which on another category is confident."""
+    background_shares: list[Annotated[float, Field(ge=0, le=1)]] = [0.01, 0.1, 1.0]
+    """Share of background samples that discourage each frequency group, rarest first."""
+    source: ClassVar[str] = "Wang et al., Adaptive Class Suppression Loss, 2021"
+    equations: ClassVar[str] = (
+        "foreground: w_j = 1 for the own category and where sigma(z_j) >= threshold; background: "
+        "w_j = [sample drawn for j's group]; sum_j w_j bce(z_j, y_j); score sigma(z_j)"
+    )
+    open_points: ClassVar[tuple[str, ...]] = (
+        "comments in the release speak of other shares than its code, which is followed",
+    )
+
+
+class BAGS(Method):
+    """Balanced group softmax: categories of similar counts compete in a softmax of their own, each
+    with a column for all others; one of two columns tells foreground from background."""
+
+    method: Literal["bags"]
+    counted: ClassVar[bool] = True
+    bounds: list[Annotated[int, Field(gt=0)]] = [10, 100, 1000]
+    """Training instances from which on a category is in the next group, rising."""
+    others: int = Field(8, gt=0)
+    """Samples of other groups for each of a group's own, in every image."""
+    source: ClassVar[str] = "Li et al., Balanced Group Softmax, 2020"
+    equations: ClassVar[str] = (
+        "sum over groups of the mean cross-entropy of kept samples; score softmax_group(z)_j "
+        "P(foreground)"
+    )
+    open_points: ClassVar[tuple[str, ...]] = (
+        "others are drawn in each image, not in each GPU's batch, so that ranks do not matter",
+        "the classifier starts anew, as in the release: its columns are others",
+    )
+
+    @model_validator(mode="after")
+    def _rises(self) -> "BAGS":
+        if any(low >= high for low, high in pairwise(self.bounds)):
+            raise ValueError(f"bounds {self.bounds} do not rise")
+        return self
+
+
+class DisAlign(Method):
+    """Distribution alignment: the classifier of the stage before stays as it is, and a scale and an
+    offset for each category, mixed in by a confidence for each sample, correct its logits."""
+
+    method: Literal["disalign"]
+    counted: ClassVar[bool] = True
+    follows: ClassVar[tuple[str, ...]] = ("softmax", "cosine")
+    rho: float = Field(0.8, ge=0)
+    """Power of a category's inverse share in its weight."""
+    shares: Literal["instances", "images"] = "instances"
+    """What r_j is a category's share of."""
+    classifier: Literal["linear", "cosine"] = "linear"
+    """What the stage before has trained: method `softmax`, or `cosine`."""
+    source: ClassVar[str] = "Zhang et al., Distribution Alignment, 2021"
+    equations: ClassVar[str] = (
+        "z'_j = c (a_j z_j + b_j) + (1 - c) z_j, c = sigma(w h + v); cross-entropy weighted by "
+        "(1 / r_j)^rho, of mean 1 over categories, and 1 for background, over the sum of weights"
+    )
+    open_points: ClassVar[tuple[str, ...]] = (
+        "the file of counts is not public: images or instances, an option",
+        "the strong version's cosine base is had by a stage before with method `cosine`",
+    )
+
+
+class Cosine(Method):
+    """Softmax over the cosines of features and weights, times a learnable scale."""
+
+    method: Literal["cosine"]
+    scale: float = Field(20.0, gt=0)
+    """The scale's first value."""
+    source: ClassVar[str] = "Qi et al., 2018; Zhang et al., 2021 (the base of DisAlign)"
+    equations: ClassVar[str] = "z_j = s cos(h, w_j), without bias; cross-entropy"
+
+
+class TDE(Method):
+    """De-confounded training: a normalised classifier of several heads; at test, what the features'
+    mean direction alone would say is taken out of the foreground's scores."""
+
+    method: Literal["tde"]
+    heads: int = Field(2, gt=0)
+    """K: parts of the features that are normalised each for itself."""
+    scale: float = Field(16.0, gt=0)
+    """Of the sum of the heads' logits."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """mu of the running direction; the later release has 0.9998."""
+    alpha: float = Field(1.5, ge=0)
+    """How much of the direction's effect is taken out at test."""
+    source: ClassVar[str] = "Tang et al., Long-Tailed Classification by Keeping the Good, 2020"
+    equations: ClassVar[str] = (
+        "z = scale / K sum_k w_k / (|w_k| + 1/32) . h_k / |h_k|; e <- mu e + mean foreground h; "
+        "test: z - alpha cos(h, e) scale / K (e / |e|) . w, background's softmax kept"
+    )
+    cost: ClassVar[str] = "twice the logits at test"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "mu is 0.9 in the first release and 0.9998 in the later one, an option",
+        "the later release takes label > 0 for foreground, which misses a category, and sends its "
+        "probabilities through a second softmax; neither is done here",
+    )
+
+
+class PCB(Method):
+    """Pairwise class balance: towards the end of training, a sample's target is mixed with how
+    often others are predicted as its category. The regulariser, without the iterative head."""
+
+    method: Literal["pcb"]
+    counted: ClassVar[bool] = True
+    mixing: float = Field(0.4, ge=0, le=1)
+    """a: share of the mixed target; the release's for its last pass."""
+    momentum: float = Field(0.99, ge=0, lt=1)
+    """Share of the old row of the confusion matrix in a step's."""
+    start: float = Field(2 / 3, ge=0, lt=1)
+    """Share of training before the target is mixed: 16 of 24 epochs in the release."""
+    source: ClassVar[str] = "He et al., Relieving Long-tailed Instance Segmentation via PCB, 2022"
+    equations: ClassVar[str] = (
+        "(1 - a) CE + a KL(column i of the confusion matrix, normalised || softmax) on foreground "
+        "of category i, CE on background"
+    )
+    cost: ClassVar[str] = "a matrix of categories by categories in the step's reduction"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "it begins once every category has been seen, as in the release; a category that no "
+        "training image shows is not waited for",
+    )
+
+
+class FASA(Method):
+    """Feature augmentation and sampling adaptation: each category gets made features with a chance
+    that rises or falls with whether its loss on held-out images fell or rose. Softmax."""
+
+    method: Literal["fasa"]
+    counted: ClassVar[bool] = True
+    rate: float = Field(0.1, gt=0, le=1)
+    """Share of the new in moving means and variances."""
+    weight: float = Field(0.1, ge=0)
+    """Of the loss of made features."""
+    up: float = Field(1.1, ge=1)
+    """Factor of a group's chances when its loss fell."""
+    down: float = Field(0.9, gt=0, le=1)
+    """Factor of a group's chances when its loss rose."""
+    held_out: float = Field(0.05, gt=0, lt=1)
+    """Share of training images that this variant does not train on but judges itself by."""
+    source: ClassVar[str] = "Zang et al., FASA, 2021"
+    equations: ClassVar[str] = (
+        "CE + weight CE(made features), made = mean + sqrt(variance) eps; chances start at "
+        "(1/n_j) / sum(1/n_k); categories are grouped by affinity propagation of their means"
+    )
+    cost: ClassVar[str] = "per-category moments of foreground features; a clustering an epoch"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "the release judges by the validation split; here by training images that are held out, "
+        "and of those only samples of categories with at least two other images",
+        "an epoch's losses are those of held-out images as they come by, not of a pass of its own",
+    )
+
+
+FIELD = (EQL, DropLoss, BALMS, EQLv2, Seesaw, ACSL, BAGS, DisAlign, Cosine, TDE, PCB, FASA)
+"""The field's methods."""
+OWN = (settings.Softmax, settings.Sigmoid, settings.BCE, settings.FCBL, settings.BACL)
+"""The paper's."""
+
+Variant = Annotated[
+    settings.Softmax
+    | settings.Sigmoid
+    | settings.BCE
+    | settings.FCBL
+    | settings.BACL
+    | EQL
+    | DropLoss
+    | BALMS
+    | EQLv2
+    | Seesaw
+    | ACSL
+    | BAGS
+    | DisAlign
+    | Cosine
+    | TDE
+    | PCB
+    | FASA,
+    Field(discriminator="method"),
+]

@@ -1,0 +1,31 @@
+"""What methods are told of the training split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often the training split shows each category, in the order of labels."""
+
+    images: Sequence[int]
+    instances: Sequence[int]
+    groups: Sequence[int]
+    """Frequency group of each, 0 the rarest."""
+    total: int
+    """Images."""
+
+    def frequency(self) -> Tensor:
+        """f_j (C,): share of images that show it."""
+        return torch.tensor(self.images, dtype=torch.float) / self.total
+
+    def tail(self, below: float | None) -> Tensor:
+        """(C,) whether a category is shown by a smaller share than `below`; without it, whether it
+        is of any group but the most frequent."""
+        if below is not None:
+            return self.frequency() < below
+        groups = torch.tensor(self.groups)
+        return groups < groups.max()

@@ -1,0 +1,42 @@
+"""Equalization loss, Tan et al. 2020."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bacl.methods.counts import Counts
+from bacl.variants import METHODS, Batch, Sigmoid
+
+
+@METHODS.register_module(name="eql")
+class EQL(Sigmoid):
+    """Sigmoids whose tail columns are not discouraged by foreground samples of other categories."""
+
+    is_tail: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        categories: int,
+        generator: torch.Generator,
+        tail: float | None,
+        counts: dict[str, Any],
+    ) -> None:
+        super().__init__(width, categories, generator)
+        self.register_buffer("is_tail", Counts(**counts).tail(tail), persistent=False)
+
+    def kept(self, labels: Tensor, batch: Batch) -> Tensor:
+        """(N, C) whether a sample may discourage a category."""
+        foreground = labels < self.categories
+        return ~(foreground[:, None] & self.is_tail)
+
+    def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        labels, logits = batch.labels, logits.float()
+        targets = F.one_hot(labels, self.categories + 1)[:, :-1]
+        weights = self.kept(labels, batch) | targets.bool()
+        losses = F.binary_cross_entropy_with_logits(
+            logits, targets.float(), weights.float(), reduction="sum"
+        )
+        return {"cls": (losses, labels.new_full((), len(labels)))}

@@ -1,0 +1,124 @@
+"""Every method of the field keeps the bank's promises: alone or fused, on any number of ranks,
+interrupted or not, exported or not, it is the same variant."""
+
+import pytest
+import torch
+from mmdet.apis import inference_detector, init_detector
+from mmdet.registry import DATASETS
+from training import build, config_of, on_ranks, train, train_and_save
+
+from bacl.export import export_variants
+from bacl.method_settings import (
+    ACSL,
+    BAGS,
+    BALMS,
+    EQL,
+    FASA,
+    PCB,
+    TDE,
+    Cosine,
+    DisAlign,
+    DropLoss,
+    EQLv2,
+    Seesaw,
+)
+
+VARIANTS = {
+    "eql": EQL(method="eql"),
+    "droploss": DropLoss(method="droploss"),
+    "balms": BALMS(method="balms"),
+    "eqlv2": EQLv2(method="eqlv2"),
+    "seesaw": Seesaw(method="seesaw"),
+    "seesaw_cosine": Seesaw(method="seesaw", classifier="cosine"),
+    "acsl": ACSL(method="acsl"),
+    "bags": BAGS(method="bags", bounds=[20]),
+    "disalign": DisAlign(method="disalign"),
+    "cosine": Cosine(method="cosine"),
+    "tde": TDE(method="tde"),
+    "pcb": PCB(method="pcb", start=0),
+    "fasa": FASA(method="fasa", held_out=0.5),
+}
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def config(dataset_info):
+    config = config_of(dataset_info, VARIANTS)
+    # so that its second epoch begins within the test
+    config["model"]["roi_head"]["bbox_head"]["variants"]["fasa"]["epoch"] = 4
+    config["model"]["test_cfg"]["rcnn"]["score_thr"] = 0.0
+    return config
+
+
+@pytest.fixture(scope="module")
+def start(config):
+    return build(config).state_dict()
+
+
+@pytest.fixture(scope="module")
+def bank(config, start):
+    model = build(config, start)
+    train(config, model, STEPS)
+    return model.state_dict()
+
+
+def alone(config, name):
+    head = config["model"]["roi_head"]["bbox_head"]
+    own = {**head, "variants": {name: head["variants"][name]}}
+    roi_head = {**config["model"]["roi_head"], "bbox_head": own}
+    return {**config, "model": {**config["model"], "roi_head": roi_head}}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_in_a_bank_equals_the_variant_alone(config, start, bank, name):
+    own = alone(config, name)
+    model = build(own)
+    model.load_state_dict({key: start[key] for key in model.state_dict()})
+    train(own, model, STEPS)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, bank[key], rtol=1e-5, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_training_moves_the_variant(start, bank, name):
+    own = [key for key in bank if f".variants.{name}." in key]
+    assert own and any(not torch.equal(bank[key], start[key]) for key in own)
+    assert all(bank[key].isfinite().all() for key in own)
+
+
+def test_interrupted_and_resumed_equals_undisturbed(config, start, bank):
+    first = build(config, start)
+    optimizer = train(config, first, 2)
+    second = build(config, first.state_dict())
+    train(config, second, STEPS - 2, skip=2, optimizer_state=optimizer.state_dict())
+    for key, value in second.state_dict().items():
+        assert torch.equal(value, bank[key]), key
+
+
+def test_two_ranks_equal_one(config, start, tmp_path):
+    single = build(config)
+    train(config, single, 3)
+    on_ranks(train_and_save, 2, tmp_path, config)
+    two = torch.load(tmp_path / "0.pth", weights_only=True)
+    for key, value in two.items():
+        torch.testing.assert_close(value, single.state_dict()[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_exported_variants_detect_as_in_the_bank(config, start, tmp_path):
+    model = build(config, start)
+    train(config, model, 2)
+    model.eval()
+    export_variants(config, model.state_dict(), [str(number) for number in range(6)], tmp_path)
+    dataset = DATASETS.build(config["val_dataloader"]["dataset"])
+    sample = dataset[0]
+    inputs = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
+    with torch.no_grad():
+        found = model.test_step(inputs)[0].pred_instances
+    for index, name in enumerate(VARIANTS):
+        files = [str(tmp_path / name / file) for file in ("config.py", "checkpoint.pth")]
+        stock = init_detector(*files, device="cpu")
+        theirs = inference_detector(stock, dataset.get_data_info(0)["img_path"]).pred_instances
+        mine = found[found.variant == index]
+        assert len(mine) == len(theirs) > 0, name
+        torch.testing.assert_close(mine.scores, theirs.scores, msg=name)
+        assert torch.equal(mine.labels, theirs.labels), name
