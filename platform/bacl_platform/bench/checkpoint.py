@@ -35,7 +35,9 @@ def checkpoint(setting: Setting, size: str = "standard", batch: int = 16) -> lis
     recipe = "stages.classifier.recipe"
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, redirect_stderr(StringIO()):
         path, store = Path(folder) / "experiment.yaml", Store(Path(folder) / "store")
-        path.write_text(EXPERIMENT.format(size=size, steps=1, threads=setting.threads))
+        path.write_text(
+            EXPERIMENT.format(size=size, features=1, heads=1, drawn=4, threads=setting.threads)
+        )
         prepared = prepare(load(path).dataset, store.datasets)
         steps = -(-prepared.train.image_total // (batch * worker.LOG_EVERY)) * worker.LOG_EVERY
         chosen = [
