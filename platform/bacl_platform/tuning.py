@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -339,16 +340,16 @@ def _tune(
                 feed.begun.wait()  # trials that only wait shall not start beside the job itself
             _fit(Work(number, plan, store, board, prepare), left_out)
     stopped = dict.fromkeys(ray.get(board.stopped.remote()), "stopped by the scheduler")
-    for plan in plans:
+    for plan, cells in zip(plans, follower.cells, strict=True):
         if plan.file.sweep.stops:
-            Notes(plan, store, "stopped").write(stopped)
+            Notes(plan, store, "stopped", cells).write(stopped)
         whole = {
             cell.key: jobs.failures[cell.job.key]
-            for cell in plan.cells
+            for cell in cells
             if cell.job.key in jobs.failures and cell.job.parent not in jobs.failures
         }
         failed = {**jobs.failed_variants, **whole}
-        Notes(plan, store, "failed").write(failed_before(plan, store) | failed)
+        Notes(plan, store, "failed", cells).write(failed_before(plan, store) | failed)
     jobs.raise_failures()
 
 
@@ -442,8 +443,10 @@ class Proposer:
 
 
 def _searcher(sweep: Sweep) -> Any:
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     (space,) = sweep.spaces
     return OptunaSearch(
         Proposer(space), metric=sweep.metric, mode=sweep.mode, seed=sweep.search_seed
@@ -525,7 +528,8 @@ class Follower:
     ) -> None:
         self.jobs, self.feed, self.plans, self.trackings = jobs, feed, plans, trackings
         self.board, self.progress, self.room = feed.board, feed.progress, room
-        self._cells = [cell for plan in plans for cell in plan.cells]
+        self.cells = [list(plan.cells) for plan in plans]
+        """Of each sweep, those that its search proposed meanwhile included."""
         self._waiting: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -571,14 +575,15 @@ class Follower:
     def _follow(self) -> None:
         import ray
 
-        self._end({c.job.key: None for c in self._cells if self.jobs.store.complete(c.job.key)})
+        known = {cell.job.key for cells in self.cells for cell in cells}
+        self._end({key: None for key in known if self.jobs.store.complete(key)})
         while not self._abandoned.is_set():
             if self._over.is_set() and not self._known():
                 return
             for number, values, cells in ray.get(self.board.wanted.remote()):
                 self.plans[number].file.note_proposed(values, self.jobs.store)
                 sweep = self.plans[number].file.sweep
-                self._cells += cells
+                self.cells[number] += cells
                 done = _done(cells, self.jobs.store)
                 self.progress.add(cells, sweep.metric, sweep.mode, done)
                 self.trackings[number].add_trials({c.key: c.trial.varied for c in cells})
@@ -586,6 +591,10 @@ class Follower:
                     if self.jobs.store.complete(job.key):
                         self.trackings[number].finish(job, cached=True)
                         self._end({job.key: None})
+                    elif set(job.variant_keys.values()) <= set(
+                        ray.get(self.board.stopped.remote())
+                    ):
+                        self._end({job.key: "it was stopped in an earlier run"})
                     else:
                         self.submit([job])
             self._start()
@@ -602,7 +611,7 @@ class Follower:
         import ray
 
         results: dict[str, Result] = {}
-        for cell in self._cells:
+        for cell in chain.from_iterable(self.cells):
             if cell.job.key in ends and ends[cell.job.key] is None:
                 try:
                     results[cell.key] = result_of(cell, self.jobs.store)
@@ -638,10 +647,15 @@ def tracking_of(plan: SweepPlan, store: Store) -> Tracking:
 
 
 class Notes:
-    """What a sweep remembers of trials that have no result: by key, why."""
+    """What a sweep remembers of trials that have no result: by key, why.
 
-    def __init__(self, plan: SweepPlan, store: Store, what: str) -> None:
-        self.own = {cell.key for cell in plan.cells}
+    cells: the plan's if not given; a search proposes more.
+    """
+
+    def __init__(
+        self, plan: SweepPlan, store: Store, what: str, cells: Sequence[Cell] | None = None
+    ) -> None:
+        self.own = {cell.key for cell in cells or plan.cells}
         self.store, self.name = store, f".sweeps/{plan.file.sweep.name}.{what}.json"
 
     def read(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 from bacl.datasets.annotations import prepare
 from bacl_platform import worker
 from bacl_platform.bench.measure import Row, Setting
-from bacl_platform.bench.sweep import EXPERIMENT
+from bacl_platform.bench.sweep import experiment
 from bacl_platform.experiment import load
 from bacl_platform.plan import make_plan
 from bacl_platform.store import SCALARS, Store
@@ -35,7 +35,7 @@ def checkpoint(setting: Setting, size: str = "standard", batch: int = 16) -> lis
     recipe = "stages.classifier.recipe"
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, redirect_stderr(StringIO()):
         path, store = Path(folder) / "experiment.yaml", Store(Path(folder) / "store")
-        path.write_text(EXPERIMENT.format(size=size, steps=1, threads=setting.threads))
+        path.write_text(experiment(size, 1, 1, 4, setting.threads))
         prepared = prepare(load(path).dataset, store.datasets)
         steps = -(-prepared.train.image_total // (batch * worker.LOG_EVERY)) * worker.LOG_EVERY
         chosen = [

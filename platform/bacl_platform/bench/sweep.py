@@ -36,7 +36,7 @@ stages:
   representation:
     kind: representation
     recipe: &recipe
-      schedule: {{iterations: {features}, warmup: 10}}
+      schedule: {{iterations: {features}, warmup: {warmup}}}
       scales: [[128, 128]]
       test_scale: [128, 128]
       proposals: 200
@@ -61,6 +61,18 @@ space:
 {per_job}"""
 
 
+def experiment(size: str, features: int, heads: int, drawn: int, threads: int) -> str:
+    """The experiment of so many steps of stages 1 and 2, with c `drawn`."""
+    return EXPERIMENT.format(
+        size=size,
+        features=features,
+        warmup=features // 7,
+        heads=heads,
+        drawn=drawn,
+        threads=threads,
+    )
+
+
 def sweep(setting: Setting) -> list[Row]:
     """Wall time of the fused sweep beside that of single jobs, with stage 1 in the store; and what
     of a sweep is outside of mmengine's loops, which train and evaluate, without it there and with.
@@ -68,9 +80,7 @@ def sweep(setting: Setting) -> list[Row]:
     features, heads, size, drawn = STEPS[setting.image]
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, _own_tracking():
         place = Path(folder)
-        text = EXPERIMENT.format(
-            size=size, features=features, heads=heads, drawn=drawn, threads=setting.threads
-        )
+        text = experiment(size, features, heads, drawn, setting.threads)
         (place / "experiment.yaml").write_text(text)
         whole, all_loops = _run(place, "whole", TRIALS, alone=False, start=0.0)
         fused, loops = _run(place, "fused", TRIALS, alone=False, start=0.1)
