@@ -60,7 +60,7 @@ def stage_config(
                 len(prepared.categories),
                 {
                     "variants": {
-                        name: _variant(
+                        name: variant_options(
                             name, settings, prepared, detector.fc_channels, total, schedule.batch
                         )
                         for name, settings in variants.items()
@@ -217,7 +217,7 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _variant(
+def variant_options(
     name: str, settings: Variant, prepared: Prepared, width: int, total: int, batch: int
 ) -> dict[str, Any]:
     """A variant's plain settings, with what it needs to know of the dataset, the features' width

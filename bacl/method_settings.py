@@ -4,7 +4,7 @@ Without torch, like `bacl.settings`. A method's parts are in `bacl/methods/`, by
 """
 
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -271,11 +271,6 @@ class FASA(Method):
     )
 
 
-FIELD = (EQL, DropLoss, BALMS, EQLv2, Seesaw, ACSL, BAGS, DisAlign, Cosine, TDE, PCB, FASA)
-"""The field's methods."""
-OWN = (settings.Softmax, settings.Sigmoid, settings.BCE, settings.FCBL, settings.BACL)
-"""The paper's."""
-
 Variant = Annotated[
     settings.Softmax
     | settings.Sigmoid
@@ -296,3 +291,10 @@ Variant = Annotated[
     | FASA,
     Field(discriminator="method"),
 ]
+"""What an experiment file may say of a variant."""
+
+METHODS: dict[str, type[Method]] = {
+    get_args(method.model_fields["method"].annotation)[0]: method
+    for method in get_args(get_args(Variant)[0])
+}
+"""The settings of each method by its name."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bacl.errors import BaclError, UsageError
-from bacl_platform import data, store_commands
+from bacl_platform import data, method_cards, store_commands
 from bacl_platform.options import DEFAULT_STORE, Debug, StoreOption
 from bacl_platform.redaction import redacted
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(store_commands.app, name="store")
+app.add_typer(method_cards.app, name="methods")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
 Set = Annotated[
@@ -458,7 +459,7 @@ def bench(
         typer.Argument(
             metavar="BENCH...",
             help="Of loss, hallucination, bank, step, postprocess, evaluate, index, loader, sweep, "
-            "checkpoint, tracking.",
+            "checkpoint, tracking, zoo.",
         ),
     ],
     json_: Annotated[

@@ -24,6 +24,7 @@ BENCHES = (
     "sweep",
     "checkpoint",
     "tracking",
+    "zoo",
 )
 
 
@@ -60,6 +61,7 @@ def run(what: str, setting: Setting) -> list[Row]:
             postprocess,
             sweep,
             tracking,
+            zoo,
         )
 
         torch.set_num_threads(setting.threads)
@@ -75,6 +77,7 @@ def run(what: str, setting: Setting) -> list[Row]:
             "sweep": sweep.sweep,
             "checkpoint": checkpoint.checkpoint,
             "tracking": tracking.tracking,
+            "zoo": zoo.zoo,
         }
         return benches[what](setting)
 

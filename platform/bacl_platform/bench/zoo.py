@@ -1,0 +1,126 @@
+"""The field's methods beside each other: all in one bank, and each one's loss by itself."""
+
+import json
+import tempfile
+from contextlib import redirect_stderr
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from bacl.config import variant_options
+from bacl.datasets.annotations import Category, Prepared, Split, prepare
+from bacl.draws import generator
+from bacl.method_settings import METHODS
+from bacl.method_settings import Variant as MethodSettings
+from bacl.variants import Batch, build_variant
+from bacl_platform import worker
+from bacl_platform.bench.measure import Row, Setting, in_turns
+from bacl_platform.bench.sweep import STEPS, experiment
+from bacl_platform.experiment import load
+from bacl_platform.plan import make_plan
+from bacl_platform.store import JOB, Store
+
+CATEGORIES, WIDTH, ROWS = 1203, 1024, 1024
+"""LVIS v1.0's, of the released heads, and of the RoIs of two images."""
+
+
+_NOT = ("cosine", "disalign")
+"""No loss of its own, and one that needs another trunk."""
+
+
+def zoo(setting: Setting) -> list[Row]:
+    """One stage 2 of a bank of all methods beside one of BACL alone, evaluation included; then a
+    step of each method's classifier, loss and state beside cross-entropy."""
+    return [bank(setting), *losses(setting)]
+
+
+def bank(setting: Setting) -> Row:
+    """Time in mmengine's loops, of jobs that train as a Ray Train worker trains them."""
+    _, heads, size, drawn = STEPS[setting.image]
+    own: dict[str, dict[str, Any]] = {
+        "bags": {"bounds": [20]},
+        "bacl": {"hallucination": {"categories": drawn}},
+    }
+    variants = {name: {"method": name, **own.get(name, {})} for name in METHODS if name not in _NOT}
+    with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, redirect_stderr(StringIO()):
+        path, store = Path(folder) / "experiment.yaml", Store(Path(folder) / "store")
+        path.write_text(experiment(size, 10, heads, drawn, setting.threads))
+        prepared = prepare(load(path).dataset, store.datasets)
+        taken = []
+        for chosen in ({"bacl": variants["bacl"]}, variants):
+            shown = yaml.safe_dump(chosen, default_flow_style=True, width=10**6).strip()
+            stages = load(path, [f"stages.classifier.variants={shown}", "baseline=null"])
+            for job in make_plan(stages, prepared, store).jobs:
+                if failure := worker.train(job, store, lambda *_: None, lambda _: None):
+                    raise RuntimeError(failure)
+            record = json.loads((store.entry(job.key) / JOB).read_text())
+            taken.append(1000 * record["loop_seconds"])
+    alone, together = taken
+    what = f"{len(variants)} methods in one bank, {heads} steps"
+    return Row("zoo", what, together, "BACL alone", alone, 2.5)
+
+
+def losses(setting: Setting) -> list[Row]:
+    """Forward and backward through classifier and loss, and the move of the state."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.full((ROWS,), CATEGORIES)
+    labels[: ROWS // 4] = torch.randint(CATEGORIES, (ROWS // 4,), generator=draw)
+    labels = labels.to(setting.device)
+    features = torch.randn(ROWS, WIDTH, generator=draw).relu().to(setting.device)
+    plain = torch.nn.Linear(WIDTH, CATEGORIES + 1, device=setting.device)
+    images = torch.arange(2, device=setting.device).repeat_interleave(ROWS // 2)
+    batch = Batch(features, labels, images, [0, 1], [0, 1], partial(generator, setting.device))
+
+    def theirs() -> None:
+        plain.zero_grad()
+        F.cross_entropy(plain(features), labels).backward()
+
+    steps = [_step(name, batch, setting, draw) for name in METHODS]
+    repeat = 20 if setting.repeat is None else setting.repeat
+    *ours, beside = in_turns([*steps, theirs], repeat, 3, setting.device)
+    what = f"{ROWS} samples, {CATEGORIES} categories"
+    return [
+        Row(f"zoo_{name}", what, taken, "cross-entropy", beside, 2.0)
+        for name, taken in zip(METHODS, ours, strict=True)
+    ]
+
+
+def _step(name: str, batch: Batch, setting: Setting, draw: torch.Generator) -> Any:
+    settings = TypeAdapter(MethodSettings).validate_python({"method": name})
+    options = variant_options(name, settings, _long_tailed(), WIDTH, 100, 16)
+    variant = build_variant(options, WIDTH, CATEGORIES, draw).to(setting.device)
+
+    def step() -> None:
+        variant.zero_grad()
+        logits: Tensor = variant.logits(batch.features)
+        parts = variant.terms(logits, batch).values()
+        sum(total / count.clamp_min(1) for total, count in parts).backward()  # type: ignore[union-attr]
+        variant.update(logits, batch)
+
+    return step
+
+
+def _long_tailed() -> Prepared:
+    """A dataset of LVIS's shape, of which only the counts matter."""
+    counts = [max(1, round(100_000 * 0.99**rank)) for rank in range(CATEGORIES)]
+    categories = [
+        Category(
+            id=rank,
+            name=str(rank),
+            frequency="r" if count <= 10 else "c" if count <= 100 else "f",
+            image_count=count,
+            instance_count=2 * count,
+        )
+        for rank, count in enumerate(counts)
+    ]
+    split = Split(image_total=100_000, instance_total=2 * sum(counts), masks=False)
+    return Prepared(
+        digest="", evaluation="lvis", train=split, val=split, categories=categories, warnings=[]
+    )
