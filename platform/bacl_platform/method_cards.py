@@ -11,7 +11,7 @@ import typer
 
 from bacl.errors import UsageError
 from bacl.method_settings import METHODS
-from bacl.settings import Method
+from bacl.settings import Method, Settings
 from bacl_platform.options import Debug
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _options(settings: type[Any], under: str = "") -> list[tuple[str, str, str]]
         if name == "method":
             continue
         default = field.get_default(call_default_factory=True)
-        if hasattr(default, "model_fields"):
+        if isinstance(default, Settings):
             found += _options(type(default), f"{under}{name}.")
         else:
             shown = "null" if default is None else str(default)
