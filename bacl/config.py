@@ -12,7 +12,7 @@ from typing import Any
 from bacl.datasets.annotations import Prepared
 from bacl.detectors import roi_head, two_stage
 from bacl.errors import UsageError
-from bacl.method_settings import ACSL, BAGS, FASA, PCB, TDE, Variant
+from bacl.method_settings import ACSL, BAGS, FASA, LOCE, PCB, RIO, TDE, Variant
 from bacl.settings import Detector, Recipe
 
 _PRECISION = {
@@ -244,6 +244,14 @@ def variant_options(
         )
     if isinstance(settings, PCB):
         options["start"] = round(settings.start * total) * batch
+    lacking = [category.name for category in categories if not category.instance_count]
+    if isinstance(settings, LOCE) and lacking:
+        raise UsageError(
+            f"variants.{name}: method loce replays every category: expected training instances of "
+            f"all, {', '.join(lacking[:5])}{' and others' if len(lacking) > 5 else ''} have none"
+        )
+    if isinstance(settings, LOCE | RIO):
+        options["batch"] = batch
     if isinstance(settings, FASA):
         options["epoch"] = -(-prepared.train.image_total // batch) * batch
     return options

@@ -37,7 +37,8 @@ def variant_state(state: Mapping[str, Tensor], name: str, whole: bool = False) -
     return {
         mine.sub(target, key): value
         for key, value in state.items()
-        if mine.search(key) or (".variants." not in key and ".statistics." not in key)
+        if (mine.search(key) and ".memory." not in key)
+        or (".variants." not in key and ".statistics." not in key)
     }
 
 

@@ -271,6 +271,56 @@ class FASA(Method):
     )
 
 
+class LOCE(Method):
+    """Equilibrium loss: softmax weighted by each category's mean probability of late; and features
+    of categories that have low ones are replayed from a memory."""
+
+    method: Literal["loce"]
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of the old score for each new entry."""
+    drawn: int = Field(8, gt=0)
+    """Categories that are drawn for replay in a pair of images, with a chance that falls with their
+    score."""
+    samples: int = Field(4, gt=0)
+    """Features that are replayed of each, and that an image adds to the memory."""
+    slots: int = Field(80, gt=0)
+    """Features that the memory holds of each category."""
+    source: ClassVar[str] = "Feng et al., Exploring Classification Equilibrium, 2021"
+    equations: ClassVar[str] = "p_i = s_i exp(z_i) / sum_k s_k exp(z_k), cross-entropy; s_b = 0.01"
+    cost: ClassVar[str] = "a memory of categories x slots features: 0.4 GB for LVIS v1.0"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "features of sampled foreground behind both FCs are remembered, where the release has those "
+        "of jittered ground truth before them: in stage 2 both FCs are frozen",
+        "only the classifier is replayed to: boxes are the trunk's, which all variants share",
+        "the memory fills while training, without the release's pass over all images before",
+        "a score's entry is the mean of a category's samples in an image, not of one box's",
+        "scores move after the step, and of all ranks; the release's move before the loss",
+    )
+
+
+class RIO(Method):
+    """Repeat sampling of images and objects: with a sample of a rare category its last features are
+    replayed; a cosine classifier with learnable magnitudes. Meant for sampler repeat_factor."""
+
+    method: Literal["rio"]
+    counted: ClassVar[bool] = True
+    most_images: int = Field(30, gt=0)
+    """Training images up to which a category's features are remembered."""
+    slots: int = Field(60, gt=0)
+    """Features that the memory holds of each category."""
+    samples: int = Field(20, gt=0)
+    """Features that are replayed of each category that an image shows, and that it adds at most."""
+    scale: float = Field(48.0, gt=0)
+    """Of the cosines."""
+    source: ClassVar[str] = "Chang et al., Image-Level or Object-Level? (RIO), 2021"
+    equations: ClassVar[str] = "z_j = scale g_j cos(h, w_j), without bias; cross-entropy"
+    cost: ClassVar[str] = "a memory of categories x slots features: 0.3 GB for LVIS v1.0"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "only the classifier is replayed to: boxes are the trunk's, which all variants share",
+        "replayed is what an image's own samples call for, not a GPU's batch",
+    )
+
+
 Variant = Annotated[
     settings.Softmax
     | settings.Sigmoid
@@ -288,7 +338,9 @@ Variant = Annotated[
     | Cosine
     | TDE
     | PCB
-    | FASA,
+    | FASA
+    | LOCE
+    | RIO,
     Field(discriminator="method"),
 ]
 """What an experiment file may say of a variant."""

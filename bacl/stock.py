@@ -77,6 +77,8 @@ class VariantClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.variant = build_variant(settings, in_features, categories, torch.Generator())
+        if hasattr(self.variant, "memory"):  # of training only, and large
+            del self.variant.memory
 
     def forward(self, features: Tensor) -> Tensor:
         return self.variant.logits(features)

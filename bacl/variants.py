@@ -52,6 +52,18 @@ class Batch:
         """Numbers of the image pairs whose draws this rank makes: of those that begin with it."""
         return [position // 2 for position in self.positions if position % 2 == 0]
 
+    def rank(self, among: Tensor, order: Tensor) -> Tensor:
+        """Rank (N,) by `order`, in [0, 1), of the samples `among` those of their image; others have
+        ranks of N and more."""
+        keys = self.images + order.double() + ~among * len(self.positions)
+        ranked = keys.argsort()
+        place = torch.empty_like(ranked)
+        place[ranked] = torch.arange(len(ranked), device=ranked.device)
+        images = self.images.long()
+        sizes = images.new_zeros(len(self.positions)).index_add_(0, images, among.long())
+        place = place - (sizes.cumsum(0) - sizes)[images]
+        return torch.where(among, place, place + len(place))
+
     def uniform(self, columns: int) -> Tensor:
         """(N, columns) in [0, 1), the same whichever rank holds an image."""
         device = self.labels.device

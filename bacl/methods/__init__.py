@@ -14,7 +14,9 @@ from bacl.methods import (  # noqa: F401
     eql,
     eqlv2,
     fasa,
+    loce,
     pcb,
+    rio,
     seesaw,
     tde,
 )

@@ -77,15 +77,7 @@ class BAGS(Variant):
         wanted = self.others * own.new_zeros(len(batch.positions), dtype=torch.long).index_add_(
             0, images, own.long()
         )
-        keys = images + order.double() + own * len(batch.positions)  # own ones behind all others
-        ranked = keys.argsort()
-        sizes = own.new_zeros(len(batch.positions), dtype=torch.long).index_add_(
-            0, images, (~own).long()
-        )
-        begins = sizes.cumsum(0) - sizes
-        rank = torch.empty_like(ranked)
-        rank[ranked] = torch.arange(len(ranked), device=ranked.device)
-        return ~own & (rank - begins[images] < wanted[images])
+        return batch.rank(~own, order) < wanted[images]
 
     def probabilities(self, logits: Tensor) -> Tensor:
         logits = logits.float()

@@ -14,7 +14,9 @@ from bacl.method_settings import (
     BALMS,
     EQL,
     FASA,
+    LOCE,
     PCB,
+    RIO,
     TDE,
     Cosine,
     DisAlign,
@@ -36,6 +38,8 @@ VARIANTS = {
     "cosine": Cosine(method="cosine"),
     "tde": TDE(method="tde"),
     "pcb": PCB(method="pcb", start=0),
+    "loce": LOCE(method="loce", slots=5),
+    "rio": RIO(method="rio", slots=5, most_images=1000),
     "fasa": FASA(method="fasa", held_out=0.5),
 }
 STEPS = 4

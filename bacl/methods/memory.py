@@ -1,0 +1,65 @@
+"""A memory of features, which all ranks fill alike and checkpoints hold."""
+
+import torch
+from torch import Tensor, nn
+
+from bacl.variants import Batch
+
+
+class Memory(nn.Module):
+    """The last `slots` features (D,) of each category, of any rank.
+
+    What is pushed travels in the step's one reduction: each of the step's `images` has `rows` places
+    there, which the rank that holds the image fills.
+    """
+
+    features: Tensor
+    pushed: Tensor
+
+    def __init__(self, categories: int, width: int, slots: int, images: int, rows: int) -> None:
+        super().__init__()
+        self.images, self.rows = images, rows
+        self.register_buffer("features", torch.zeros(categories, slots, width))
+        self.register_buffer("pushed", torch.zeros(categories, dtype=torch.long))
+
+    @torch.no_grad()
+    def increment(self, batch: Batch, wanted: Tensor) -> Tensor:
+        """Of each image up to `rows` of the `wanted` (N,) samples, drawn, as (images * rows, D + 1):
+        features, and label + 1, which is 0 where there is none."""
+        rank = batch.rank(wanted, batch.uniform(1)[:, 0])
+        chosen = (rank < self.rows).nonzero()[:, 0]
+        places = batch.labels.new_tensor([position % self.images for position in batch.positions])
+        place = places[batch.images.long()[chosen]] * self.rows + rank[chosen]
+        labels = batch.labels[chosen, None] + 1
+        packed = self.features.new_zeros(self.images * self.rows, self.features.size(2) + 1)
+        packed[place] = torch.cat([batch.features[chosen], labels], dim=1).to(packed)
+        return packed
+
+    def add(self, packed: Tensor) -> None:
+        """Push what all ranks had, in the order of images."""
+        labels = packed[:, -1].round().long() - 1
+        kept = (labels >= 0).nonzero()[:, 0]
+        labels = labels[kept]
+        slots = self.features.size(1)
+        before = (labels[:, None] == labels[None]).tril(-1).sum(dim=1)
+        after = (labels[:, None] == labels[None]).triu(1).sum(dim=1)
+        last = after < slots  # of more than fit, the others would be overwritten
+        place = (self.pushed[labels] + before) % slots
+        self.features[labels[last], place[last]] = packed[kept[last], :-1]
+        self.pushed += labels.bincount(minlength=len(self.pushed))
+
+    def held(self) -> Tensor:
+        """How many features of each category there are, (C,)."""
+        return self.pushed.clamp_max(self.features.size(1))
+
+    def draw(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A drawn feature of each of the categories `labels` (H,), and whether there is one."""
+        held = self.held()[labels]
+        uniform = torch.rand(len(labels), generator=generator, device=labels.device)
+        return self.features[labels, (uniform * held).long()], held > 0
+
+    def newest(self, label: int, count: int) -> Tensor:
+        """The last features of a category, at most `count`, (H, D)."""
+        pushed, slots = int(self.pushed[label]), self.features.size(1)
+        numbers = range(max(0, pushed - min(count, slots)), pushed)
+        return self.features[label, [number % slots for number in numbers]]

@@ -1,0 +1,77 @@
+"""Repeat factor sampling of images and objects, Chang et al. 2021: the object-level memory."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bacl.methods.counts import Counts
+from bacl.methods.memory import Memory
+from bacl.variants import METHODS, Batch, Softmax
+
+
+class MagnitudeClassifier(nn.Module):
+    """z_j = s g_j cos(h, w_j) with a learnable magnitude g_j of each column."""
+
+    def __init__(self, width: int, columns: int, scale: float, generator: torch.Generator) -> None:
+        super().__init__()
+        weight = torch.empty(columns, width).normal_(0, 0.01, generator=generator)
+        self.weight = nn.Parameter(weight)
+        self.magnitude = nn.Parameter(torch.ones(columns))
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        cosines = F.linear(F.normalize(features, dim=1, eps=1e-5), F.normalize(self.weight, dim=1))
+        return self.scale * self.magnitude * cosines
+
+
+@METHODS.register_module(name="rio")
+class RIO(Softmax):
+    """Softmax; with a sample of a rare category its last features are replayed."""
+
+    stock_loss = None
+
+    def __init__(
+        self,
+        width: int,
+        categories: int,
+        generator: torch.Generator,
+        most_images: int,
+        slots: int,
+        samples: int,
+        scale: float,
+        batch: int,
+        counts: dict[str, Any],
+    ) -> None:
+        self._scale = scale
+        super().__init__(width, categories, generator)
+        self.samples = samples
+        targets = torch.tensor(Counts(**counts).images) <= most_images
+        self.register_buffer("targets", F.pad(targets, (0, 1)), persistent=False)
+        self.memory = Memory(categories, width, slots, batch, samples)
+
+    def classifier(self, width: int, columns: int, generator: torch.Generator) -> nn.Module:
+        return MagnitudeClassifier(width, columns, self._scale, generator)
+
+    def replay(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features (H, D) and labels (H,): the last of each rare category that an image shows."""
+        features, labels = [batch.features[:0].detach()], [batch.labels[:0]]
+        for shown in batch.labels.split(batch.sizes):
+            for label in shown[self.targets[shown]].unique().tolist():
+                found = self.memory.newest(label, self.samples)
+                features.append(found.to(batch.features))
+                labels.append(batch.labels.new_full((len(found),), label))
+        return torch.cat(features), torch.cat(labels)
+
+    def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        features, labels = self.replay(batch)
+        logits = torch.cat([logits, self.logits(features)]).float()
+        losses = F.cross_entropy(logits, torch.cat([batch.labels, labels]), reduction="sum")
+        return {"cls": (losses, labels.new_full((), len(logits)))}
+
+    def increment(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.memory.increment(batch, self.targets[batch.labels])
+
+    def add(self, increment: Tensor) -> None:
+        self.memory.add(increment)
