@@ -289,8 +289,8 @@ class LOCE(Method):
     equations: ClassVar[str] = "p_i = s_i exp(z_i) / sum_k s_k exp(z_k), cross-entropy; s_b = 0.01"
     cost: ClassVar[str] = "a memory of categories x slots features: 0.4 GB for LVIS v1.0"
     open_points: ClassVar[tuple[str, ...]] = (
-        "features of sampled foreground behind both FCs are remembered, where the release has those "
-        "of jittered ground truth before them: in stage 2 both FCs are frozen",
+        "remembered are features of sampled foreground behind both FCs, in the release those of "
+        "jittered ground truth before them: in stage 2 both FCs are frozen",
         "only the classifier is replayed to: boxes are the trunk's, which all variants share",
         "the memory fills while training, without the release's pass over all images before",
         "a score's entry is the mean of a category's samples in an image, not of one box's",

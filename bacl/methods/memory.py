@@ -9,8 +9,8 @@ from bacl.variants import Batch
 class Memory(nn.Module):
     """The last `slots` features (D,) of each category, of any rank.
 
-    What is pushed travels in the step's one reduction: each of the step's `images` has `rows` places
-    there, which the rank that holds the image fills.
+    What is pushed travels in the step's one reduction: each of the step's `images` has `rows`
+    places there, which the rank that holds the image fills.
     """
 
     features: Tensor
@@ -24,8 +24,8 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def increment(self, batch: Batch, wanted: Tensor) -> Tensor:
-        """Of each image up to `rows` of the `wanted` (N,) samples, drawn, as (images * rows, D + 1):
-        features, and label + 1, which is 0 where there is none."""
+        """Of each image up to `rows` of the `wanted` (N,) samples, drawn: features, and label + 1,
+        which is 0 where there is none, (images * rows, D + 1)."""
         rank = batch.rank(wanted, batch.uniform(1)[:, 0])
         chosen = (rank < self.rows).nonzero()[:, 0]
         places = batch.labels.new_tensor([position % self.images for position in batch.positions])
