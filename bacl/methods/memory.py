@@ -32,7 +32,8 @@ class Memory(nn.Module):
         place = places[batch.images.long()[chosen]] * self.rows + rank[chosen]
         labels = batch.labels[chosen, None] + 1
         packed = self.features.new_zeros(self.images * self.rows, self.features.size(2) + 1)
-        packed[place] = torch.cat([batch.features[chosen], labels], dim=1).to(packed)
+        # in the buffer's precision: half precision has no room for labels
+        packed[place] = torch.cat([batch.features[chosen].to(packed), labels.to(packed)], dim=1)
         return packed
 
     def add(self, packed: Tensor) -> None:

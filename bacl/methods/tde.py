@@ -91,8 +91,8 @@ class TDE(Softmax):
     @torch.no_grad()
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum of the foreground's features, and how many, (D + 1,)."""
-        foreground = (batch.labels < self.categories).to(batch.features.dtype)
-        return torch.cat([foreground @ batch.features, foreground.sum()[None]]).float()
+        foreground = (batch.labels < self.categories).to(self.direction)
+        return torch.cat([foreground @ batch.features.to(foreground), foreground.sum()[None]])
 
     def add(self, increment: Tensor) -> None:
         total, count = increment[:-1], increment[-1]

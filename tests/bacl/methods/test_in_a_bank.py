@@ -24,6 +24,7 @@ from bacl.method_settings import (
     EQLv2,
     Seesaw,
 )
+from bacl.precision import BFloat16OptimWrapper
 
 VARIANTS = {
     "eql": EQL(method="eql"),
@@ -106,6 +107,13 @@ def test_two_ranks_equal_one(config, start, tmp_path):
     two = torch.load(tmp_path / "0.pth", weights_only=True)
     for key, value in two.items():
         torch.testing.assert_close(value, single.state_dict()[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_bfloat16_trains_every_method(config, start):
+    model = build(config, start)
+    train(config, model, STEPS, wrapper=BFloat16OptimWrapper)
+    for key, value in model.state_dict().items():
+        assert value.isfinite().all(), key
 
 
 def test_exported_variants_detect_as_in_the_bank(config, start, tmp_path):

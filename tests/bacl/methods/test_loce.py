@@ -1,6 +1,7 @@
 """LOCE and RIO, and the memory that both have, against loops over what a step shows them."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -85,6 +86,14 @@ def test_memory_of_fewer_slots_than_a_step_brings_keeps_the_last():
     memory.add(packed)
     pushed = [row[:-1] for row in packed if row[-1]]
     torch.testing.assert_close(memory.newest(1, 9), torch.stack(pushed[-2:]))
+
+
+def test_memory_keeps_labels_apart_that_half_precision_cannot():
+    memory = Memory(1203, D, slots=2, images=2, rows=4)
+    batch = batch_of([[1001, 1002]])
+    halved = replace(batch, features=batch.features.bfloat16())
+    memory.add(memory.increment(halved, halved.labels < 1203))
+    assert memory.held().nonzero()[:, 0].tolist() == [1001, 1002]
 
 
 def test_draw_from_memory_says_of_which_categories_there_is_none():
