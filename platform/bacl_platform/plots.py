@@ -1,4 +1,4 @@
-"""The pictures of a report, 800 units wide: AP by group and by training count, weight norms,
+"""The pictures of a report, 800 units wide: AP by group, variant and training count, weight norms,
 training curves.
 
 A variant has one colour in all of them. C categories, S seeds, T logged steps.
@@ -28,6 +28,13 @@ _DASHES = ("-", "--", ":", "-.")
 _HATCHES = ("", "///", "...", "xxx")
 _SHADES = ("#fbe3e0", "#fdf3d8", "#e6f0e6", "#e3ecf7")
 """Of frequency groups, fewest first."""
+_GROUP_COLOURS = ("#253494", "#2c7fb8", "#41b6c4", "#a1dab4")
+"""Of their bars: one scale from dark to light, which no variant's colour is mistaken for."""
+_CLASSIFIERS = (
+    "roi_head.bbox_head.fc_cls.weight",
+    "roi_head.bbox_head.fc_cls.variant.fc_cls.weight",
+)
+"""Where an exported detector has its classifier's weights: a plain one's, and a whole variant's."""
 _LEGEND_WIDTH = 100
 """Letters that fit side by side under a picture, with six for each line's sample."""
 _MOST_NAMES = 60
@@ -52,6 +59,14 @@ def pictures(report: Report) -> list[Picture]:
             f"{kind.lower()}_by_group.png",
             f"{_spoken(kind)} by frequency group",
             ap_by_group(report, kind),
+        )
+        for kind in report.kinds
+    ]
+    made += [
+        Picture(
+            f"{kind.lower()}_by_variant.png",
+            f"{_spoken(kind)} of each variant by frequency group",
+            ap_by_variant(report, kind),
         )
         for kind in report.kinds
     ]
@@ -84,12 +99,7 @@ def ap_by_group(report: Report, kind: str = "AP") -> Figure:
     """Bars of AP in points for all categories and each group; error bars are one standard
     deviation over seeds. kind: AP or mask_AP."""
     names = report.variants
-    counts = {
-        group: sum(
-            c["frequency"] == group and c[kind] is not None for c in report.results[0].categories
-        )
-        for group in report.groups
-    }
+    counts = _counts(report, kind)
     groups = [(kind, f"all\n{_categories(sum(counts.values()))}")]
     groups += [
         (f"{kind}_{g}", f"{report.groups[g]}\n{_categories(n)}") for g, n in counts.items() if n
@@ -137,6 +147,61 @@ def ap_by_group(report: Report, kind: str = "AP") -> Figure:
     return figure
 
 
+def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
+    """For each variant a bar of AP in points for each group, fewest first; error bars are one
+    standard deviation over seeds. kind: AP or mask_AP."""
+    names = report.variants
+    groups = {group: count for group, count in _counts(report, kind).items() if count}
+    figure, axes = _figure(1.6 + 0.17 * len(names) * (len(groups) + 0.8))
+    width = 0.82 / max(len(groups), 1)
+    for number, (group, count) in enumerate(groups.items()):
+        values = [[100 * v for v in report.values(name, f"{kind}_{group}")] for name in names]
+        centres = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * width
+        lengths = [mean(v) if v else 0 for v in values]
+        axes.barh(
+            centres,
+            lengths,
+            width * 0.92,
+            label=f"{report.groups[group]} ({_categories(count)})",
+            color=_GROUP_COLOURS[number % len(_GROUP_COLOURS)],
+        )
+        deviations = [stdev(v) if len(v) > 1 else 0 for v in values]
+        if any(deviations):
+            axes.errorbar(
+                lengths,
+                centres,
+                xerr=deviations,
+                fmt="none",
+                ecolor="#333333",
+                elinewidth=1,
+                capsize=2,
+            )
+        for centre, length, deviation in zip(centres, lengths, deviations):
+            axes.annotate(
+                f"{length:.1f}",
+                (length + deviation, centre),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+            )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)  # the first variant at the top
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"{_spoken(kind)} (points)")
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.08)
+    axes.set_title(f"{_spoken(kind)} of each variant by frequency group{_over_seeds(report)}")
+    _legend(figure, axes)
+    return figure
+
+
+def _counts(report: Report, kind: str) -> dict[str, int]:
+    """How many categories of each group are evaluated."""
+    rows = [row for row in report.results[0].categories if row[kind] is not None]
+    return {group: sum(row["frequency"] == group for row in rows) for group in report.groups}
+
+
 def ap_by_count(report: Report, kind: str = "AP") -> Figure:
     """A dot for each category and variant: AP in points (mean over seeds) by how often the
     training split shows the category; a line through the means of half decades."""
@@ -180,8 +245,8 @@ def _dot_strength(report: Report) -> float:
 def weight_norms(report: Report) -> Figure:
     """L2 norm of each category's classifier weights, most training instances first (Fig. 5).
 
-    Mean over seeds, read from the exported checkpoints. Variants without the usual `fc_cls` are
-    left out.
+    Mean over seeds, read from the exported checkpoints. Cascades, which have several classifiers,
+    are left out.
     """
     categories = report.results[0].categories
     instances = np.array([int(c["instance_count"]) for c in categories])
@@ -299,8 +364,10 @@ def _scalar(report: Report, jobs: list[Job], name: str) -> tuple[np.ndarray, np.
 
 
 def _norms(checkpoint: Path, categories: int) -> np.ndarray | None:
-    """L2 norms (C,) of the foreground classifiers of an exported detector."""
-    weights = read_checkpoint(checkpoint)["state_dict"].get("roi_head.bbox_head.fc_cls.weight")
+    """L2 norms (C,) of the foreground classifiers of an exported detector; a classifier's first C
+    rows are the categories'."""
+    state = read_checkpoint(checkpoint)["state_dict"]
+    weights = next((state[name] for name in _CLASSIFIERS if name in state), None)
     return None if weights is None else weights[:categories].float().norm(dim=1).numpy()
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bacl.settings import Groups
@@ -65,7 +66,26 @@ def test_masks_and_groups_of_ones_own_are_drawn(study):
     told = [label.get_text().split("\n")[0] for label in axes.get_xticklabels()]
     assert told == ["all", "group 1", "group 2", "group 3", "group 4"]
     assert [bar.get_height() for bar in axes.containers[0]][1:] == pytest.approx([10] * 4)
+    (axes,) = plots.ap_by_variant(own, "mask_AP").axes
+    assert [len(bars) for bars in axes.containers] == [3] * 4
     plots.png(plots.weight_norms(own))
+
+
+def test_variants_have_a_bar_for_each_group_with_the_deviation_over_seeds(study, prepared):
+    (axes,) = plots.ap_by_variant(study).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["features", "bacl", "softmax"]
+    lengths = {bars.get_label(): [b.get_width() for b in bars] for bars in axes.containers[::2]}
+    rare = sum(category.frequency == "r" for category in prepared.categories)
+    # means over the seeds 10 and 12, 30 and 32, 20 and 22; rare a quarter of it, common a half
+    assert next(iter(lengths)) == f"rare ({rare} categories)"
+    assert list(lengths.values()) == [
+        pytest.approx([11 / 4, 31 / 4, 21 / 4]),
+        pytest.approx([11 / 2, 31 / 2, 21 / 2]),
+        pytest.approx([11, 31, 21]),
+    ]
+    (spread,) = axes.containers[5].lines[2]
+    low, high = spread.get_segments()[1][:, 0]
+    assert (low, high) == pytest.approx((31 - 2**0.5, 31 + 2**0.5))
 
 
 def test_dots_are_categories_by_training_count(study, prepared):
@@ -119,6 +139,19 @@ def test_weight_norms_go_from_most_to_fewest_instances(study, prepared):
     drawn = lines(axes)
     assert {"features", "bacl", "softmax"} <= set(drawn)
     np.testing.assert_allclose(drawn["bacl"].get_ydata(), labels)
+
+
+def test_weight_norms_of_variants_that_are_exported_whole(study):
+    for result in study.of("bacl"):
+        content = torch.load(result.checkpoint)
+        weights = content["state_dict"].pop("roi_head.bbox_head.fc_cls.weight")
+        more = torch.full((3, 4), 50.0)  # columns of groups, behind the categories'
+        place = "roi_head.bbox_head.fc_cls.variant.fc_cls.weight"
+        content["state_dict"][place] = torch.cat([2 * weights[:-1], more])
+        torch.save(content, result.checkpoint)
+    axes, _ = plots.weight_norms(study).axes
+    drawn = lines(axes)
+    np.testing.assert_allclose(drawn["bacl"].get_ydata(), 2 * drawn["softmax"].get_ydata())
 
 
 def test_shades_follow_the_groups_of_the_categories_in_order():

@@ -207,6 +207,7 @@ def test_files_are_written_and_the_page_needs_no_other(study, tmp_path):
     pictures = re.findall(r"!\[.*\]\((.*)\)", (out / "report.md").read_text())
     assert pictures == [
         "ap_by_group.png",
+        "ap_by_variant.png",
         "ap_by_count.png",
         "weight_norms.png",
         "training_features.png",
@@ -216,7 +217,7 @@ def test_files_are_written_and_the_page_needs_no_other(study, tmp_path):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     page = (out / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="(.{20})', page)
-    assert sources == ["data:image/png;base6"] * 5
+    assert sources == ["data:image/png;base6"] * 6
     assert "<b>32.0 ± 2.8</b><small>+11.5 ± 2.1</small>" in page
 
 
