@@ -254,7 +254,7 @@ def report(
         bool, typer.Option("--json", help="Print JSON and nothing else; AP as fractions.")
     ] = False,
     paper: Annotated[
-        bool, typer.Option("--paper", help="Of a sweep: the paper's numbers beside its own.")
+        bool, typer.Option("--paper", help="Also the table that the paper prints, beside ours.")
     ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only what the store has in numbers: no errors, images.")
@@ -280,6 +280,7 @@ def report(
         from rich.console import Console
 
         from bacl_platform import report as reporting
+        from bacl_platform import sweep_report
         from bacl_platform.sweep import is_sweep
 
         looks = {"--images": images, "--draw": draw, "--score-threshold": score_threshold}
@@ -292,12 +293,11 @@ def report(
                 raise UsageError(f"{given}: expected an experiment, got a sweep file")
             _report_sweep(file, store, set_, seeds, out, json_, paper)
             return
-        if paper:
-            raise UsageError("--paper: expected a sweep file, got an experiment")
         what, where = planned(file, store, set_, seeds)
         command = again(file, store, set_, seeds)
         found = reporting.collect(what, where, command)
         folder = out or where.root / "reports" / what.experiment.name
+        beside = sweep_report.beside_paper(found, file) if paper else None
         sections = []
         if not quick:
             from bacl_platform import analysis, findings
@@ -311,10 +311,16 @@ def report(
                 6 if images is None else images,
             )
         reporting.write(found, folder, command, sections)
+        if beside is not None:
+            sweep_report.write(beside, folder)
         if json_:
-            print(json.dumps(reporting.as_json(found), indent=1))
-        else:
-            reporting.print_report(found, folder, where, command, Console())
+            theirs = {} if beside is None else {"paper": sweep_report.rows_as_json(beside)}
+            print(json.dumps({**reporting.as_json(found), **theirs}, indent=1))
+            return
+        reporting.print_report(found, folder, where, command, Console())
+        if beside is not None:
+            print(f"\n{sweep_report.markdown(beside)}")
+            sweep_report.print_written(folder, Console())
 
 
 @app.command()

@@ -91,6 +91,16 @@ class ClassifierStage(Settings):
 Stage = Annotated[RepresentationStage | ClassifierStage, Field(discriminator="kind")]
 
 
+class Paper(Settings):
+    """Where the paper's numbers are that a file repeats, for `bacl report --paper`."""
+
+    file: str
+    """Relative to the folder of the file that names it."""
+    table: str
+    column: str | None = None
+    """Of a table that has several, such as `v0.5 R50`."""
+
+
 class Experiment(Settings):
     """One experiment file: a dataset, a detector, a DAG of stages."""
 
@@ -102,6 +112,8 @@ class Experiment(Settings):
     stages: dict[Name, Stage] = Field(min_length=1)
     baseline: str | None = None
     """The variant that the report compares the others with."""
+    paper: Paper | None = None
+    """The published table whose rows are the variants, by name."""
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Experiment:
@@ -216,6 +228,7 @@ def read(path: Path, above: tuple[Path, ...] = ()) -> dict:
     for field in _DATASET_PATHS:
         _rebase(content.get("dataset"), field, below.parent)
     _rebase(content.get("detector"), "weights", below.parent)
+    _rebase(content.get("paper"), "file", below.parent)
     return _merged(content, raw)
 
 
@@ -408,10 +421,12 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
     dataset, detector = experiment.dataset, experiment.detector
     files = {name: absolute(getattr(dataset, name)) for name in _DATASET_PATHS}
     weights = detector.weights if detector.weights == "torchvision" else absolute(detector.weights)
+    paper = experiment.paper
     return experiment.model_copy(
         update={
             "dataset": dataset.model_copy(update=files),
             "detector": detector.model_copy(update={"weights": weights}),
+            "paper": paper and paper.model_copy(update={"file": absolute(paper.file)}),
         }
     )
 

@@ -22,6 +22,7 @@ from bacl_platform.experiment import (
     ClassifierStage,
     Experiment,
     Name,
+    Paper,
     Title,
     assign,
     override_field,
@@ -81,14 +82,6 @@ class Pbt(Settings):
     """Share of the trials that are replaced, and of those that are copied."""
     resample: float = Field(0.25, ge=0, le=1)
     """Chance that a field is drawn anew; else it moves by a fifth, or to a list's next value."""
-
-
-class Paper(Settings):
-    """Where the numbers are that a sweep repeats."""
-
-    file: str
-    """Relative to the sweep's folder."""
-    table: str
 
 
 class Sweep(Settings):

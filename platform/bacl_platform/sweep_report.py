@@ -1,4 +1,5 @@
-"""Tables of sweeps: trials by their values, beside the paper's numbers where a sweep repeats them.
+"""Tables of a sweep's trials by their values, or of an experiment's variants by their names, beside
+the paper's numbers where those are repeated.
 
 Everything is read from the store; values are points (AP times 100).
 """
@@ -6,6 +7,7 @@ Everything is read from the store; values are points (AP times 100).
 import csv
 import io
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -14,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bacl.errors import UsageError
-from bacl_platform.experiment import read_yaml
+from bacl_platform.paper import published
 from bacl_platform.plan import Job, state
 from bacl_platform.population import Move
 from bacl_platform.store import MOVES, SCALARS, Store, disk_errors
@@ -24,6 +25,8 @@ from bacl_platform.tuning import failed_before, result_of, stopped_before
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bacl_platform.report import Report
 
 EACH_VARIANT = 0.03
 """What one more variant of a bank adds to a step, as a share of it."""
@@ -35,7 +38,7 @@ LEAST_SEEDS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One trial over its seeds."""
+    """One trial, or variant, over its seeds."""
 
     varied: dict[str, str]
     state: str
@@ -50,8 +53,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class SweepTable:
-    """What a sweep has found so far."""
+class ResultTable:
+    """What a sweep or an experiment has found so far."""
 
     name: str
     title: str
@@ -65,7 +68,7 @@ class SweepTable:
         return list(dict.fromkeys(field for row in self.rows for field in row.varied))
 
 
-def collect(plan: SweepPlan, store: Store, with_paper: bool) -> SweepTable:
+def collect(plan: SweepPlan, store: Store, with_paper: bool) -> ResultTable:
     """Read from the store what it has of a sweep.
 
     Raises UsageError where the paper's numbers are asked for and the sweep names no table.
@@ -101,7 +104,7 @@ def collect(plan: SweepPlan, store: Store, with_paper: bool) -> SweepTable:
         metrics |= dict.fromkeys(paper)
         ended = _ended(cells[-1], store) if plan.file.sweep.competes and not open_ else {}
         rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error, ended))
-    return SweepTable(plan.file.sweep.name, title, list(metrics), rows, with_paper)
+    return ResultTable(plan.file.sweep.name, title, list(metrics), rows, with_paper)
 
 
 def _ended(cell: Cell, store: Store) -> dict[str, str]:
@@ -115,26 +118,31 @@ def _ended(cell: Cell, store: Store) -> dict[str, str]:
 
 def printed(file: SweepFile) -> tuple[str, list[tuple[dict[str, str], dict[str, float]]]]:
     """Title and rows of the paper's table: the values that a row is for, and its points."""
-    source = file.sweep.paper
-    if source is None:
-        raise UsageError(
-            f"{file.path}: paper: expected the table that the sweep repeats "
-            "(file and table), got nothing"
-        )
-    path = file.path.parent / source.file
-    tables = read_yaml(path).get("tables", {})
-    if source.table not in tables:
-        known = ", ".join(map(str, tables))
-        raise UsageError(
-            f"{file.path}: paper.table: expected one of {path.name}'s ({known}), "
-            f"got {source.table!r}"
-        )
-    table = tables[source.table]
-    rows = []
-    for row in table["rows"]:
-        match = {str(field): plain(value) for field, value in row.get("trial", {}).items()}
-        rows.append((match, {name: float(value) for name, value in row["points"].items()}))
-    return f"Table {source.table}: {table['title']}", rows
+    title, rows = published(file.sweep.paper, file.path, "trial")
+    return title, [
+        ({str(field): plain(value) for field, value in trial.items()}, points)
+        for trial, points in rows
+    ]
+
+
+def beside_paper(report: "Report", file: Path) -> ResultTable:
+    """An experiment's variants beside the paper's rows of the same names, in the paper's order.
+
+    Rows that the experiment lacks are there as well, and variants that the paper lacks come last.
+    Of the metrics, those that the paper prints. file: the experiment's. Raises UsageError where
+    the experiment names no table, or one that is not there.
+    """
+    title, rows = published(report.experiment.paper, file, "variant")
+    theirs = dict(rows)
+    metrics = list(dict.fromkeys(name for points in theirs.values() for name in points))
+    to_run = Counter(name for job in report.unfinished for name in job.variants)
+    own = [*report.variants, *to_run]
+    made = []
+    for name in dict.fromkeys([*theirs, *own]):
+        found = {metric: [100 * v for v in report.values(name, metric)] for metric in metrics}
+        state = f"{to_run[name]} to run" if to_run[name] else "done" if name in own else "-"
+        made.append(Row({"variant": name}, state, found, theirs.get(name, {})))
+    return ResultTable(report.experiment.name, title, metrics, made, with_paper=True)
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -158,7 +166,7 @@ def _shown(values: list[float]) -> str:
     return f"{spread} [{low:.1f}, {high:.1f}]"
 
 
-def cells_of(table: SweepTable) -> tuple[list[str], list[list[str]]]:
+def cells_of(table: ResultTable) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table as text."""
     shown = [m for m in table.metrics if any(m in r.found or m in r.paper for r in table.rows)]
     head = [*table.fields, "seeds"]
@@ -182,7 +190,7 @@ def cells_of(table: SweepTable) -> tuple[list[str], list[list[str]]]:
     return head, lines
 
 
-def markdown(table: SweepTable) -> str:
+def markdown(table: ResultTable) -> str:
     """The table in Markdown."""
     head, lines = cells_of(table)
     rows = [head, ["---"] * len(head), *lines]
@@ -196,7 +204,7 @@ def markdown(table: SweepTable) -> str:
     )
 
 
-def latex(table: SweepTable) -> str:
+def latex(table: ResultTable) -> str:
     """The table as a LaTeX `tabular`."""
     head, lines = cells_of(table)
 
@@ -214,7 +222,7 @@ def _tex(text: str) -> str:
     return text.replace("±", r"$\pm$")
 
 
-def html(table: SweepTable) -> str:
+def html(table: ResultTable) -> str:
     """The table as a page of its own."""
     head, lines = cells_of(table)
 
@@ -233,7 +241,7 @@ def html(table: SweepTable) -> str:
     )
 
 
-def as_csv(table: SweepTable) -> str:
+def as_csv(table: ResultTable) -> str:
     """The table with one line for each trial."""
     text = io.StringIO()
     head, lines = cells_of(table)
@@ -242,7 +250,7 @@ def as_csv(table: SweepTable) -> str:
     return text.getvalue()
 
 
-def write(table: SweepTable, folder: Path) -> None:
+def write(table: ResultTable, folder: Path) -> None:
     """Write the table to a folder in all its forms."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -250,18 +258,20 @@ def write(table: SweepTable, folder: Path) -> None:
             (folder / f"table.{suffix}").write_text(form(table), encoding="utf-8")
 
 
-def as_json(table: SweepTable) -> dict[str, Any]:
+def as_json(table: ResultTable) -> dict[str, Any]:
     """Points of every trial and seed, and the paper's."""
-    return {
-        "sweep": table.name,
-        "trials": [
-            {"varied": r.varied, "state": r.state, "points": r.found, "paper": r.paper}
-            for r in table.rows
-        ],
-    }
+    return {"sweep": table.name, "trials": rows_as_json(table)}
 
 
-def print_table(table: SweepTable, folder: Path, console: "Console") -> None:
+def rows_as_json(table: ResultTable) -> list[dict[str, Any]]:
+    """Points of every row and seed, and the paper's."""
+    return [
+        {"varied": r.varied, "state": r.state, "points": r.found, "paper": r.paper}
+        for r in table.rows
+    ]
+
+
+def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     """Show the table, and where it was written."""
     from rich import box
     from rich.table import Table
@@ -280,6 +290,11 @@ def print_table(table: SweepTable, folder: Path, console: "Console") -> None:
     for line in lines:
         shown.add_row(*(Text(line[place]) for place in told))
     console.print(shown)
+    print_written(folder, console)
+
+
+def print_written(folder: Path, console: "Console") -> None:
+    """Say where the table is."""
     console.print(f"written: {folder}/table.md, .html, .tex, .csv", soft_wrap=True, highlight=False)
 
 

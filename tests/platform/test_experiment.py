@@ -230,6 +230,19 @@ def test_paths_of_a_base_are_meant_from_the_bases_folder(tiny):
     assert load(folder / "other.yaml").dataset.train == str(tiny.parent / "t.json")
 
 
+def test_file_of_the_paper_is_meant_from_the_folder_that_names_it(tiny):
+    folder = tiny.parent / "sub"
+    folder.mkdir()
+    tiny.write_text(tiny.read_text() + "paper: {file: numbers.yaml, table: XIII, column: one}\n")
+    other = folder / "other.yaml"
+    other.write_text("base: ../tiny.yaml\nname: other\npaper: {column: two}\n")
+    paper = load(other).paper
+    assert (paper.file, paper.column) == (str(tiny.parent / "numbers.yaml"), "two")
+    assert problems(other, "paper.tabel=X") == [
+        "paper.tabel: unknown field, did you mean `table`?",
+    ]
+
+
 def test_base_that_leads_back_is_refused(tiny):
     tiny.write_text("base: tiny.yaml\n")
     with pytest.raises(UsageError, match="which leads back here"):
