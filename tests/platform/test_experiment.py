@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bacl.errors import UsageError
+from bacl.method_settings import METHODS
 from bacl.settings import FROZEN_TRUNK
 from bacl_platform.experiment import load
 
@@ -70,13 +71,13 @@ def test_override_replaces_nested_values_and_list_entries(tiny):
         ),
         (
             "stages.heads.variants.softmax.method=sofmax",
-            "stages.heads.variants.softmax.method: expected one of bacl, bce, fcbl, sigmoid, "
-            "softmax, got 'sofmax' (did you mean `softmax`?)",
+            f"stages.heads.variants.softmax.method: expected one of {', '.join(sorted(METHODS))}, "
+            "got 'sofmax' (did you mean `softmax`?)",
         ),
         (
             "stages.heads.variants.softmax={}",
-            "stages.heads.variants.softmax.method: expected one of bacl, bce, fcbl, sigmoid, "
-            "softmax, got nothing",
+            f"stages.heads.variants.softmax.method: expected one of {', '.join(sorted(METHODS))}, "
+            "got nothing",
         ),
         (
             "stages.heads.variants.Big={method: bce}",
