@@ -1,7 +1,7 @@
 """`bacl methods`: a card for each method that a variant may have.
 
 Cards are read from the settings' classes, which say what a method does, where it is from and what
-its options are.
+its options are. Commands import what they need when they run.
 """
 
 import inspect
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bacl.errors import UsageError
-from bacl.method_settings import METHODS
-from bacl.settings import Method, Settings
 from bacl_platform.options import Debug
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bacl.settings import Method
 
 app = typer.Typer(help="The methods that variants may have: a list, and a card for each.")
 
@@ -27,6 +27,8 @@ def methods(context: typer.Context) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+
+    from bacl.method_settings import METHODS
 
     table = Table("method", "what it does", "source")
     for name, method in METHODS.items():
@@ -45,12 +47,14 @@ def show(
     with told(debug):
         from rich.console import Console
 
+        from bacl.method_settings import METHODS
+
         if name not in METHODS:
             raise UsageError(f"expected one of {', '.join(METHODS)}, got {name!r}")
         print_card(name, METHODS[name], Console())
 
 
-def print_card(name: str, method: type[Method], console: "Console") -> None:
+def print_card(name: str, method: "type[Method]", console: "Console") -> None:
     """Print what a method does, its source, equations, options, costs and open points."""
     from rich.table import Table
 
@@ -76,13 +80,15 @@ def print_card(name: str, method: type[Method], console: "Console") -> None:
         console.print(table, highlight=False, markup=False)
 
 
-def _about(method: type[Method]) -> str:
+def _about(method: "type[Method]") -> str:
     """The docstring as one paragraph."""
     return " ".join((inspect.getdoc(method) or "").split())
 
 
 def _options(settings: type[Any], under: str = "") -> list[tuple[str, str, str]]:
     """(path, default, what it is) of each field but the method's name."""
+    from bacl.settings import Settings
+
     found: list[tuple[str, str, str]] = []
     for name, field in settings.model_fields.items():
         if name == "method":
