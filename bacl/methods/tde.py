@@ -92,7 +92,8 @@ class TDE(Softmax):
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum of the foreground's features, and how many, (D + 1,)."""
         foreground = (batch.labels < self.categories).to(self.direction)
-        return torch.cat([foreground @ batch.features.to(foreground), foreground.sum()[None]])
+        features = batch.features.to(foreground) * foreground[:, None]
+        return torch.cat([features.sum(dim=0), foreground.sum()[None]])
 
     def add(self, increment: Tensor) -> None:
         total, count = increment[:-1], increment[-1]
