@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bacl.precision import at_least_float32
+
 FLOOR = 1e-3
 """Long-term indicators are clamped below at this before their ratio is taken (design.md)."""
 
 
 def probabilities(logits: Tensor) -> Tensor:
     """Estimated probabilities of Eq. (5), shape (N, C + 1), from logits of the same shape."""
-    sigmoid = logits.float().sigmoid()
+    sigmoid = at_least_float32(logits).sigmoid()
     background = sigmoid[:, -1:]
     return torch.cat([sigmoid[:, :-1] * (1 - background), background], dim=1)
 

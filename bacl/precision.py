@@ -1,4 +1,5 @@
-"""Training in bfloat16, which needs no loss scaling and so works on the CPU as on CUDA."""
+"""Training in bfloat16, which needs no loss scaling and so works on the CPU as on CUDA; and what
+losses are computed in where the rest is in lower precision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +7,12 @@ from contextlib import contextmanager
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from torch import nn
+from torch import Tensor, nn
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32 where it is of lower precision, else as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @OPTIM_WRAPPERS.register_module()

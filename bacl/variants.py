@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bacl import fcbl
 from bacl.indicators import INDICATORS, Indicator
+from bacl.precision import at_least_float32
 
 METHODS = Registry("method", scope="bacl", locations=["bacl.variants", "bacl.methods"])
 """Methods by the name that experiment files use."""
@@ -189,12 +190,13 @@ class Sigmoid(Variant):
     stock_loss = {"type": "SigmoidLoss"}
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        targets = F.one_hot(labels, self.categories + 1)[:, :-1].float()
-        losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+        logits = at_least_float32(logits)
+        targets = F.one_hot(labels, self.categories + 1)[:, :-1].to(logits)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return losses.sum(dim=1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        return F.pad(logits.float().sigmoid(), (0, 1))
+        return F.pad(at_least_float32(logits).sigmoid(), (0, 1))
 
 
 @METHODS.register_module(name="bce")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bacl.methods.counts import Counts
+from bacl.precision import at_least_float32
 from bacl.variants import METHODS, Batch, Variant
 
 
@@ -37,7 +38,7 @@ class ACSL(Variant):
         self.register_buffer("shares", torch.tensor(background_shares), persistent=False)
 
     def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        labels, logits = batch.labels, logits.float()
+        labels, logits = batch.labels, at_least_float32(logits)
         targets = F.one_hot(labels, self.categories + 1)
         confident = logits.detach().sigmoid() >= self.threshold
         drawn = batch.uniform(len(self.shares)) < self.shares
@@ -45,9 +46,9 @@ class ACSL(Variant):
         foreground = (labels < self.categories)[:, None]
         weights = torch.where(foreground, confident, of_category) | targets.bool()
         losses = F.binary_cross_entropy_with_logits(
-            logits, targets.float(), weights.float(), reduction="sum"
+            logits, targets.to(logits), weights.to(logits), reduction="sum"
         )
         return {"cls": (losses, labels.new_full((), len(labels)))}
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        return logits.float().sigmoid()
+        return at_least_float32(logits).sigmoid()

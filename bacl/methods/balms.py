@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bacl.methods.counts import Counts
+from bacl.precision import at_least_float32
 from bacl.variants import METHODS, Sigmoid
 
 
@@ -20,10 +21,11 @@ class BALMS(Sigmoid):
     ) -> None:
         super().__init__(width, categories, generator)
         known = Counts(**counts)
-        least = 1 / known.total
-        frequency = known.frequency().clamp(least, max(least, 1 - least))
-        self.register_buffer("shift", frequency.logit(), persistent=False)
+        least = min(1.0, known.total / 2)
+        shown = torch.tensor(known.images, dtype=torch.double).clamp(least, known.total - least)
+        shift = (shown / (known.total - shown)).log()  # in float32, 1 - f may be far off
+        self.register_buffer("shift", shift.float(), persistent=False)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         foreground = (labels < self.categories)[:, None]
-        return super().loss(logits.float() + foreground * self.shift, labels)
+        return super().loss(at_least_float32(logits) + foreground * self.shift, labels)

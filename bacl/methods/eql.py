@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bacl.methods.counts import Counts
+from bacl.precision import at_least_float32
 from bacl.variants import METHODS, Batch, Sigmoid
 
 
@@ -33,10 +34,10 @@ class EQL(Sigmoid):
         return ~(foreground[:, None] & self.is_tail)
 
     def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        labels, logits = batch.labels, logits.float()
+        labels, logits = batch.labels, at_least_float32(logits)
         targets = F.one_hot(labels, self.categories + 1)[:, :-1]
         weights = self.kept(labels, batch) | targets.bool()
         losses = F.binary_cross_entropy_with_logits(
-            logits, targets.float(), weights.float(), reduction="sum"
+            logits, targets.to(logits), weights.to(logits), reduction="sum"
         )
         return {"cls": (losses, labels.new_full((), len(labels)))}

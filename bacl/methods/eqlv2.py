@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bacl.precision import at_least_float32
 from bacl.variants import BCE, METHODS, Batch
 
 _FIRST = 100.0
@@ -37,17 +38,18 @@ class EQLv2(BCE):
         return 1 + self.alpha * (1 - discouraging), discouraging
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        logits = logits.float()
+        logits = at_least_float32(logits)
         encouraging, discouraging = (F.pad(w, (0, 1), value=1.0) for w in self.weights())
         own = logits.gather(1, labels[:, None])[:, 0]
-        others = F.softplus(logits) @ discouraging - discouraging[labels] * F.softplus(own)
-        return others + encouraging[labels] * F.softplus(-own)
+        losses = F.softplus(logits) * discouraging  # no product of matrices: autocast halves those
+        of_own = encouraging[labels] * F.softplus(-own)
+        return losses.scatter(1, labels[:, None], of_own[:, None]).sum(dim=1)
 
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sums of the weighted gradients' sizes, encouraging and discouraging, (2, C)."""
         with torch.no_grad():
             encouraging, discouraging = self.weights()
-            scores = logits.float()[:, :-1].sigmoid()
+            scores = at_least_float32(logits)[:, :-1].sigmoid()
             own = F.one_hot(batch.labels, self.categories + 1)[:, :-1].to(scores)
             positive = ((1 - scores) * own).sum(dim=0) * encouraging
             return torch.stack([positive, (scores * (1 - own)).sum(dim=0) * discouraging])

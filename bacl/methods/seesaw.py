@@ -6,6 +6,7 @@ from mmdet.models.losses.seesaw_loss import seesaw_ce_loss
 from torch import Tensor, nn
 
 from bacl.methods.cosine import CosineClassifier
+from bacl.precision import at_least_float32
 from bacl.variants import METHODS, Batch, Variant
 
 _TEMPERATURE = 20.0
@@ -42,7 +43,7 @@ class Seesaw(Variant):
         return super().classifier(width, columns, generator)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        logits = logits.float()
+        logits = at_least_float32(logits)
         foreground = labels < self.categories
         among = seesaw_ce_loss(
             logits[:, :-2],
@@ -59,7 +60,7 @@ class Seesaw(Variant):
         return among + object_or_not
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        logits = logits.float()
+        logits = at_least_float32(logits)
         object_, background = logits[:, -2:].softmax(dim=1).split(1, dim=1)
         return torch.cat([logits[:, :-2].softmax(dim=1) * object_, background], dim=1)
 

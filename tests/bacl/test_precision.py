@@ -4,7 +4,7 @@ import pytest
 import torch
 from training import build, config_of, train
 
-from bacl.precision import BFloat16OptimWrapper
+from bacl.precision import BFloat16OptimWrapper, at_least_float32
 from bacl.settings import BACL, Hallucination, Softmax
 
 VARIANTS = {
@@ -42,3 +42,11 @@ def test_bfloat16_trains_close_to_float32(dataset_info, freeze):
         assert model.state_dict()[key].dtype == torch.float32
     cosine = torch.cosine_similarity(moved["float32"], moved["bfloat16"], dim=0)
     assert cosine > 0.98
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_only_what_is_below_float32_is_lifted(dtype):
+    tensor = torch.ones(2, dtype=dtype)
+    lifted = at_least_float32(tensor)
+    assert lifted.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert (lifted is tensor) == (dtype in (torch.float32, torch.float64))
