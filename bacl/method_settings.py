@@ -128,6 +128,8 @@ class ACSL(Method):
     )
     open_points: ClassVar[tuple[str, ...]] = (
         "comments in the release speak of other shares than its code, which is followed",
+        "each background sample is drawn by itself, the share its chance; the release draws "
+        "exactly that share of a GPU's",
     )
 
 
