@@ -47,9 +47,9 @@ class DisAlign(Softmax):
 
     def logits(self, features: Tensor) -> Tensor:
         categories, background = self.fc_cls(features).split([self.categories, 1], dim=1)
-        corrected = self.scale * categories + self.offset
+        correction = (self.scale - 1) * categories + self.offset
         confidence = self.confidence(features).sigmoid()
-        return torch.cat([categories.lerp(corrected, confidence), background], dim=1)
+        return torch.cat([categories + confidence * correction, background], dim=1)
 
     def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         weights = self.weights[batch.labels]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bacl.errors import UsageError
+from bacl.method_settings import METHODS
 from bacl.settings import FROZEN_TRUNK
 from bacl_platform.experiment import load
 
@@ -70,13 +71,13 @@ def test_override_replaces_nested_values_and_list_entries(tiny):
         ),
         (
             "stages.heads.variants.softmax.method=sofmax",
-            "stages.heads.variants.softmax.method: expected one of bacl, bce, fcbl, sigmoid, "
-            "softmax, got 'sofmax' (did you mean `softmax`?)",
+            "stages.heads.variants.softmax.method: expected one of "
+            f"{', '.join(sorted(METHODS))}, got 'sofmax' (did you mean `softmax`?)",
         ),
         (
             "stages.heads.variants.softmax={}",
-            "stages.heads.variants.softmax.method: expected one of bacl, bce, fcbl, sigmoid, "
-            "softmax, got nothing",
+            "stages.heads.variants.softmax.method: expected one of "
+            f"{', '.join(sorted(METHODS))}, got nothing",
         ),
         (
             "stages.heads.variants.Big={method: bce}",
@@ -137,6 +138,36 @@ def test_representation_stage_with_variants_is_told_what_to_do(tiny):
     (sentence,) = problems(tiny, "stages.features.variants={}")
     assert sentence.startswith("stages.features.variants: expected no such field")
     assert "`kind: classifier`" in sentence
+
+
+def test_method_that_corrects_a_classifier_is_refused_where_none_is_before_it(tiny):
+    assert problems(tiny, "stages.features.classifier={method: disalign}") == [
+        "stages.features.classifier: method disalign corrects a classifier that a stage before "
+        "has trained: expected it in a stage of kind classifier"
+    ]
+
+
+@pytest.mark.parametrize("before", ["bce", "sigmoid", "eqlv2"])
+def test_method_that_corrects_a_classifier_is_refused_after_one_of_another_kind(tiny, before):
+    overrides = [
+        f"stages.features.classifier={{method: {before}}}",
+        "stages.heads.variants.mine={method: disalign}",
+    ]
+    assert problems(tiny, *overrides) == [
+        "stages.heads.variants.mine: method disalign corrects a classifier that a stage before "
+        "has trained: expected stages.features.classifier.method to be one of softmax, cosine, "
+        f"got {before!r}"
+    ]
+
+
+@pytest.mark.parametrize(("before", "classifier"), [("softmax", "linear"), ("cosine", "cosine")])
+def test_method_that_corrects_a_classifier_is_taken_after_it(tiny, before, classifier):
+    mine = f"{{method: disalign, classifier: {classifier}}}"
+    overrides = [
+        f"stages.features.classifier={{method: {before}}}",
+        f"stages.heads.variants.mine={mine}",
+    ]
+    assert load(tiny, overrides).stages["heads"].variants["mine"].classifier == classifier
 
 
 def test_classifier_stage_needs_a_representation_stage(tiny):

@@ -24,6 +24,7 @@ from bacl.method_settings import (
     EQLv2,
     Seesaw,
 )
+from bacl.precision import BFloat16OptimWrapper
 
 VARIANTS = {
     "eql": EQL(method="eql"),
@@ -97,6 +98,12 @@ def test_interrupted_and_resumed_equals_undisturbed(config, start, bank):
     train(config, second, STEPS - 2, skip=2, optimizer_state=optimizer.state_dict())
     for key, value in second.state_dict().items():
         assert torch.equal(value, bank[key]), key
+
+
+def test_every_method_trains_in_bfloat16(config, start):
+    model = build(config, start)
+    train(config, model, 2, wrapper=BFloat16OptimWrapper)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 def test_two_ranks_equal_one(config, start, tmp_path):
