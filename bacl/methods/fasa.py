@@ -129,10 +129,12 @@ class FASA(Softmax):
     def groups(self) -> Tensor:
         """Group of each category (C,): clusters of those seen, and one of the others."""
         seen = self.statistics.seen.nonzero()[:, 0]
+        groups = torch.zeros(self.categories, dtype=torch.long)
+        if not len(seen):
+            return groups.to(seen.device)
         means = self.statistics.prototype[seen].double().cpu()
         # squared distances as they are, not their negatives, as the release hands them over
         affinity = torch.cdist(means, means).square().numpy()
         found = AffinityPropagation(affinity="precomputed", random_state=0).fit(affinity).labels_
-        groups = torch.zeros(self.categories, dtype=torch.long)
         groups[seen.cpu()] = torch.as_tensor(found, dtype=torch.long) + 2  # -1: no clusters found
         return groups.to(seen.device)

@@ -83,17 +83,18 @@ class TDE(Softmax):
         return torch.cat([logits, without], dim=1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        scores, without = (part.softmax(dim=1) for part in logits.float().chunk(2, dim=1))
-        background, share = scores[:, -1:], without[:, :-1]
-        share = share / share.sum(dim=1, keepdim=True).clamp_min(1e-12)
-        return torch.cat([share * (1 - background), background], dim=1)
+        plain, without = logits.float().chunk(2, dim=1)
+        scores = plain.softmax(dim=1)
+        foreground = scores[:, :-1].sum(dim=1, keepdim=True)  # finer than 1 less the background's
+        share = without[:, :-1].softmax(dim=1)
+        return torch.cat([share * foreground, scores[:, -1:]], dim=1)
 
     @torch.no_grad()
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
         """Sum of the foreground's features, and how many, (D + 1,)."""
-        foreground = (batch.labels < self.categories).to(self.direction)
-        features = batch.features.to(foreground) * foreground[:, None]
-        return torch.cat([features.sum(dim=0), foreground.sum()[None]])
+        foreground = (batch.labels < self.categories)[:, None]
+        rows = F.pad(batch.features.float(), (0, 1), value=1.0)
+        return (rows * foreground).sum(dim=0)
 
     def add(self, increment: Tensor) -> None:
         total, count = increment[:-1], increment[-1]

@@ -140,6 +140,36 @@ def test_representation_stage_with_variants_is_told_what_to_do(tiny):
     assert "`kind: classifier`" in sentence
 
 
+def test_method_that_corrects_a_classifier_is_refused_where_none_is_before_it(tiny):
+    assert problems(tiny, "stages.features.classifier={method: disalign}") == [
+        "stages.features.classifier: method disalign corrects a classifier that a stage before "
+        "has trained: expected it in a stage of kind classifier"
+    ]
+
+
+@pytest.mark.parametrize("before", ["bce", "sigmoid", "eqlv2"])
+def test_method_that_corrects_a_classifier_is_refused_after_one_of_another_kind(tiny, before):
+    overrides = [
+        f"stages.features.classifier={{method: {before}}}",
+        "stages.heads.variants.mine={method: disalign}",
+    ]
+    assert problems(tiny, *overrides) == [
+        "stages.heads.variants.mine: method disalign corrects a classifier that a stage before "
+        "has trained: expected stages.features.classifier.method to be one of softmax, cosine, "
+        f"got {before!r}"
+    ]
+
+
+@pytest.mark.parametrize(("before", "classifier"), [("softmax", "linear"), ("cosine", "cosine")])
+def test_method_that_corrects_a_classifier_is_taken_after_it(tiny, before, classifier):
+    mine = f"{{method: disalign, classifier: {classifier}}}"
+    overrides = [
+        f"stages.features.classifier={{method: {before}}}",
+        f"stages.heads.variants.mine={mine}",
+    ]
+    assert load(tiny, overrides).stages["heads"].variants["mine"].classifier == classifier
+
+
 def test_classifier_stage_needs_a_representation_stage(tiny):
     more = "stages.more={kind: classifier, after: heads, variants: {x: {method: bce}}, recipe: {}}"
     found = problems(tiny, more, "stages.more.recipe.schedule={iterations: 1, batch: 2}")

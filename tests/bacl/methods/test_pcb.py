@@ -1,0 +1,128 @@
+"""PCB against loops over samples and categories."""
+
+import math
+
+import pytest
+import torch
+from batches import COUNTS, C, batch_of, built, drawn_labels, on_ranks, slopes, step
+
+SETTINGS = {"method": "pcb", "mixing": 0.4, "momentum": 0.99, "start": 8, "counts": COUNTS}
+
+
+def softmax(row):
+    everything = sum(map(math.exp, row))
+    return [math.exp(z) / everything for z in row]
+
+
+def with_matrix(seed=0, unseen=(), **settings):
+    """A variant and its confusion matrix, whose rows sum to 1, or 0 where unseen."""
+    variant = built({**SETTINGS, **settings})
+    matrix = torch.rand(C, C, generator=torch.Generator().manual_seed(seed)).square()
+    matrix = matrix / matrix.sum(dim=1, keepdim=True)
+    matrix[list(unseen)] = 0
+    variant.confusion.copy_(matrix)
+    return variant, variant.confusion.tolist()
+
+
+def loop(logits, labels, matrix, mixing):
+    """Cross-entropies, on foreground mixed with the divergence from a column of the matrix."""
+    total = 0.0
+    for row, label in zip(logits.tolist(), labels.tolist()):
+        scores = softmax(row)
+        own = -math.log(scores[label])
+        if label == C or not mixing:
+            total += own
+            continue
+        column = [matrix[j][label] for j in range(C)]
+        divergence = 0.0
+        for j in range(C):  # the background's target is 0
+            if target := column[j] / sum(column):
+                divergence += target * math.log(target / scores[j])
+        total += (1 - mixing) * own + mixing * divergence
+    return total
+
+
+def case(variant, images, first):
+    batch = batch_of(images, first)
+    draw = torch.Generator().manual_seed(4)
+    logits = torch.randn(len(batch.labels), C + 1, generator=draw) * 2
+    ((total, count),) = variant.terms(logits, batch).values()
+    assert count == len(batch.labels)
+    return total.item(), logits, batch.labels
+
+
+@pytest.mark.parametrize("images", [drawn_labels(2, 20), [[C, C], [C]], [[0], [1, 5]]])
+@pytest.mark.parametrize("mixing", [0.0, 0.4, 1.0])
+def test_targets_are_mixed_with_columns_of_the_confusion_matrix(images, mixing):
+    variant, matrix = with_matrix(mixing=mixing)
+    total, logits, labels = case(variant, images, first=8)
+    assert total == pytest.approx(loop(logits, labels, matrix, mixing), rel=1e-5)
+
+
+def test_targets_are_not_mixed_before_their_time():
+    variant, matrix = with_matrix()
+    total, logits, labels = case(variant, drawn_labels(2, 20), first=6)
+    assert total == pytest.approx(loop(logits, labels, matrix, 0.0), rel=1e-5)
+
+
+def test_targets_are_not_mixed_before_every_category_has_been_seen():
+    variant, matrix = with_matrix(unseen=[3])
+    total, logits, labels = case(variant, drawn_labels(2, 20), first=8)
+    assert total == pytest.approx(loop(logits, labels, matrix, 0.0), rel=1e-5)
+
+
+def test_category_that_no_training_image_shows_is_not_waited_for():
+    counts = {**COUNTS, "images": [2, 5, 10, 0, 300, 900]}
+    variant, matrix = with_matrix(unseen=[3], counts=counts)
+    total, logits, labels = case(variant, [[0, 1, C], [5, 5]], first=8)
+    assert total == pytest.approx(loop(logits, labels, matrix, 0.4), rel=1e-5)
+
+
+def test_targets_of_zero_and_of_a_category_never_predicted_give_finite_losses():
+    variant, _ = with_matrix()
+    variant.confusion[:, 2] = 0
+    variant.confusion[0, 1] = 0
+    logits = torch.zeros(2, C + 1, requires_grad=True)
+    total, _ = variant.terms(logits, batch_of([[1, 2]], first=8))["cls"]
+    (gradient,) = torch.autograd.grad(total, logits)
+    assert total.isfinite() and gradient.isfinite().all()
+
+
+def test_gradient_equals_finite_differences():
+    variant, matrix = with_matrix()
+    batch = batch_of([[0, C, 3], [5, C]], first=8)
+    logits = torch.randn(5, C + 1, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    (gradient,) = torch.autograd.grad(variant.terms(logits, batch)["cls"][0], logits)
+    expected = slopes(lambda z: loop(z, batch.labels, matrix, 0.4), logits)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+STEPS = [[[0, 0, C], [1], [C], [4, 0]], [[C]] * 4, drawn_labels(4, 12), drawn_labels(4, 12, 1)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("momentum", [0.5, 0.99])
+def test_confusion_matrix_follows_the_foreground_of_all_ranks(ranks, momentum):
+    variant = built({**SETTINGS, "momentum": momentum})
+    with torch.no_grad():
+        variant.fc_cls.weight.mul_(100)
+    matrix = [[0.0] * C for _ in range(C)]
+    for number, images in enumerate(STEPS):
+        step(variant, on_ranks(images, 4 * number, ranks=ranks))
+        whole = batch_of(images, 4 * number)
+        rows = variant.logits(whole.features).tolist()
+        for i in range(C):
+            mine = [softmax(row[:C]) for row, label in zip(rows, whole.labels) if label == i]
+            if mine:
+                new = [sum(column) / len(mine) for column in zip(*mine)]
+                mixed = [momentum * old + (1 - momentum) * add for old, add in zip(matrix[i], new)]
+                matrix[i] = [value / sum(mixed) for value in mixed]
+        for row, expected in zip(variant.confusion.tolist(), matrix):
+            assert row == pytest.approx(expected, rel=1e-4, abs=1e-7)
+    assert [sum(row) for row in matrix] == pytest.approx([1] * C)
+
+
+def test_scores_are_the_softmax_with_the_background_last():
+    logits = torch.randn(4, C + 1, generator=torch.Generator().manual_seed(0)) * 3
+    for row, scores in zip(logits.tolist(), built(SETTINGS).probabilities(logits).tolist()):
+        assert scores == pytest.approx(softmax(row), rel=1e-5)
