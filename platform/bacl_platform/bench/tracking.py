@@ -1,9 +1,10 @@
 """Eight jobs that log 100 metrics a second in all to an MLflow server, beside the same untracked.
 
-The stand-in for training is a loop of matrix products in the very process that tracks: it shares
-the interpreter with the tracker, which the training of real jobs does not.
+The stand-in for training is a loop of matrix products in a process of its own, as a Ray Train
+worker is; the driver, which tracks, and the server run beside it.
 """
 
+import multiprocessing
 import os
 import socket
 import statistics
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,21 +55,22 @@ def tracking(setting: Setting) -> list[Row]:
 
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, _server(Path(folder)):
         plan, store = _planned(Path(folder))
-        work = _Work()
         on, off = [], []
-        with Tracking.of_plan(plan, store) as tracker:
+        with Tracking.of_plan(plan, store) as tracker, _Training() as training:
             for job in plan.jobs:
                 tracker.start(job)
-            work.run(plan, None)
+            logger = _Logger(plan, tracker)
+            training.round(lambda: None)
             for _ in range(setting.repeat or 5):
-                off.append(work.run(plan, None))
-                on.append(work.run(plan, tracker))
-        _check(plan, store, work.logged)
+                off.append(training.round(lambda: None))
+                on.append(training.round(logger.log))
+            logger.complete()
+        _check(plan, store, logger.rows)
     rounds = len(on)
     return [
         Row(
             "tracking",
-            f"{rounds} rounds, {work.logged * METRICS * JOBS} metrics of {JOBS} jobs",
+            f"{rounds} rounds, {logger.rows * METRICS * JOBS} metrics of {JOBS} jobs",
             1000 * statistics.median(on),
             "without tracking",
             1000 * statistics.median(off),
@@ -76,42 +79,61 @@ def tracking(setting: Setting) -> list[Row]:
     ]
 
 
-class _Work:
-    """Rounds of equal steps, after each of which one job logs a row."""
+class _Training:
+    """Rounds of equal steps in another process."""
 
-    def __init__(self) -> None:
-        import torch
+    def __enter__(self) -> "_Training":
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._products = 1000
+        taken = self.round(lambda: None)
+        taken = min(taken, self.round(lambda: None))  # the first one imports torch
+        self._products = max(1, int(self._products * SECONDS / taken))
+        return self
 
-        self.matrix = torch.rand(256, 256)
-        self.products = 1
-        self.logged = 0
-        """Rows that each job has logged."""
-        pause = METRICS / RATE
-        began = time.perf_counter()
-        while time.perf_counter() - began < 1:  # until the clock of the processor is up
-            self._step()
-        began = time.perf_counter()
-        for _ in range(100):
-            self._step()
-        self.products = max(1, int(pause / (time.perf_counter() - began) * 100))
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
 
-    def run(self, plan: "Plan", tracker: "Tracking | None") -> float:
-        """Seconds of a round."""
-        rows = int(SECONDS * RATE / METRICS / JOBS)
-        began = time.perf_counter()
-        for row in range(rows):
-            for job in plan.jobs:
-                self._step()
-                values = {f"loss_{number}": float(row) for number in range(METRICS)}
-                if tracker is not None:
-                    tracker.log(job, [{"step": self.logged + row, **values}])
-        if tracker is not None:
-            self.logged += rows
-        return time.perf_counter() - began
+    def round(self, meanwhile: Callable[[], None]) -> float:
+        """Seconds of a round, in which something is done as often as rows are to be logged."""
+        done = self._pool.submit(_train, self._products)
+        while not done.done():
+            meanwhile()
+            time.sleep(METRICS / RATE)
+        return done.result()
 
-    def _step(self) -> None:
-        for _ in range(self.products):
-            self.matrix @ self.matrix
+
+def _train(products: int) -> float:
+    import torch
+
+    torch.set_num_threads(1)
+    matrix = torch.rand(256, 256)
+    began = time.perf_counter()
+    for _ in range(products):
+        matrix @ matrix
+    return time.perf_counter() - began
+
+
+class _Logger:
+    """Rows of one job after the other."""
+
+    def __init__(self, plan: "Plan", tracker: "Tracking") -> None:
+        self._jobs, self._tracker, self._count = plan.jobs, tracker, 0
+
+    @property
+    def rows(self) -> int:
+        """Of each job, once all have as many."""
+        return self._count // JOBS
+
+    def log(self) -> None:
+        """One row."""
+        values = {f"loss_{number}": float(self.rows) for number in range(METRICS)}
+        self._tracker.log(self._jobs[self._count % JOBS], [{"step": self.rows, **values}])
+        self._count += 1
+
+    def complete(self) -> None:
+        """Let all jobs have as many rows as the first."""
+        while self._count % JOBS:
+            self.log()
 
 
 def _planned(folder: Path) -> tuple["Plan", "Store"]:
