@@ -183,6 +183,10 @@ class DisAlign(Method):
         "the strong version's cosine base is had by a stage before with method `cosine`",
     )
 
+    @property
+    def bases(self) -> tuple[str, ...]:
+        return ("cosine",) if self.classifier == "cosine" else ("softmax",)
+
 
 class Cosine(Method):
     """Softmax over the cosines of features and weights, times a learnable scale."""
@@ -267,8 +271,8 @@ class FASA(Method):
     )
     cost: ClassVar[str] = "per-category moments of foreground features; a clustering an epoch"
     open_points: ClassVar[tuple[str, ...]] = (
-        "the release judges by the validation split; here by training images that are held out, "
-        "and of those only samples of categories with at least two other images",
+        "the release judges by the validation split; here by training images that are held out, of "
+        "which background and samples of categories with fewer than three images train all the same",
         "an epoch's losses are those of held-out images as they come by, not of a pass of its own",
     )
 

@@ -253,6 +253,11 @@ class Method(Settings):
     follows: ClassVar[tuple[str, ...]] = ()
     """Of a method that only corrects the classifier of the stage before: whose it can."""
 
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """Those of `follows` that the options allow."""
+        return self.follows
+
 
 class Hallucination(Settings):
     """Feature hallucination module, section III-E."""

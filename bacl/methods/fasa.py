@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import AffinityPropagation  # type: ignore[import-untyped]
+from sklearn.cluster import AffinityPropagation
 from torch import Tensor
 
 from bacl.draws import seed_of

@@ -390,10 +390,10 @@ def _followers(
             continue
         before = experiment.stages.get(stage.after)
         found = before.classifier.method if isinstance(before, RepresentationStage) else None
-        if found is not None and found not in settings.follows:
+        if found is not None and found not in settings.bases:
             yield (
                 f"stages.{name}.variants.{variant}: {wanted}: expected stages.{stage.after}."
-                f"classifier.method to be {_one_of(settings.follows)}, got {found!r}"
+                f"classifier.method to be {_one_of(settings.bases)}, got {found!r}"
             )
 
 
