@@ -177,7 +177,7 @@ class BankBBoxHead(ConvFCBBoxHead):
             made = self._hallucinate(variant, batch)
             if made is not None:
                 # Categories never seen yield rows labelled as background, which count for nothing.
-                batch = batch.with_made(*made, made[1] < self.num_classes)
+                batch = batch.with_made(made[1], made[1] < self.num_classes)
                 logits = torch.cat([logits, variant.logits(made[0])])
             for part, (total, count) in variant.terms(logits, batch).items():
                 self._terms.append(f"{name}.loss_{part}")
@@ -197,9 +197,9 @@ class BankBBoxHead(ConvFCBBoxHead):
     def settle(self, tally: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move all state by the tally of all ranks; returns the factor of each loss, by its name.
 
-        With them a classification loss is divided by its mean count per rank, and the
-        box and mask losses are means over all ranks' RoIs, so that ranks together make the step
-        that one rank with all images would make.
+        With them a classification loss is divided by its mean count per rank, and the box and mask
+        losses are means over all ranks' RoIs, so that ranks together make the step that one rank
+        with all images would make.
         """
         for statistics in self.statistics.values():
             statistics.update(tally["moments"])  # type: ignore[operator]

@@ -272,7 +272,7 @@ class FASA(Method):
     cost: ClassVar[str] = "per-category moments of foreground features; a clustering an epoch"
     open_points: ClassVar[tuple[str, ...]] = (
         "the release judges by the validation split; here by training images that are held out; "
-        "their background and samples of categories with fewer than three images train all the same",
+        "their background, and categories with fewer than three images, train all the same",
         "an epoch's losses are those of held-out images as they come by, not of a pass of its own",
     )
 

@@ -28,7 +28,7 @@ class Batch:
     """A step's samples on this rank, as a variant is shown them."""
 
     features: Tensor
-    """h (N, D)."""
+    """h (N, D), of the real samples alone."""
     labels: Tensor
     """(N,) in 0..C."""
     images: Tensor
@@ -74,11 +74,10 @@ class Batch:
         ]
         return torch.cat(parts)
 
-    def with_made(self, features: Tensor, labels: Tensor, counted: Tensor) -> "Batch":
-        """The batch with made samples behind the real ones; `counted` is of those."""
+    def with_made(self, labels: Tensor, counted: Tensor) -> "Batch":
+        """The batch with made samples behind the real ones: their labels, and which count."""
         return replace(
             self,
-            features=torch.cat([self.features, features]),
             labels=torch.cat([self.labels, labels]),
             counted=F.pad(counted, (len(self.labels), 0), value=True),
         )
