@@ -16,15 +16,8 @@ class DropLoss(EQL):
 
     share: Tensor
 
-    def __init__(
-        self,
-        width: int,
-        categories: int,
-        generator: torch.Generator,
-        tail: float | None,
-        counts: dict[str, Any],
-    ) -> None:
-        super().__init__(width, categories, generator, tail, counts)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.register_buffer("share", torch.ones(()))
 
     def kept(self, labels: Tensor, batch: Batch) -> Tensor:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from bacl.errors import RunError
 from bacl.evaluation import Detections
 from bacl.hallucination import FeatureStatistics, moments
+from bacl.method_settings import METHODS
 from bacl.settings import Detector
 from bacl_platform import bench, cli, worker
 from bacl_platform.bench import (
@@ -26,6 +27,7 @@ from bacl_platform.bench import (
     postprocess,
     sweep,
     tracking,
+    zoo,
 )
 from bacl_platform.bench.drawn import Size, write_annotations
 from bacl_platform.bench.memory import peak_memory
@@ -229,6 +231,21 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     assert fused.ours > 0 and fused.theirs > 0 and fused.limit == 1 / 8
     assert 0 < whole.ratio < 1 and whole.limit == 0.15
     assert bank.theirs == fused.ours and 0 < bank.ratio < 1 and bank.limit is None
+
+
+def test_zoo_trains_all_methods_in_one_bank(monkeypatch):
+    monkeypatch.setattr(zoo, "STEPS", {SETTING.image: (10, 12, "small", 4)})
+    row = zoo.bank(SETTING)
+    assert row.what == f"{len(METHODS) - 2} methods in one bank, 12 steps"
+    assert row.ours > row.theirs > 0 and row.limit == 2.5
+
+
+def test_zoo_times_every_methods_loss(monkeypatch):
+    for name, size in {"CATEGORIES": 1000, "WIDTH": 8, "ROWS": 16}.items():
+        monkeypatch.setattr(zoo, name, size)
+    rows = zoo.losses(SETTING)
+    assert [row.name for row in rows] == [f"zoo_{name}" for name in METHODS]
+    assert all(row.ours > 0 and row.theirs > 0 and row.limit == 2.0 for row in rows)
 
 
 def test_checkpoint_is_timed_from_the_losses_of_its_step_to_its_report(planned, store, monkeypatch):

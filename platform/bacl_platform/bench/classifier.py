@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.draws import generator
 from bacl.hallucination import FeatureStatistics, moments
 from bacl.settings import BACL, Hallucination

@@ -112,6 +112,7 @@ class Training:
                 "ori_shape": (height, width),
                 "scale_factor": (1.0, 1.0),
                 "position": 0,
+                "img_id": 0,
             },
             gt_instances=InstanceData(
                 bboxes=torch.cat([corners, corners + sides], dim=1) * size,

@@ -14,6 +14,7 @@ import yaml
 from pydantic import TypeAdapter
 from torch import Tensor
 
+import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.config import variant_options
 from bacl.datasets.annotations import Category, Prepared, Split, prepare
 from bacl.draws import generator
