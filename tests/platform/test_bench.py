@@ -233,6 +233,7 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     assert bank.theirs == fused.ours and 0 < bank.ratio < 1 and bank.limit is None
 
 
+@pytest.mark.slow
 def test_zoo_trains_all_methods_in_one_bank(monkeypatch):
     monkeypatch.setattr(zoo, "STEPS", {SETTING.image: (10, 12, "small", 4)})
     row = zoo.bank(SETTING)
