@@ -44,7 +44,7 @@ class Resources(Settings):
     """Whether workers are on few nodes or many; the strict ones are on one, or on one each."""
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     """What gradients are summed with; auto is nccl with GPUs and gloo without."""
-    patience: int = Field(120, ge=10)
+    patience: int = Field(30, ge=10)
     """Seconds that a worker may be silent before the job goes on without it, from its last
     checkpoint. Ray asks it every second, also while it trains or evaluates."""
     retries: int = Field(2, ge=0)
