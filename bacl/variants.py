@@ -54,8 +54,8 @@ class Batch:
         return [position // 2 for position in self.positions if position % 2 == 0]
 
     def rank(self, among: Tensor, order: Tensor) -> Tensor:
-        """Rank (N,) by `order`, in [0, 1), of the samples `among` those of their image; others have
-        ranks of N and more."""
+        """Rank (N,) by `order`, in [0, 1), of the samples `among` those of their image; others come
+        after any number."""
         keys = self.images + order.double() + ~among * len(self.positions)
         ranked = keys.argsort()
         place = torch.empty_like(ranked)
@@ -63,7 +63,7 @@ class Batch:
         images = self.images.long()
         sizes = images.new_zeros(len(self.positions)).index_add_(0, images, among.long())
         place = place - (sizes.cumsum(0) - sizes)[images]
-        return torch.where(among, place, place + len(place))
+        return torch.where(among, place, torch.iinfo(place.dtype).max)
 
     def uniform(self, columns: int) -> Tensor:
         """(N, columns) in [0, 1), the same whichever rank holds an image."""

@@ -88,6 +88,13 @@ def test_memory_of_fewer_slots_than_a_step_brings_keeps_the_last():
     torch.testing.assert_close(memory.newest(1, 9), torch.stack(pushed[-2:]))
 
 
+def test_memory_with_more_room_than_there_are_samples_takes_none_but_the_wanted():
+    memory = Memory(C, D, slots=9, images=2, rows=9)
+    batch = batch_of([[1, C, 3], [C]])
+    memory.add(memory.increment(batch, batch.labels == 3))
+    assert memory.held().tolist() == [0, 0, 0, 1]
+
+
 def test_memory_keeps_labels_apart_that_half_precision_cannot():
     memory = Memory(1203, D, slots=2, images=2, rows=4)
     batch = batch_of([[1001, 1002]])
