@@ -11,6 +11,7 @@ import logging
 import math
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,8 @@ def _runner_config(job: Job, work: Path, results: Path) -> Config:
     config = StageConfig(copy.deepcopy(job.config))
     import_modules_from_strings(**config.custom_imports)
     config.work_dir = str(work / "mmengine")
-    config.experiment_name = job.key
+    # MMEngine names loggers by it and the second: a job that trains twice in one would share a file
+    config.experiment_name = f"{job.key}-{uuid.uuid4().hex[:8]}"
     config.log_level = "INFO"
     config.visualizer = {"type": "Visualizer", "vis_backends": []}
     config.default_hooks = {"checkpoint": None}
