@@ -22,7 +22,7 @@ from bacl_platform.store import Store
 
 FIRST_CONTACT = 60
 """Seconds that a run's start waits to hear from MLflow; making a new database takes some."""
-PATIENCE = 60
+PATIENCE = 120
 """Seconds that a run's end waits for a server that is away."""
 PATIENCE_OF_THE_STOPPED = 5
 """The same after Ctrl-C."""
