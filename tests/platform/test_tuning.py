@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from bacl_platform import sweep_report
 from bacl_platform.store import newest_step
 from bacl_platform.sweep import Preparation, SweepFile, plan_sweeps
-from bacl_platform.tuning import Board
+from bacl_platform.tuning import Board, Notes
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
@@ -163,3 +163,13 @@ def test_abandoned_board_stops_no_variant_and_keeps_no_bank_waiting():
         return found, await board.stopped()
 
     assert asyncio.run(story()) == ([], [])
+
+
+def test_note_of_a_trial_that_was_proposed_meanwhile_is_found_by_the_next_run(tiny, store):
+    space = "space: {variant.alpha: [%s]}\n"
+    before = planned(written(tiny, "noted", space % "0.1"), store)
+    after = planned(written(tiny, "noted", space % "0.1, 0.2"), store)
+    (proposed,) = [cell for cell in after.cells if cell.key not in {c.key for c in before.cells}]
+    told = {proposed.key: "stopped by the scheduler", "another sweep's": "stopped"}
+    Notes(before, store, "stopped", after.cells).write(told)
+    assert Notes(after, store, "stopped").read() == {proposed.key: told[proposed.key]}
