@@ -25,6 +25,11 @@ LONG = [
 ]
 
 
+def listen_to_ctrl_c() -> None:
+    """What a shell script starts in the background is made deaf to it, pytest perhaps."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def bacl_run(tiny: Path, store: Store, *overrides: str) -> Iterator[subprocess.Popen]:
     """`bacl run` as a user starts it, killed at the end if it still runs."""
@@ -35,6 +40,7 @@ def bacl_run(tiny: Path, store: Store, *overrides: str) -> Iterator[subprocess.P
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=listen_to_ctrl_c,
         env={name: v for name, v in os.environ.items() if name != "MLFLOW_TRACKING_URI"},
     )
     try:
