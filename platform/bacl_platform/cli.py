@@ -50,7 +50,7 @@ def plan(
     seeds: Seeds = None,
     debug: Debug = False,
 ) -> None:
-    """Show the jobs of an experiment: keys, what is in the store, what shares a trunk."""
+    """Show an experiment's jobs: what is in the store, what shares a trunk, what it costs."""
     with told(debug):
         from rich.console import Console
 

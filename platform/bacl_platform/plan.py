@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import bacl
 from bacl.method_settings import Variant
 from bacl.settings import Recipe, Settings
+from bacl_platform.cost import cost_lines
 from bacl_platform.experiment import (
     ClassifierStage,
     Experiment,
@@ -236,7 +237,7 @@ def state(job: Job, store: Store) -> str:
 
 
 def print_plan(plan: Plan, store: Store, console: "Console") -> None:
-    """Show jobs, what is in the store, what they ask for and what shares a trunk."""
+    """Show jobs, what is in the store, what they ask for, what shares a trunk and what it costs."""
     from rich.table import Table
 
     def say(line: str) -> None:
@@ -256,24 +257,27 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
             ", ".join(job.variants),
         )
     console.print(table)
+    recipes: dict[str, list[str]] = {}
     for job in {job.stage: job for job in plan.jobs}.values():
-        say(
-            f"{job.stage}: {job.recipe.schedule.batch} images a step, learning rate "
-            f"{_learning_rate(job)}, {job.sampler}"
+        recipe = (
+            f"{job.recipe.schedule.batch} images a step, learning rate {_learning_rate(job)}, "
+            f"{job.sampler}"
         )
-    for line in sharing(plan.experiment):
+        recipes.setdefault(recipe, []).append(job.stage)
+    for recipe, stages in recipes.items():
+        say(f"{', '.join(stages)}: {recipe}")
+    for line in (*sharing(plan.experiment), *cost_lines(plan, store)):
         say(line)
-    missing = len(plan.missing(store))
-    say(f"{len(plan.jobs) - missing} of {len(plan.jobs)} jobs are in the store, {missing} to run")
 
 
 def sharing(experiment: Experiment) -> Iterator[str]:
-    """Which variants train over one trunk, and why others do not, one sentence each."""
+    """Which variants train over one trunk, and why others do not, in sentences."""
     stages = {n: s for n, s in experiment.stages.items() if isinstance(s, ClassifierStage)}
     for name, stage in stages.items():
         groups = [" + ".join(group) for group in _groups(stage.variants, stage.variants_per_job)]
         if len(groups) == 1:
-            yield f"{name}: {groups[0]} over one trunk"
+            alone = len(stage.variants) == 1
+            yield f"{name}: {groups[0]} {'alone over its trunk' if alone else 'over one trunk'}"
         else:
             yield (
                 f"{name}: {len(groups)} trunks because variants_per_job is "
@@ -284,6 +288,29 @@ def sharing(experiment: Experiment) -> Iterator[str]:
             different = ", ".join(_differences(one.model_dump(), other.model_dump()))
             reason = different or "they are separate stages"
             yield f"{first} and {second} have a trunk each: {reason}"
+    yield from _whole_detectors(experiment)
+
+
+def _whole_detectors(experiment: Experiment) -> Iterator[str]:
+    """What representation stages train for; none shares a trunk, as each makes its own."""
+    after: dict[str, list[str]] = {}
+    for name, stage in experiment.stages.items():
+        if isinstance(stage, ClassifierStage):
+            after.setdefault(stage.after, []).append(name)
+    for name, stages in after.items():
+        start = "starts" if len(stages) == 1 else "start"
+        yield f"{name}: trained once a seed, {_listed(stages)} {start} from it"
+    ends = [
+        n for n, s in experiment.stages.items() if s.kind == "representation" and n not in after
+    ]
+    if len(ends) == 1:
+        yield f"{ends[0]} trains the whole detector: a job of its own"
+    elif ends:
+        yield f"{_listed(ends)} each train the whole detector: a job each"
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _differences(one: dict, other: dict, prefix: str = "") -> Iterator[str]:

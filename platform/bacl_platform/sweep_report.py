@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bacl_platform.cost import duration, step_seconds
 from bacl_platform.paper import published
-from bacl_platform.plan import Job, state
+from bacl_platform.plan import state
 from bacl_platform.population import Move
-from bacl_platform.store import MOVES, SCALARS, Store, disk_errors
+from bacl_platform.store import MOVES, Store, disk_errors
 from bacl_platform.sweep import Cell, SweepFile, SweepPlan, plain
 from bacl_platform.tuning import failed_before, result_of, stopped_before
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from bacl_platform.report import Report
 
-EACH_VARIANT = 0.03
-"""What one more variant of a bank adds to a step, as a share of it."""
 RESAMPLES = 10_000
 _USUAL = {"seeds": {"1"}, "state": {"done"}}
 LEAST_SEEDS = 3
@@ -317,11 +316,12 @@ def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
     if rows.rows:
         console.print(trials)
     table = Table("", "job", "key", "state", "steps", "variants", "estimate")
-    seconds = 0.0
+    seconds, finished = 0.0, store.descriptions()
     for job in plan.jobs:
-        estimate = 0.0 if store.complete(job.key) else estimated(job, store)
+        step = 0.0 if store.complete(job.key) else step_seconds(job, store, finished)
+        estimate = None if step is None else step * job.iterations
         seconds += (estimate or 0.0) * job.resources.workers
-        shown = "unknown" if estimate is None else _duration(estimate) if estimate else ""
+        shown = "unknown" if estimate is None else duration(estimate) if estimate else ""
         table.add_row(
             str(jobs[job.key]),
             job.name,
@@ -334,7 +334,7 @@ def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
     console.print(table)
     missing = plan.missing(store)
     steps = sum(job.iterations for job in missing)
-    cost = f", about {_duration(seconds)} of workers' time" if seconds else ""
+    cost = f", about {duration(seconds)} of workers' time" if seconds else ""
     say(
         f"{len(plan.jobs) - len(missing)} of {len(plan.jobs)} jobs are in the store, "
         f"{len(missing)} to run: {steps} steps{cost}"
@@ -356,38 +356,3 @@ def _search(plan: SweepPlan) -> str:
         )
     trials = len({tuple(cell.trial.varied.items()) for cell in plan.cells})
     return f"{sweep.search}, {trials} trials, {len({cell.seed for cell in plan.cells})} seeds"
-
-
-def estimated(job: Job, store: Store) -> float | None:
-    """Seconds that a job would take, from what a step took in the store; None without a like.
-
-    A like job is of the same kind, resources, batch and image scales; a bank's variants beyond the
-    first cost `EACH_VARIANT` of a step (`bacl bench bank`).
-    """
-    wanted = job.model_dump(mode="json")
-    found: dict[float, float] = {}
-    for key, known in store.descriptions().items():
-        log = store.entry(key) / SCALARS
-        if not log.exists():  # of an entry that only the bucket has
-            continue
-        if any(known[part] != wanted[part] for part in ("kind", "resources")) or any(
-            known["recipe"][part] != wanted["recipe"][part] for part in ("scales", "test_scale")
-        ):
-            continue
-        if known["recipe"]["schedule"]["batch"] != job.recipe.schedule.batch:
-            continue
-        times = [r["time"] for r in map(json.loads, log.read_text().splitlines()) if "time" in r]
-        if times:
-            share = _bank_cost(len(job.variants)) / _bank_cost(len(known["variants"]))
-            found[log.stat().st_mtime] = float(np.median(times)) * share * job.iterations
-    return found[max(found)] if found else None
-
-
-def _bank_cost(variants: int) -> float:
-    return 1 + EACH_VARIANT * (variants - 1)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -124,11 +124,30 @@ def test_sharing_says_what_is_fused_and_why_not(planned):
     )
     lines = list(sharing(planned("stages.heads.variants_per_job=1", apart).experiment))
     assert lines[0] == "heads: 2 trunks because variants_per_job is 1: bacl; softmax"
-    assert lines[1] == "late: fcbl over one trunk"
+    assert lines[1] == "late: fcbl alone over its trunk"
     assert lines[2].startswith(
         "heads and late have a trunk each: recipe.schedule.milestones is [9]"
     )
     assert "recipe.schedule.lr is 0.02 and 0.5" in lines[2]
+    assert lines[3:] == ["features: trained once a seed, heads and late start from it"]
+
+
+def test_stages_that_train_whole_detectors_share_one_sentence(planned):
+    recipe = "recipe: {schedule: {iterations: 12, batch: 2}}"
+    stages = [
+        f"stages.{name}={{kind: representation, classifier: {{method: {name}}}, {recipe}}}"
+        for name in ("eql", "balms", "seesaw")
+    ]
+    lines = list(sharing(planned(*stages).experiment))
+    assert lines == [
+        "heads: bacl + softmax over one trunk",
+        "features: trained once a seed, heads starts from it",
+        "eql, balms and seesaw each train the whole detector: a job each",
+    ]
+
+
+def test_shown_plan_names_stages_of_one_recipe_together(planned, store):
+    assert "features, heads: 2 images a step" in shown(planned(), store)
 
 
 def test_shown_plan_tells_states_and_the_scaled_learning_rate(planned, store):
