@@ -34,9 +34,14 @@ class Cost:
     """Validation images through the trunk, of all evaluations."""
 
     def __str__(self) -> str:
+        return f"{_jobs(self.jobs)}, {self.images}"
+
+    @property
+    def images(self) -> str:
+        """The images, in words."""
         return (
-            f"{_jobs(self.jobs)}, {amount(self.trained)} training and "
-            f"{amount(self.evaluated)} validation images through the trunk"
+            f"{amount(self.trained)} training and {amount(self.evaluated)} validation images "
+            "through the trunk"
         )
 
 
@@ -82,9 +87,9 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
     if not missing or left == fused:
         yield there
     elif left_alone == left:
-        yield f"{there}: {left}"
+        yield f"{there}: {left.images}"
     else:
-        yield f"{there}: {left}; every variant by itself: {left_alone}"
+        yield f"{there}: {left.images}; every variant by itself: {left_alone}"
     yield from _hours(plan, missing, steps, store)
 
 

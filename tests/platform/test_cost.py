@@ -61,7 +61,7 @@ def test_what_is_to_run_leaves_out_what_is_done(planned, store, fill):
     # fused: 4 + 4 x 24 trained, 20 + 20 + 3 x 60 validated
     # alone: 2 x 4 + 5 x 24 trained, 2 x 20 + 20 + 4 x 60 validated
     assert list(cost_lines(plan, store))[-1] == (
-        "1 of 6 jobs are in the store, 5 to run: 5 jobs, 100 training and 220 validation images "
+        "1 of 6 jobs are in the store, 5 to run: 100 training and 220 validation images "
         "through the trunk; every variant by itself: 7 jobs, 128 training and 300 validation "
         "images through the trunk"
     )
