@@ -3,7 +3,8 @@
 N sampled RoIs, C foreground categories, D feature width, K_v logits of variant v. While training,
 the box head hands on its D-wide features where MMDetection's heads hand on classification scores,
 and in evaluation the logits of all variants side by side; so the RoI heads' own flow, a cascade's
-averaging over its stages included, stays as it is.
+averaging over its stages included, stays as it is. Where variants read more of a RoI than h
+(`bacl.variants.LAYERS`), all that any of them reads is handed on, side by side.
 """
 
 import fnmatch
@@ -28,8 +29,9 @@ from bacl import rle
 from bacl.draws import generator
 from bacl.errors import UsageError
 from bacl.hallucination import FeatureStatistics, jitter_boxes, moments
+from bacl.layers import layers, passed, read
 from bacl.postprocess import detect
-from bacl.variants import Batch, Variant, build_variant
+from bacl.variants import LAYERS, Batch, Variant, build_variant
 
 _MASKS_AT_ONCE = 100
 """Detections that pass the mask head together: it makes a map for each category of each."""
@@ -82,6 +84,7 @@ class BankBBoxHead(ConvFCBBoxHead):
         )
         self._positions: list[int] = []
         self._ids: list[int] = []
+        self._drawn_for: list[int] | None = None
         self._terms: list[str] = []
         """Names of the variants' losses of the step."""
         self.tally: dict[str, Tensor] = {}
@@ -98,26 +101,33 @@ class BankBBoxHead(ConvFCBBoxHead):
     def _bank(self) -> dict[str, Variant]:
         return dict(self.variants.items())  # type: ignore[arg-type]
 
-    def features(self, x: Tensor) -> Tensor:
-        """Classifier input h (N, D) of pooled RoI features."""
-        x = x.flatten(1)
-        for fc in self.shared_fcs:
-            x = self.relu(fc(x))
-        return x
+    def _handed_on(self) -> list[str]:
+        """The layers that variants read."""
+        return [name for name in LAYERS if any(name in v.reads for v in self._bank().values())]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(h (N, D) in training, else all variants' logits (N, sum of K_v); box deltas)."""
-        features = self.features(x)
-        deltas = self.fc_reg(features)
+        """(layers in training, else all variants' logits (N, sum of K_v); box deltas)."""
+        bank = self._bank().values()
+        found, deltas = passed(self, x, list(bank))
         if self.training:
-            return features, deltas
-        logits = [variant.logits(features) for variant in self._bank().values()]
+            return read(found, self._handed_on()), deltas
+        logits = [variant.logits(read(found, variant.reads)) for variant in bank]
         return torch.cat(logits, dim=1), deltas
+
+    def _layers(self, handed_on: Tensor) -> dict[str, Tensor]:
+        """What `forward` handed on while training, by name."""
+        names = self._handed_on()
+        pooled = self.shared_fcs[0].in_features
+        widths = [pooled if name == "pooled" else self.shared_out_channels for name in names]
+        passes = handed_on.size(1) // sum(widths)
+        return dict(zip(names, handed_on.split([passes * w for w in widths], dim=1), strict=True))
 
     def begin(self, samples: SampleList) -> None:
         """A step on this rank's images begins."""
         self._positions = [sample.position for sample in samples]
         self._ids = [sample.img_id for sample in samples]
+        drawn = [sample.get("drawn_for") for sample in samples]
+        self._drawn_for = None if None in drawn else drawn
         self.tally = {}
 
     @torch.no_grad()
@@ -126,7 +136,8 @@ class BankBBoxHead(ConvFCBBoxHead):
 
         pooled: RoI features of the jittered boxes; labels: their categories.
         """
-        self.tally["moments"] = moments(self.features(pooled).float(), labels, self.num_classes)
+        features = layers(self, pooled)["fc2"]
+        self.tally["moments"] = moments(features.float(), labels, self.num_classes)
 
     def _hallucinate(self, variant: Variant, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Features (H, D) and labels (H,) for this rank's image pairs, if the variant has any."""
@@ -161,9 +172,10 @@ class BankBBoxHead(ConvFCBBoxHead):
         """Box loss of the trunk, and of each variant `<variant>.loss_<part>` for its loss's parts,
         mostly one called `cls`, for `settle` to scale.
 
-        `cls_score` holds the features h. A part is a sum over samples, made ones included.
+        `cls_score` holds the layers that variants read. A part is a sum over samples, made ones
+        included.
         """
-        features = cls_score
+        found = self._layers(cls_score)
         losses = super().loss(
             None, bbox_pred, rois, labels, label_weights, bbox_targets, bbox_weights
         )
@@ -171,9 +183,16 @@ class BankBBoxHead(ConvFCBBoxHead):
         counts = [positives, labels.new_full((), len(labels))]
         self._terms = []
         for name, variant in self._bank().items():
-            draw = partial(self._draw_of, name, features.device)
-            batch = Batch(features, labels, rois[:, 0], self._positions, self._ids, draw)
-            logits = variant.logits(features)
+            batch = Batch(
+                features=read(found, variant.reads),
+                labels=labels,
+                images=rois[:, 0],
+                positions=self._positions,
+                ids=self._ids,
+                generator=partial(self._draw_of, name, labels.device),
+                drawn_for=self._drawn_for,
+            )
+            logits = variant.logits(batch.features)
             made = self._hallucinate(variant, batch)
             if made is not None:
                 # Categories never seen yield rows labelled as background, which count for nothing.

@@ -10,10 +10,22 @@ from pprint import pformat
 from typing import Any
 
 from bacl.datasets.annotations import Prepared
-from bacl.detectors import roi_head, two_stage
+from bacl.detectors import POOLED, roi_head, two_stage
 from bacl.errors import UsageError
-from bacl.method_settings import ACSL, BAGS, FASA, LOCE, PCB, RIO, TDE, Variant
+from bacl.method_settings import (
+    ACSL,
+    BAGS,
+    FASA,
+    LOCE,
+    PCB,
+    RIO,
+    TDE,
+    Forest,
+    SimCal,
+    Variant,
+)
 from bacl.settings import Detector, Recipe
+from bacl.trees import read_trees
 
 _PRECISION = {
     "float32": {"type": "OptimWrapper"},
@@ -61,7 +73,7 @@ def stage_config(
                 {
                     "variants": {
                         name: variant_options(
-                            name, settings, prepared, detector.fc_channels, total, schedule.batch
+                            name, settings, prepared, detector, total, schedule.batch
                         )
                         for name, settings in variants.items()
                     },
@@ -218,10 +230,15 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def variant_options(
-    name: str, settings: Variant, prepared: Prepared, width: int, total: int, batch: int
+    name: str,
+    settings: Variant,
+    prepared: Prepared,
+    detector: Detector,
+    total: int,
+    batch: int,
 ) -> dict[str, Any]:
-    """A variant's plain settings, with what it needs to know of the dataset, the features' width
-    and the stage's `total` iterations; of the latter shares become positions, `bacl.draws`."""
+    """A variant's plain settings, with what it needs to know of the dataset, the detector and the
+    stage's `total` iterations; of the latter shares become positions, `bacl.draws`."""
     options = settings.model_dump()
     categories = prepared.categories
     hallucination = options.get("hallucination")
@@ -237,13 +254,23 @@ def variant_options(
         }
     if settings.counted:
         options["counts"] = _counts(name, settings, prepared)
-    if isinstance(settings, TDE) and width % settings.heads:
+    if isinstance(settings, TDE) and detector.fc_channels % settings.heads:
         raise UsageError(
-            f"variants.{name}.heads: expected a divisor of detector.fc_channels ({width}), got "
-            f"{settings.heads}"
+            f"variants.{name}.heads: expected a divisor of detector.fc_channels "
+            f"({detector.fc_channels}), got {settings.heads}"
         )
     if isinstance(settings, PCB):
         options["start"] = round(settings.start * total) * batch
+    if isinstance(settings, PCB) and len(settings.passes) > 1:
+        options["refined"] = {
+            "channels": detector.neck_channels,
+            "places": POOLED**2,
+            "deltas": 4 if detector.type == "cascade_rcnn" else 4 * len(categories),
+        }
+    if isinstance(settings, SimCal):
+        options["pooled"] = detector.neck_channels * POOLED**2
+    if isinstance(settings, Forest):
+        options["trees"] = read_trees(Path(settings.trees), [c.name for c in categories])
     lacking = [category.name for category in categories if not category.instance_count]
     if isinstance(settings, LOCE) and lacking:
         raise UsageError(
@@ -329,8 +356,10 @@ def _train_dataset(
     prepared: Prepared, dataset_info: Path, recipe: Recipe, masks: bool, seed: int
 ) -> dict[str, Any]:
     copy_paste = recipe.augmentation == "copy_paste"
-    keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "position")
-    pack = {"type": "PackDetInputs", "meta_keys": keys}
+    keys = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "position"]
+    if recipe.sampler == "class_aware":
+        keys.append("drawn_for")
+    pack = {"type": "PackDetInputs", "meta_keys": tuple(keys)}
     load = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks or copy_paste},

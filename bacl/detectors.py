@@ -12,6 +12,9 @@ _PREPROCESSOR = {
     "pad_size_divisor": 32,
 }
 
+POOLED = 7
+"""Places on a side of a RoI's pooled features."""
+
 CASCADE = (
     # foreground IoU, weight of the losses, target stds of the box deltas (Cascade R-CNN)
     (0.5, 1.0, (0.1, 0.1, 0.2, 0.2)),
@@ -164,7 +167,7 @@ def _rcnn_train(detector: Detector, iou: float, stage: int, seed: int) -> dict[s
 def roi_head(detector: Detector, categories: int, bank: dict[str, Any]) -> dict[str, Any]:
     """The RoI head with its bank, or with one for each stage of a cascade."""
     head = {
-        "bbox_roi_extractor": _extractor(detector, 7),
+        "bbox_roi_extractor": _extractor(detector, POOLED),
         "bbox_head": _bbox_head(detector, categories, bank),
     }
     if detector.type == "cascade_rcnn":
@@ -215,7 +218,7 @@ def _bbox_head(detector: Detector, categories: int, bank: dict[str, Any]) -> dic
         "type": "BankBBoxHead",
         "in_channels": detector.neck_channels,
         "fc_out_channels": detector.fc_channels,
-        "roi_feat_size": 7,
+        "roi_feat_size": POOLED,
         "num_classes": categories,
         "bbox_coder": {
             "type": "DeltaXYWHBBoxCoder",

@@ -18,11 +18,12 @@ def stock_classifier(settings: Mapping[str, Any], categories: int) -> dict[str, 
     A linear classifier that a `loss_cls` of its own suits is exported as such; any other as the
     whole variant.
     """
-    loss = METHODS.get(settings["method"]).stock_loss
+    loss = METHODS.get(settings["method"]).exported(settings)
     if loss is not None:
         return {"loss_cls": dict(loss)}
     own = {"settings": dict(settings), "categories": categories}
     return {
+        "type": "VariantBBoxHead",
         "cls_predictor_cfg": {"type": "VariantClassifier", **own},
         "loss_cls": {"type": "VariantLoss", **own},
     }

@@ -226,7 +226,8 @@ class TDE(Method):
 
 class PCB(Method):
     """Pairwise class balance: towards the end of training, a sample's target is mixed with how
-    often others are predicted as its category. The regulariser, without the iterative head."""
+    often others are predicted as its category. With several passes, RoI features pass the box head
+    that often, refined each time by what it said."""
 
     method: Literal["pcb"]
     counted: ClassVar[bool] = True
@@ -236,16 +237,30 @@ class PCB(Method):
     """Share of the old row of the confusion matrix in a step's."""
     start: float = Field(2 / 3, ge=0, lt=1)
     """Share of training before the target is mixed: 16 of 24 epochs in the release."""
+    passes: list[Annotated[float, Field(ge=0)]] = Field([1.0], min_length=1)
+    """Weight of each pass's loss. Several are the iterative head, the release's is [0.2, 0.2, 0.6],
+    which only a stage of kind representation can train."""
     source: ClassVar[str] = "He et al., Relieving Long-tailed Instance Segmentation via PCB, 2022"
     equations: ClassVar[str] = (
         "(1 - a) CE + a KL(column i of the confusion matrix, normalised || softmax) on foreground "
-        "of category i, CE on background"
+        "of category i, CE on background; F <- F s(deltas) + b(z) between passes, of which the "
+        "last gives boxes and scores; a grows from 0 in the first pass to `mixing` in the last"
     )
-    cost: ClassVar[str] = "a matrix of categories by categories in the step's reduction"
+    cost: ClassVar[str] = (
+        "a matrix of categories by categories for each pass in the step's reduction; the box head "
+        "once more for each further pass, at test too"
+    )
     open_points: ClassVar[tuple[str, ...]] = (
+        "whether BACL's row has the iterative head is unknown: an option",
+        "the matrix takes in each pass, as in the release, but all of them after the step",
+        "what scales and shifts begins as the identity; gradients pass through it",
         "it begins once every category has been seen, as in the release; a category that no "
         "training image shows is not waited for",
     )
+
+    @property
+    def end_to_end(self) -> bool:
+        return len(self.passes) > 1
 
 
 class FASA(Method):
@@ -274,6 +289,50 @@ class FASA(Method):
         "the release judges by the validation split; here by training images that are held out; "
         "their background, and categories with fewer than three images, train all the same",
         "an epoch's losses are those of held-out images as they come by, not of a pass of its own",
+    )
+
+
+class SimCal(Method):
+    """A copy of the whole box head is trained on samples that are balanced twice, images and RoIs,
+    and its scores replace the first head's for categories with few instances."""
+
+    method: Literal["simcal"]
+    counted: ClassVar[bool] = True
+    follows: ClassVar[tuple[str, ...]] = ("softmax",)
+    sampler: ClassVar[str | None] = "class_aware"
+    threshold: int = Field(100, gt=0)
+    """Training instances from which on a category keeps its score: 100 on LVIS, 400 on COCO-LT."""
+    source: ClassVar[str] = "Wang et al., The Devil is in Classification (SimCal), 2020"
+    equations: ClassVar[str] = (
+        "CE of the copy on samples of the category that an image was drawn for, and as many of "
+        "background; score softmax(z_copy)_j where n_j < threshold, else softmax(z)_j"
+    )
+    cost: ClassVar[str] = "a second box head, in training and at test"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "its recipe is SGD without momentum or decay at 0.01; that is the stage's to say",
+        "each category is drawn once a round, not 16 with replacement a step",
+        "a category's images are passed through in turn, not drawn each time",
+    )
+
+
+class Forest(Method):
+    """Forest R-CNN: trees that group categories by looks, shape and meaning; a category's score is
+    corrected by how likely its parents are. Softmax."""
+
+    method: Literal["forest"]
+    trees: str
+    """File with each category's parents, as `bacl trees` makes it; relative to the experiment's."""
+    source: ClassVar[str] = "Wu et al., Forest R-CNN, 2020"
+    equations: ClassVar[str] = (
+        "CE(z) + sum_k CE(parents of tree k), these over features that take no gradient; score "
+        "mean_k P_k(parent_k(j)) exp(z_j), normalised"
+    )
+    cost: ClassVar[str] = "a hidden layer and a classifier for each tree, and a hidden layer"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "the authors' scripts for trees are not public: `bacl trees` makes its own",
+        "NMS re-sampling is the recipe's `proposal_nms: [0.9, 0.8, 0.7]`",
+        "hidden layers stand on the first shared FC; the second is the box regressor's alone where "
+        "the whole detector trains",
     )
 
 
@@ -345,6 +404,8 @@ Variant = Annotated[
     | TDE
     | PCB
     | FASA
+    | SimCal
+    | Forest
     | LOCE
     | RIO,
     Field(discriminator="method"),

@@ -253,10 +253,18 @@ class Method(Settings):
     follows: ClassVar[tuple[str, ...]] = ()
     """Of a method that only corrects the classifier of the stage before: whose it can."""
 
+    sampler: ClassVar[str | None] = None
+    """The only sampler whose images it can learn from; None where all will do."""
+
     @property
     def bases(self) -> tuple[str, ...]:
         """Those of `follows` that the options allow."""
         return self.follows
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether it changes what the box head sees, and so trains with the whole detector only."""
+        return False
 
 
 class Hallucination(Settings):

@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from bacl import fcbl
+from bacl.layers import passed, read
 from bacl.postprocess import detect
 from bacl.variants import build_variant
 
@@ -36,6 +37,17 @@ class TopKBBoxHead(Shared2FCBBoxHead):
         if rcnn_test_cfg is None:
             return found
         return detect(found.bboxes, found.scores, rcnn_test_cfg)
+
+
+@MODELS.register_module()
+class VariantBBoxHead(TopKBBoxHead):
+    """The same over a whole variant, which is shown what it reads of each RoI."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(the variant's logits (N, K), box deltas) of pooled RoI features."""
+        variant = self.fc_cls.variant
+        found, deltas = passed(self, x, [variant])
+        return variant.logits(read(found, variant.reads)), deltas
 
 
 @MODELS.register_module()
@@ -70,7 +82,7 @@ class SigmoidObjectnessLoss(nn.Module):
 
 @MODELS.register_module()
 class VariantClassifier(nn.Module):
-    """A whole variant as `fc_cls` of a stock head."""
+    """A whole variant as `fc_cls` of a `VariantBBoxHead`."""
 
     def __init__(
         self, in_features: int, out_features: int, settings: dict[str, Any], categories: int

@@ -5,7 +5,7 @@ background. The methods of others are in `bacl.methods`, a file each.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,10 @@ from bacl import fcbl
 from bacl.indicators import INDICATORS, Indicator
 from bacl.precision import at_least_float32
 
+LAYERS = ("pooled", "fc1", "fc2")
+"""What variants may read of a RoI: its pooled features, flattened, and what each shared FC makes of
+them, D wide, the last of which is h."""
+
 METHODS = Registry("method", scope="bacl", locations=["bacl.variants", "bacl.methods"])
 """Methods by the name that experiment files use."""
 
@@ -28,7 +32,7 @@ class Batch:
     """A step's samples on this rank, as a variant is shown them."""
 
     features: Tensor
-    """h (N, D), of the real samples alone."""
+    """What the variant reads, mostly h (N, D), of the real samples alone."""
     labels: Tensor
     """(N,) in 0..C."""
     images: Tensor
@@ -41,6 +45,8 @@ class Batch:
     """Makes the generator of a key, of the variant's own."""
     counted: Tensor | None = None
     """(N,), False for samples that stand for nothing; None where all count."""
+    drawn_for: Sequence[int] | None = None
+    """Labels of the categories that the rank's images were drawn for; None where images were."""
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -53,6 +59,16 @@ class Batch:
         """Numbers of the image pairs whose draws this rank makes: of those that begin with it."""
         return [position // 2 for position in self.positions if position % 2 == 0]
 
+    def of_images(self, samples: Tensor) -> Tensor:
+        """How many of each of the rank's images `samples` (N,) holds."""
+        images = self.images.long()
+        return images.new_zeros(len(self.positions)).index_add_(0, images, samples.long())
+
+    def few(self, among: Tensor, wanted: Tensor, order: Tensor) -> Tensor:
+        """(N,) at most `wanted` of each image's samples `among`, those first by `order` (N,) in
+        [0, 1)."""
+        return self.rank(among, order) < wanted[self.images.long()]
+
     def rank(self, among: Tensor, order: Tensor) -> Tensor:
         """Rank (N,) by `order`, in [0, 1), of the samples `among` those of their image; others come
         after any number."""
@@ -60,9 +76,8 @@ class Batch:
         ranked = keys.argsort()
         place = torch.empty_like(ranked)
         place[ranked] = torch.arange(len(ranked), device=ranked.device)
-        images = self.images.long()
-        sizes = images.new_zeros(len(self.positions)).index_add_(0, images, among.long())
-        place = place - (sizes.cumsum(0) - sizes)[images]
+        sizes = self.of_images(among)
+        place = place - (sizes.cumsum(0) - sizes)[self.images.long()]
         return torch.where(among, place, torch.iinfo(place.dtype).max)
 
     def uniform(self, columns: int) -> Tensor:
@@ -90,11 +105,17 @@ class Variant(nn.Module):
     the `loss_cls` with which MMDetection's own box head scores as this variant does from a linear
     `fc_cls`; None where there is none, and an export carries the variant itself.
 
-    Parameters called `fc_cls...` start from those of an earlier stage where the shapes fit.
+    Parameters called `fc_cls...` start from those of an earlier stage where the shapes fit; in a
+    module `copy`, so do `copy.fc_cls...`, and `copy.shared_fcs...` from the box head's own.
     """
 
     background_columns = 1
     prior_bias = 0.0
+    reads: tuple[str, ...] = ("fc2",)
+    """Which of LAYERS are the variant's features, side by side."""
+    passes = 1
+    """How often RoI features pass the box head; its features are then those of all passes side by
+    side. With more than one, the variant has a trunk to itself, and `refine`."""
     stock_loss: dict[str, Any] | None = {"type": "CrossEntropyLoss", "use_sigmoid": False}
 
     def __init__(
@@ -108,6 +129,11 @@ class Variant(nn.Module):
         self.categories = categories
         self.hallucination = hallucination
         self.fc_cls = self.classifier(width, categories + self.background_columns, generator)
+
+    @classmethod
+    def exported(cls, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """`stock_loss` of a variant with these settings."""
+        return cls.stock_loss
 
     def classifier(self, width: int, columns: int, generator: torch.Generator) -> nn.Module:
         """What makes logits (N, columns) of features (N, width), drawn from `generator`."""
@@ -125,6 +151,11 @@ class Variant(nn.Module):
         """Logits (N, K) of features h (N, D)."""
         logits: Tensor = self.fc_cls(features)
         return logits
+
+    def refine(self, pooled: Tensor, features: Tensor, deltas: Tensor) -> Tensor:
+        """Pooled RoI features (N, channels, height, width) for the next pass, of those of this one
+        and of the variant's features and the box deltas that they gave."""
+        raise NotImplementedError
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss of each sample (N,), summed over its columns, of logits (N, K) and labels (N,)."""

@@ -40,8 +40,8 @@ def load_trunk(model: "BankDetector", path: Path) -> list[str]:
 
     The trunk's weights are taken over. Every variant's `fc_cls` starts from the earlier stage's
     where the shapes fit (design.md): from the variant of the same name, or from the only one there
-    is. Indicators and feature statistics start anew. Returns the names of the parameters that
-    keep their initial values.
+    is. So does a copy that it has of both, `bacl.variants.Variant`. Indicators and feature
+    statistics start anew. Returns the names of the parameters that keep their initial values.
 
     Raises RunError where the number of categories differs, or a frozen part is not in the
     checkpoint.
@@ -55,9 +55,12 @@ def load_trunk(model: "BankDetector", path: Path) -> list[str]:
         if match is None:
             found = None if ".statistics." in key else parent.get(key)
         else:
-            classifiers = source.get(match["head"], {})
+            head, part = match["head"], match["rest"].removeprefix("copy.")
+            classifiers = source.get(head, {})
             only = next(iter(classifiers.values())) if len(classifiers) == 1 else {}
-            found = classifiers.get(match["name"], only).get(match["rest"])
+            found = classifiers.get(match["name"], only).get(part)
+            if part.startswith("shared_fcs."):
+                found = parent.get(f"{head}.{part}")
         if found is not None and found.shape == value.shape:
             given[key] = found
         elif found is not None and match is None:

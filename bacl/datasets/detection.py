@@ -73,7 +73,7 @@ class LVISFormatDataset(BaseDetDataset):
         self.index = Index(ann_file)
         self.images = Path(images)
         self.seed = seed
-        self._position: int | None = None
+        self._drawn: Position | None = None
         categories = Prepared.load(Path(dataset_info)).categories
         super().__init__(
             ann_file=ann_file,
@@ -131,15 +131,15 @@ class LVISFormatDataset(BaseDetDataset):
     def __getitem__(self, idx: int | Position) -> dict:
         if isinstance(idx, Position):
             with seeded(self.seed, idx.position):
-                self._position = idx.position
+                self._drawn = idx
                 return super().__getitem__(idx.index)
-        self._position = None
+        self._drawn = None
         return super().__getitem__(idx)
 
     def prepare_data(self, idx: int) -> Any:
         sample = self.get_data_info(idx)
-        if self._position is not None:
-            sample["position"] = self._position
+        if self._drawn is not None:
+            sample["position"], sample["drawn_for"] = self._drawn.position, self._drawn.drawn_for
         path = sample["img_path"]
         try:
             return self.pipeline(sample)

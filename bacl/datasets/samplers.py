@@ -24,6 +24,8 @@ class Position(NamedTuple):
 
     position: int
     index: int  # type: ignore[assignment]
+    drawn_for: int | None = None
+    """Label of the category that the image was drawn for, where the sampler draws categories."""
 
 
 class Labelled(Protocol):
@@ -75,12 +77,16 @@ class OrderedSampler(Sampler[Position]):
         while True:
             step, offset = divmod(sample, share)
             position = step * self.batch + self.rank * share + offset
-            yield Position(position, self.image(position))
+            yield self.at(position)
             sample += 1
 
     def __len__(self) -> int:
         """Images in the dataset, as of mmengine's own infinite sampler."""
         return self.size
+
+    def at(self, position: int) -> Position:
+        """The stream's element at a position."""
+        return Position(position, self.image(position))
 
     def image(self, position: int) -> int:
         """The image at a position of the stream."""
@@ -155,6 +161,11 @@ class CategoryAwareSampler(OrderedSampler):
         self.labels, starts = np.unique(labels[by_label], return_index=True)
         self.images = np.split(images[by_label].astype(np.int32), starts[1:])
         self._shuffled: dict[int, tuple[int, np.ndarray]] = {}
+
+    def at(self, position: int) -> Position:
+        image = self.image(position)
+        category = self._order[position % len(self.labels)]
+        return Position(position, image, int(self.labels[category]))
 
     def image(self, position: int) -> int:
         round_, place = divmod(position, len(self.labels))

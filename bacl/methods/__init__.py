@@ -14,9 +14,11 @@ from bacl.methods import (  # noqa: F401
     eql,
     eqlv2,
     fasa,
+    forest,
     loce,
     pcb,
     rio,
     seesaw,
+    simcal,
     tde,
 )

@@ -62,7 +62,8 @@ class BAGS(Variant):
         terms = {}
         for number, members in enumerate(self.members):
             own = self.of_label[labels] == number
-            kept = own | self._drawn(own, order[:, number], batch)
+            others = batch.few(~own, self.others * batch.of_images(own), order[:, number])
+            kept = own | others
             targets = torch.where(own, self.place[labels], len(members))
             losses = F.cross_entropy(self._group(logits, number), targets, reduction="none")
             terms[f"group{number}"] = ((losses * kept).sum(), kept.sum())
@@ -70,14 +71,6 @@ class BAGS(Variant):
         losses = F.cross_entropy(logits[:, -2:], foreground.long(), reduction="none")
         terms["foreground"] = (losses.sum(), labels.new_full((), len(labels)))
         return terms
-
-    def _drawn(self, own: Tensor, order: Tensor, batch: Batch) -> Tensor:
-        """(N,) samples of others: in each image `others` times as many as are the group's own."""
-        images = batch.images.long()
-        wanted = self.others * own.new_zeros(len(batch.positions), dtype=torch.long).index_add_(
-            0, images, own.long()
-        )
-        return batch.rank(~own, order) < wanted[images]
 
     def probabilities(self, logits: Tensor) -> Tensor:
         logits = logits.float()

@@ -1,18 +1,27 @@
-"""Pairwise class balance, He et al. 2022: its regulariser."""
+"""Pairwise class balance, He et al. 2022: its regulariser, and its iterative box head."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bacl.methods.counts import Counts
 from bacl.variants import METHODS, Batch, Softmax
 
+_HIDDEN = 512
+"""Width of what refines RoI features; the release's."""
+
 
 @METHODS.register_module(name="pcb")
 class PCB(Softmax):
-    """Softmax with targets mixed by `confusion`: row i, how category i's samples are predicted."""
+    """Softmax with targets mixed by `confusion`: row i, how category i's samples are predicted.
+
+    With several passes, RoI features pass the box head that often, each time scaled at each place
+    by what the box deltas say and shifted in each channel by what the logits say. Columns: the
+    logits of each pass.
+    """
 
     confusion: Tensor
     expected: Tensor
@@ -26,14 +35,37 @@ class PCB(Softmax):
         momentum: float,
         start: int,
         counts: dict[str, Any],
+        passes: Sequence[float] = (1.0,),
+        refined: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(width, categories, generator)
         self.mixing, self.momentum = mixing, momentum
         self.start = start
         """Position of the image from which on targets are mixed."""
+        self.weights, self.passes = passes, len(passes)
+        if refined:
+            self.shift = _perceptron(categories + 1, refined["channels"], generator)
+            self.scale = _perceptron(refined["deltas"], refined["places"], generator)
+            nn.init.ones_(self.scale[-1].bias)  # type: ignore[arg-type]
         self.register_buffer("confusion", torch.zeros(categories, categories))
         shown = torch.tensor(Counts(**counts).images) > 0
         self.register_buffer("expected", shown, persistent=False)
+
+    @classmethod
+    def exported(cls, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        return cls.stock_loss if len(settings.get("passes", (1.0,))) == 1 else None
+
+    @property
+    def columns(self) -> int:
+        return self.passes * (self.categories + 1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        of_passes: Tensor = self.fc_cls(features.unflatten(1, (self.passes, -1)))
+        return of_passes.flatten(1)
+
+    def refine(self, pooled: Tensor, features: Tensor, deltas: Tensor) -> Tensor:
+        shift, scale = self.shift(self.fc_cls(features)), self.scale(deltas)
+        return pooled * scale.view(-1, 1, *pooled.shape[2:]) + shift[:, :, None, None]
 
     def targets(self) -> Tensor:
         """(C, C): row i is column i of the confusion matrix, normalised."""
@@ -42,27 +74,57 @@ class PCB(Softmax):
 
     def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         labels = batch.labels
-        logs = logits.float().log_softmax(dim=1)
-        losses = F.nll_loss(logs, labels, reduction="none")
-        if batch.positions[0] >= self.start:  # positions of a step are on one side on all ranks
-            foreground = labels < self.categories
-            target = self.targets()[labels.clamp_max(self.categories - 1)]
-            divergence = (torch.xlogy(target, target) - target * logs[:, :-1]).sum(dim=1)
+        # positions of a step are on one side on all ranks
+        started = batch.positions[0] >= self.start
+        if started:
             all_seen = (self.confusion.sum(dim=1) > 0)[self.expected].all()
-            mixed = self.mixing * (foreground & all_seen)
-            losses = (1 - mixed) * losses + mixed * divergence
-        return {"cls": (losses.sum(), labels.new_full((), len(labels)))}
+            mixable = (labels < self.categories) & all_seen
+            target = self.targets()[labels.clamp_max(self.categories - 1)]
+            entropy = torch.xlogy(target, target).sum(dim=1)
+        total = logits.new_zeros((), dtype=torch.float)
+        for number, (weight, own) in enumerate(zip(self.weights, self._of_passes(logits))):
+            logs = own.log_softmax(dim=1)
+            losses = F.nll_loss(logs, labels, reduction="none")
+            if started:
+                divergence = entropy - (target * logs[:, :-1]).sum(dim=1)
+                mixed = self.mixing * mixable * self._share(number)
+                losses = (1 - mixed) * losses + mixed * divergence
+            total = total + weight * losses.sum()
+        return {"cls": (total, labels.new_full((), len(labels)))}
+
+    def _of_passes(self, logits: Tensor) -> Sequence[Tensor]:
+        return logits.float().chunk(self.passes, dim=1)
+
+    def _share(self, number: int) -> float:
+        """Of the mixing, which begins at nothing in the first of several passes."""
+        return number / (self.passes - 1) if self.passes > 1 else 1.0
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return self._of_passes(logits)[-1].softmax(dim=1)
 
     @torch.no_grad()
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Sums of foreground softmaxes by category, and how many, (C, C + 1)."""
-        scores = logits.float()[:, :-1].softmax(dim=1)
-        rows = F.pad(scores, (0, 1), value=1.0)
-        sums = rows.new_zeros(self.categories + 1, rows.size(1))
-        return sums.index_add_(0, batch.labels, rows)[:-1]
+        """Sums of foreground softmaxes by category, and how many, (passes, C, C + 1)."""
+        sums = []
+        for own in self._of_passes(logits):
+            rows = F.pad(own[:, :-1].softmax(dim=1), (0, 1), value=1.0)
+            zeros = rows.new_zeros(self.categories + 1, rows.size(1))
+            sums.append(zeros.index_add_(0, batch.labels, rows)[:-1])
+        return torch.stack(sums)
 
     def add(self, increment: Tensor) -> None:
-        sums, counts = increment[:, :-1], increment[:, -1:]
-        seen = self.confusion.sum(dim=1, keepdim=True) > 0
-        share = torch.where(seen, 1 - self.momentum, 1.0) * (counts > 0)
-        self.confusion.copy_(self.confusion.lerp(sums / counts.clamp_min(1), share))
+        for of_pass in increment:
+            sums, counts = of_pass[:, :-1], of_pass[:, -1:]
+            seen = self.confusion.sum(dim=1, keepdim=True) > 0
+            share = torch.where(seen, 1 - self.momentum, 1.0) * (counts > 0)
+            self.confusion.copy_(self.confusion.lerp(sums / counts.clamp_min(1), share))
+
+
+def _perceptron(width: int, out: int, generator: torch.Generator) -> nn.Sequential:
+    """Begins near nothing, so that the first steps train the box head as it is."""
+    hidden, last = nn.Linear(width, _HIDDEN), nn.Linear(_HIDDEN, out)
+    nn.init.xavier_uniform_(hidden.weight, generator=generator)
+    nn.init.zeros_(hidden.bias)
+    nn.init.normal_(last.weight, std=0.01, generator=generator)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(hidden, nn.ReLU(), last)

@@ -189,11 +189,19 @@ def _build(config: Mapping[str, Any]) -> "nn.Module":
     return detector.to("meta").eval()
 
 
+def _times(head: Any) -> int:
+    """How often RoIs pass a box head."""
+    variant = getattr(head.fc_cls, "variant", None)
+    return variant.passes if variant else 1
+
+
 def _passes(
     detector: Any, image: tuple[int, int]
 ) -> Iterable[tuple[str, list["nn.Module"], Callable[[], object]]]:
     """(name, modules, a function that runs them) of each part."""
     import torch
+
+    from bacl.layers import layers, read
 
     def empty(*shape: int) -> "Tensor":
         return torch.empty(shape, device="meta")
@@ -204,13 +212,26 @@ def _passes(
     stages: tuple[Tensor, ...] = detector.backbone(empty(1, 3, *image))
     pyramid: tuple[Tensor, ...] = detector.neck(stages)
     proposals, channels = detector.test_cfg.rpn.max_per_img, pyramid[0].size(1)
-    pooled = empty(proposals, heads[0].in_channels * heads[0].roi_feat_area)
+    pooled = empty(proposals, heads[0].in_channels, *heads[0].roi_feat_size)
     features = empty(proposals, heads[0].shared_out_channels)
 
     def shared(head: Any) -> None:
-        x = pooled
-        for fc in head.shared_fcs:
-            x = head.relu(fc(x))
+        for _ in range(_times(head)):
+            layers(head, pooled)
+
+    def classify(head: Any) -> None:
+        variant = getattr(head.fc_cls, "variant", None)
+        if variant is None:
+            head.fc_cls(features)
+            return
+        shown = read({"pooled": pooled.flatten(1), "fc1": features, "fc2": features}, variant.reads)
+        variant.logits(shown.repeat(1, variant.passes))
+        for _ in range(variant.passes - 1):
+            variant.refine(pooled, shown, empty(proposals, head.fc_reg.out_features))
+
+    def regress(head: Any) -> None:
+        for _ in range(_times(head)):
+            head.fc_reg(features)
 
     yield "backbone", [detector.backbone], lambda: detector.backbone(empty(1, 3, *image))
     yield "neck", [detector.neck], lambda: detector.neck(stages)
@@ -218,8 +239,8 @@ def _passes(
     for number, head in enumerate(heads, 1):
         name = f"box head {number}" if cascade else "box head"
         yield f"{name}: shared FCs", [head.shared_fcs, head.relu], partial(shared, head)
-        yield f"{name}: classifier", [head.fc_cls], partial(head.fc_cls, features)
-        yield f"{name}: regressor", [head.fc_reg], partial(head.fc_reg, features)
+        yield f"{name}: classifier", [head.fc_cls], partial(classify, head)
+        yield f"{name}: regressor", [head.fc_reg], partial(regress, head)
     if roi_head.with_mask:
         detections = detector.test_cfg.rcnn.max_per_img
         side = roi_head.mask_roi_extractor.roi_layers[0].output_size[0]

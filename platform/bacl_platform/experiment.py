@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, StringConstraints, ValidationError
 
 from bacl.errors import UsageError
-from bacl.method_settings import Variant
+from bacl.method_settings import Forest, Variant
 from bacl.settings import BCE, FROZEN_TRUNK, Dataset, Detector, Recipe, Settings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -229,6 +229,8 @@ def read(path: Path, above: tuple[Path, ...] = ()) -> dict:
         _rebase(content.get("dataset"), field, below.parent)
     _rebase(content.get("detector"), "weights", below.parent)
     _rebase(content.get("paper"), "file", below.parent)
+    for _, variant in _raw_variants(content):
+        _rebase(variant, "trees", below.parent)
     return _merged(content, raw)
 
 
@@ -236,6 +238,18 @@ def _rebase(section: Any, field: str, folder: Path) -> None:
     value = section.get(field) if isinstance(section, dict) else None
     if isinstance(value, str) and value != "torchvision" and is_relative(value):
         section[field] = str(folder.resolve() / value)
+
+
+def _raw_variants(raw: dict) -> Iterator[tuple[str, Any]]:
+    """(field, content) of each variant in raw content, whatever that is."""
+    stages = raw.get("stages")
+    for name, stage in stages.items() if isinstance(stages, dict) else ():
+        if not isinstance(stage, dict):
+            continue
+        yield f"stages.{name}.classifier", stage.get("classifier")
+        variants = stage.get("variants")
+        for variant, content in variants.items() if isinstance(variants, dict) else ():
+            yield f"stages.{name}.variants.{variant}", content
 
 
 def is_relative(path: str) -> bool:
@@ -251,6 +265,9 @@ def data_paths(raw: dict) -> dict[str, str]:
         given = content if isinstance(content, dict) else {}
         values = {f"{section}.{field}": given.get(field) for field in fields}
         found |= {n: v for n, v in values.items() if isinstance(v, str) and v != "torchvision"}
+    for field, variant in _raw_variants(raw):
+        if isinstance(variant, dict) and isinstance(trees := variant.get("trees"), str):
+            found[f"{field}.trees"] = trees
     return found
 
 
@@ -372,9 +389,27 @@ def _disagreements(experiment: Experiment) -> Iterator[str]:
                     f"got {variant!r}, which stage {owner[variant]!r} has"
                 )
             owner.setdefault(variant, name)
+        yield from _unserved(name, stage)
         yield from _followers(name, stage, experiment)
     if experiment.baseline is not None and experiment.baseline not in owner:
         yield f"baseline: expected {_one_of(owner)}, got {experiment.baseline!r}"
+
+
+def _unserved(name: str, stage: RepresentationStage | ClassifierStage) -> Iterator[str]:
+    """Problems of methods that the stage's recipe or kind cannot serve."""
+    for variant, settings in variants_of(name, stage).items():
+        method = f"method {settings.method}"
+        if settings.sampler not in (None, stage.recipe.sampler):
+            yield (
+                f"stages.{name}.recipe.sampler: expected {settings.sampler}, whose images {method} "
+                f"of variant {variant} learns from, got {stage.recipe.sampler!r}"
+            )
+        if settings.end_to_end and isinstance(stage, ClassifierStage):
+            yield (
+                f"stages.{name}.variants.{variant}: {method} with these options changes what the "
+                "box head sees, which other variants share: expected it as the classifier of a "
+                "stage of kind representation"
+            )
 
 
 def _followers(
@@ -405,6 +440,9 @@ def variants_of(name: str, stage: RepresentationStage | ClassifierStage) -> dict
 def _unset_variables(experiment: Experiment) -> list[str]:
     paths = {f"dataset.{name}": getattr(experiment.dataset, name) for name in _DATASET_PATHS}
     paths["detector.weights"] = experiment.detector.weights
+    for name, stage in experiment.stages.items():
+        for variant, settings in variants_of(name, stage).items():
+            paths[f"stages.{name}: {variant}.trees"] = getattr(settings, "trees", None)
     return [
         f"{field}: expected the environment variable {name} to be set, got nothing"
         for field, value in paths.items()
@@ -422,8 +460,23 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
     files = {name: absolute(getattr(dataset, name)) for name in _DATASET_PATHS}
     weights = detector.weights if detector.weights == "torchvision" else absolute(detector.weights)
     paper = experiment.paper
+
+    def grown(variant: Variant) -> Variant:
+        if not isinstance(variant, Forest):
+            return variant
+        return variant.model_copy(update={"trees": absolute(variant.trees)})
+
+    def of_stage(
+        stage: RepresentationStage | ClassifierStage,
+    ) -> RepresentationStage | ClassifierStage:
+        if isinstance(stage, RepresentationStage):
+            return stage.model_copy(update={"classifier": grown(stage.classifier)})
+        variants = {name: grown(variant) for name, variant in stage.variants.items()}
+        return stage.model_copy(update={"variants": variants})
+
     return experiment.model_copy(
         update={
+            "stages": {name: of_stage(stage) for name, stage in experiment.stages.items()},
             "dataset": dataset.model_copy(update=files),
             "detector": detector.model_copy(update={"weights": weights}),
             "paper": paper and paper.model_copy(update={"file": absolute(paper.file)}),

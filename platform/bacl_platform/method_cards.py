@@ -70,6 +70,8 @@ def print_card(name: str, method: "type[Method]", console: "Console") -> None:
         say(f"{title}: {text}")
     if method.follows:
         say(f"after: a stage whose classifier is {' or '.join(method.follows)}")
+    if method.sampler:
+        say(f"needs: recipe.sampler {method.sampler}")
     for point in method.open_points:
         say(f"open: {point}")
     if options := [(path, *rest) for path, *rest in _options(method)]:
@@ -98,5 +100,7 @@ def _options(settings: type[Any], under: str = "") -> list[tuple[str, str, str]]
             found += _options(type(default), f"{under}{name}.")
         else:
             shown = "null" if default is None else str(default)
+            if field.is_required():
+                shown = "required"
             found.append((under + name, shown, " ".join((field.description or "").split())))
     return found

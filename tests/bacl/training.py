@@ -4,7 +4,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import DATA_SAMPLERS, DATASETS, MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 from mmengine.dist import get_world_size
@@ -38,14 +38,21 @@ RECIPE = Recipe(
 )
 
 
-def config_of(dataset_info, variants, freeze=FROZEN_TRUNK, seed=0, detector="faster_rcnn"):
+def config_of(
+    dataset_info,
+    variants,
+    freeze=FROZEN_TRUNK,
+    seed=0,
+    detector="faster_rcnn",
+    sampler="random",
+):
     """Configuration of a small stage over the prepared set at `dataset_info`."""
     prepared = Prepared.load(dataset_info)
     return stage_config(
         DETECTOR.model_copy(update={"type": detector}),
         prepared,
         dataset_info,
-        RECIPE,
+        RECIPE.model_copy(update={"sampler": sampler}),
         variants,
         list(freeze),
         seed,
@@ -63,6 +70,12 @@ def build(config, state=None):
     return model
 
 
+def stream_of(config, dataset):
+    """The sampler of a configuration over its dataset."""
+    sampler = config["train_dataloader"]["sampler"]
+    return DATA_SAMPLERS.build(sampler, default_args={"dataset": dataset})
+
+
 def batch_of(dataset, sampler, size):
     """The next `size` samples of the stream, collated as MMDetection does."""
     samples = [dataset[next(sampler)] for _ in range(size)]
@@ -76,9 +89,7 @@ def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapp
     """`steps` optimizer steps after the first `skip`; returns the optimizer."""
     ranks = get_world_size()
     dataset = DATASETS.build(config["train_dataloader"]["dataset"])
-    stream = OrderedSampler(
-        dataset, **{k: config["train_dataloader"]["sampler"][k] for k in ("batch", "seed")}
-    )
+    stream = stream_of(config, dataset)
     share = stream.batch // ranks
     stream.skip(skip * share)
     samples = iter(stream)
@@ -98,7 +109,7 @@ def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapp
 def backward(config, model):
     """Forward and backward of the first batch, without a step."""
     dataset = DATASETS.build(config["train_dataloader"]["dataset"])
-    batch = batch_of(dataset, iter(OrderedSampler(dataset, batch=4, seed=0)), 4)
+    batch = batch_of(dataset, iter(stream_of(config, dataset)), 4)
     losses = model(**model.data_preprocessor(batch, training=True), mode="loss")
     model.parse_losses(losses)[0].backward()
 

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from contextlib import redirect_stderr
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -18,8 +19,10 @@ import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.config import variant_options
 from bacl.datasets.annotations import Category, Prepared, Split, prepare
 from bacl.draws import generator
+from bacl.layers import read
 from bacl.method_settings import METHODS
 from bacl.method_settings import Variant as MethodSettings
+from bacl.settings import Detector
 from bacl.variants import Batch, build_variant
 from bacl_platform import worker
 from bacl_platform.bench.measure import Row, Setting, in_turns
@@ -30,10 +33,12 @@ from bacl_platform.store import JOB, Store
 
 CATEGORIES, WIDTH, ROWS = 1203, 1024, 1024
 """LVIS v1.0's, of the released heads, and of the RoIs of two images."""
+POOLED = 256 * 7 * 7
+TREES = {"visual": 25, "geometric": 50, "lexical": 108}
+"""Parents in the released trees."""
 
-
-_NOT = ("cosine", "disalign")
-"""No loss of its own, and one that needs another trunk."""
+_NOT = ("cosine", "disalign", "simcal", "forest")
+"""No loss of its own, and those that need another trunk, images in another order, or a file."""
 
 
 def zoo(setting: Setting) -> list[Row]:
@@ -74,16 +79,28 @@ def losses(setting: Setting) -> list[Row]:
     labels = torch.full((ROWS,), CATEGORIES)
     labels[: ROWS // 4] = torch.randint(CATEGORIES, (ROWS // 4,), generator=draw)
     labels = labels.to(setting.device)
+    pooled = torch.randn(ROWS, POOLED, generator=draw).relu().to(setting.device)
     features = torch.randn(ROWS, WIDTH, generator=draw).relu().to(setting.device)
+    shown = {"pooled": pooled, "fc1": features, "fc2": features}
     plain = torch.nn.Linear(WIDTH, CATEGORIES + 1, device=setting.device)
     images = torch.arange(2, device=setting.device).repeat_interleave(ROWS // 2)
-    batch = Batch(features, labels, images, [0, 1], [0, 1], partial(generator, setting.device))
+    batch = Batch(
+        features,
+        labels,
+        images,
+        positions=[0, 1],
+        ids=[0, 1],
+        generator=partial(generator, setting.device),
+        drawn_for=[int(labels[0]), int(labels[ROWS // 2])],
+    )
 
     def theirs() -> None:
         plain.zero_grad()
         F.cross_entropy(plain(features), labels).backward()
 
-    steps = [_step(name, batch, setting, draw) for name in METHODS]
+    with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder:
+        trees = _trees(Path(folder) / "trees.json")
+        steps = [_step(name, batch, shown, trees, setting, draw) for name in METHODS]
     repeat = 20 if setting.repeat is None else setting.repeat
     *ours, beside = in_turns([*steps, theirs], repeat, 3, setting.device)
     what = f"{ROWS} samples, {CATEGORIES} categories"
@@ -93,10 +110,32 @@ def losses(setting: Setting) -> list[Row]:
     ]
 
 
-def _step(name: str, batch: Batch, setting: Setting, draw: torch.Generator) -> Any:
-    settings = TypeAdapter(MethodSettings).validate_python({"method": name})
-    options = variant_options(name, settings, _long_tailed(), WIDTH, 100, 16)
+def _trees(path: Path) -> Path:
+    """A file of trees in which neighbours have the same parent."""
+    content = {
+        "categories": [category.name for category in _long_tailed().categories],
+        "trees": {
+            name: [parents * label // CATEGORIES for label in range(CATEGORIES)]
+            for name, parents in TREES.items()
+        },
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def _step(
+    name: str,
+    batch: Batch,
+    shown: dict[str, Tensor],
+    trees: Path,
+    setting: Setting,
+    draw: torch.Generator,
+) -> Any:
+    given = {"method": name, **({"trees": str(trees)} if name == "forest" else {})}
+    settings = TypeAdapter(MethodSettings).validate_python(given)
+    options = variant_options(name, settings, _long_tailed(), Detector(), 100, 16)
     variant = build_variant(options, WIDTH, CATEGORIES, draw).to(setting.device)
+    batch = replace(batch, features=read(shown, variant.reads))
 
     def step() -> None:
         variant.zero_grad()

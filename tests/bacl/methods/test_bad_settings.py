@@ -2,7 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
-from training import config_of
+from training import DETECTOR, config_of
 
 from bacl.config import variant_options
 from bacl.datasets.annotations import Prepared
@@ -22,7 +22,7 @@ def refusal(dataset_info, variant, instances=None):
         ]
         prepared = prepared.model_copy(update={"categories": categories})
     with pytest.raises(UsageError) as raised:
-        variant_options("mine", variant, prepared, width=24, total=4, batch=4)
+        variant_options("mine", variant, prepared, DETECTOR, total=4, batch=4)
     (sentence,) = str(raised.value).splitlines()
     return sentence
 

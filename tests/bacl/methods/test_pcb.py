@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from batches import COUNTS, C, batch_of, built, drawn_labels, on_ranks, slopes, step
+from batches import COUNTS, C, D, batch_of, built, drawn_labels, on_ranks, slopes, step
 
 SETTINGS = {"method": "pcb", "mixing": 0.4, "momentum": 0.99, "start": 8, "counts": COUNTS}
 
@@ -120,6 +120,77 @@ def test_confusion_matrix_follows_the_foreground_of_all_ranks(ranks, momentum):
         for row, expected in zip(variant.confusion.tolist(), matrix):
             assert row == pytest.approx(expected, rel=1e-4, abs=1e-7)
     assert [sum(row) for row in matrix] == pytest.approx([1] * C)
+
+
+PASSES = {
+    "passes": [0.2, 0.3, 0.5],
+    "refined": {"channels": 3, "places": 4, "deltas": 24},
+}
+
+
+def test_passes_mix_more_and_more_and_are_weighted():
+    variant, matrix = with_matrix(mixing=0.4, **PASSES)
+    batch = batch_of(drawn_labels(2, 20), first=8)
+    draw = torch.Generator().manual_seed(4)
+    logits = torch.randn(len(batch.labels), 3 * (C + 1), generator=draw) * 2
+    total, count = variant.terms(logits, batch)["cls"]
+    expected = sum(
+        weight * loop(part, batch.labels, matrix, mixing)
+        for weight, mixing, part in zip((0.2, 0.3, 0.5), (0.0, 0.2, 0.4), logits.chunk(3, dim=1))
+    )
+    assert count == len(batch.labels)
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_confusion_matrix_takes_in_each_pass_in_turn(ranks):
+    variant = built({**SETTINGS, "momentum": 0.5, **PASSES})
+    images = drawn_labels(4, 12)
+    logits = torch.randn(48, 3 * (C + 1), generator=torch.Generator().manual_seed(4))
+    increments, at = [], 0
+    for batch in on_ranks(images, ranks=ranks):
+        increments.append(variant.increment(logits[at : at + len(batch.labels)], batch))
+        at += len(batch.labels)
+    variant.add(sum(increments))
+    labels = batch_of(images).labels.tolist()
+    for i in range(C):
+        row = None
+        for part in logits.chunk(3, dim=1):
+            mine = [softmax(z[:C]) for z, label in zip(part.tolist(), labels) if label == i]
+            new = [sum(column) / len(mine) for column in zip(*mine)]
+            row = new if row is None else [(old + add) / 2 for old, add in zip(row, new)]
+        assert variant.confusion[i].tolist() == pytest.approx(row, rel=1e-4)
+
+
+def test_refined_features_are_scaled_at_places_and_shifted_in_channels():
+    variant = built({**SETTINGS, **PASSES})
+    for part in (variant.shift, variant.scale):
+        part[-1].weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    pooled, h, deltas = torch.randn(2, 3, 2, 2), torch.randn(2, D), torch.randn(2, 24)
+    refined = variant.refine(pooled, h, deltas)
+
+    def perceptron(layers, row):
+        hidden = [max(0.0, float(w @ row + b)) for w, b in zip(layers[0].weight, layers[0].bias)]
+        return [
+            sum(w * v for w, v in zip(ws.tolist(), hidden)) + float(b)
+            for ws, b in zip(layers[-1].weight, layers[-1].bias)
+        ]
+
+    for sample in range(2):
+        scale = perceptron(variant.scale, deltas[sample])
+        shift = perceptron(variant.shift, variant.fc_cls(h[sample]))
+        for channel in range(3):
+            for place in range(4):
+                before = pooled[sample, channel].flatten()[place].item()
+                after = refined[sample, channel].flatten()[place].item()
+                assert after == pytest.approx(before * scale[place] + shift[channel], abs=1e-4)
+
+
+def test_scores_of_several_passes_are_the_last_ones():
+    logits = torch.randn(4, 3 * (C + 1), generator=torch.Generator().manual_seed(0))
+    scores = built({**SETTINGS, **PASSES}).probabilities(logits).tolist()
+    for row, found in zip(logits.tolist(), scores):
+        assert found == pytest.approx(softmax(row[2 * (C + 1) :]), rel=1e-5)
 
 
 def test_scores_are_the_softmax_with_the_background_last():
