@@ -59,14 +59,15 @@ def stage_config(
             f"{'detector.type mask_rcnn' if masks else 'recipe.augmentation copy_paste'} needs "
             "masks: expected a segmentation in every training annotation, which this dataset lacks"
         )
+    resampling = _resampling(recipe, prepared)
     return {
         "custom_imports": {"imports": ["bacl.register"], "allow_failed_imports": False},
         "default_scope": "mmdet",
         "model": {
-            "type": "BankDetector",
+            "type": "ResamplingDetector" if resampling else "BankDetector",
             "freeze": freeze,
             "channels_last": recipe.channels_last,
-            **two_stage(detector, recipe.proposals, seed),
+            **two_stage(detector, recipe.proposals, seed, resampling),
             "roi_head": roi_head(
                 detector,
                 len(prepared.categories),
@@ -180,6 +181,7 @@ def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> di
         "type": "TwoStageDetector",
         "train_cfg": None,
         "backbone": {**model["backbone"], "init_cfg": None},
+        "rpn_head": {**model["rpn_head"], "type": "RPNHead"},
         "roi_head": roi_head,
     }
     dataset = config["val_dataloader"]["dataset"]
@@ -340,6 +342,23 @@ def test_pipeline(recipe: Recipe) -> list[dict[str, Any]]:
             "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
         },
     ]
+
+
+def _resampling(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
+    """What `bacl.resampling` adds to the proposals' configuration, where the recipe wants it."""
+    given, names = recipe.proposal_nms, prepared.groups.names
+    if given is None:
+        return None
+    if len(given) != len(names):
+        raise UsageError(
+            f"recipe.proposal_nms: expected {len(names)} thresholds, one for each frequency group "
+            f"({', '.join(names)}), got {len(given)}"
+        )
+    own = dict(zip(names, given))
+    return {
+        "nms": {"type": "nms", "iou_threshold": given[-1]},
+        "nms_by_label": [own[category.frequency] for category in prepared.categories],
+    }
 
 
 def _sampler(recipe: Recipe, seed: int) -> dict[str, Any]:

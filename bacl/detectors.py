@@ -66,8 +66,11 @@ def _weights(detector: Detector) -> dict[str, str] | None:
     return {"type": "Pretrained", "checkpoint": detector.weights}
 
 
-def two_stage(detector: Detector, proposals: int, seed: int) -> dict[str, Any]:
-    """Everything of a detector but its RoI head; `proposals` are kept while training."""
+def two_stage(
+    detector: Detector, proposals: int, seed: int, resampling: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Everything of a detector but its RoI head; `proposals` are kept while training, suppressed
+    as usual or as `resampling` says, the options of `bacl.resampling`."""
     width = detector.neck_channels
     first = {"tiny": 16, "swin_t": 96}.get(detector.backbone, 256)
     suppression = {"type": "nms", "iou_threshold": 0.7}
@@ -83,7 +86,7 @@ def two_stage(detector: Detector, proposals: int, seed: int) -> dict[str, Any]:
             "num_outs": 5,
         },
         "rpn_head": {
-            "type": "RPNHead",
+            "type": "ResamplingRPNHead" if resampling else "RPNHead",
             "in_channels": width,
             "feat_channels": width,
             "anchor_generator": {
@@ -122,6 +125,7 @@ def two_stage(detector: Detector, proposals: int, seed: int) -> dict[str, Any]:
                 "max_per_img": proposals,
                 "nms": suppression,
                 "min_bbox_size": 0,
+                **(resampling or {}),
             },
             "rcnn": rcnn if len(rcnn) > 1 else rcnn[0],
         },

@@ -264,6 +264,20 @@ def category_counts(dataset: settings.Dataset, train: Examined) -> list[Category
     return _categories(train.content["categories"], usable, groups, [])[0]
 
 
+def synsets(dataset: settings.Dataset, cache: Path) -> dict[str, str]:
+    """WordNet's name for each category that has one, by the category's name; LVIS gives them.
+
+    They are read from the validation split's file, which is the smaller: `prepare` has seen that
+    the categories of both are the same. Raises UsageError where it cannot be read.
+    """
+    _, val = _sources(located(dataset), cache)
+    problems: list[str] = []
+    content = _read(val.annotations, problems)
+    _stop(problems)
+    found = [(item["name"], item.get("synset")) for item in (content or {})["categories"]]
+    return {name: synset for name, synset in found if isinstance(synset, str)}
+
+
 def _contents(
     dataset: settings.Dataset,
     train: _Source,

@@ -419,6 +419,52 @@ def predict(
 
 
 @app.command()
+def trees(
+    file: File,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="Finished representation stage whose features the visual tree is of."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")] = Path("trees.json"),
+    visual: Annotated[
+        int, typer.Option(min=0, help="Parents of the visual tree; 0 leaves it out.")
+    ] = 25,
+    geometric: Annotated[
+        int, typer.Option(min=0, help="Parents of the geometric tree; 0 leaves it out.")
+    ] = 50,
+    lexical: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Parents of the lexical tree, at least; 0 leaves it out; else 108 with --wordnet.",
+        ),
+    ] = None,
+    wordnet: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="WordNet's index.noun and data.noun, for --lexical."),
+    ] = None,
+    boxes: Annotated[
+        int, typer.Option(min=1, help="Boxes of each category that the visual tree is made of.")
+    ] = 100,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu or cuda:0; without it, a GPU if there is one.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Make the trees of categories of a Forest classifier: visual, geometric, lexical."""
+    with told(debug):
+        from rich.console import Console
+
+        from bacl_platform import trees as making
+
+        what, where = planned(file, store, set_, None)
+        wanted = making.Wanted(visual, geometric, lexical, stage, boxes, wordnet, device)
+        making.make(what, where, wanted, out, again(file, store, set_, None), Console())
+
+
+@app.command()
 def doctor(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     """Try everything that a run needs, and say what is missing."""
     with told(debug):

@@ -84,7 +84,7 @@ def predict(
     images = list(dict.fromkeys(images))
     pictures = _picture_files(images, out)
     _check_images(images)
-    detector, classes = load_detector(config, checkpoint, _device(device))
+    detector, classes = load_detector(config, checkpoint, usable_device(device))
     from mmdet.apis import inference_detector
 
     ids = _category_ids(checkpoint, classes)
@@ -130,7 +130,7 @@ def load_detector(config: Path, checkpoint: Path, device: str) -> tuple["nn.Modu
     from the file. Raises UsageError for a bad configuration, RunError for a checkpoint that is
     broken or of another detector.
     """
-    with _quiet():
+    with quiet():
         import bacl.register  # noqa: F401  # backs the operators before anything asks for them
 
         # isort: split
@@ -143,7 +143,7 @@ def load_detector(config: Path, checkpoint: Path, device: str) -> tuple["nn.Modu
     if not config.is_file():
         raise UsageError(f"{config}: expected the configuration of {checkpoint}, got no such file")
     try:
-        with _quiet():
+        with quiet():
             detector = init_detector(Config.fromfile(config), None, device=device)
     except Exception as error:
         raise UsageError(
@@ -157,7 +157,7 @@ def load_detector(config: Path, checkpoint: Path, device: str) -> tuple["nn.Modu
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without MMDetection's remarks on optional packages, palettes and absent checkpoints."""
     with warnings.catch_warnings(record=True), contextlib.redirect_stdout(io.StringIO()):
         yield
@@ -189,7 +189,11 @@ def _check_fit(
         )
 
 
-def _device(name: str | None) -> str:
+def usable_device(name: str | None) -> str:
+    """The device that `--device` names; without a name a GPU where there is one, else the CPU.
+
+    Raises UsageError for one that this machine lacks.
+    """
     import torch
 
     if name is None:
