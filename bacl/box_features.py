@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Subset
 from bacl.bank import BankBBoxHead
 from bacl.datasets.index import Index
 from bacl.errors import RunError
+from bacl.layers import layers
 from bacl.warmstart import read_checkpoint
 
 Chosen = Mapping[int, list[int]]
@@ -84,7 +85,7 @@ def mean_features(
         corners[:, 2:] += corners[:, :2]
         boxes = torch.as_tensor(corners * scale, dtype=torch.float32, device=device)
         levels = detector.extract_feat(batch["inputs"])[: extractor.num_inputs]
-        features = head.features(extractor(levels, bbox2roi([boxes])))
+        features = layers(head, extractor(levels, bbox2roi([boxes])))["fc2"]
         labels = entry.labels[chosen[place]]
         np.add.at(sums, labels, features.cpu().double().numpy())
         np.add.at(counts, labels, 1)

@@ -272,7 +272,7 @@ def variant_options(
     if isinstance(settings, SimCal):
         options["pooled"] = detector.neck_channels * POOLED**2
     if isinstance(settings, Forest):
-        options["trees"] = read_trees(Path(settings.trees), [c.name for c in categories])
+        options["trees"] = read_trees(settings.trees, [c.name for c in categories])
     lacking = [category.name for category in categories if not category.instance_count]
     if isinstance(settings, LOCE) and lacking:
         raise UsageError(

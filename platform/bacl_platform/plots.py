@@ -36,8 +36,8 @@ _CLASSIFIERS = (
     "roi_head.bbox_head.fc_cls.variant.fc_cls.weight",
     "roi_head.bbox_head.fc_cls.variant.fc_cls.2.weight",
 )
-"""Where an exported detector has its classifier's weights: a plain one's, and a whole variant's that
-has trained a copy, a linear classifier, or one behind a hidden layer."""
+"""Where an exported detector has its classifier's weights: a plain one's, and a whole variant's
+that has trained a copy, a linear classifier, or one behind a hidden layer."""
 _LEGEND_WIDTH = 100
 """Letters that fit side by side under a picture, with six for each line's sample."""
 _MOST_NAMES = 60

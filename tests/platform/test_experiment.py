@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bacl.errors import UsageError
 from bacl.method_settings import METHODS
 from bacl.settings import FROZEN_TRUNK
-from bacl_platform.experiment import load
+from bacl_platform.experiment import assign, data_paths, load
 
 
 def problems(path: Path, *overrides: str) -> list[str]:
@@ -138,6 +139,45 @@ def test_representation_stage_with_variants_is_told_what_to_do(tiny):
     (sentence,) = problems(tiny, "stages.features.variants={}")
     assert sentence.startswith("stages.features.variants: expected no such field")
     assert "`kind: classifier`" in sentence
+
+
+def test_method_is_refused_with_images_that_it_cannot_learn_from(tiny):
+    overrides = [
+        "stages.features.classifier={method: softmax}",
+        "stages.heads.variants.mine={method: simcal}",
+    ]
+    assert problems(tiny, *overrides) == [
+        "stages.heads.recipe.sampler: expected class_aware, whose images method simcal of variant "
+        "mine learns from, got 'random'"
+    ]
+    load(tiny, [*overrides, "stages.heads.recipe.sampler=class_aware"])
+
+
+def test_iterative_box_head_is_refused_where_others_share_the_trunk(tiny):
+    classifier = "{method: pcb, passes: [0.2, 0.2, 0.6]}"
+    assert problems(tiny, f"stages.heads.variants.mine={classifier}") == [
+        "stages.heads.variants.mine: method pcb with these options changes what the box head sees, "
+        "which other variants share: expected it as the classifier of a stage of kind "
+        "representation"
+    ]
+    load(tiny, [f"stages.features.classifier={classifier}"])
+    load(tiny, ["stages.heads.variants.mine={method: pcb}"])
+
+
+@pytest.mark.parametrize("place", ["features.classifier", "heads.variants.mine"])
+def test_trees_are_found_from_the_folder_of_the_file_that_names_them(tiny, tmp_path, place):
+    raw = yaml.safe_load(tiny.read_text())
+    assign(raw, ["stages", *place.split(".")], {"method": "forest", "trees": "trees.json"})
+    tiny.write_text(yaml.safe_dump(raw))
+    (tmp_path / "below").mkdir()
+    below = tmp_path / "below" / "experiment.yaml"
+    below.write_text(yaml.safe_dump({"base": str(tiny)}))
+    for path in (tiny, below):
+        stages = load(path).stages
+        stage = stages[place.split(".")[0]]
+        found = stage.classifier if place.startswith("f") else stage.variants["mine"]
+        assert found.trees == str(tiny.parent / "trees.json")
+    assert data_paths(raw)[f"stages.{place}.trees"] == "trees.json"
 
 
 def test_method_that_corrects_a_classifier_is_refused_where_none_is_before_it(tiny):

@@ -187,7 +187,7 @@ def test_forests_row_is_planned_once_its_trees_are_there(
     data = long_tailed(prepared, 1203)
     trees = tmp_path / "trees.json"
     override = [f"stages.forest_rcnn.classifier.trees={trees}"]
-    with pytest.raises(UsageError, match="trees.json.*bacl trees"):
+    with pytest.raises(UsageError, match=r"trees\.json.*bacl trees"):
         make_plan(load(path, override), data, store)
     names = [category.name for category in data.categories]
     trees.write_text(json.dumps({"categories": names, "trees": {"visual": [0] * 1203}}))
