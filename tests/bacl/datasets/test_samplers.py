@@ -163,6 +163,19 @@ def test_class_aware_shows_each_category_equally_and_each_of_its_images_equally(
     assert first != second
 
 
+def test_class_aware_tells_which_category_an_image_was_drawn_for():
+    categories_of = {0: [0, 2], 1: [2], 2: [0, 2, 5], 3: [5]}
+    stream = CategoryAwareSampler(Shown(4, categories_of), batch=2, seed=3)
+    shown = list(islice(stream, 60))
+    assert all(one.drawn_for in categories_of[one.index] for one in shown)
+    assert [sum(one.drawn_for == label for one in shown) for label in (0, 2, 5)] == [20] * 3
+
+
+def test_other_samplers_draw_images_for_no_category():
+    stream = RepeatFactorSampler(Shown(4, {0: [0], 1: [1]}), batch=2, seed=3)
+    assert {one.drawn_for for one in islice(stream, 8)} == {None}
+
+
 def test_class_aware_order_of_categories_is_even():
     sampler = CategoryAwareSampler(long_tail(), 4, seed=3)
     places = np.zeros((4, 4))
