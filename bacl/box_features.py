@@ -68,7 +68,8 @@ def mean_features(
             f"{checkpoint}: expected the weights of the stage's detector, got others: {reason}"
         ) from None
     detector = detector.to(device).eval()
-    extractor, head = _first(detector.roi_head.bbox_roi_extractor, detector.roi_head.bbox_head)
+    extractor = _first(detector.roi_head.bbox_roi_extractor)
+    head: BankBBoxHead = _first(detector.roi_head.bbox_head)
     dataset = DATASETS.build(_as_at_test(config))
     loader = DataLoader(
         Subset(dataset, list(chosen)),
@@ -77,7 +78,7 @@ def mean_features(
     )
     sums = np.zeros((head.num_classes, head.shared_out_channels))
     counts = np.zeros(head.num_classes, dtype=int)
-    for place, batch in zip(chosen, watched(loader, len(chosen))):
+    for batch, place in zip(watched(loader, len(chosen)), chosen):
         entry = dataset.index.image(place)
         batch = detector.data_preprocessor(batch)
         scale = np.tile(batch["data_samples"][0].scale_factor, 2)
@@ -94,9 +95,9 @@ def mean_features(
     return means
 
 
-def _first(extractor: nn.Module, head: nn.Module) -> tuple[Any, BankBBoxHead]:
-    """What the first stage of a cascade has, or all there is."""
-    return tuple(part[0] if isinstance(part, nn.ModuleList) else part for part in (extractor, head))  # type: ignore[return-value]
+def _first(part: nn.Module) -> Any:
+    """That of a cascade's first stage, or the only one."""
+    return part[0] if isinstance(part, nn.ModuleList) else part
 
 
 def _as_at_test(config: Mapping[str, Any]) -> dict[str, Any]:

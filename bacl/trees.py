@@ -79,9 +79,8 @@ def cluster(points: np.ndarray, parents: int) -> list[int]:
     groups = np.full(len(points), -1)
     # equal points can have one centre only
     centres = min(parents, len(np.unique(points[known], axis=0)))
-    if centres:
-        means = KMeans(centres, n_init=INITS, random_state=SEED).fit(points[known])
-        groups[known] = means.labels_
+    means = KMeans(centres, n_init=INITS, random_state=SEED).fit(points[known])
+    groups[known] = means.labels_
     return numbered(groups.tolist())
 
 

@@ -9,7 +9,7 @@ from mmdet.models.dense_heads import RPNHead
 from mmdet.registry import DATASETS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
-from training import DETECTOR, RECIPE, batch_of, build, train
+from training import DETECTOR, RECIPE, batch_of, build, on_ranks, train, train_and_save
 
 from bacl.config import stage_config
 from bacl.datasets.annotations import Prepared
@@ -171,6 +171,17 @@ def test_rare_objects_get_more_proposals_and_testing_stays_as_it_is(dataset_info
         for model in models
     ]
     assert torch.equal(detected[0].bboxes, detected[1].bboxes)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_one_trains(dataset_info, tmp_path):
+    config = configured(dataset_info, FOREST)
+    one = build(config)
+    train(config, one, 3)
+    on_ranks(train_and_save, 2, tmp_path, config)  # which counts the reductions
+    two = torch.load(tmp_path / "0.pth", weights_only=True)
+    for key, value in one.state_dict().items():
+        torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5, msg=key)
 
 
 def test_recipe_without_thresholds_configures_what_it_always_did(dataset_info):
