@@ -480,6 +480,9 @@ def complexity(
         int | None,
         typer.Option(min=1, help="Number of categories; without it, the prepared dataset's."),
     ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Whose classifier it has; else the last stage's first.")
+    ] = None,
     scale: Annotated[
         tuple[int, int] | None,
         typer.Option(metavar="HEIGHT WIDTH", help="Image size; else the test scale, landscape."),
@@ -492,15 +495,19 @@ def complexity(
     with told(debug):
         from rich.console import Console
 
+        from bacl.datasets.annotations import Prepared
         from bacl_platform import complexity as counting
         from bacl_platform.experiment import load
+        from bacl_platform.standin import stand_in
 
         if categories is None:
-            what, _ = planned(file, store, set_, None)
-            config = what.jobs[-1].config
+            what, where = planned(file, store, set_, None)
+            experiment, digest = what.experiment, what.jobs[0].dataset_digest
+            prepared = Prepared.load(where.datasets / digest / "dataset.json")
         else:  # the dataset's files need not be there
             experiment = load(file, [*(set_ or []), "dataset={format: embedded}"])
-            config = counting.config_of(experiment, categories)
+            prepared = stand_in(categories)
+        config = counting.config_of(experiment, prepared, variant)
         counting.print_complexity(config, scale, Console())
 
 

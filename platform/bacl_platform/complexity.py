@@ -12,10 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bacl.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor, nn
 
+    from bacl.datasets.annotations import Prepared
     from bacl_platform.experiment import Experiment
 
 TABLE_11 = {50: (221.71, 47.42), 101: (301.58, 66.41)}
@@ -41,17 +44,35 @@ class Part:
     """How many of the parameters no stage trains."""
 
 
-def config_of(experiment: "Experiment", categories: int) -> dict[str, Any]:
-    """The configuration of the experiment's last stage on a dataset with that many categories."""
+def config_of(
+    experiment: "Experiment", prepared: "Prepared", variant: str | None = None
+) -> dict[str, Any]:
+    """The configuration of a detector with one variant; without a name, the last stage's first.
+
+    Raises UsageError for a variant that the experiment lacks.
+    """
     from bacl.config import stage_config
     from bacl_platform.experiment import variants_of
-    from bacl_platform.standin import stand_in
 
-    name, stage = list(experiment.stages.items())[-1]
-    variants = variants_of(name, stage)
-    prepared = stand_in(categories)
+    stages = {
+        name: (stage, settings)
+        for stage_name, stage in experiment.stages.items()
+        for name, settings in variants_of(stage_name, stage).items()
+    }
+    if variant is None:
+        variant = next(iter(variants_of(*list(experiment.stages.items())[-1])))
+    if variant not in stages:
+        raise UsageError(f"--variant: expected one of {', '.join(stages)}, got {variant}")
+    stage, settings = stages[variant]
     return stage_config(
-        experiment.detector, prepared, Path("-"), stage.recipe, variants, [], 0, workers=1
+        experiment.detector,
+        prepared,
+        Path("-"),
+        stage.recipe,
+        {variant: settings},
+        [],
+        0,
+        workers=1,
     )
 
 

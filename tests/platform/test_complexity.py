@@ -5,13 +5,14 @@ from typer.testing import CliRunner
 
 from bacl_platform import cli, complexity
 from bacl_platform.experiment import load
+from bacl_platform.standin import stand_in
 
 C = 5
 
 
 @pytest.fixture
 def config(tiny):
-    return complexity.config_of(load(tiny), C)
+    return complexity.config_of(load(tiny), stand_in(C))
 
 
 def by_name(parts):
@@ -48,17 +49,57 @@ def test_multiply_adds_of_the_neck_are_positions_times_weights(config):
 )
 def test_paper_s_detector_has_the_digits_of_table_11(tiny, depth, flops, parameters):
     overrides = [f"detector={{backbone: resnet{depth}}}"]
-    parts = complexity.measure(complexity.config_of(load(tiny, overrides), 1230), (800, 1333))
+    parts = complexity.measure(
+        complexity.config_of(load(tiny, overrides), stand_in(1230)), (800, 1333)
+    )
     assert round(sum(part.mmcv_flops for part in parts) / 1e9, 2) == flops
     assert round(sum(part.parameters - part.frozen for part in parts) / 1e6, 2) == parameters
 
 
 @pytest.mark.parametrize("type_", ["cascade_rcnn", "mask_rcnn"])
 def test_every_head_of_other_detectors_is_counted(tiny, type_):
-    config = complexity.config_of(load(tiny, [f"detector.type={type_}"]), C)
+    config = complexity.config_of(load(tiny, [f"detector.type={type_}"]), stand_in(C))
     found = by_name(complexity.measure(config, (64, 96)))
     expected = "mask head" if type_ == "mask_rcnn" else "box head 3: classifier"
     assert found[expected].multiply_adds > 0
+
+
+def test_passes_of_an_iterative_box_head_are_counted_each(tiny):
+    overrides = ["stages.features.classifier={method: pcb, passes: [0.2, 0.2, 0.6]}"]
+    experiment = load(tiny, overrides)
+    whole = by_name(complexity.measure(complexity.config_of(experiment, stand_in(C)), (64, 96)))
+    config = complexity.config_of(experiment, stand_in(C), "features")
+    found = by_name(complexity.measure(config, (64, 96)))
+    for name in ("shared FCs", "regressor"):
+        once = whole[f"box head: {name}"].multiply_adds
+        assert found[f"box head: {name}"].multiply_adds == 3 * once
+    classifier = 32 * (C + 1)
+    refinements = 512 * (C + 1 + 16) + 512 * (4 * C + 49)
+    # between passes, logits are asked for once more
+    expected = 50 * (3 * classifier + 2 * (classifier + refinements))
+    assert found["box head: classifier"].multiply_adds == expected
+
+
+def test_classifier_over_pooled_features_is_counted(tiny):
+    overrides = [
+        "stages.features.classifier={method: softmax}",
+        "stages.heads.recipe.sampler=class_aware",
+        "stages.heads.variants.mine={method: simcal}",
+    ]
+    config = complexity.config_of(load(tiny, overrides), stand_in(C), "mine")
+    found = by_name(complexity.measure(config, (64, 96)))
+    copy = 16 * 49 * 32 + 32 * 32
+    expected = 50 * (copy + 2 * 32 * (C + 1))
+    assert found["box head: classifier"].multiply_adds == expected
+
+
+def test_variant_that_there_is_not_is_refused(tiny):
+    run = CliRunner().invoke(
+        cli.app, ["complexity", str(tiny), "--categories", "5", "--variant", "no"]
+    )
+    assert run.exit_code == 2
+    expected = "error: --variant: expected one of features, bacl, softmax, got no"
+    assert run.stderr.strip() == expected
 
 
 def test_command_needs_no_dataset_where_categories_are_given(tiny):
