@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from bacl.warmstart import read_checkpoint
-from bacl_platform.plan import Job
+from bacl_platform.plan import Job, owner
 from bacl_platform.report import Report
 
 if TYPE_CHECKING:
@@ -302,8 +302,7 @@ def training(report: Report, stage: str) -> Figure:
         _plain(axes)
     for name in variants:
         mine = [job for job in jobs if name in job.variants]
-        scalars = _scalar(report, mine, f"{name}.loss_cls")
-        _curve(above, *scalars, name, _line(report.variants, name))
+        _curve(above, *_losses(report, mine, name), name, _line(report.variants, name))
     above.set_title(f"Training of {stage}{_over_seeds(report)}: classification loss")
     for number, loss in enumerate(_trunk_losses(report, first)):
         label = loss.removeprefix("loss_").replace("_", " ")
@@ -359,9 +358,26 @@ def _window(steps: int) -> int:
 
 def _scalar(report: Report, jobs: list[Job], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps (T,) that all jobs logged the scalar at, and the means of its values over jobs (T,)."""
-    series = [
-        {row["step"]: row[name] for row in report.scalars[j.key] if name in row} for j in jobs
-    ]
+    return _means(
+        [{row["step"]: row[name] for row in report.scalars[j.key] if name in row} for j in jobs]
+    )
+
+
+def _losses(report: Report, jobs: list[Job], variant: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same of a variant's loss: of all its parts, and of all stages of a cascade together."""
+    series: list[dict[int, float]] = []
+    for job in jobs:
+        series.append({})
+        for row in report.scalars[job.key]:
+            owners = {name: owner(name, job) for name in row}
+            parts = [row[n] for n, (v, what) in owners.items() if v == variant and "loss" in what]
+            if parts:
+                series[-1][row["step"]] = sum(parts)
+    return _means(series)
+
+
+def _means(series: list[dict[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (T,) that all series have, and the means of their values (T,)."""
     steps = sorted(set.intersection(*(set(values) for values in series)))
     return np.array(steps), np.array([mean(values[step] for values in series) for step in steps])
 

@@ -194,3 +194,13 @@ def test_more_variants_than_colours_stay_distinct():
         (style["color"], style["linestyle"]) for n in names if (style := plots._line(names, n))
     }
     assert len(styles) == len(names)
+
+
+def test_loss_of_a_variant_is_the_sum_of_its_parts_and_stages(study):
+    for job in study.finished:
+        for row in study.scalars[job.key]:
+            if "bacl.loss_cls" in row:
+                del row["bacl.loss_cls"]
+                row |= {"bacl.loss_group0": 1.0, "s1.bacl.loss_foreground": 0.5}
+    above = plots.training(study, "heads").axes[0]
+    assert lines(above)["bacl"].get_ydata() == pytest.approx(1.5)
