@@ -365,7 +365,7 @@ def _scalar(report: Report, jobs: list[Job], name: str) -> tuple[np.ndarray, np.
 
 def _losses(report: Report, jobs: list[Job], variant: str) -> tuple[np.ndarray, np.ndarray]:
     """The same of a variant's loss: of all its parts, and of all stages of a cascade together."""
-    series: list[dict[int, float]] = []
+    series: list[dict[float, float]] = []
     for job in jobs:
         series.append({})
         for row in report.scalars[job.key]:
@@ -376,7 +376,7 @@ def _losses(report: Report, jobs: list[Job], variant: str) -> tuple[np.ndarray, 
     return _means(series)
 
 
-def _means(series: list[dict[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+def _means(series: list[dict[float, float]]) -> tuple[np.ndarray, np.ndarray]:
     """Steps (T,) that all series have, and the means of their values (T,)."""
     steps = sorted(set.intersection(*(set(values) for values in series)))
     return np.array(steps), np.array([mean(values[step] for values in series) for step in steps])
