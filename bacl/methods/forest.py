@@ -6,17 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bacl.methods.branch import branch
 from bacl.variants import METHODS, Batch, Softmax
-
-
-def branch(width: int, columns: int, generator: torch.Generator) -> nn.Sequential:
-    """A hidden layer and a classifier."""
-    hidden, last = nn.Linear(width, width), nn.Linear(width, columns)
-    nn.init.xavier_uniform_(hidden.weight, generator=generator)
-    nn.init.zeros_(hidden.bias)
-    nn.init.normal_(last.weight, std=0.01, generator=generator)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(hidden, nn.ReLU(), last)
 
 
 @METHODS.register_module(name="forest")
@@ -38,12 +29,14 @@ class Forest(Softmax):
     ) -> None:
         super().__init__(width, categories, generator)
         self.sizes = [categories + 1, *(max(tree) + 2 for tree in trees)]
-        self.parents = nn.ModuleList(branch(width, size, generator) for size in self.sizes[1:])
+        self.parents = nn.ModuleList(
+            branch(width, width, size, generator) for size in self.sizes[1:]
+        )
         parent = torch.tensor([[*tree, max(tree) + 1] for tree in trees])
         self.register_buffer("parent", parent, persistent=False)
 
     def classifier(self, width: int, columns: int, generator: torch.Generator) -> nn.Module:
-        return branch(width, columns, generator)
+        return branch(width, width, columns, generator)
 
     @property
     def columns(self) -> int:

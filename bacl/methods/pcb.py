@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bacl.methods.branch import branch
 from bacl.methods.counts import Counts
 from bacl.variants import METHODS, Batch, Softmax
 
@@ -44,8 +45,9 @@ class PCB(Softmax):
         """Position of the image from which on targets are mixed."""
         self.weights, self.passes = passes, len(passes)
         if refined:
-            self.shift = _perceptron(categories + 1, refined["channels"], generator)
-            self.scale = _perceptron(refined["deltas"], refined["places"], generator)
+            # as the identity at first, so that the first steps train the box head as it is
+            self.shift = branch(categories + 1, _HIDDEN, refined["channels"], generator)
+            self.scale = branch(refined["deltas"], _HIDDEN, refined["places"], generator)
             nn.init.ones_(self.scale[-1].bias)  # type: ignore[arg-type]
         self.register_buffer("confusion", torch.zeros(categories, categories))
         shown = torch.tensor(Counts(**counts).images) > 0
@@ -118,13 +120,3 @@ class PCB(Softmax):
             seen = self.confusion.sum(dim=1, keepdim=True) > 0
             share = torch.where(seen, 1 - self.momentum, 1.0) * (counts > 0)
             self.confusion.copy_(self.confusion.lerp(sums / counts.clamp_min(1), share))
-
-
-def _perceptron(width: int, out: int, generator: torch.Generator) -> nn.Sequential:
-    """Begins near nothing, so that the first steps train the box head as it is."""
-    hidden, last = nn.Linear(width, _HIDDEN), nn.Linear(_HIDDEN, out)
-    nn.init.xavier_uniform_(hidden.weight, generator=generator)
-    nn.init.zeros_(hidden.bias)
-    nn.init.normal_(last.weight, std=0.01, generator=generator)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(hidden, nn.ReLU(), last)

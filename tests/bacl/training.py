@@ -4,6 +4,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATA_SAMPLERS, DATASETS, MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
@@ -16,6 +17,7 @@ from bacl import bank
 from bacl.config import stage_config
 from bacl.datasets.annotations import Prepared
 from bacl.datasets.samplers import OrderedSampler
+from bacl.export import export_variants
 from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
 
 register_all_modules(init_default_scope=True)
@@ -140,6 +142,22 @@ def step_without_boxes_on_rank_1(folder: Path, config):
     wrapper = OptimWrapper(torch.optim.SGD(trained, 0.01))
     MMDistributedDataParallel(model, broadcast_buffers=False).train_step(batch, wrapper)
     torch.save(model.state_dict(), folder / f"{rank}.pth")
+
+
+def exported_and_own(config, model, folder):
+    """(variant, detections of its exported detector, the bank's own), on the first image."""
+    model.eval()
+    export_variants(config, model.state_dict(), [str(number) for number in range(6)], folder)
+    dataset = DATASETS.build(config["val_dataloader"]["dataset"])
+    sample = dataset[0]
+    inputs = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
+    with torch.no_grad():
+        found = model.test_step(inputs)[0].pred_instances
+    for index, name in enumerate(model.banks()[0]):
+        files = [str(folder / name / file) for file in ("config.py", "checkpoint.pth")]
+        stock = init_detector(*files, device="cpu")
+        theirs = inference_detector(stock, dataset.get_data_info(0)["img_path"]).pred_instances
+        yield name, theirs, found[found.variant == index]
 
 
 def on_ranks(worker, ranks, folder, *args):

@@ -5,12 +5,9 @@ import json
 
 import pytest
 import torch
-from mmdet.apis import inference_detector, init_detector
-from mmdet.registry import DATASETS
-from training import build, config_of, on_ranks, train, train_and_save
+from training import build, config_of, exported_and_own, on_ranks, train, train_and_save
 
 from bacl.datasets.annotations import Prepared
-from bacl.export import export_variants
 from bacl.method_settings import (
     ACSL,
     BAGS,
@@ -135,18 +132,9 @@ def test_bfloat16_trains_every_method(config, start):
 def test_exported_variants_detect_as_in_the_bank(config, start, tmp_path):
     model = build(config, start)
     train(config, model, 2)
-    model.eval()
-    export_variants(config, model.state_dict(), [str(number) for number in range(6)], tmp_path)
-    dataset = DATASETS.build(config["val_dataloader"]["dataset"])
-    sample = dataset[0]
-    inputs = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
-    with torch.no_grad():
-        found = model.test_step(inputs)[0].pred_instances
-    for index, name in enumerate(VARIANTS):
-        files = [str(tmp_path / name / file) for file in ("config.py", "checkpoint.pth")]
-        stock = init_detector(*files, device="cpu")
-        theirs = inference_detector(stock, dataset.get_data_info(0)["img_path"]).pred_instances
-        mine = found[found.variant == index]
+    compared = list(exported_and_own(config, model, tmp_path))
+    assert [name for name, _, _ in compared] == list(VARIANTS)
+    for name, theirs, mine in compared:
         assert len(mine) == len(theirs) > 0, name
         torch.testing.assert_close(mine.scores, theirs.scores, msg=name)
         assert torch.equal(mine.labels, theirs.labels), name
