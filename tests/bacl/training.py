@@ -3,6 +3,9 @@
 from pathlib import Path
 from unittest.mock import patch
 
+import bacl.register  # noqa: F401  before anything imports mmdet.models
+
+# isort: split
 import torch
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATA_SAMPLERS, DATASETS, MODELS
@@ -12,11 +15,9 @@ from mmengine.dist import get_world_size
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 
-import bacl.register  # noqa: F401
 from bacl import bank
 from bacl.config import stage_config
 from bacl.datasets.annotations import Prepared
-from bacl.datasets.samplers import OrderedSampler
 from bacl.export import export_variants
 from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
 
@@ -131,7 +132,7 @@ def train_and_save(folder: Path, config):
 def step_without_boxes_on_rank_1(folder: Path, config):
     """For `on_ranks`: one step in which rank 1 sees images without any ground truth."""
     dataset = DATASETS.build(config["train_dataloader"]["dataset"])
-    batch = batch_of(dataset, iter(OrderedSampler(dataset, batch=4, seed=0)), 2)
+    batch = batch_of(dataset, iter(stream_of(config, dataset)), 2)
     rank = torch.distributed.get_rank()
     if rank == 1:
         for sample in batch["data_samples"]:

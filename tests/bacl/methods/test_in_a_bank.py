@@ -5,7 +5,15 @@ import json
 
 import pytest
 import torch
-from training import build, config_of, exported_and_own, on_ranks, train, train_and_save
+from training import (
+    build,
+    config_of,
+    exported_and_own,
+    on_ranks,
+    step_without_boxes_on_rank_1,
+    train,
+    train_and_save,
+)
 
 from bacl.datasets.annotations import Prepared
 from bacl.method_settings import (
@@ -120,6 +128,28 @@ def test_two_ranks_equal_one(config, start, tmp_path):
     two = torch.load(tmp_path / "0.pth", weights_only=True)
     for key, value in two.items():
         torch.testing.assert_close(value, single.state_dict()[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_rank_without_boxes_neither_hangs_nor_differs(config, tmp_path):
+    on_ranks(step_without_boxes_on_rank_1, 2, tmp_path, config)
+    first, second = (torch.load(tmp_path / f"{r}.pth", weights_only=True) for r in (0, 1))
+    for key, value in first.items():
+        assert torch.equal(value, second[key]) and value.isfinite().all(), key
+
+
+@pytest.mark.parametrize(
+    "name", sorted(VARIANTS.keys() - {"disalign", "simcal"})
+)  # these follow a stage
+def test_every_method_trains_the_whole_detector(config, name):
+    own = alone(config, name)
+    own = {**own, "model": {**own["model"], "freeze": []}}
+    model = build(own)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    train(own, model, 2)
+    after = model.state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    for part in ("backbone.conv1.weight", "roi_head.bbox_head.shared_fcs.0.weight"):
+        assert not torch.equal(after[part], before[part])
 
 
 def test_bfloat16_trains_every_method(config, start):
