@@ -57,7 +57,8 @@ def stage_config(
     if (masks or recipe.augmentation == "copy_paste") and not prepared.train.masks:
         raise UsageError(
             f"{'detector.type mask_rcnn' if masks else 'recipe.augmentation copy_paste'} needs "
-            "masks: expected a segmentation in every training annotation, which this dataset lacks"
+            "masks: expected a segmentation with an area in every training annotation, "
+            f"{prepared.train.without_mask}"
         )
     resampling = _resampling(recipe, prepared)
     return {

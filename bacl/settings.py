@@ -75,6 +75,9 @@ class Dataset(Settings):
     """Folder that the annotations' file names start from."""
     val_images: str | None = None
     """The same for the validation split, where it differs."""
+    sizes: Literal["annotated", "from_images"] = "annotated"
+    """Whose width and height hold: `annotated` ones, which images must have, or those of the images
+    as they are read, whatever the annotations say."""
     seed: int = 0
     """Embedded set only: the seed it is drawn from."""
     size: Literal["small", "standard"] = "standard"

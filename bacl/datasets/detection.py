@@ -87,7 +87,7 @@ class LVISFormatDataset(BaseDetDataset):
         self.masks = any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
         if self.masks and (number := self.index.without_mask()) is not None:
             raise UsageError(
-                f"{self.ann_file}: annotation {number}: expected a segmentation because the "
+                f"{self.ann_file}: annotation {number!r}: expected a segmentation because the "
                 "pipeline loads masks, got none"
             )
         len(self.index)  # opens it
@@ -121,7 +121,7 @@ class LVISFormatDataset(BaseDetDataset):
             instances.append(instance)
         return {
             "img_path": str(self.images / entry.file),
-            "img_id": entry.id,
+            "img_id": place,
             "height": entry.height,
             "width": entry.width,
             "instances": instances,

@@ -136,7 +136,7 @@ def compare(
         for one, other in pairs:
             matched.append((match_result(evaluator, one)[0], match_result(evaluator, other)[0]))
             progress.advance(task, 2)
-        images = len(matched[0][0].images)
+        images = matched[0][0].images
         task = progress.add_task("resampling images", total=resamples)
         generator = np.random.default_rng(seed)
         drawn = []
@@ -197,7 +197,7 @@ def _comparison(
     prepared = report.prepared
     truth = matched[0][0].truth
     total = truth.totals(len(prepared.categories))
-    every_image = np.ones((1, len(matched[0][0].images)), dtype=np.int64)
+    every_image = np.ones((1, matched[0][0].images), dtype=np.int64)
     points = np.stack(  # (S, 2, M, C)
         [[_measures(run, every_image)[0] for run in both] for both in matched]
     )
@@ -240,7 +240,7 @@ def _comparison(
         second=names[1],
         seeds=[one.job.seed for one, _ in pairs],
         resamples=len(drawn),
-        images=len(matched[0][0].images),
+        images=matched[0][0].images,
         metrics=metrics,
         categories=sorted(categories, key=lambda one: -one.difference),
     )

@@ -6,7 +6,6 @@ types, run by MMDetection's own inference.
 
 import colorsys
 import contextlib
-import csv
 import io
 import json
 import warnings
@@ -33,12 +32,12 @@ _SHORTEST_PICTURE = 640
 class Detection:
     """One box (x1, y1, x2, y2) in pixels of the image, with its category and score in 0..1.
 
-    category_id is the annotation file's, None where the checkpoint came without its categories.
+    category_id is the annotation file's, None where the checkpoint came without its ids.
     """
 
     label: int
     category: str
-    category_id: int | None
+    category_id: int | str | None
     score: float
     box: list[float]
 
@@ -84,10 +83,9 @@ def predict(
     images = list(dict.fromkeys(images))
     pictures = _picture_files(images, out)
     _check_images(images)
-    detector, classes = load_detector(config, checkpoint, usable_device(device))
+    detector, classes, ids = load_detector(config, checkpoint, usable_device(device))
     from mmdet.apis import inference_detector
 
-    ids = _category_ids(checkpoint, classes)
     written, total = [], 0
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -123,8 +121,11 @@ def predict(
     )
 
 
-def load_detector(config: Path, checkpoint: Path, device: str) -> tuple["nn.Module", Sequence[str]]:
-    """A detector ready for `mmdet.apis.inference_detector`, and its category names by label.
+def load_detector(
+    config: Path, checkpoint: Path, device: str
+) -> tuple["nn.Module", Sequence[str], Sequence[int | str] | None]:
+    """A detector ready for `mmdet.apis.inference_detector`, and by label its categories' names and
+    the annotation file's ids of them, where the checkpoint has these.
 
     The checkpoint is read here and not by MMDetection, whose reader falls back to running code
     from the file. Raises UsageError for a bad configuration, RunError for a checkpoint that is
@@ -150,10 +151,11 @@ def load_detector(config: Path, checkpoint: Path, device: str) -> tuple["nn.Modu
             f"{config}: expected the configuration of a detector for inference, got "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
-    classes = content.get("meta", {}).get("dataset_meta", {}).get("classes")
+    named = content.get("meta", {}).get("dataset_meta", {})
+    classes = named.get("classes")
     _check_fit(config, checkpoint, detector, content["state_dict"], classes)
     detector.load_state_dict(content["state_dict"])
-    return detector, classes
+    return detector, classes, named.get("category_ids")
 
 
 @contextlib.contextmanager
@@ -204,18 +206,6 @@ def usable_device(name: str | None) -> str:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device {name}: expected a device of this machine: {reason}") from None
     return name
-
-
-def _category_ids(checkpoint: Path, classes: Sequence[str]) -> list[int] | None:
-    """Ids by label, from the evaluation beside a checkpoint where it is of the same categories."""
-    path = checkpoint.with_name("categories.csv")
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if [row.get("name") for row in rows] != list(classes):
-        return None
-    return [int(row["id"]) for row in rows]
 
 
 def _check_images(images: Sequence[Path]) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATASETS
-from training import build, config_of, train
+from training import CATEGORIES, build, config_of, train
 
 from bacl import rle
 from bacl.export import export_variants, variant_state
@@ -29,15 +29,15 @@ def trained(dataset_info, request):
 @pytest.mark.parametrize("index, name", enumerate(VARIANTS))
 def test_exported_variant_detects_as_in_the_bank(trained, tmp_path, index, name):
     config, model = trained
-    classes = [str(number) for number in range(6)]
-    export_variants(config, model.state_dict(), classes, tmp_path)
+    export_variants(config, model.state_dict(), CATEGORIES, tmp_path)
     stock = init_detector(
         str(tmp_path / name / "config.py"), str(tmp_path / name / "checkpoint.pth"), device="cpu"
     )
     heads = stock.roi_head.bbox_head
     heads = heads if isinstance(heads, torch.nn.ModuleList) else [heads]
     assert all(type(head) is TopKBBoxHead for head in heads)
-    assert stock.dataset_meta["classes"] == tuple(classes)
+    assert stock.dataset_meta["classes"] == ("0", "1", "2", "3", "4", "5")
+    assert stock.dataset_meta["category_ids"] == [7, 14, 21, 28, "five", 10**20]
 
     dataset = DATASETS.build(config["val_dataloader"]["dataset"])
     sample = dataset[0]

@@ -17,7 +17,7 @@ from mmengine.optim import OptimWrapper
 
 from bacl import bank
 from bacl.config import stage_config
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.annotations import Category, Prepared
 from bacl.export import export_variants
 from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
 
@@ -39,6 +39,11 @@ RECIPE = Recipe(
     proposals=100,
     loader_workers=0,
 )
+CATEGORIES = [
+    Category(id=own, name=str(label), frequency="f", image_count=1, instance_count=1)
+    for label, own in enumerate([7, 14, 21, 28, "five", 10**20])
+]
+"""The six of the embedded set with other ids, all of which an annotation file may have."""
 
 
 def config_of(
@@ -148,7 +153,7 @@ def step_without_boxes_on_rank_1(folder: Path, config):
 def exported_and_own(config, model, folder):
     """(variant, detections of its exported detector, the bank's own), on the first image."""
     model.eval()
-    export_variants(config, model.state_dict(), [str(number) for number in range(6)], folder)
+    export_variants(config, model.state_dict(), CATEGORIES, folder)
     dataset = DATASETS.build(config["val_dataloader"]["dataset"])
     sample = dataset[0]
     inputs = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}

@@ -46,7 +46,7 @@ def test_images_are_ranked_by_boxes_that_only_some_find(analysed, prepared):
         if any(scores) and not all(scores):
             weight = prepared.categories[label].image_count ** -0.5
             expected[int(image)] = expected.get(int(image), 0) + weight
-    scenes = pictures.choose(analysed, NAMES, 0.3, len(analysed.images))
+    scenes = pictures.choose(analysed, NAMES, 0.3, len(analysed.files))
     assert {scene.image for scene in scenes} == set(expected)
     weights = [expected[scene.image] for scene in scenes]
     assert weights == pytest.approx(sorted(weights, reverse=True))

@@ -43,15 +43,18 @@ def scope():
 
 def write(folder, images, annotations):
     rows = [
-        (image, image["file_name"], [a for a in annotations if a["image_id"] == image["id"]])
-        for image in images
+        (image, image["file_name"], [a for a in annotations if a["image"] == place])
+        for place, image in enumerate(images)
     ]
-    index.write(folder / "train.arrow", rows, {3: 0, 7: 1}, folder / "train.json")
+    index.write(folder / "train.arrow", rows)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seven images of 40 x 32, image 3 without boxes, image 4 with odd ones."""
+    """Seven images of 40 x 32, the one at place 3 without boxes, at place 4 with odd ones.
+
+    Ids of the annotation file are neither places nor labels.
+    """
     (tmp_path / "images").mkdir()
     images, annotations = [], []
     for i in range(7):
@@ -65,7 +68,7 @@ def folder(tmp_path):
             boxes = [[-5, -5, 10, 10], [30, 20, 50, 50], [50, 5, 5, 5], [5, 5, 0, 4]]
         for box in boxes:
             annotations.append(
-                {"image_id": 10 + i, "category_id": 7, "bbox": box, "segmentation": POLYGON}
+                {"image": i, "label": 1, "bbox": box, "segmentation": [np.array(POLYGON[0])]}
             )
     annotations[0]["iscrowd"] = 1
     for number, annotation in enumerate(annotations):
@@ -74,7 +77,7 @@ def folder(tmp_path):
     split = Split(image_total=7, instance_total=9, masks=True)
     categories = [
         Category(id=i, name=name, frequency="r", image_count=1, instance_count=1)
-        for i, name in [(3, "cup"), (7, "mug")]
+        for i, name in [(3, "cup"), ("seven", "mug")]
     ]
     Prepared(
         digest="0", evaluation="lvis", train=split, val=split, categories=categories, warnings=[]
@@ -152,11 +155,12 @@ def test_masks_are_held_only_where_the_pipeline_loads_them(folder):
     assert dataset[1]["data_samples"].gt_instances.masks.masks.shape == (1, 32, 40)
 
 
-def test_mask_that_the_pipeline_needs_and_the_file_lacks_is_told(folder):
-    annotation = {"id": 2, "image_id": 10, "category_id": 7, "bbox": [5, 5, 10, 10]}
+@pytest.mark.parametrize(("number", "shown"), [(2, "2"), ("a 2", "'a 2'")])
+def test_mask_that_the_pipeline_needs_and_the_file_lacks_is_told(folder, number, shown):
+    annotation = {"id": number, "image": 0, "label": 1, "bbox": [5, 5, 10, 10]}
     write(folder, [{"id": 10, "file_name": "0.png", "width": 40, "height": 32}], [annotation])
     build(folder)
-    with pytest.raises(UsageError, match="annotation 2: expected a segmentation"):
+    with pytest.raises(UsageError, match=f"annotation {shown}: expected a segmentation"):
         build(folder, MASKS)
 
 
@@ -243,10 +247,10 @@ def test_stream_is_the_same_for_any_ranks_loader_workers_and_resuming(
 
 def test_processes_get_the_path_of_the_index_and_not_its_content(folder):
     dataset = build(folder, MASKS)
-    expected = [dataset[place]["data_samples"].img_id for place in range(7)]
+    assert [dataset[place]["data_samples"].img_id for place in range(7)] == list(range(7))
     assert len(pickle.dumps(dataset.index)) < 1000
     sent = pickle.loads(pickle.dumps(dataset))
-    assert [sent[place]["data_samples"].img_id for place in range(7)] == expected
+    assert [sent[place]["data_samples"].img_id for place in range(7)] == list(range(7))
 
 
 def test_samples_are_those_of_mmdetections_own_dataset(folder):
@@ -262,10 +266,10 @@ def test_samples_are_those_of_mmdetections_own_dataset(folder):
         content["images"].append(
             {"id": entry.id, "file_name": entry.file, "width": 40, "height": 32}
         )
-        for n, number in enumerate(entry.ids.tolist()):
+        for n in range(len(entry.labels)):
             content["annotations"].append(
                 {
-                    "id": number,
+                    "id": len(content["annotations"]),
                     "image_id": entry.id,
                     "category_id": [3, 7][entry.labels[n]],
                     "bbox": entry.boxes[n].tolist(),
