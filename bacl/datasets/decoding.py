@@ -1,7 +1,8 @@
 """The one way from an image file to pixels, for training, verification, prediction and pictures.
 
-    decode(content: bytes) -> (H, W, 3) uint8, blue, green, red
+    decode(file: bytes)    -> (H, W, 3) uint8, blue, green, red
     read(path)             -> the same of a file
+    content(path)          -> the bytes of a file
     header(source)         -> format, size and orientation of bytes or of a file, without decoding
     seen_size(source)      -> (width, height) that `decode` gives, from the header
 
@@ -35,9 +36,6 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 MOST_PIXELS = 2**30
 LONGEST = 2**20
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF", "PPM")
-"""By Pillow's names; PPM stands for PBM and PGM too."""
-
 _BY_PILLOW = ("GIF", "AVIF")
 """Formats that not every OpenCV reads."""
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
@@ -58,6 +56,12 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 Image.init()
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF", "PPM")
+    if name in Image.OPEN  # AVIF needs Pillow 11.3
+)
+"""By Pillow's names; PPM stands for PBM and PGM too."""
 
 
 class ImageUnreadable(ValueError):
@@ -86,13 +90,13 @@ class Header(NamedTuple):
         return (self.height, self.width) if self.turned else (self.width, self.height)
 
 
-def decode(content: bytes) -> np.ndarray:
+def decode(file: bytes) -> np.ndarray:
     """Pixels of an image file's content, (H, W, 3), uint8, blue, green, red, after turning."""
-    found, details = _look(io.BytesIO(content))
+    found, details = _look(io.BytesIO(file))
     if details.pillow:
-        pixels = _decode_by_pillow(content, found.format)
+        pixels = _decode_by_pillow(file, found.format)
     else:
-        pixels = _decode_by_opencv(content, found.format)
+        pixels = _decode_by_opencv(file, found.format)
     if pixels.dtype == np.uint16:
         spare = max(0, int(pixels.max()).bit_length() - 8)
         pixels = (pixels >> spare).astype(np.uint8)
@@ -108,11 +112,15 @@ def decode(content: bytes) -> np.ndarray:
 
 def read(path: str | Path) -> np.ndarray:
     """Pixels of an image file, as `decode` gives them."""
+    return decode(content(path))
+
+
+def content(path: str | Path) -> bytes:
+    """The bytes of a file, whatever they are."""
     try:
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise _no_file(error) from error
-    return decode(content)
 
 
 def header(source: bytes | str | Path) -> Header:
@@ -148,7 +156,7 @@ def _look(file: IO[bytes]) -> tuple[Header, _Details]:
         raise ImageUnreadable("an empty file")
     kind = _format(start)
     if kind is None:
-        raise ImageUnreadable(f"no image format that is known ({', '.join(FORMATS)})")
+        raise ImageUnreadable(f"none of {', '.join(FORMATS)}")
     file.seek(0)
     try:
         found, details = _LOOKS.get(kind, _look_at_other)(file, kind)
@@ -170,10 +178,9 @@ def _format(start: bytes) -> str | None:
     if start.startswith(_TIFF):
         return "TIFF"
     for name in FORMATS:
-        if name in Image.OPEN:  # AVIF needs Pillow 11.3
-            accept = Image.OPEN[name][1]
-            if accept is not None and accept(start) is True:
-                return name
+        accept = Image.OPEN[name][1]
+        if accept is not None and accept(start) is True:
+            return name
     return None
 
 
@@ -293,9 +300,9 @@ def _valid(orientation: Any) -> int:
     return int(orientation) if orientation in _TURNS else 1
 
 
-def _decode_by_opencv(content: bytes, kind: str) -> np.ndarray:
+def _decode_by_opencv(file: bytes, kind: str) -> np.ndarray:
     try:
-        pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), _COLOUR)
+        pixels = cv2.imdecode(np.frombuffer(file, dtype=np.uint8), _COLOUR)
     except cv2.error as error:
         raise ImageUnreadable(f"a {kind} that OpenCV refuses: {error.err}") from error
     if pixels is None:
@@ -303,9 +310,9 @@ def _decode_by_opencv(content: bytes, kind: str) -> np.ndarray:
     return pixels
 
 
-def _decode_by_pillow(content: bytes, kind: str) -> np.ndarray:
+def _decode_by_pillow(file: bytes, kind: str) -> np.ndarray:
     try:
-        with _opened(io.BytesIO(content), kind) as image:
+        with _opened(io.BytesIO(file), kind) as image:
             image.load()
             # Pillow knows colours that are multiplied by their alpha, but not their way to RGB.
             whole = image.convert("RGBA") if image.mode == "RGBa" else image

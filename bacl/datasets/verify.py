@@ -8,7 +8,6 @@ their boxes, such as those of image 179898 of its validation split.)
 """
 
 import hashlib
-import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,11 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
-from PIL import ExifTags, Image
-
 from bacl import rle, settings
+from bacl.datasets import decoding
 from bacl.datasets.annotations import VISIBLE, Examined, examine
 from bacl.datasets.download import Watch
 from bacl.errors import UsageError
@@ -30,10 +26,6 @@ MANY = 0.1
 """Share of a split's annotations from which what is odd of them is a problem."""
 LEAST_OVERLAP = 0.5
 """IoU of a box with its mask's bounds that is still no remark."""
-_TURNED = (5, 6, 7, 8)
-"""EXIF orientations that exchange width and height."""
-_COMMON = ("JPEG", "PNG")
-"""Formats that OpenCV, which training reads with, has for certain."""
 
 
 @dataclass
@@ -328,29 +320,25 @@ def _check_images(
 
 
 def _look(path: Path, width: int, height: int, decode: bool) -> _Look:
-    """Open an image, decode it if asked to, and compare its size as training will see it."""
+    """Read an image's header, decode it if asked to, and compare its size as training sees it."""
+    digest = None
     try:
-        content = path.read_bytes() if decode else b""
-        with Image.open(io.BytesIO(content) if decode else path) as image:
-            size, form = image.size, image.format
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-            if decode:
-                image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return _Look(f"images cannot be read: {_short(error)}", None)
-    digest = hashlib.sha256(content).digest() if decode else None
-    if decode and form not in _COMMON:
-        pixels = np.frombuffer(content, dtype=np.uint8)
-        if cv2.imdecode(pixels, cv2.IMREAD_COLOR) is None:
-            return _Look(f"images are of a format that OpenCV does not read: {form}", digest)
-    seen = size[::-1] if turned else size
-    if seen != (width, height):
-        turn = ", turned by its EXIF orientation" if turned else ""
-        text = f"{seen[0]} x {seen[1]}{turn}, annotated {width} x {height}"
-        return _Look(f"images have another size than annotated: {text}", digest)
+        if decode:
+            content = decoding.content(path)
+            decoding.decode(content)
+            found = decoding.header(content)
+            digest = hashlib.sha256(content).digest()
+        else:
+            found = decoding.header(path)
+    except decoding.ImageUnreadable as error:
+        return _Look(f"images cannot be read: {error}", None)
+    if found.seen != (width, height):
+        turn = ", turned by its orientation" if found.turned else ""
+        what = (
+            "images have width and height exchanged in their annotation"
+            if found.seen == (height, width)
+            else "images have another size than annotated"
+        )
+        text = f"{found.seen[0]} x {found.seen[1]}{turn}, annotated {width} x {height}"
+        return _Look(f"{what}: {text}", digest)
     return _Look(None, digest)
-
-
-def _short(error: Exception) -> str:
-    text = str(error)
-    return "no image format that is known" if text.startswith("cannot identify") else text

@@ -128,9 +128,9 @@ def test_images_of_equal_stem_get_a_picture_each(variant, tmp_path):
 def test_unusable_images_are_listed_together_before_anything_runs(variant, image, tmp_path):
     whole = image.read_bytes()
     bad = {
-        "missing.jpg": "no such image",
-        "text.png": "expected a readable image: cannot identify image file",
-        "cut.jpg": "expected a readable image: image file is truncated",
+        "missing.jpg": "expected a readable image, got no such file",
+        "text.png": "expected a readable image, got none of JPEG, PNG, WEBP",
+        "cut.jpg": "expected a readable image, got a JPEG that is truncated or damaged",
         "folder": "expected an image, got a folder",
     }
     (tmp_path / "text.png").write_text("no picture")

@@ -313,8 +313,8 @@ def test_damaged_pixels_of_png_are_refused(colours):
     ("content", "reason"),
     [
         (b"", "an empty file"),
-        (b"P", "no image format that is known (JPEG, PNG, "),
-        (b"<html>404</html>", "no image format that is known (JPEG, PNG, "),
+        (b"P", "none of JPEG, PNG, "),
+        (b"<html>404</html>", "none of JPEG, PNG, "),
         (b"\x89PNG\r\n\x1a\n", "a PNG that is truncated or damaged"),
         (b"II*\0", "a TIFF that is truncated or damaged"),
         (b"II*\0\xff\xff\xff\x7f", "a TIFF that is truncated or damaged"),

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from bacl.datasets import index, samplers
 from bacl.datasets.annotations import Category, Prepared, Split
-from bacl.datasets.detection import ImageError, LVISFormatDataset
+from bacl.datasets.detection import LVISFormatDataset
 from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.errors import RunError, UsageError
 
@@ -171,9 +171,9 @@ def test_unreadable_image_is_named_in_one_sentence(folder, damage, loader_worker
     with pytest.raises(RunError) as told:
         read(build(folder), loader_workers, steps=2)
     reason = {
-        "missing": "got: No such file or directory",
+        "missing": "got no such file",
         "empty": "got an empty file",
-        "text": "got 8 bytes that are not one",
+        "text": "got none of JPEG, PNG, WEBP, TIFF, BMP, GIF, JPEG2000, AVIF, PPM",
     }[damage]
     assert str(told.value) == f"{path}: expected a readable image, {reason}"
 
@@ -182,10 +182,6 @@ def test_error_of_the_pipeline_itself_is_not_blamed_on_the_image(folder):
     dataset = build(folder, [{"type": "LoadImageFromFile"}, {"type": "LoadProposals"}])
     with pytest.raises(KeyError):
         dataset[0]
-
-
-def test_image_error_survives_pickling():
-    assert str(pickle.loads(pickle.dumps(ImageError("a: b")))) == "a: b"
 
 
 def test_draws_depend_on_seed_and_position_only(folder):

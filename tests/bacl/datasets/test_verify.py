@@ -1,7 +1,6 @@
 """Each thing that may be wrong with a data set, made wrong in a small sound one."""
 
 import copy
-import io
 import json
 import shutil
 from pathlib import Path
@@ -117,7 +116,7 @@ def test_truncated_images_are_told_where_they_are_decoded(folder):
         path = folder.images / f"{i}.jpg"
         path.write_bytes(path.read_bytes()[:-500])
     (problem,) = folder.problems()
-    assert problem.startswith("images: 2 images cannot be read: 1.jpg (image file is truncated")
+    assert problem.startswith("images: 2 images cannot be read: 1.jpg (a JPEG that is truncated")
     assert folder.problems(quick=True) == []
 
 
@@ -126,8 +125,8 @@ def test_files_that_are_no_images_are_told(folder, quick):
     (folder.images / "1.jpg").write_bytes(b"")
     (folder.images / "2.jpg").write_text("<html>404</html>")
     assert folder.problems(quick) == [
-        "images: 2 images cannot be read: 1.jpg (no image format that is known), "
-        "2.jpg (no image format that is known)"
+        "images: 2 images cannot be read: 1.jpg (an empty file), "
+        "2.jpg (none of JPEG, PNG, WEBP, TIFF, BMP, GIF, JPEG2000, AVIF, PPM)"
     ]
 
 
@@ -136,30 +135,38 @@ def test_other_size_than_annotated_is_told(folder, quick):
     folder.photograph(2, HEIGHT, WIDTH)
     folder.photograph(4, 80, 60)
     assert folder.problems(quick) == [
-        "images: 2 images have another size than annotated: 2.jpg (30 x 40, annotated 40 x 30), "
-        "4.jpg (80 x 60, annotated 40 x 30)"
+        "images: 1 images have width and height exchanged in their annotation: "
+        "2.jpg (30 x 40, annotated 40 x 30)",
+        "images: 1 images have another size than annotated: 4.jpg (80 x 60, annotated 40 x 30)",
     ]
 
 
-def test_size_is_what_training_sees_after_turning(folder):
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    folder.photograph(1, HEIGHT, WIDTH, exif=turned)
-    assert folder.problems() == []
-    folder.photograph(2, exif=turned)
-    assert folder.problems() == [
-        "images: 1 images have another size than annotated: "
-        "2.jpg (30 x 40, turned by its EXIF orientation, annotated 40 x 30)"
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_size_is_what_training_sees_after_turning(folder, form, quick):
+    turned = {"exif": Image.Exif()}
+    turned["exif"][0x0112] = 6
+    if form == "TIFF":
+        turned = {"tiffinfo": {0x0112: 6}}
+    folder.photograph(1, HEIGHT, WIDTH, format=form, **turned)
+    assert folder.problems(quick) == []
+    folder.photograph(2, format=form, **turned)
+    assert folder.problems(quick) == [
+        "images: 1 images have width and height exchanged in their annotation: "
+        "2.jpg (30 x 40, turned by its orientation, annotated 40 x 30)"
     ]
 
 
-def test_format_that_training_cannot_read_is_told(folder):
-    content = io.BytesIO()
-    Image.new("RGB", (WIDTH, HEIGHT)).save(content, "PCX")
-    (folder.images / "1.jpg").write_bytes(content.getvalue())
-    assert folder.problems() == [
-        "images: 1 images are of a format that OpenCV does not read: 1.jpg (PCX)"
-    ]
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_training_refuses_is_a_problem(folder, quick):
+    floating = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
+    Image.fromarray(floating).save(folder.images / "1.jpg", "TIFF")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder.images / "2.jpg", "PCX")
+    (problem,) = folder.problems(quick)
+    assert problem.startswith(
+        "images: 2 images cannot be read: 1.jpg (a TIFF with samples of 32 bits, signed or "
+        "floating; those of up to 16 bits, unsigned, are read), 2.jpg (none of JPEG, PNG, "
+    )
 
 
 # Splits
