@@ -32,7 +32,7 @@ from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
 MOST_PIXELS = 2**30
 LONGEST = 2**20
@@ -41,8 +41,8 @@ _BY_PILLOW = ("GIF", "AVIF")
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_UNSIGNED = (1, 4)
-"""Values of TIFF's SampleFormat: unsigned, or not known."""
+_SAMPLES = {1: "unsigned", 2: "signed", 3: "floating", 4: "unsigned", 5: "complex", 6: "complex"}
+"""By TIFF's SampleFormat; 4 is not known."""
 _WHITE_IS_ZERO = 0
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
@@ -99,7 +99,8 @@ def decode(file: bytes) -> np.ndarray:
         pixels = _decode_by_opencv(file, found.format)
     if pixels.dtype == np.uint16:
         spare = max(0, int(pixels.max()).bit_length() - 8)
-        pixels = (pixels >> spare).astype(np.uint8)
+        pixels >>= spare
+        pixels = pixels.astype(np.uint8)
         if details.white_is_zero:  # OpenCV minds it in 8 bits only
             pixels = 255 - pixels
     if found.format != "TIFF":  # which both libraries turn themselves
@@ -241,11 +242,11 @@ def _look_at_tiff(file: IO[bytes], kind: str) -> tuple[Header, _Details]:
     file.seek(tags.next)
     tags.load(file)
     base = ExifTags.Base
-    bits = max(np.atleast_1d(tags.get(base.BitsPerSample, 1)).tolist())
-    if bits > 16 or not {*np.atleast_1d(tags.get(base.SampleFormat, 1)).tolist()} <= {*_UNSIGNED}:
+    bits = int(np.max(tags.get(base.BitsPerSample, 1)))
+    samples = _SAMPLES[int(np.max(tags.get(base.SampleFormat, 1)))]
+    if bits > 16 or samples != "unsigned":
         raise ImageUnreadable(
-            f"a TIFF with samples of {bits} bits, signed or floating; those of up to 16 bits, "
-            "unsigned, are read"
+            f"a TIFF with {samples} samples of {bits} bits; unsigned ones of up to 16 bits are read"
         )
     found = Header(
         kind,
@@ -281,7 +282,9 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 
 def _opened(file: IO[bytes], kind: str) -> Image.Image:
     """What `Image.open` gives, without its limit of pixels, which is the whole process's."""
-    opened: Image.Image = _Tiff(file) if kind == "TIFF" else Image.OPEN[kind][0](file, "")
+    # Pillow's own choice for JPEG looks for further pictures behind the first.
+    own = {"JPEG": JpegImagePlugin.JpegImageFile, "TIFF": _Tiff}
+    opened: Image.Image = own.get(kind, Image.OPEN[kind][0])(file, "")
     return opened
 
 

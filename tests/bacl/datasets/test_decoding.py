@@ -234,11 +234,20 @@ def test_black_picture_of_16_bits_stays_black():
     assert not decode(encoded(np.zeros((HEIGHT, WIDTH), dtype=np.uint16), "PNG")).any()
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_larger_and_floating_samples_are_refused(kind, colours):
-    content = encoded(colours[..., 0].astype(kind), "TIFF")
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("float32", "floating samples of 32 bits"),
+        ("float64", "floating samples of 64 bits"),
+        ("int32", "signed samples of 32 bits"),
+        ("int16", "signed samples of 16 bits"),
+    ],
+)
+def test_larger_signed_and_floating_samples_are_refused(kind, told, colours):
+    plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1]  # else OpenCV writes floating samples as LogLuv
+    content = cv2.imencode(".tiff", colours.astype(kind), plain)[1].tobytes()
     for ask in (decode, seen_size):
-        with pytest.raises(ImageUnreadable, match="a TIFF with samples of 32 bits"):
+        with pytest.raises(ImageUnreadable, match=f"^a TIFF with {told}; unsigned ones of up to"):
             ask(content)
 
 

@@ -164,8 +164,8 @@ def test_what_training_refuses_is_a_problem(folder, quick):
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder.images / "2.jpg", "PCX")
     (problem,) = folder.problems(quick)
     assert problem.startswith(
-        "images: 2 images cannot be read: 1.jpg (a TIFF with samples of 32 bits, signed or "
-        "floating; those of up to 16 bits, unsigned, are read), 2.jpg (none of JPEG, PNG, "
+        "images: 2 images cannot be read: 1.jpg (a TIFF with floating samples of 32 "
+        "bits; unsigned ones of up to 16 bits are read), 2.jpg (none of JPEG, PNG, "
     )
 
 
