@@ -43,7 +43,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SAMPLES = {1: "unsigned", 2: "signed", 3: "floating", 4: "unsigned", 5: "complex", 6: "complex"}
 """By TIFF's SampleFormat; 4 is not known."""
-_WHITE_IS_ZERO = 0
+_WHITE_IS_ZERO, _LAB = 0, 8  # values of its PhotometricInterpretation
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
     2: lambda pixels: cv2.flip(pixels, 1),
@@ -254,10 +254,11 @@ def _look_at_tiff(file: IO[bytes], kind: str) -> tuple[Header, _Details]:
         int(tags[base.ImageLength]),
         _valid(tags.get(base.Orientation)),
     )
-    # OpenCV multiplies colours of 8 bits by their alpha.
+    kind_of_colour = tags.get(base.PhotometricInterpretation)
+    # Of 8 bits OpenCV multiplies colours by their alpha and turns tiles one by one; Pillow cuts 16
+    # bits to 8 and has no way from Lab to RGB.
     return found, _Details(
-        pillow=bits <= 8 and base.ExtraSamples in tags,
-        white_is_zero=tags.get(base.PhotometricInterpretation) == _WHITE_IS_ZERO,
+        pillow=bits <= 8 and kind_of_colour != _LAB, white_is_zero=kind_of_colour == _WHITE_IS_ZERO
     )
 
 

@@ -169,6 +169,42 @@ def test_orientation_is_applied_once_where_tiff_has_alpha(orientation, colours):
     assert np.array_equal(decode(content), seen_by_exif(colours, orientation)[..., ::-1])
 
 
+def tiled_tiff(pixels, orientation, side=32) -> bytes:
+    """RGB in tiles, which neither Pillow nor OpenCV writes."""
+    height, width, channels = pixels.shape
+    whole = np.pad(pixels, [(0, -height % side), (0, -width % side), (0, 0)])
+    corners = [(y, x) for y in range(0, height, side) for x in range(0, width, side)]
+    tiles = [whole[y : y + side, x : x + side].tobytes() for y, x in corners]
+    size = len(tiles[0])
+    tags = [
+        *[(256, [width]), (257, [height]), (258, [8 * pixels.itemsize] * channels), (259, [1])],
+        *[(262, [2]), (274, [orientation]), (277, [channels]), (322, [side]), (323, [side])],
+        *[(324, [8 + size * place for place in range(len(tiles))]), (325, [size] * len(tiles))],
+    ]
+    directory = 8 + size * len(tiles)
+    values_at = directory + 2 + 12 * len(tags) + 4
+    entries = values = b""
+    for tag, numbers in tags:
+        packed = struct.pack(f"<{len(numbers)}{'H' if tag == 258 else 'I'}", *numbers)
+        entries += struct.pack("<HHI", tag, 3 if tag == 258 else 4, len(numbers))
+        if len(packed) <= 4:
+            entries += packed
+        else:
+            entries += struct.pack("<I", values_at + len(values))
+            values += packed
+    head = b"II*\0" + struct.pack("<I", directory)
+    return head + b"".join(tiles) + struct.pack("<H", len(tags)) + entries + bytes(4) + values
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_orientation_is_applied_once_to_tiles(kind, orientation):
+    most = np.iinfo(kind).max
+    pixels = np.random.default_rng(6).integers(0, most, (70, 99, 3), dtype=kind, endpoint=True)
+    expected = seen_by_exif(pixels // ((most + 1) // 256), orientation)[..., ::-1]
+    assert np.array_equal(decode(tiled_tiff(pixels, orientation)), expected)
+
+
 def test_orientation_behind_the_pixels_of_png_counts(colours):
     exif = Image.Exif()
     exif[274] = 6
