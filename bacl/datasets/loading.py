@@ -1,6 +1,6 @@
 """MMDetection's pipelines read images as all of BACL does."""
 
-from mmcv.transforms import BaseTransform
+import mmcv.transforms
 from mmdet.registry import TRANSFORMS
 
 from bacl.datasets.decoding import ImageUnreadable, read
@@ -19,20 +19,27 @@ class ImageError(RunError):
         return last.removeprefix(f"{__name__}.{type(self).__name__}: ")
 
 
+_WITHOUT_OPTIONS = vars(mmcv.transforms.LoadImageFromFile())
+
+
 @TRANSFORMS.register_module()
-class LoadImageFromFile(BaseTransform):
+class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
     """Sets `img`, `img_shape` and `ori_shape` of a sample by its `img_path`, as
     `bacl.datasets.decoding` reads it.
 
-    In MMDetection's registry it stands before mmcv's transform of the same name. With another
-    name `DetInferencer` would not find it, and would read with mmcv's, which leaves WebP turned
-    and deep images dark.
+    In MMDetection's registry it stands before mmcv's transform of the same name, which leaves WebP
+    turned and deep images dark. Under another name `DetInferencer` would not find it. Where a
+    configuration asks for something else by mmcv's options, such as another `color_type`, it does
+    what mmcv's does; BACL's own give none.
 
     Raises:
         ImageError: the file is missing or no image.
     """
 
     def transform(self, results: dict) -> dict:
+        if vars(self) != _WITHOUT_OPTIONS:
+            changed: dict = super().transform(results)
+            return changed
         path = results["img_path"]
         try:
             pixels = read(path)

@@ -281,7 +281,10 @@ def draw(image: "Image.Image", detections: Sequence[Detection]) -> "Image.Image"
     from PIL import Image
 
     factor = -(-_SHORTEST_PICTURE // max(image.size))
-    picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    picture = image
+    if factor > 1:
+        size = (image.width * factor, image.height * factor)
+        picture = image.resize(size, Image.Resampling.BICUBIC)
     marks = [
         Mark(
             [value * factor for value in one.box],

@@ -30,9 +30,9 @@ def turned(tmp_path, pixels):
     return str(path)
 
 
-def build(kind):
+def build(kind, **options):
     with DefaultScope.overwrite_default_scope("mmdet"):
-        return TRANSFORMS.build({"type": kind})
+        return TRANSFORMS.build({"type": kind, **options})
 
 
 def test_pipelines_of_mmdetection_read_as_all_else_does(turned, pixels):
@@ -60,6 +60,15 @@ def test_sample_of_common_images_is_that_of_mmcv(tmp_path, pixels, form, orienta
     assert ours.keys() == theirs.keys()
     assert np.array_equal(ours.pop("img"), theirs.pop("img"))
     assert ours == theirs
+
+
+def test_options_of_mmcv_do_what_they_do_there(turned):
+    for options in ({"color_type": "grayscale"}, {"to_float32": True}):
+        ours = build("LoadImageFromFile", **options)({"img_path": turned})["img"]
+        theirs = mmcv.transforms.LoadImageFromFile(**options)({"img_path": turned})["img"]
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+    plain = build("LoadImageFromFile", backend_args=None)({"img_path": turned})["img"]
+    assert np.array_equal(plain, decoding.read(turned))
 
 
 def test_inferencers_of_mmdetection_read_alike(turned):
