@@ -15,7 +15,8 @@ The rule, for every format (`FORMATS`):
   largest sample of the image has beyond 8. So values of 12 bits in 16 can be seen, and those that
   use all 16 become value / 256. A TIFF with samples that are larger, signed or floating is refused.
 - One bit, palettes and grey become colour; CMYK becomes what Pillow makes of it.
-- Alpha is dropped: what is transparent shows the colour that is stored there.
+- Alpha is dropped: what is transparent shows the colour that is stored there. An 8-bit TIFF whose
+  colours are multiplied by their alpha has them divided.
 - Of several frames or pages the first counts.
 - A file that ends early is refused, as is one with more than `MOST_PIXELS` pixels or a side of
   more than `LONGEST` pixels: OpenCV's own limits. Pillow's lower one does not apply.
@@ -107,7 +108,7 @@ def decode(file: bytes) -> np.ndarray:
         pixels = _TURNS[found.orientation](pixels)
     height, width = pixels.shape[:2]
     if pixels.dtype != np.uint8 or (width, height) != found.seen:
-        raise ImageUnreadable(f"a {found.format} of a kind that cannot be decoded")
+        raise ImageUnreadable(_broken(found.format))
     return pixels
 
 
@@ -155,7 +156,7 @@ def _look(file: IO[bytes]) -> tuple[Header, _Details]:
     start = file.read(16)
     if not start:
         raise ImageUnreadable("an empty file")
-    kind = _format(start)
+    kind = _format(start.ljust(16, b"\0"))  # Pillow 10 asks for a second byte without looking
     if kind is None:
         raise ImageUnreadable(f"none of {', '.join(FORMATS)}")
     file.seek(0)
@@ -328,7 +329,7 @@ def _decode_by_pillow(file: bytes, kind: str) -> np.ndarray:
 
 
 def _broken(kind: str) -> str:
-    return f"a {kind} that is truncated or damaged"
+    return f"a {kind} that is truncated, damaged or not supported"
 
 
 def _no_file(error: OSError) -> ImageUnreadable:

@@ -215,6 +215,16 @@ def test_orientation_behind_the_pixels_of_png_counts(colours):
     assert np.array_equal(decode(content), by_opencv(content))
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_exif_of_either_byte_order_counts(form, colours):
+    for start, numbers in ((b"II*\0", "<IHHHIHHI"), (b"MM\0*", ">IHHHIHHI")):
+        tags = struct.pack(numbers, 8, 1, 274, 3, 1, 6, 0, 0)
+        content = encoded(colours, form, exif=b"Exif\0\0" + start + tags)
+        assert header(content).orientation == 6
+        if form != "WEBP":
+            assert np.array_equal(decode(content), by_opencv(content))
+
+
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff"])
 def test_exif_that_says_nothing_turns_nothing(exif, colours):
     content = encoded(colours, "JPEG", exif=exif)
@@ -298,6 +308,16 @@ def test_transparent_pixels_show_the_colour_that_is_stored(form, colours):
     assert np.array_equal(decode(content), colours[..., ::-1])
 
 
+def test_tiff_of_colours_multiplied_by_alpha_shows_the_colours(colours):
+    alpha = np.full((HEIGHT, WIDTH, 1), 200, dtype=np.uint8)
+    multiplied = (colours.astype(float) * alpha / 255).round().astype(np.uint8)
+    content = encoded(np.dstack([multiplied, alpha]), "TIFF")
+    tag = struct.pack("<HHIHH", 338, 3, 1, 2, 0)
+    assert content.count(tag) == 1
+    content = content.replace(tag, struct.pack("<HHIHH", 338, 3, 1, 1, 0))
+    assert np.abs(decode(content)[..., ::-1].astype(int) - colours).max() <= 2
+
+
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 def test_grey_with_alpha_becomes_grey(form, colours):
     grey = colours[..., 1]
@@ -335,7 +355,9 @@ def test_files_that_end_early_are_refused_in_every_format(form):
     pixels = np.random.default_rng(5).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     content = encoded(pixels, form)
     for share in (0.3, 0.6, 0.95):
-        with pytest.raises(ImageUnreadable, match=f"^a {form} that is truncated or damaged$"):
+        with pytest.raises(
+            ImageUnreadable, match=f"^a {form} that is truncated, damaged or not supported$"
+        ):
             decode(content[: int(len(content) * share)])
 
 
@@ -343,14 +365,14 @@ def test_files_that_end_early_are_refused_in_every_format(form):
 def test_jpeg_without_its_last_bytes_is_refused(progressive):
     pixels = np.random.default_rng(5).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     content = encoded(pixels, "JPEG", progressive=progressive)
-    with pytest.raises(ImageUnreadable, match="truncated or damaged"):
+    with pytest.raises(ImageUnreadable, match="truncated, damaged or not supported"):
         decode(content[:-2])
 
 
 def test_damaged_pixels_of_png_are_refused(colours):
     content = bytearray(encoded(colours, "PNG"))
     content[content.index(b"IDAT") + 40] ^= 0xFF
-    with pytest.raises(ImageUnreadable, match="a PNG that is truncated or damaged"):
+    with pytest.raises(ImageUnreadable, match="a PNG that is truncated, damaged or not supported"):
         decode(bytes(content))
 
 
@@ -360,11 +382,11 @@ def test_damaged_pixels_of_png_are_refused(colours):
         (b"", "an empty file"),
         (b"P", "none of JPEG, PNG, "),
         (b"<html>404</html>", "none of JPEG, PNG, "),
-        (b"\x89PNG\r\n\x1a\n", "a PNG that is truncated or damaged"),
-        (b"II*\0", "a TIFF that is truncated or damaged"),
-        (b"II*\0\xff\xff\xff\x7f", "a TIFF that is truncated or damaged"),
-        (b"\xff\xd8\xff\xe0", "a JPEG that is truncated or damaged"),
-        (b"RIFF\0\0\0\0WEBPVP8 ", "a WEBP that is truncated or damaged"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG that is truncated, damaged or not supported"),
+        (b"II*\0", "a TIFF that is truncated, damaged or not supported"),
+        (b"II*\0\xff\xff\xff\x7f", "a TIFF that is truncated, damaged or not supported"),
+        (b"\xff\xd8\xff\xe0", "a JPEG that is truncated, damaged or not supported"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "a WEBP that is truncated, damaged or not supported"),
     ],
 )
 def test_what_is_no_image_is_told_by_all_alike(content, reason, tmp_path):
