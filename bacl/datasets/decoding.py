@@ -1,7 +1,8 @@
 """The one way from an image file to pixels, for training, verification, prediction and pictures.
 
-    decode(content: bytes) -> (H, W, 3) uint8, blue, green, red
+    decode(file: bytes)    -> (H, W, 3) uint8, blue, green, red
     read(path)             -> the same of a file
+    content(path)          -> the bytes of a file
     header(source)         -> format, size and orientation of bytes or of a file, without decoding
     seen_size(source)      -> (width, height) that `decode` gives, from the header
 
@@ -14,7 +15,8 @@ The rule, for every format (`FORMATS`):
   largest sample of the image has beyond 8. So values of 12 bits in 16 can be seen, and those that
   use all 16 become value / 256. A TIFF with samples that are larger, signed or floating is refused.
 - One bit, palettes and grey become colour; CMYK becomes what Pillow makes of it.
-- Alpha is dropped: what is transparent shows the colour that is stored there.
+- Alpha is dropped: what is transparent shows the colour that is stored there. An 8-bit TIFF whose
+  colours are multiplied by their alpha has them divided.
 - Of several frames or pages the first counts.
 - A file that ends early is refused, as is one with more than `MOST_PIXELS` pixels or a side of
   more than `LONGEST` pixels: OpenCV's own limits. Pillow's lower one does not apply.
@@ -31,21 +33,18 @@ from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
 MOST_PIXELS = 2**30
 LONGEST = 2**20
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF", "PPM")
-"""By Pillow's names; PPM stands for PBM and PGM too."""
-
 _BY_PILLOW = ("GIF", "AVIF")
 """Formats that not every OpenCV reads."""
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_UNSIGNED = (1, 4)
-"""Values of TIFF's SampleFormat: unsigned, or not known."""
-_WHITE_IS_ZERO = 0
+_SAMPLES = {1: "unsigned", 2: "signed", 3: "floating", 4: "unsigned", 5: "complex", 6: "complex"}
+"""By TIFF's SampleFormat; 4 is not known."""
+_WHITE_IS_ZERO, _LAB = 0, 8  # values of its PhotometricInterpretation
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
     2: lambda pixels: cv2.flip(pixels, 1),
@@ -58,6 +57,12 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 Image.init()
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF", "PPM")
+    if name in Image.OPEN  # AVIF needs Pillow 11.3
+)
+"""By Pillow's names; PPM stands for PBM and PGM too."""
 
 
 class ImageUnreadable(ValueError):
@@ -86,33 +91,38 @@ class Header(NamedTuple):
         return (self.height, self.width) if self.turned else (self.width, self.height)
 
 
-def decode(content: bytes) -> np.ndarray:
+def decode(file: bytes) -> np.ndarray:
     """Pixels of an image file's content, (H, W, 3), uint8, blue, green, red, after turning."""
-    found, details = _look(io.BytesIO(content))
+    found, details = _look(io.BytesIO(file))
     if details.pillow:
-        pixels = _decode_by_pillow(content, found.format)
+        pixels = _decode_by_pillow(file, found.format)
     else:
-        pixels = _decode_by_opencv(content, found.format)
+        pixels = _decode_by_opencv(file, found.format)
     if pixels.dtype == np.uint16:
         spare = max(0, int(pixels.max()).bit_length() - 8)
-        pixels = (pixels >> spare).astype(np.uint8)
+        pixels >>= spare
+        pixels = pixels.astype(np.uint8)
         if details.white_is_zero:  # OpenCV minds it in 8 bits only
             pixels = 255 - pixels
     if found.format != "TIFF":  # which both libraries turn themselves
         pixels = _TURNS[found.orientation](pixels)
     height, width = pixels.shape[:2]
     if pixels.dtype != np.uint8 or (width, height) != found.seen:
-        raise ImageUnreadable(f"a {found.format} of a kind that cannot be decoded")
+        raise ImageUnreadable(_broken(found.format))
     return pixels
 
 
 def read(path: str | Path) -> np.ndarray:
     """Pixels of an image file, as `decode` gives them."""
+    return decode(content(path))
+
+
+def content(path: str | Path) -> bytes:
+    """The bytes of a file, whatever they are."""
     try:
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise _no_file(error) from error
-    return decode(content)
 
 
 def header(source: bytes | str | Path) -> Header:
@@ -146,9 +156,9 @@ def _look(file: IO[bytes]) -> tuple[Header, _Details]:
     start = file.read(16)
     if not start:
         raise ImageUnreadable("an empty file")
-    kind = _format(start)
+    kind = _format(start.ljust(16, b"\0"))  # Pillow 10 asks for a second byte without looking
     if kind is None:
-        raise ImageUnreadable(f"no image format that is known ({', '.join(FORMATS)})")
+        raise ImageUnreadable(f"none of {', '.join(FORMATS)}")
     file.seek(0)
     try:
         found, details = _LOOKS.get(kind, _look_at_other)(file, kind)
@@ -170,10 +180,9 @@ def _format(start: bytes) -> str | None:
     if start.startswith(_TIFF):
         return "TIFF"
     for name in FORMATS:
-        if name in Image.OPEN:  # AVIF needs Pillow 11.3
-            accept = Image.OPEN[name][1]
-            if accept is not None and accept(start) is True:
-                return name
+        accept = Image.OPEN[name][1]
+        if accept is not None and accept(start) is True:
+            return name
     return None
 
 
@@ -234,11 +243,11 @@ def _look_at_tiff(file: IO[bytes], kind: str) -> tuple[Header, _Details]:
     file.seek(tags.next)
     tags.load(file)
     base = ExifTags.Base
-    bits = max(np.atleast_1d(tags.get(base.BitsPerSample, 1)).tolist())
-    if bits > 16 or not {*np.atleast_1d(tags.get(base.SampleFormat, 1)).tolist()} <= {*_UNSIGNED}:
+    bits = int(np.max(tags.get(base.BitsPerSample, 1)))
+    samples = _SAMPLES[int(np.max(tags.get(base.SampleFormat, 1)))]
+    if bits > 16 or samples != "unsigned":
         raise ImageUnreadable(
-            f"a TIFF with samples of {bits} bits, signed or floating; those of up to 16 bits, "
-            "unsigned, are read"
+            f"a TIFF with {samples} samples of {bits} bits; unsigned ones of up to 16 bits are read"
         )
     found = Header(
         kind,
@@ -246,10 +255,11 @@ def _look_at_tiff(file: IO[bytes], kind: str) -> tuple[Header, _Details]:
         int(tags[base.ImageLength]),
         _valid(tags.get(base.Orientation)),
     )
-    # OpenCV multiplies colours of 8 bits by their alpha.
+    kind_of_colour = tags.get(base.PhotometricInterpretation)
+    # Of 8 bits OpenCV multiplies colours by their alpha and turns tiles one by one; Pillow cuts 16
+    # bits to 8 and has no way from Lab to RGB.
     return found, _Details(
-        pillow=bits <= 8 and base.ExtraSamples in tags,
-        white_is_zero=tags.get(base.PhotometricInterpretation) == _WHITE_IS_ZERO,
+        pillow=bits <= 8 and kind_of_colour != _LAB, white_is_zero=kind_of_colour == _WHITE_IS_ZERO
     )
 
 
@@ -274,7 +284,9 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 
 def _opened(file: IO[bytes], kind: str) -> Image.Image:
     """What `Image.open` gives, without its limit of pixels, which is the whole process's."""
-    opened: Image.Image = _Tiff(file) if kind == "TIFF" else Image.OPEN[kind][0](file, "")
+    # Pillow's own choice for JPEG looks for further pictures behind the first.
+    own = {"JPEG": JpegImagePlugin.JpegImageFile, "TIFF": _Tiff}
+    opened: Image.Image = own.get(kind, Image.OPEN[kind][0])(file, "")
     return opened
 
 
@@ -293,9 +305,9 @@ def _valid(orientation: Any) -> int:
     return int(orientation) if orientation in _TURNS else 1
 
 
-def _decode_by_opencv(content: bytes, kind: str) -> np.ndarray:
+def _decode_by_opencv(file: bytes, kind: str) -> np.ndarray:
     try:
-        pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), _COLOUR)
+        pixels = cv2.imdecode(np.frombuffer(file, dtype=np.uint8), _COLOUR)
     except cv2.error as error:
         raise ImageUnreadable(f"a {kind} that OpenCV refuses: {error.err}") from error
     if pixels is None:
@@ -303,9 +315,9 @@ def _decode_by_opencv(content: bytes, kind: str) -> np.ndarray:
     return pixels
 
 
-def _decode_by_pillow(content: bytes, kind: str) -> np.ndarray:
+def _decode_by_pillow(file: bytes, kind: str) -> np.ndarray:
     try:
-        with _opened(io.BytesIO(content), kind) as image:
+        with _opened(io.BytesIO(file), kind) as image:
             image.load()
             # Pillow knows colours that are multiplied by their alpha, but not their way to RGB.
             whole = image.convert("RGBA") if image.mode == "RGBa" else image
@@ -317,7 +329,7 @@ def _decode_by_pillow(content: bytes, kind: str) -> np.ndarray:
 
 
 def _broken(kind: str) -> str:
-    return f"a {kind} that is truncated or damaged"
+    return f"a {kind} that is truncated, damaged or not supported"
 
 
 def _no_file(error: OSError) -> ImageUnreadable:

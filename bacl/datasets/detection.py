@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmdet.datasets import BaseDetDataset
@@ -18,19 +17,7 @@ from mmengine.dataset import force_full_init
 from bacl.datasets.annotations import Prepared
 from bacl.datasets.index import Index
 from bacl.datasets.samplers import Position, seed_sequence
-from bacl.errors import RunError, UsageError
-
-
-class ImageError(RunError):
-    """An image of the dataset cannot be read.
-
-    torch raises an error of a loader worker again with the worker's whole traceback as message;
-    the sentence is that text's last line.
-    """
-
-    def __str__(self) -> str:
-        last = super().__str__().strip().splitlines()[-1]
-        return last.removeprefix(f"{__name__}.{type(self).__name__}: ")
+from bacl.errors import UsageError
 
 
 @DATASETS.register_module()
@@ -140,27 +127,7 @@ class LVISFormatDataset(BaseDetDataset):
         sample = self.get_data_info(idx)
         if self._drawn is not None:
             sample["position"], sample["drawn_for"] = self._drawn.position, self._drawn.drawn_for
-        path = sample["img_path"]
-        try:
-            return self.pipeline(sample)
-        except Exception as error:
-            # What mmdet raises for a bad image depends on how it is bad; so ask the file.
-            if (reason := _unreadable(path)) is None:
-                raise
-            raise ImageError(f"{path}: expected a readable image, {reason}") from error
-
-
-def _unreadable(path: str) -> str | None:
-    """Why an image cannot be used, or None where it can."""
-    try:
-        content = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        return f"got: {error.strerror or error}"
-    if not content.size:
-        return "got an empty file"
-    if cv2.imdecode(content, cv2.IMREAD_COLOR) is None:
-        return f"got {content.size} bytes that are not one"
-    return None
+        return self.pipeline(sample)
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from hotcoco.primitives import bbox_iou
 
+from bacl.datasets.decoding import ImageUnreadable, read
 from bacl.errors import RunError
 from bacl.evaluation import Detections
 from bacl_platform.analysis import Analysis
 from bacl_platform.pages import Shown
-from bacl_platform.predict import Mark, font, mark, read_image
+from bacl_platform.predict import Mark, as_picture, font, mark
 from bacl_platform.report import Report
 
 if TYPE_CHECKING:
@@ -156,10 +157,11 @@ def _colour(analysis: Analysis, label: int) -> tuple[int, int, int]:
 def _read(path: Path) -> tuple["Image.Image", float]:
     """An image, as large as a column is, and by how much it was made larger or smaller."""
     try:
-        image = read_image(path)
-    except OSError as error:
+        image = as_picture(read(path))
+    except ImageUnreadable as error:
         raise RunError(
-            f"{path}: expected an image of the dataset, `--images 0` draws none: {error}"
+            f"{path}: expected a readable image of the dataset (`--images 0` draws none), "
+            f"got {error}"
         ) from error
     scale = _LONGEST / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

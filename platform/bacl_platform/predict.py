@@ -19,6 +19,7 @@ from bacl_platform.plan import Plan
 from bacl_platform.store import CHECKPOINT, Store, disk_errors, write_text
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
     from PIL.ImageFont import FreeTypeFont
     from rich.console import Console
@@ -80,6 +81,8 @@ def predict(
     """
     from rich.progress import track
 
+    from bacl.datasets.decoding import read
+
     images = list(dict.fromkeys(images))
     pictures = _picture_files(images, out)
     _check_images(images)
@@ -92,7 +95,8 @@ def predict(
         for image in track(
             images, "detecting", console=console, transient=True, disable=not console.is_terminal
         ):
-            found = inference_detector(detector, str(image)).pred_instances.cpu()
+            pixels = read(image)
+            found = inference_detector(detector, pixels).pred_instances.cpu()
             found = found[found.scores >= threshold]
             detections = [
                 Detection(label, classes[label], ids[label] if ids else None, score, box)
@@ -100,7 +104,7 @@ def predict(
                     found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist()
                 )
             ]
-            draw(read_image(image), detections).save(pictures[image])
+            draw(as_picture(pixels), detections).save(pictures[image])
             written.append(
                 {
                     "image": str(image),
@@ -216,25 +220,23 @@ def _check_images(images: Sequence[Path]) -> None:
 
 
 def _unreadable(path: Path) -> str | None:
-    import cv2  # MMDetection reads with it, but tells neither truncation nor the reason
+    from bacl.datasets.decoding import ImageUnreadable, read
 
     if path.is_dir():
         return "expected an image, got a folder: name the images in it"
     try:
-        read_image(path)
-    except FileNotFoundError:
-        return "no such image"
-    except Exception as error:
-        return f"expected a readable image: {error}"
-    return None if cv2.haveImageReader(str(path)) else "expected an image that OpenCV can read"
+        read(path)
+    except ImageUnreadable as error:
+        return f"expected a readable image, got {error}"
+    return None
 
 
-def read_image(path: Path) -> "Image.Image":
-    """The whole image as MMDetection sees it: RGB, turned as its EXIF data say."""
-    from PIL import Image, ImageOps
+def as_picture(pixels: "np.ndarray") -> "Image.Image":
+    """What `bacl.datasets.decoding` has read, to draw on."""
+    import cv2
+    from PIL import Image
 
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+    return Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
 
 
 def _picture_files(images: Sequence[Path], out: Path) -> dict[Path, Path]:
@@ -269,7 +271,10 @@ def draw(image: "Image.Image", detections: Sequence[Detection]) -> "Image.Image"
     from PIL import Image
 
     factor = -(-_SHORTEST_PICTURE // max(image.size))
-    picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    picture = image
+    if factor > 1:
+        size = (image.width * factor, image.height * factor)
+        picture = image.resize(size, Image.Resampling.BICUBIC)
     marks = [
         Mark(
             [value * factor for value in one.box],

@@ -113,5 +113,7 @@ def test_best_of_a_place_is_drawn_and_what_finds_a_box():
 def test_image_that_is_gone_is_told(study, analysed, tmp_path):
     split = analysed.prepared.val.model_copy(update={"images": str(tmp_path)})
     elsewhere = analysed.prepared.model_copy(update={"val": split})
-    with pytest.raises(RunError, match="expected an image of the dataset, `--images 0`"):
+    with pytest.raises(
+        RunError, match=r"readable image of the dataset \(`--images 0`.*got no such"
+    ):
         pictures.scenes(study, dataclasses.replace(analysed, prepared=elsewhere), NAMES, 0.3, 1)

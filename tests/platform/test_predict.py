@@ -96,6 +96,31 @@ def test_detections_of_a_run_are_drawn_and_written(
     assert Image.open(out / "photo.png").size == (96 * 7, 64 * 7)
 
 
+def test_picture_and_boxes_are_of_what_a_viewer_shows(variant, tmp_path):
+    """A WebP to be turned and a picture of 12 bits in 16, beside plain files of the same."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 8
+    images = {
+        name: tmp_path / name for name in ("turned.webp", "deep.png", "plain.png", "grey.png")
+    }
+    Image.fromarray(noise).save(images["turned.webp"], lossless=True, exif=exif)
+    Image.fromarray(np.rot90(noise)).save(images["plain.png"])
+    Image.fromarray((noise[..., 0].astype(np.uint16) << 4) + 7).save(images["deep.png"])
+    Image.fromarray(noise[..., 0]).save(images["grey.png"])
+    out = tmp_path / "out"
+    checkpoint = ["--checkpoint", variant / "checkpoint.pth", "--out", out]
+    done = predict(*images.values(), *checkpoint, "--score-threshold", 0)
+    assert done.exit_code == 0, done.stderr
+    written = json.loads((out / "predictions.json").read_text())["images"]
+    found = {image["picture"]: image["detections"] for image in written}
+    for one, other in (("turned", "plain"), ("deep", "grey")):
+        assert found[f"{one}.png"] == found[f"{other}.png"] != []
+        drawn = [np.asarray(Image.open(out / f"{name}.png")) for name in (one, other)]
+        assert np.array_equal(*drawn)
+    assert Image.open(out / "turned.png").size == (64 * 7, 96 * 7)
+
+
 def test_threshold_leaves_out_lower_scores(variant, image, tmp_path):
     checkpoint = ["--checkpoint", variant / "checkpoint.pth", "--out", tmp_path / "out"]
     predict(image, *checkpoint, "--score-threshold", 0)
@@ -161,9 +186,9 @@ def test_images_of_equal_stem_get_a_picture_each(variant, tmp_path):
 def test_unusable_images_are_listed_together_before_anything_runs(variant, image, tmp_path):
     whole = image.read_bytes()
     bad = {
-        "missing.jpg": "no such image",
-        "text.png": "expected a readable image: cannot identify image file",
-        "cut.jpg": "expected a readable image: image file is truncated",
+        "missing.jpg": "expected a readable image, got no such file",
+        "text.png": "expected a readable image, got none of JPEG, PNG, WEBP",
+        "cut.jpg": "expected a readable image, got a JPEG that is truncated, damaged or",
         "folder": "expected an image, got a folder",
     }
     (tmp_path / "text.png").write_text("no picture")

@@ -169,6 +169,42 @@ def test_orientation_is_applied_once_where_tiff_has_alpha(orientation, colours):
     assert np.array_equal(decode(content), seen_by_exif(colours, orientation)[..., ::-1])
 
 
+def tiled_tiff(pixels, orientation, side=32) -> bytes:
+    """RGB in tiles, which neither Pillow nor OpenCV writes."""
+    height, width, channels = pixels.shape
+    whole = np.pad(pixels, [(0, -height % side), (0, -width % side), (0, 0)])
+    corners = [(y, x) for y in range(0, height, side) for x in range(0, width, side)]
+    tiles = [whole[y : y + side, x : x + side].tobytes() for y, x in corners]
+    size = len(tiles[0])
+    tags = [
+        *[(256, [width]), (257, [height]), (258, [8 * pixels.itemsize] * channels), (259, [1])],
+        *[(262, [2]), (274, [orientation]), (277, [channels]), (322, [side]), (323, [side])],
+        *[(324, [8 + size * place for place in range(len(tiles))]), (325, [size] * len(tiles))],
+    ]
+    directory = 8 + size * len(tiles)
+    values_at = directory + 2 + 12 * len(tags) + 4
+    entries = values = b""
+    for tag, numbers in tags:
+        packed = struct.pack(f"<{len(numbers)}{'H' if tag == 258 else 'I'}", *numbers)
+        entries += struct.pack("<HHI", tag, 3 if tag == 258 else 4, len(numbers))
+        if len(packed) <= 4:
+            entries += packed
+        else:
+            entries += struct.pack("<I", values_at + len(values))
+            values += packed
+    head = b"II*\0" + struct.pack("<I", directory)
+    return head + b"".join(tiles) + struct.pack("<H", len(tags)) + entries + bytes(4) + values
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_orientation_is_applied_once_to_tiles(kind, orientation):
+    most = np.iinfo(kind).max
+    pixels = np.random.default_rng(6).integers(0, most, (70, 99, 3), dtype=kind, endpoint=True)
+    expected = seen_by_exif(pixels // ((most + 1) // 256), orientation)[..., ::-1]
+    assert np.array_equal(decode(tiled_tiff(pixels, orientation)), expected)
+
+
 def test_orientation_behind_the_pixels_of_png_counts(colours):
     exif = Image.Exif()
     exif[274] = 6
@@ -177,6 +213,16 @@ def test_orientation_behind_the_pixels_of_png_counts(colours):
     assert seen_size(content) == (HEIGHT, WIDTH)
     assert np.array_equal(decode(content), seen_by_exif(colours, 6)[..., ::-1])
     assert np.array_equal(decode(content), by_opencv(content))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_exif_of_either_byte_order_counts(form, colours):
+    for start, numbers in ((b"II*\0", "<IHHHIHHI"), (b"MM\0*", ">IHHHIHHI")):
+        tags = struct.pack(numbers, 8, 1, 274, 3, 1, 6, 0, 0)
+        content = encoded(colours, form, exif=b"Exif\0\0" + start + tags)
+        assert header(content).orientation == 6
+        if form != "WEBP":
+            assert np.array_equal(decode(content), by_opencv(content))
 
 
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff"])
@@ -234,11 +280,20 @@ def test_black_picture_of_16_bits_stays_black():
     assert not decode(encoded(np.zeros((HEIGHT, WIDTH), dtype=np.uint16), "PNG")).any()
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_larger_and_floating_samples_are_refused(kind, colours):
-    content = encoded(colours[..., 0].astype(kind), "TIFF")
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("float32", "floating samples of 32 bits"),
+        ("float64", "floating samples of 64 bits"),
+        ("int32", "signed samples of 32 bits"),
+        ("int16", "signed samples of 16 bits"),
+    ],
+)
+def test_larger_signed_and_floating_samples_are_refused(kind, told, colours):
+    plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1]  # else OpenCV writes floating samples as LogLuv
+    content = cv2.imencode(".tiff", colours.astype(kind), plain)[1].tobytes()
     for ask in (decode, seen_size):
-        with pytest.raises(ImageUnreadable, match="a TIFF with samples of 32 bits"):
+        with pytest.raises(ImageUnreadable, match=f"^a TIFF with {told}; unsigned ones of up to"):
             ask(content)
 
 
@@ -251,6 +306,16 @@ def test_transparent_pixels_show_the_colour_that_is_stored(form, colours):
     alpha[:4], alpha[4:8] = 0, 100
     content = encoded(np.dstack([colours, alpha]), form, **LOSSLESS[form])
     assert np.array_equal(decode(content), colours[..., ::-1])
+
+
+def test_tiff_of_colours_multiplied_by_alpha_shows_the_colours(colours):
+    alpha = np.full((HEIGHT, WIDTH, 1), 200, dtype=np.uint8)
+    multiplied = (colours.astype(float) * alpha / 255).round().astype(np.uint8)
+    content = encoded(np.dstack([multiplied, alpha]), "TIFF")
+    tag = struct.pack("<HHIHH", 338, 3, 1, 2, 0)
+    assert content.count(tag) == 1
+    content = content.replace(tag, struct.pack("<HHIHH", 338, 3, 1, 1, 0))
+    assert np.abs(decode(content)[..., ::-1].astype(int) - colours).max() <= 2
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
@@ -290,7 +355,9 @@ def test_files_that_end_early_are_refused_in_every_format(form):
     pixels = np.random.default_rng(5).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     content = encoded(pixels, form)
     for share in (0.3, 0.6, 0.95):
-        with pytest.raises(ImageUnreadable, match=f"^a {form} that is truncated or damaged$"):
+        with pytest.raises(
+            ImageUnreadable, match=f"^a {form} that is truncated, damaged or not supported$"
+        ):
             decode(content[: int(len(content) * share)])
 
 
@@ -298,14 +365,14 @@ def test_files_that_end_early_are_refused_in_every_format(form):
 def test_jpeg_without_its_last_bytes_is_refused(progressive):
     pixels = np.random.default_rng(5).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     content = encoded(pixels, "JPEG", progressive=progressive)
-    with pytest.raises(ImageUnreadable, match="truncated or damaged"):
+    with pytest.raises(ImageUnreadable, match="truncated, damaged or not supported"):
         decode(content[:-2])
 
 
 def test_damaged_pixels_of_png_are_refused(colours):
     content = bytearray(encoded(colours, "PNG"))
     content[content.index(b"IDAT") + 40] ^= 0xFF
-    with pytest.raises(ImageUnreadable, match="a PNG that is truncated or damaged"):
+    with pytest.raises(ImageUnreadable, match="a PNG that is truncated, damaged or not supported"):
         decode(bytes(content))
 
 
@@ -313,13 +380,13 @@ def test_damaged_pixels_of_png_are_refused(colours):
     ("content", "reason"),
     [
         (b"", "an empty file"),
-        (b"P", "no image format that is known (JPEG, PNG, "),
-        (b"<html>404</html>", "no image format that is known (JPEG, PNG, "),
-        (b"\x89PNG\r\n\x1a\n", "a PNG that is truncated or damaged"),
-        (b"II*\0", "a TIFF that is truncated or damaged"),
-        (b"II*\0\xff\xff\xff\x7f", "a TIFF that is truncated or damaged"),
-        (b"\xff\xd8\xff\xe0", "a JPEG that is truncated or damaged"),
-        (b"RIFF\0\0\0\0WEBPVP8 ", "a WEBP that is truncated or damaged"),
+        (b"P", "none of JPEG, PNG, "),
+        (b"<html>404</html>", "none of JPEG, PNG, "),
+        (b"\x89PNG\r\n\x1a\n", "a PNG that is truncated, damaged or not supported"),
+        (b"II*\0", "a TIFF that is truncated, damaged or not supported"),
+        (b"II*\0\xff\xff\xff\x7f", "a TIFF that is truncated, damaged or not supported"),
+        (b"\xff\xd8\xff\xe0", "a JPEG that is truncated, damaged or not supported"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "a WEBP that is truncated, damaged or not supported"),
     ],
 )
 def test_what_is_no_image_is_told_by_all_alike(content, reason, tmp_path):

@@ -1,7 +1,6 @@
 """Each thing that may be wrong with a data set, made wrong in a small sound one."""
 
 import copy
-import io
 import json
 import shutil
 from pathlib import Path
@@ -116,7 +115,7 @@ def test_truncated_images_are_told_where_they_are_decoded(folder):
         path = folder.images / f"{i}.jpg"
         path.write_bytes(path.read_bytes()[:-500])
     (problem,) = folder.problems()
-    reason = "a JPEG that is truncated or damaged"
+    reason = "a JPEG that is truncated, damaged or not supported"
     assert problem == f"images: 2 images: cannot be decoded: 1.jpg ({reason}), 2.jpg ({reason})"
     assert folder.problems(quick=True) == []
 
@@ -127,7 +126,7 @@ def test_files_that_are_no_images_are_told(folder, quick):
     (folder.images / "2.jpg").write_text("<html>404</html>")
     first, second = folder.problems(quick)
     assert first == "images: 1 image: cannot be read, got an empty file: 1.jpg"
-    assert second.startswith("images: 1 image: cannot be read, got no image format that is known")
+    assert second.startswith("images: 1 image: cannot be read, got none of JPEG, PNG, ")
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -147,22 +146,28 @@ def test_other_size_than_annotated_is_told(folder, quick):
     ]
 
 
-def test_size_is_what_training_sees_after_turning(folder):
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    folder.photograph(1, HEIGHT, WIDTH, exif=turned)
-    assert folder.problems() == []
-    folder.photograph(2, exif=turned)
-    (problem,) = folder.problems()
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_size_is_what_training_sees_after_turning(folder, form, quick):
+    turned = {"exif": Image.Exif()}
+    turned["exif"][0x0112] = 6
+    if form == "TIFF":
+        turned = {"tiffinfo": {0x0112: 6}}
+    folder.photograph(1, HEIGHT, WIDTH, format=form, **turned)
+    assert folder.problems(quick) == []
+    folder.photograph(2, format=form, **turned)
+    (problem,) = folder.problems(quick)
     assert "2.jpg is 30 x 40, annotated 40 x 30" in problem
 
 
-def test_format_that_training_cannot_read_is_told(folder):
-    content = io.BytesIO()
-    Image.new("RGB", (WIDTH, HEIGHT)).save(content, "PCX")
-    (folder.images / "1.jpg").write_bytes(content.getvalue())
-    (problem,) = folder.problems()
-    assert problem.startswith("images: 1 image: cannot be read, got no image format that is known")
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_training_refuses_is_a_problem(folder, quick):
+    floating = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
+    Image.fromarray(floating).save(folder.images / "1.jpg", "TIFF")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder.images / "2.jpg", "PCX")
+    first, second = folder.problems(quick)
+    assert first.startswith("images: 1 image: cannot be read, got a TIFF with floating samples")
+    assert second.startswith("images: 1 image: cannot be read, got none of JPEG, PNG, ")
 
 
 # Splits
