@@ -67,7 +67,7 @@ def stage_config(
             "type": "ResamplingDetector" if resampling else "BankDetector",
             "freeze": freeze,
             "channels_last": recipe.channels_last,
-            **two_stage(detector, recipe.proposals, seed, resampling),
+            **two_stage(detector, recipe, seed, resampling),
             "roi_head": roi_head(
                 detector,
                 len(prepared.categories),

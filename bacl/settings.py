@@ -113,7 +113,13 @@ class Detector(Settings):
     rpn_samples: int = Field(256, gt=0)
     roi_samples: int = Field(512, gt=0)
     """RoIs per image that the box head trains on, a quarter of them foreground."""
+    match_low_quality: bool | None = None
+    """Whether the proposal that overlaps an object most is assigned to it even where it overlaps
+    another more. Null follows the release: true, but for a Cascade R-CNN, where MMDetection's
+    configurations, which the release has none of, say false."""
     test_proposals: int = Field(1000, gt=0)
+    """Proposals at test: of each pyramid level before the RPN's suppression, and of an image kept
+    after it. Both are 1000 in the release."""
     score_threshold: float = Field(1e-4, ge=0, lt=1)
     nms_iou: float = Field(0.5, gt=0, le=1)
     max_detections: int = Field(300, gt=0)
@@ -201,7 +207,11 @@ class Recipe(Settings):
     test_scale: Size = (1333, 800)
     flip: float = Field(0.5, ge=0, le=1)
     proposals: int = Field(2000, gt=0)
-    """Proposals kept after the RPN's suppression while training."""
+    """Proposals of an image kept after the RPN's suppression while training: 2000 in both of
+    BACL's stages, 1000 for the baselines."""
+    proposals_before_nms: int = Field(2000, gt=0)
+    """Best proposals of each pyramid level that the RPN's suppression sees while training: 2000 in
+    every released configuration, however many are kept."""
     proposal_nms: list[Annotated[float, Field(gt=0, le=1)]] | None = None
     """IoU at which proposals of each frequency group, rarest first, suppress each other while
     training; null means 0.7 for all. Forest R-CNN's is [0.9, 0.8, 0.7], `bacl.resampling`."""

@@ -2,15 +2,26 @@
 
 import pytest
 import torch
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import DATASETS, MODELS, TASK_UTILS
 from mmengine.config import ConfigDict
-from training import DETECTOR, RECIPE, build, config_of, train
+from mmengine.structures import InstanceData
+from training import DETECTOR, RECIPE, batch_of, build, config_of, stream_of, train
 
 from bacl.config import portable, stage_config
 from bacl.datasets.annotations import Prepared
 from bacl.datasets.samplers import Position
 from bacl.errors import UsageError
-from bacl.settings import BACL, BCE, FCBL, Hallucination, Sigmoid, Softmax
+from bacl.settings import (
+    BACL,
+    BCE,
+    FCBL,
+    Detector,
+    Hallucination,
+    Recipe,
+    Schedule,
+    Sigmoid,
+    Softmax,
+)
 
 SMALL = Hallucination(categories=3, samples=4)
 
@@ -130,9 +141,91 @@ def test_every_indicator_and_every_combination_of_terms_trains_in_one_bank(datas
     torch.testing.assert_close(weights["off"], weights["bce"])
 
 
+def test_baselines_of_fewer_proposals_choose_them_among_as_many(dataset_info):
+    """The release keeps 1000 or 2000 proposals of 2000 in training, and 1000 of 1000 at test."""
+    for kept in (1000, 2000):
+        recipe = Recipe(schedule=Schedule(iterations=1), proposals=kept)
+        model = stage_config(
+            Detector(),
+            Prepared.load(dataset_info),
+            dataset_info,
+            recipe,
+            {"bce": BCE(method="bce")},
+            [],
+            seed=0,
+            workers=1,
+        )["model"]
+        train, test = model["train_cfg"]["rpn_proposal"], model["test_cfg"]["rpn"]
+        assert (train["nms_pre"], train["max_per_img"]) == (2000, kept)
+        assert (test["nms_pre"], test["max_per_img"]) == (1000, 1000)
+
+
+def test_proposals_before_suppression_are_a_field_of_their_own(dataset_info):
+    found = {}
+    for before in (1, 2000):
+        config = configured(dataset_info, {"proposals": 30, "proposals_before_nms": before})
+        model = build(config)
+        dataset = DATASETS.build(config["train_dataloader"]["dataset"])
+        batch = batch_of(dataset, iter(stream_of(config, dataset)), 2)
+        data = model.data_preprocessor(batch, training=True)
+        outputs = model.rpn_head(model.extract_feat(data["inputs"]))
+        metas = [sample.metainfo for sample in data["data_samples"]]
+        cfg = ConfigDict(config["model"]["train_cfg"]["rpn_proposal"])
+        found[before] = model.rpn_head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=cfg)
+    assert all(0 < len(proposals) <= 5 for proposals in found[1])  # one of each level
+    assert all(len(proposals) == 30 for proposals in found[2000])
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [
+        ("faster_rcnn", None, True),
+        ("mask_rcnn", None, True),
+        ("cascade_rcnn", None, False),
+        ("faster_rcnn", False, False),
+        ("cascade_rcnn", True, True),
+    ],
+)
+def test_proposals_of_low_overlap_are_matched_as_the_release_does(
+    dataset_info, kind, given, expected
+):
+    config = configured(dataset_info, detector={"type": kind, "match_low_quality": given})
+    rcnn = config["model"]["train_cfg"]["rcnn"]
+    for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
+        assert stage["assigner"]["match_low_quality"] is expected
+
+
+def test_object_gets_the_proposal_that_overlaps_it_most(dataset_info):
+    """Both proposals overlap object 0 more, but the second is the best that object 1 has."""
+    objects = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 16]])
+    proposals = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 12]])
+    found = {}
+    for given in (True, False):
+        config = configured(dataset_info, detector={"match_low_quality": given})
+        assigner = TASK_UTILS.build(config["model"]["train_cfg"]["rcnn"]["assigner"])
+        assigned = assigner.assign(
+            InstanceData(priors=proposals),
+            InstanceData(bboxes=objects, labels=torch.tensor([0, 1])),
+        )
+        found[given] = (assigned.gt_inds - 1).tolist()
+    assert found == {True: [0, 1], False: [0, 0]}
+
+
 def test_key_ignores_where_files_are_and_how_ranks_share(dataset_info):
     prepared = Prepared.load(dataset_info)
     moved = prepared.train.model_copy(update={"images": "/elsewhere", "annotations": "/a.json"})
     assert portable(configured(dataset_info, train=moved)) == portable(configured(dataset_info))
-    other = configured(dataset_info, {"proposals": 77})
-    assert portable(other) != portable(configured(dataset_info))
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("recipe", {"proposals": 77}),
+        ("recipe", {"proposals_before_nms": 77}),
+        ("detector", {"match_low_quality": False}),
+    ],
+)
+def test_key_changes_with_each_option_of_the_release(dataset_info, part, change):
+    assert portable(configured(dataset_info, **{part: change})) != portable(
+        configured(dataset_info)
+    )
