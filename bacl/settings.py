@@ -138,7 +138,8 @@ Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 class Schedule(Settings):
     """Length and learning rate of a stage, in epochs or in iterations.
 
-    An epoch is as many images as the training split has, whichever of them the sampler shows.
+    An epoch is as many images as the training split has to show, `Recipe.smallest_image` and
+    `images_without_boxes`, whichever of them the sampler shows.
     """
 
     epochs: int | None = Field(None, gt=0)
@@ -198,8 +199,19 @@ class Recipe(Settings):
     each category equally often."""
     repeat_threshold: float = Field(1e-3, gt=0, lt=1)
     """t of `repeat_factor`: the share of images below which a category is repeated."""
+    group_aspect_ratio: bool = True
+    """Whether the two images of a pair are both wider than high or both not, as the release's are:
+    a batch of two then has little padding. The order otherwise stays as random."""
+    images_without_boxes: bool = False
+    """Whether images without annotations train; the release leaves them out."""
+    smallest_image: int = Field(32, ge=0)
+    """Pixels that the shorter side of a training image has at least; the release's."""
+    smallest_box: float = Field(1, ge=0)
+    """Pixels of the original image that each side of a training box has at least; the release's.
+    Smaller ones are left out; an image that has no others trains without boxes."""
     augmentation: Literal["multi_scale", "copy_paste"] = "multi_scale"
-    """`copy_paste` is simple Copy-Paste on large-scale jitter, section III-B; it needs masks."""
+    """`copy_paste` is simple Copy-Paste on large-scale jitter, section III-B; it needs masks. An
+    image whose crop has no box left is replaced by another."""
     copy_paste_size: Annotated[int, Field(gt=0)] = 1280
     """Side of the square image that Copy-Paste works on, in pixels."""
     scales: list[Size] = [(1333, side) for side in (640, 672, 704, 736, 768, 800)]
