@@ -217,7 +217,8 @@ def in_pairs(wide: np.ndarray, begin: int) -> np.ndarray:
     the elements, if either kind is left with one, and the first beside what was before it.
     """
     single = begin % 2
-    pairs, left = [], [np.arange(min(single, len(wide)))]
+    pairs: list[np.ndarray] = []
+    left: list[np.ndarray] = [np.arange(min(single, len(wide)))]
     for kind in (True, False):
         own = single + np.flatnonzero(wide[single:] == kind)
         whole = len(own) // 2 * 2
