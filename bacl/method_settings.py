@@ -89,7 +89,7 @@ class EQLv2(Method):
     )
     open_points: ClassVar[tuple[str, ...]] = (
         "g is 100 before a category's first gradient, and background's column has weight 1 and no "
-        "part in G, as in the release; its paper says neither",
+        "part in G, as in the release",
     )
 
 
@@ -190,7 +190,8 @@ class DisAlign(Method):
     open_points: ClassVar[tuple[str, ...]] = (
         "the file of counts is not public: images or instances, an option",
         "the strong version's cosine base is had by a stage before with method `cosine`",
-        "which of both BACL's rows are is unknown: with ResNet-50 they look plain, with 101 strong",
+        "which of both BACL's rows are is unknown: on LVIS v1.0, ResNet-50's looks plain and 101's "
+        "strong",
         "the release trains 4,500 iterations on LVIS v0.5; BACL's protocol, 12 epochs, is longer",
     )
 

@@ -31,11 +31,6 @@ def test_card_tells_source_equations_options_and_open_points(name):
             assert info.description and f" {field} " in output
 
 
-def test_no_card_of_a_method_with_a_choice_of_its_own_is_silent():
-    silent = [name for name, method in METHODS.items() if not method.open_points]
-    assert silent == ["softmax"]  # there is nothing to choose in plain cross-entropy
-
-
 @pytest.mark.parametrize(
     "words",
     [
