@@ -20,6 +20,7 @@ from training import (
     train_and_save,
 )
 
+from bacl import bank as bank_module
 from bacl.datasets.annotations import Prepared
 from bacl.errors import UsageError
 from bacl.settings import BACL, BCE, FCBL, Hallucination, Softmax
@@ -111,6 +112,26 @@ def test_two_ranks_equal_one_with_one_reduction_a_step(config, bank, tmp_path):
     two = torch.load(tmp_path / "0.pth", weights_only=True)
     for key, value in two.items():
         torch.testing.assert_close(value, bank[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_one_reduction_sums_every_tensor_in_its_own_type(monkeypatch):
+    """Moments need float64; what else travels with them is what it was before."""
+    sent = []
+
+    def all_reduce(flat, operation):
+        sent.append((len(flat), operation))
+        flat *= 3  # as of three ranks that have the same
+
+    monkeypatch.setattr(bank_module, "get_world_size", lambda: 3)
+    monkeypatch.setattr(bank_module, "all_reduce", all_reduce)
+    moments = torch.tensor([[1.0, 1e8 + 0.25]], dtype=torch.float64)
+    tallies = [{"moments": moments, "counts": torch.tensor([2.0, 5.0])}, {"mine": torch.ones(2, 3)}]
+    first, second = bank_module.reduce_sum(tallies)
+    assert sent == [(10, "sum")]
+    assert first["moments"].tolist() == [[3, 3e8 + 0.75]]
+    assert first["counts"].tolist() == [6, 15] and second["mine"].tolist() == [[3] * 3] * 2
+    assert first["moments"].dtype == torch.float64
+    assert first["counts"].dtype == second["mine"].dtype == torch.float32
 
 
 def test_rank_without_ground_truth_neither_hangs_nor_differs(config, tmp_path):
