@@ -61,6 +61,11 @@ def examine(
         "train": ("which training leaves out", "which training clips"),
         "val": (f"which evaluation takes as {judge} does",) * 2,
     }[split]
+    tiny = (
+        "which training leaves out unless recipe.smallest_box is smaller"
+        if split == "train"
+        else here[0]
+    )
     for annotation in content.annotations:
         image = content.images[annotation["image"]]
         width, height, number = image["width"], image["height"], annotation["id"]
@@ -71,8 +76,8 @@ def examine(
             odd.add(f"boxes outside of their image, {here[0]}", number)
         elif max(-x, -y, x + w - width, y + h - height) > VISIBLE:
             odd.add(f"boxes (x, y, width, height) that reach out of their image, {here[1]}", number)
-        elif w < 1 and h < 1:
-            odd.add("boxes smaller than a pixel, perhaps not given in pixels", number)
+        elif w < 1 or h < 1:
+            odd.add(f"boxes with a side under a pixel, {tiny}", number)
         if w > 0 and h > 0 and (area := annotation.get("area")) is not None:
             if area <= 0:
                 odd.add("areas of 0 or less, in whose place their box's is taken", number)

@@ -114,6 +114,23 @@ class Index:
         images, labels = np.concatenate([np.zeros((2, 0), dtype=np.int64), *pairs], axis=1)
         return images, labels
 
+    def trained(self, least_side: int, empty: bool) -> np.ndarray:
+        """Places of the images that training shows, rising.
+
+        least_side: pixels that the shorter side of an image must have. empty: whether images
+        without annotations are among them; crowds and boxes of any size are annotations.
+        """
+        kept = [
+            (np.minimum(part.width, part.height) >= least_side) & (empty | (part.totals() > 0))
+            for _, part in self._all()
+        ]
+        return np.flatnonzero(np.concatenate([np.zeros(0, dtype=bool), *kept]))
+
+    def wide(self) -> np.ndarray:
+        """Whether each image is wider than high, (I,)."""
+        found = [part.width > part.height for _, part in self._all()]
+        return np.concatenate([np.zeros(0, dtype=bool), *found])
+
     def without_mask(self) -> int | str | None:
         """The id of the first annotation that has no mask; None where all have one."""
         for _, part in self._all():
@@ -199,9 +216,13 @@ class _Part:
                 found.append(None)
         return found
 
+    def totals(self) -> np.ndarray:
+        """How many annotations each image has."""
+        return np.diff(self.starts)
+
     def shown(self) -> np.ndarray:
         """(row, label) of every annotation that is no crowd, (2, such annotations)."""
-        rows = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        rows = np.repeat(np.arange(len(self)), self.totals())
         return np.stack([rows, self.labels])[:, self.crowd == 0]
 
     def without_mask(self) -> list[str]:

@@ -133,6 +133,100 @@ def test_boxes_are_clipped_and_those_without_area_left_out(folder):
     assert boxes == [[0, 0, 5, 5], [30, 20, 40, 32]]
 
 
+def test_boxes_under_a_pixel_are_left_out_where_asked_for(folder):
+    box = {"id": 1, "image_id": 10, "category_id": 7}
+    boxes = [[1, 1, 0.99, 9], [1, 1, 1, 1], [1, 1, 9, 0.5], [1, 1, 9, 9]]
+    image = {"id": 10, "file_name": "0.png", "width": 40, "height": 32}
+    write(folder, [image], [{**box, "bbox": each} for each in boxes])
+
+    def kept(**options):
+        instances = build(folder, **options).get_data_info(0)["instances"]
+        return [instance["bbox"] for instance in instances]
+
+    assert kept(least_box=1) == [[1, 1, 2, 2], [1, 1, 10, 10]]
+    assert len(kept()) == 4
+
+
+def test_images_that_do_not_train_are_not_there_for_anyone(folder):
+    whole, some = build(folder), build(folder, empty=False)
+    assert (len(whole), len(some)) == (7, 6)
+    ids = [10, 11, 12, 14, 15, 16]
+    assert [some.get_data_info(place)["img_id"] for place in range(6)] == ids
+    images, labels = some.presence()
+    expected = {
+        (ids.index(10 + place), label)
+        for place, label in zip(*map(np.ndarray.tolist, whole.presence()))
+    }
+    assert set(zip(images.tolist(), labels.tolist())) == expected and len(expected) == 5
+    with pytest.raises(IndexError):
+        some.get_data_info(6)
+    assert len(build(folder, least_side=33)) == 0
+
+
+CROPS = [
+    {"type": "LoadImageFromFile"},
+    {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
+    {
+        "type": "RandomCrop",
+        "crop_size": (12, 12),
+        "allow_negative_crop": True,
+        "recompute_bbox": True,
+    },
+    {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2), "keep_empty": False},
+    {"type": "RequireBoxes"},
+    {"type": "PackDetInputs", "meta_keys": META[:2] + META[4:]},
+]
+
+
+@pytest.fixture
+def turned(folder):
+    """Twelve images with a box in a corner, which is a crowd in the last; every third is higher
+    than wide."""
+    images, annotations = [], []
+    for i in range(12):
+        width, height = (32, 40) if i % 3 == 0 else (40, 32)
+        pixels = np.full((height, width, 3), 20 * i, dtype=np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{i}.png"), pixels)
+        images.append({"id": i, "file_name": f"{i}.png", "width": width, "height": height})
+        annotation = {"id": i, "image_id": i, "category_id": 7, "bbox": [5, 5, 10, 10]}
+        annotations.append({**annotation, "segmentation": POLYGON, "iscrowd": int(i == 11)})
+    write(folder, images, annotations)
+    return folder
+
+
+def test_image_whose_crop_lost_all_boxes_is_replaced_by_one_of_its_orientation(turned):
+    dataset, replaced = build(turned, CROPS), set()
+    for position in range(180):
+        sample = dataset[Position(position, position % 12)]["data_samples"]
+        assert len(sample.gt_instances) == 1 and sample.position == position
+        assert (sample.img_id % 3 == 0) == (position % 3 == 0)
+        if sample.img_id != position % 12:
+            replaced.add((position % 12, sample.img_id))
+    assert all(place != 11 for _, place in replaced)  # it has a crowd alone
+    assert {place for place, _ in replaced} == set(range(12))
+    others = {place for own, place in replaced if own == 1}
+    assert others == {2, 4, 5, 7, 8, 10}
+
+
+def test_replacements_depend_on_seed_and_position_only(turned):
+    def summaries(dataset, places):
+        found = [(p, dataset[Position(p, p % 12)]) for p in places]
+        return {p: (s["data_samples"].img_id, s["inputs"].sum().item()) for p, s in found}
+
+    expected = summaries(build(turned, CROPS), range(60))
+    np.random.seed(8)
+    assert summaries(build(turned, CROPS), reversed(range(60))) == expected
+    assert summaries(build(turned, CROPS, seed=1), range(60)) != expected
+
+
+def test_pipeline_without_use_for_any_image_is_told(turned):
+    dataset = build(turned, CROPS)
+    dataset.max_refetch = 5
+    dataset.pipeline.transforms[-2].transform = lambda results: None
+    with pytest.raises(RunError, match=r"train\.arrow: expected images whose objects remain"):
+        dataset[Position(0, 0)]
+
+
 def test_crowd_is_ignored_in_training(folder):
     sample = build(folder)[0]["data_samples"]
     assert len(sample.gt_instances) == 0 and len(sample.ignored_instances) == 1

@@ -116,6 +116,24 @@ def test_presence_is_every_category_of_every_image_once(path, rows):
     assert list(zip(images.tolist(), labels.tolist())) == expected
 
 
+def test_trained_are_large_enough_images_with_annotations(tmp_path):
+    """Crowds and boxes of no size count as annotations, as in the release."""
+    sizes = [(40, 30), (31, 90), (32, 32), (90, 31), (33, 400)] * 500  # more than a part's
+    rows, places = [], {}
+    draw = random.Random(0)
+    for place, (width, height) in enumerate(sizes):
+        annotation = {"id": place, "label": 0, "bbox": [0, 0, 0.1, 3], "iscrowd": 1}
+        own = [annotation] if draw.random() < 0.7 else []
+        rows.append(({"id": place, "width": width, "height": height}, f"{place}.jpg", own))
+        places[place] = bool(own), min(width, height)
+    index.write(tmp_path / "c.arrow", rows)
+    read = Index(tmp_path / "c.arrow")
+    for least, empty in [(0, True), (32, True), (0, False), (32, False), (34, False)]:
+        expected = [p for p, (own, side) in places.items() if side >= least and (own or empty)]
+        assert read.trained(least, empty).tolist() == expected
+    assert read.wide().tolist() == [width > height for width, height in sizes]
+
+
 @pytest.mark.parametrize("number", [7, "7", 10**30, "ä"])
 def test_first_annotation_without_mask_is_found(rows, tmp_path, number):
     without = [a for _, _, own in rows for a in own if "segmentation" not in a]
@@ -134,6 +152,7 @@ def test_split_of_no_images_has_none(tmp_path):
     read = Index(tmp_path / "a.arrow")
     assert len(read) == 0
     assert [len(column) for column in read.presence()] == [0, 0]
+    assert len(read.trained(0, True)) == len(read.wide()) == 0
 
 
 def test_arrays_are_the_file_and_cannot_be_changed(path):
