@@ -134,7 +134,7 @@ def test_boxes_are_clipped_and_those_without_area_left_out(folder):
 
 
 def test_boxes_under_a_pixel_are_left_out_where_asked_for(folder):
-    box = {"id": 1, "image_id": 10, "category_id": 7}
+    box = {"id": 1, "image": 0, "label": 1}
     boxes = [[1, 1, 0.99, 9], [1, 1, 1, 1], [1, 1, 9, 0.5], [1, 1, 9, 9]]
     image = {"id": 10, "file_name": "0.png", "width": 40, "height": 32}
     write(folder, [image], [{**box, "bbox": each} for each in boxes])
@@ -150,12 +150,11 @@ def test_boxes_under_a_pixel_are_left_out_where_asked_for(folder):
 def test_images_that_do_not_train_are_not_there_for_anyone(folder):
     whole, some = build(folder), build(folder, empty=False)
     assert (len(whole), len(some)) == (7, 6)
-    ids = [10, 11, 12, 14, 15, 16]
+    ids = [0, 1, 2, 4, 5, 6]
     assert [some.get_data_info(place)["img_id"] for place in range(6)] == ids
     images, labels = some.presence()
     expected = {
-        (ids.index(10 + place), label)
-        for place, label in zip(*map(np.ndarray.tolist, whole.presence()))
+        (ids.index(place), label) for place, label in zip(*map(np.ndarray.tolist, whole.presence()))
     }
     assert set(zip(images.tolist(), labels.tolist())) == expected and len(expected) == 5
     with pytest.raises(IndexError):
@@ -188,8 +187,10 @@ def turned(folder):
         pixels = np.full((height, width, 3), 20 * i, dtype=np.uint8)
         cv2.imwrite(str(folder / "images" / f"{i}.png"), pixels)
         images.append({"id": i, "file_name": f"{i}.png", "width": width, "height": height})
-        annotation = {"id": i, "image_id": i, "category_id": 7, "bbox": [5, 5, 10, 10]}
-        annotations.append({**annotation, "segmentation": POLYGON, "iscrowd": int(i == 11)})
+        annotation = {"id": i, "image": i, "label": 1, "bbox": [5, 5, 10, 10]}
+        annotations.append(
+            {**annotation, "segmentation": [np.array(POLYGON[0])], "iscrowd": int(i == 11)}
+        )
     write(folder, images, annotations)
     return folder
 
@@ -295,7 +296,7 @@ def test_boxes_are_at_their_objects_however_the_image_is_stored(folder, form, or
     exif[274] = orientation
     how = {"tiffinfo": {274: orientation}} if form == "TIFF" else {"exif": exif}
     stored.save(folder / "images" / "0.png", format=form, **how)
-    annotation = {"id": 1, "image_id": 10, "category_id": 7, "bbox": [20, 4, 16, 8]}
+    annotation = {"id": 1, "image": 0, "label": 1, "bbox": [20, 4, 16, 8]}
     image = {"id": 10, "file_name": "0.png", "width": 40, "height": 32}
     write(folder, [image], [annotation])
     pipeline = [PIPELINE[0], PIPELINE[1], {"type": "PackDetInputs", "meta_keys": ("img_id",)}]
