@@ -24,7 +24,7 @@ from bacl.method_settings import (
     SimCal,
     Variant,
 )
-from bacl.settings import Detector, Recipe
+from bacl.settings import DRAWN_CATEGORIES, Detector, Recipe
 from bacl.trees import read_trees
 
 _PRECISION = {
@@ -244,6 +244,8 @@ def variant_options(
     options = settings.model_dump()
     categories = prepared.categories
     hallucination = options.get("hallucination")
+    if hallucination and hallucination["categories"] is None:
+        hallucination["categories"] = min(DRAWN_CATEGORIES, len(categories))
     if hallucination and hallucination["categories"] > len(categories):
         raise UsageError(
             f"variants.{name}.hallucination.categories: expected at most the dataset's "

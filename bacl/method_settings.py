@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field, model_validator
 
 from bacl import settings
-from bacl.settings import Method
+from bacl.settings import Method, meaning
 
 
 class Tailed(Method):
@@ -320,7 +320,7 @@ class Forest(Method):
     corrected by how likely its parents are. Softmax."""
 
     method: Literal["forest"]
-    trees: str
+    trees: Annotated[str, meaning("the path of a file that `bacl trees` has made")]
     """File with each category's parents, as `bacl trees` makes it; relative to the experiment's."""
     source: ClassVar[str] = "Wu et al., Forest R-CNN, 2020"
     equations: ClassVar[str] = (

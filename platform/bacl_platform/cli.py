@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -565,13 +566,23 @@ def planned(
     from bacl_platform.plan import make_plan
     from bacl_platform.store import Store, disk_errors
 
-    chosen = [*(overrides or []), *([f"seeds=[{seeds}]"] if seeds else [])]
-    experiment, where = load(file, chosen), Store(store)
+    experiment, where = load(file, _chosen(overrides, seeds)), Store(store)
     with disk_errors(where.root):
         prepared = prepare(experiment.dataset, where.datasets)
     for warning in prepared.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return make_plan(experiment, prepared, where), where
+
+
+def _chosen(overrides: list[str] | None, seeds: str | None) -> list[str]:
+    """The overrides of a file's fields, those of --seeds among them."""
+    if seeds is None:
+        return overrides or []
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", seeds):
+        raise UsageError(
+            f"--seeds: expected whole numbers with commas between, such as 0,1, got {seeds!r}"
+        )
+    return [*(overrides or []), f"seeds=[{seeds}]"]
 
 
 def _report_sweep(
@@ -612,7 +623,7 @@ def swept(
     from bacl_platform.sweep import Preparation, SweepFile, plan_sweeps
 
     where = Store(store)
-    chosen = [*(overrides or []), *([f"seeds=[{seeds}]"] if seeds else [])]
+    chosen = _chosen(overrides, seeds)
     read = [SweepFile(file, chosen) for file in files]
     for file in read:
         count = file.sweep.count()

@@ -37,9 +37,19 @@ def test_mistake_in_a_file_exits_2_with_a_line_for_each(tiny, store):
     result = bacl("plan", str(tiny), "--set", "seeds=5", "--set", "baseline=4", store=store)
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        f"error: {tiny}: seeds: expected a list with at least one entry, got 5",
-        f"error: {tiny}: baseline: expected a text or null, got 4",
+        f"error: {tiny}: seeds: expected a list of whole numbers with at least one entry, got 5",
+        f"error: {tiny}: baseline: expected the name of a variant, or null, got 4: put it in "
+        "quotes, which make it text",
     ]
+
+
+@pytest.mark.parametrize("seeds", ["", "a", "1]", "0;1", "-1", "0,"])
+def test_seeds_that_are_none_are_told_by_the_options_name(tiny, store, seeds):
+    result = bacl("plan", str(tiny), "--seeds", seeds, store=store)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: --seeds: expected whole numbers with commas between, such as 0,1, got {seeds!r}\n"
+    )
 
 
 def test_debug_lets_the_traceback_through(tiny, store):
