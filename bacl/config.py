@@ -24,7 +24,7 @@ from bacl.method_settings import (
     SimCal,
     Variant,
 )
-from bacl.settings import DRAWN_CATEGORIES, Detector, Recipe
+from bacl.settings import BACL, Detector, Recipe
 from bacl.trees import read_trees
 
 _PRECISION = {
@@ -243,14 +243,14 @@ def variant_options(
     stage's `total` iterations; of the latter shares become positions, `bacl.draws`."""
     options = settings.model_dump()
     categories = prepared.categories
-    hallucination = options.get("hallucination")
-    if hallucination and hallucination["categories"] is None:
-        hallucination["categories"] = min(DRAWN_CATEGORIES, len(categories))
-    if hallucination and hallucination["categories"] > len(categories):
-        raise UsageError(
-            f"variants.{name}.hallucination.categories: expected at most the dataset's "
-            f"{len(categories)} categories, got {hallucination['categories']}"
-        )
+    if isinstance(settings, BACL) and settings.hallucination is not None:
+        drawn = settings.hallucination.drawn(len(categories))
+        if drawn > len(categories):
+            raise UsageError(
+                f"variants.{name}.hallucination.categories: expected at most the dataset's "
+                f"{len(categories)} categories, got {drawn}"
+            )
+        options["hallucination"]["categories"] = drawn
     if options.get("indicator") in ("image_frequency", "instance_frequency"):
         options["category_counts"] = {
             "image_counts": [category.image_count for category in categories],

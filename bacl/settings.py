@@ -286,12 +286,17 @@ class Hallucination(Settings):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    categories: int | None = Field(None, gt=0)
-    """c: categories drawn per image pair; null: 8, or all where the dataset has fewer."""
+    categories: int = Field(8, gt=0)
+    """c: categories drawn per image pair; where none are given, no more than the dataset has."""
     samples: int = Field(12, gt=0)
     """m: features made per drawn category."""
     beta: float = Field(0.9, ge=0, lt=1)
     """Share of the old statistics in Eq. (11)."""
+
+    def drawn(self, there: int) -> int:
+        """c for a dataset of `there` categories: fewer than the default where those are all."""
+        given = "categories" in self.model_fields_set
+        return self.categories if given else min(self.categories, there)
 
 
 class Softmax(Method):
@@ -366,9 +371,6 @@ class BACL(FCBL):
     )
     hallucination: Hallucination | None = Hallucination()
 
-
-DRAWN_CATEGORIES = 8
-"""c of section III-E where a dataset has as many categories."""
 
 CHANGEABLE = (
     "alpha",

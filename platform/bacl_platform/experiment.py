@@ -177,10 +177,8 @@ class _Loader(yaml.SafeLoader):
     """YAML as the standard has it, except that a repeated key is an error and not the last one,
     and that two escapes may make one character, as in JSON, but none may stand for half of it."""
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        value = super().construct_scalar(node)
-        if not isinstance(value, str):
-            return value
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        value: str = super().construct_scalar(node)
         try:
             return value.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
@@ -245,9 +243,9 @@ def read_yaml(path: Path, named: str = "") -> dict:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UsageError(f"{place}: {line}expected YAML: {error.problem}") from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
+        number = text.count("\n", 0, error.position) + 1
         raise UsageError(
-            f"{place}: line {line}: expected YAML, got the character U+{error.character:04X}, "
+            f"{place}: line {number}: expected YAML, got the character U+{error.character:04X}, "
             "which it does not allow"
         ) from None
     if not isinstance(raw, dict):
