@@ -571,7 +571,10 @@ def planned(
         prepared = prepare(experiment.dataset, where.datasets)
     for warning in prepared.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    return make_plan(experiment, prepared, where), where
+    try:
+        return make_plan(experiment, prepared, where), where
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
 
 
 def _chosen(overrides: list[str] | None, seeds: str | None) -> list[str]:

@@ -12,6 +12,7 @@ from datetime import date
 from difflib import SequenceMatcher
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from bacl.settings import Settings
@@ -236,6 +237,12 @@ def _quotes(value: Any) -> str:
     """What to do about a value that YAML does not take for text."""
     plain = isinstance(value, bool | int | float | date)
     return ": put it in quotes, which make it text" if plain else ""
+
+
+def as_yaml(value: Any) -> str:
+    """A value in one line as a file would have it."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def show(value: Any) -> str:

@@ -493,13 +493,27 @@ def plan_sweeps(
             for name, settings in variants_of(stage, trial.experiment.stages[stage]).items()
         }
         experiment = _with_variants(first.experiment, stage, together)
-        planned[shared] = make_plan(
-            experiment, prepare(experiment.dataset), store, populations[shared]
-        )
+        prepared = prepare(experiment.dataset)
+        try:
+            planned[shared] = make_plan(experiment, prepared, store, populations[shared])
+        except UsageError as error:
+            raise UsageError(_of_a_trial(str(error), files, trials)) from error
     return [
         _plan_of(file, its, [planned[_shared(file, trial)] for trial in its])
         for file, its in zip(files, trials, strict=True)
     ]
+
+
+def _of_a_trial(problem: str, files: Sequence[SweepFile], trials: Sequence[Sequence[Trial]]) -> str:
+    """What a plan says of a variant or stage, with the sweep and the trial that it is of."""
+    for file, its in zip(files, trials, strict=True):
+        for trial in its:
+            for mine in (f"variants.{trial.variant}", "classifier"):
+                place = f"stages.{trial.stage}.{mine}"
+                if problem.startswith(place):
+                    field = f"variant{problem.removeprefix(place)}"
+                    return f"{file.path}: trial {trial.label}: {field}"
+    return f"{files[0].base_path}: {problem}"
 
 
 def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
