@@ -163,7 +163,7 @@ def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> di
 
     config: what `stage_config` made. classifier: what the variant's classifier is to a box head,
     `bacl.export.stock_classifier`. The result has a model of MMDetection's own types and the test
-    pipeline, as `mmdet.apis.init_detector` wants it.
+    pipeline, as `mmdet.apis.init_detector` and `DetInferencer` want it.
     """
     model = {key: value for key, value in config["model"].items() if key not in _NOT_STOCK}
     heads = [
@@ -189,7 +189,9 @@ def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> di
         "custom_imports": config["custom_imports"],
         "default_scope": "mmdet",
         "model": model,
-        "test_dataloader": {"dataset": {"type": "CocoDataset", "pipeline": dataset["pipeline"]}},
+        # a dataset without colours of its own, such as COCO's, which has too few for LVIS
+        "test_dataloader": {"dataset": {"type": "BaseDetDataset", "pipeline": dataset["pipeline"]}},
+        "visualizer": {"type": "DetLocalVisualizer", "name": "visualizer"},
     }
 
 

@@ -49,7 +49,7 @@ def export_variants(
     """Write `<folder>/<variant>/config.py` and `checkpoint.pth` for every variant of a bank.
 
     config: what `bacl.config.stage_config` made; state: the bank's weights; classes: category
-    names in the order of labels. `mmdet.apis.init_detector(config, checkpoint)` reads the two.
+    names in the order of labels. `mmdet.apis.init_detector` and `DetInferencer` read the two.
     """
 
     head = bank_heads(config)[0]
@@ -62,7 +62,10 @@ def export_variants(
         torch.save(
             {
                 "state_dict": variant_state(state, name, "cls_predictor_cfg" in classifier),
-                "meta": {"dataset_meta": {"classes": tuple(classes)}, "variant": settings},
+                "meta": {
+                    "dataset_meta": {"classes": tuple(classes), "palette": "random"},
+                    "variant": settings,
+                },
             },
             target / "checkpoint.pth",
         )
