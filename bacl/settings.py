@@ -358,7 +358,10 @@ class FCBL(Method):
 
 
 class BACL(FCBL):
-    """FCBL with feature hallucination: the paper's method. Null switches hallucination off."""
+    """FCBL with feature hallucination: the paper's method.
+
+    `hallucination: null` switches hallucination off.
+    """
 
     method: Literal["bacl"]  # type: ignore[assignment]
     source: ClassVar[str] = "the paper"

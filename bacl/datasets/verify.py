@@ -30,6 +30,8 @@ MANY = 0.1
 """Share of a split's annotations from which what is odd of them is a problem."""
 LEAST_OVERLAP = 0.5
 """IoU of a box with its mask's bounds that is still no remark."""
+READING_IMAGES = "reading images"
+"""What `verify` tells its watch that it does once it reads them."""
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 _COMMON = ("JPEG", "PNG")
@@ -318,7 +320,7 @@ def _check_images(
                     )
                 elif same != path:
                     twice.add("are there twice under two names", f"{path.name} ({same.name})")
-            watch("reading images", done, len(jobs))
+            watch(READING_IMAGES, done, len(jobs))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     for tally in tallies.values():
