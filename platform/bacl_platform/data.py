@@ -332,6 +332,7 @@ def _dataset(
     """What the user means by a name, an experiment file or plain files."""
     from bacl import settings
     from bacl.datasets.sources import NAMED, under
+    from bacl_platform.sentences import is_text
 
     train, val, images, val_images = files
     if what is not None and any(files):
@@ -344,6 +345,9 @@ def _dataset(
             )
         if format_ not in ("lvis", "coco"):
             raise UsageError(f"--format: expected lvis or coco, got {format_!r}")
+        for option, path in zip(("--train", "--val", "--images", "--val-images"), files):
+            if path is not None and not is_text(str(path)):
+                raise UsageError(f"{option} {path}: expected a path that is text in UTF-8")
         return settings.Dataset.model_validate(
             {
                 "format": format_,

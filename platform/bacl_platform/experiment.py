@@ -25,7 +25,7 @@ from bacl.settings import (
     Settings,
     meaning,
 )
-from bacl_platform.sentences import one_of, show, translate, truths
+from bacl_platform.sentences import is_text, one_of, show, translate, truths
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 """Of stages and variants."""
@@ -170,7 +170,10 @@ def _here(experiment: Experiment, path: Path) -> Experiment:
     """An experiment with the paths that it means on this machine."""
     if unset := _unset_variables(experiment):
         raise UsageError("\n".join(f"{path}: {problem}" for problem in unset))
-    return _with_absolute_paths(experiment, path.resolve().parent)
+    placed = _with_absolute_paths(experiment, path.resolve().parent)
+    if odd := [field for field, value in _paths(placed).items() if not is_text(value)]:
+        raise UsageError(f"{path}: {', '.join(odd)}: expected paths that are text in UTF-8")
+    return placed
 
 
 class _Loader(yaml.SafeLoader):
@@ -497,16 +500,22 @@ def variants_of(name: str, stage: RepresentationStage | ClassifierStage) -> dict
     return stage.variants if isinstance(stage, ClassifierStage) else {name: stage.classifier}
 
 
-def _unset_variables(experiment: Experiment) -> list[str]:
+def _paths(experiment: Experiment) -> dict[str, str]:
+    """The paths of data, weights and trees, by field."""
     paths = {f"dataset.{name}": getattr(experiment.dataset, name) for name in _DATASET_PATHS}
     paths["detector.weights"] = experiment.detector.weights
     for name, stage in experiment.stages.items():
         for variant, settings in variants_of(name, stage).items():
-            paths[f"stages.{name}: {variant}.trees"] = getattr(settings, "trees", None)
+            place = f"variants.{variant}" if isinstance(stage, ClassifierStage) else "classifier"
+            paths[f"stages.{name}.{place}.trees"] = getattr(settings, "trees", None)
+    return {field: value for field, value in paths.items() if value is not None}
+
+
+def _unset_variables(experiment: Experiment) -> list[str]:
     return [
         f"{field}: expected the environment variable {name} to be set"
-        for field, value in paths.items()
-        for name in _VARIABLE.findall(os.path.expandvars(value or ""))
+        for field, value in _paths(experiment).items()
+        for name in _VARIABLE.findall(os.path.expandvars(value))
     ]
 
 

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from bacl.errors import RunError, UsageError
 from bacl_platform.bucket import SCHEME, Bucket
 from bacl_platform.lease import VOID_AFTER, Lease, being_built, is_held
+from bacl_platform.sentences import is_text
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +53,6 @@ def failure_note(key: str) -> str:
     return f".work/{key}/{FAILURE}"
 
 
-def _is_text(path: Path) -> bool:
-    """Whether a path's bytes were text in UTF-8."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 class Store:
     """Finished jobs by key, one folder for each.
 
@@ -78,7 +70,7 @@ class Store:
             self.root = _cache_of(self.bucket.url)
         else:
             self.root = Path(place).expanduser().resolve()
-            if not _is_text(self.root):  # Arrow ends the process on such a path
+            if not is_text(str(self.root)):  # Arrow ends the process on such a path
                 raise UsageError(f"--store {place}: expected a path that is text in UTF-8")
         self._verified: dict[str, list[tuple]] = {}
         self._leases: dict[str, Lease] = {}

@@ -1,5 +1,6 @@
 """Experiment files: what is read, and the sentence each mistake gets."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -313,6 +314,14 @@ def test_paths_are_meant_from_the_files_folder(tiny, monkeypatch):
     assert experiment.detector.weights == str(folder / "w.pth")
     resnet = ["detector.weights=torchvision", "detector.backbone=resnet50"]
     assert load(tiny, resnet).detector.weights == "torchvision"
+
+
+def test_path_that_is_no_text_is_refused(tiny, monkeypatch):
+    monkeypatch.setenv("PHOTOS", os.fsdecode(b"/photos/\xff"))
+    texts = "dataset={format: lvis, train: a, val: b, images: $PHOTOS}", 'detector.weights="a\\0"'
+    assert problems(tiny, *texts) == [
+        "dataset.images, detector.weights: expected paths that are text in UTF-8"
+    ]
 
 
 def test_file_with_a_base_says_only_what_differs(tiny):
