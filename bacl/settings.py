@@ -163,13 +163,17 @@ class Schedule(Settings):
     @model_validator(mode="after")
     def _one_length(self) -> "Schedule":
         if (self.epochs is None) == (self.iterations is None):
-            raise ValueError("give either epochs or iterations")
+            got = "neither" if self.epochs is None else "both"
+            raise ValueError(f"expected either epochs or iterations, got {got}")
         length, _ = self._length_and_unit()
         late = [m for m in self.milestones if m >= length]
         if late:
-            raise ValueError(f"milestones {late} lie at or after the end, {length}")
+            raise ValueError(f"milestones: expected numbers below the length, {length}, got {late}")
         if self.batch % 2:
-            raise ValueError(f"batch {self.batch} is odd: hallucination draws per image pair")
+            raise ValueError(
+                "batch: expected an even number, because hallucination draws per image pair, got "
+                f"{self.batch}"
+            )
         return self
 
     @property

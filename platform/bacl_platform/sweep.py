@@ -345,7 +345,8 @@ class SweepFile:
                 if path != STAGE:
                     assign(raw, _steps(path, stage, raw), _copied(value))
             except UsageError as error:
-                raise UsageError(f"{self.path}: space.{path}: {error}") from None
+                field = "space" if path in values else "fixed"
+                raise UsageError(f"{self.path}: {field}.{path}: {error}") from None
         try:
             experiment = validated(raw, self.base_path)
         except UsageError as error:

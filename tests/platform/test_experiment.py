@@ -96,7 +96,7 @@ def test_override_replaces_nested_values_and_list_entries(tiny):
         ),
         (
             "stages.heads.recipe.schedule.epochs=2",
-            "stages.heads.recipe.schedule: give either epochs or iterations",
+            "stages.heads.recipe.schedule: expected either epochs or iterations, got both",
         ),
         (
             "stages.heads.resources.workers=2",
