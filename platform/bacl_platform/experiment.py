@@ -162,8 +162,36 @@ def _validated(raw: dict, path: Path) -> Experiment:
         problems = list(translate(error, Experiment))
     problems += _broken_edges(raw.get("stages"))
     if problems:
-        raise UsageError("\n".join(f"{path}: {problem}" for problem in problems))
+        lines = [f"{path}: {problem}{_origin(problem, raw, path)}" for problem in problems]
+        raise UsageError("\n".join(lines))
     return experiment
+
+
+def _origin(problem: str, raw: dict, path: Path) -> str:
+    """Which base of the file at `path` has the field that a problem begins with, if one has."""
+    steps = problem.split(": ")[0].split(".")
+    place, content = path, read_yaml(path)
+    while _at(content, steps) is _ABSENT and isinstance(base := content.get("base"), str):
+        place = place.parent / os.path.expanduser(os.path.expandvars(base))
+        content = read_yaml(place)
+    found = _at(content, steps)
+    as_there = place != path and found is not _ABSENT and found == _at(raw, steps)
+    return f" (in its base {place})" if as_there else ""
+
+
+_ABSENT = object()
+
+
+def _at(content: Any, steps: Sequence[str]) -> Any:
+    """What raw content has at a path, or _ABSENT."""
+    for step in steps:
+        if isinstance(content, list) and step.isdecimal() and int(step) < len(content):
+            content = content[int(step)]
+        elif isinstance(content, dict) and step in content:
+            content = content[step]
+        else:
+            return _ABSENT
+    return content
 
 
 def _here(experiment: Experiment, path: Path) -> Experiment:

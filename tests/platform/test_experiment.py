@@ -285,6 +285,20 @@ def test_missing_base_is_told_with_the_files_that_lead_to_it(tiny):
     ]
 
 
+def test_mistake_in_a_base_names_the_base(tiny):
+    first, second = tiny.with_name("first.yaml"), tiny.with_name("second.yaml")
+    first.write_text("base: second.yaml\nname: a\nseeds: 5\n")
+    second.write_text("base: tiny.yaml\nname: b\ndetector: {backbone: vgg}\n")
+    seeds, backbone = problems(first)
+    assert seeds.startswith("seeds: expected a list") and "base" not in seeds
+    assert backbone == (
+        "detector.backbone: expected one of tiny, resnet50, resnet101, swin_t, got 'vgg' (in its "
+        f"base {second})"
+    )
+    (own,) = problems(first, "seeds=[0]", "detector.backbone=fcn")
+    assert own.endswith("got 'fcn'")
+
+
 def test_sweep_is_refused_as_an_experiment_and_as_a_base(tiny):
     sweep, other = tiny.with_name("sweep.yaml"), tiny.with_name("other.yaml")
     sweep.write_text("name: s\nbase: tiny.yaml\nspace: {variant.alpha: [0, 1]}\n")
