@@ -438,7 +438,11 @@ class BankDetector(TwoStageDetector):
         matches = {pattern: fnmatch.filter(names, pattern) for pattern in freeze}
         absent = [pattern for pattern, found in matches.items() if not found]
         if absent:
-            raise UsageError(f"freeze: the detector has no part named {', '.join(absent)}")
+            known = ", ".join(name for name, _ in self.named_children())
+            raise UsageError(
+                f"freeze: the detector has no part named {', '.join(absent)}: expected parts such "
+                f"as {known}, or what is inside them"
+            )
         self.frozen_parts = [name for found in matches.values() for name in found]
         self._frozen = [self.get_submodule(name) for name in self.frozen_parts]
         for module in self._frozen:

@@ -25,7 +25,7 @@ from bacl.method_settings import (
     SimCal,
     Variant,
 )
-from bacl.settings import Detector, Recipe
+from bacl.settings import BACL, Detector, Recipe
 from bacl.trees import read_trees
 
 _PRECISION = {
@@ -188,7 +188,7 @@ def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> di
 
     config: what `stage_config` made. classifier: what the variant's classifier is to a box head,
     `bacl.export.stock_classifier`. The result has a model of MMDetection's own types and the test
-    pipeline, as `mmdet.apis.init_detector` wants it.
+    pipeline, as `mmdet.apis.init_detector` and `DetInferencer` want it.
     """
     model = {key: value for key, value in config["model"].items() if key not in _NOT_STOCK}
     heads = [
@@ -214,7 +214,9 @@ def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> di
         "custom_imports": config["custom_imports"],
         "default_scope": "mmdet",
         "model": model,
-        "test_dataloader": {"dataset": {"type": "CocoDataset", "pipeline": dataset["pipeline"]}},
+        # a dataset without colours of its own, such as COCO's, which has too few for LVIS
+        "test_dataloader": {"dataset": {"type": "BaseDetDataset", "pipeline": dataset["pipeline"]}},
+        "visualizer": {"type": "DetLocalVisualizer", "name": "visualizer"},
     }
 
 
@@ -270,12 +272,14 @@ def variant_options(
     `bacl.draws`."""
     options = settings.model_dump()
     categories = prepared.categories
-    hallucination = options.get("hallucination")
-    if hallucination and hallucination["categories"] > len(categories):
-        raise UsageError(
-            f"variants.{name}.hallucination.categories: expected at most the dataset's "
-            f"{len(categories)} categories, got {hallucination['categories']}"
-        )
+    if isinstance(settings, BACL) and settings.hallucination is not None:
+        drawn = settings.hallucination.drawn(len(categories))
+        if drawn > len(categories):
+            raise UsageError(
+                f"variants.{name}.hallucination.categories: expected at most the dataset's "
+                f"{len(categories)} categories, got {drawn}"
+            )
+        options["hallucination"]["categories"] = drawn
     if options.get("indicator") in ("image_frequency", "instance_frequency"):
         options["category_counts"] = {
             "image_counts": [category.image_count for category in categories],

@@ -54,13 +54,14 @@ def export_variants(
 
     config: what `bacl.config.stage_config` made; state: the bank's weights; categories: in the
     order of labels, for their names and the annotation file's ids.
-    `mmdet.apis.init_detector(config, checkpoint)` reads the two files.
+    `mmdet.apis.init_detector` and `DetInferencer` read the two files.
     """
 
     head = bank_heads(config)[0]
     named = {
         "classes": tuple(category.name for category in categories),
         "category_ids": [category.id for category in categories],
+        "palette": "random",
     }
     for name, settings in head["variants"].items():
         target = folder / name

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field, model_validator
 
 from bacl import settings
-from bacl.settings import Method
+from bacl.settings import Method, meaning
 
 
 class Tailed(Method):
@@ -73,7 +73,10 @@ class BALMS(Method):
 
 class EQLv2(Method):
     """Equalization loss v2: each category's encouraging and discouraging gradients are balanced by
-    weights that follow their ratio so far. Sigmoid classifier with objectness."""
+    weights that follow their ratio so far.
+
+    Sigmoid classifier with objectness.
+    """
 
     method: Literal["eqlv2"]
     mu: float = Field(0.8, ge=0)
@@ -95,7 +98,10 @@ class EQLv2(Method):
 
 class Seesaw(Method):
     """Seesaw loss: softmax in which frequent categories discourage rarer ones less, and more where
-    they are mistaken for each other. A second softmax of two columns tells objects."""
+    they are mistaken for each other.
+
+    A second softmax of two columns tells objects.
+    """
 
     method: Literal["seesaw"]
     p: float = Field(0.8, ge=0)
@@ -118,7 +124,10 @@ class Seesaw(Method):
 
 class ACSL(Method):
     """Adaptive class suppression loss: a category is discouraged on foreground only where it is
-    confident. Background discourages rare categories on few samples. Sigmoids, background too."""
+    confident.
+
+    Background discourages rare categories on few samples. Sigmoids, background too.
+    """
 
     method: Literal["acsl"]
     counted: ClassVar[bool] = True
@@ -243,8 +252,11 @@ class TDE(Method):
 
 class PCB(Method):
     """Pairwise class balance: towards the end of training, a sample's target is mixed with how
-    often others are predicted as its category. With several passes, RoI features pass the box head
-    that often, refined each time by what it said."""
+    often others are predicted as its category.
+
+    With several passes, RoI features pass the box head that often, refined each time by what it
+    said.
+    """
 
     method: Literal["pcb"]
     counted: ClassVar[bool] = True
@@ -282,7 +294,10 @@ class PCB(Method):
 
 class FASA(Method):
     """Feature augmentation and sampling adaptation: each category gets made features with a chance
-    that rises or falls with whether its loss on held-out images fell or rose. Softmax."""
+    that rises or falls with whether its loss on held-out images fell or rose.
+
+    Softmax.
+    """
 
     method: Literal["fasa"]
     counted: ClassVar[bool] = True
@@ -337,10 +352,13 @@ class SimCal(Method):
 
 class Forest(Method):
     """Forest R-CNN: trees that group categories by looks, shape and meaning; a category's score is
-    corrected by how likely its parents are. Softmax."""
+    corrected by how likely its parents are.
+
+    Softmax.
+    """
 
     method: Literal["forest"]
-    trees: str
+    trees: Annotated[str, meaning("the path of a file that `bacl trees` has made")]
     """File with each category's parents, as `bacl trees` makes it; relative to the experiment's."""
     source: ClassVar[str] = "Wu et al., Forest R-CNN, 2020"
     equations: ClassVar[str] = (
@@ -386,7 +404,10 @@ class LOCE(Method):
 
 class RIO(Method):
     """Repeat sampling of images and objects: with a sample of a rare category its last features are
-    replayed; a cosine classifier with learnable magnitudes. Meant for sampler repeat_factor."""
+    replayed; a cosine classifier with learnable magnitudes.
+
+    Meant for sampler repeat_factor.
+    """
 
     method: Literal["rio"]
     counted: ClassVar[bool] = True

@@ -6,7 +6,7 @@ reader, in `bacl.config` or the part it configures; defaults are the paper's (se
 
 from bisect import bisect_left
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,10 +15,21 @@ FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head*.shared_fcs")
 
 
 class Settings(BaseModel):
-    """Base: unknown fields are errors, values do not change after validation."""
+    """Base: unknown fields are errors, numbers are finite, values do not change once validated."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+
+def meaning(words: str) -> Any:
+    """What a field that takes text expects, for the sentence about one that is wrong."""
+    return Field(min_length=1, json_schema_extra={"meaning": words})
+
+
+FilePath = Annotated[str, meaning("the path of a file")]
+FolderPath = Annotated[str, meaning("the path of a folder")]
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy and torch both take."""
 
 GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
 
@@ -66,19 +77,19 @@ class Dataset(Settings):
 
     format: Literal["embedded", "lvis", "coco", "lvis_v0.5", "lvis_v1", "coco_lt"]
     """`lvis` and `coco` name their files here; the last three are found under `root`."""
-    root: str | None = None
+    root: FolderPath | None = None
     """Folder that `bacl data prepare <format> --root <folder>` has filled."""
-    train: str | None = None
+    train: FilePath | None = None
     """Annotation file of the training split (LVIS or COCO JSON)."""
-    val: str | None = None
-    images: str | None = None
+    val: FilePath | None = None
+    images: FolderPath | None = None
     """Folder that the annotations' file names start from."""
-    val_images: str | None = None
+    val_images: FolderPath | None = None
     """The same for the validation split, where it differs."""
     sizes: Literal["annotated", "from_images"] = "annotated"
     """Whose width and height hold: `annotated` ones, which images must have, or those of the images
     as they are read, whatever the annotations say."""
-    seed: int = 0
+    seed: Seed = 0
     """Embedded set only: the seed it is drawn from."""
     size: Literal["small", "standard"] = "standard"
     """Embedded set only: `small` is for tests."""
@@ -106,7 +117,7 @@ class Detector(Settings):
 
     type: Literal["faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "faster_rcnn"
     backbone: Literal["tiny", "resnet50", "resnet101", "swin_t"] = "resnet50"
-    weights: str | None = None
+    weights: Annotated[str, meaning("torchvision or the path of a checkpoint file")] | None = None
     """Backbone weights: `torchvision` (ImageNet), a local checkpoint file, or null."""
     neck_channels: int = Field(256, gt=0)
     fc_channels: int = Field(1024, gt=0)
@@ -162,13 +173,17 @@ class Schedule(Settings):
     @model_validator(mode="after")
     def _one_length(self) -> "Schedule":
         if (self.epochs is None) == (self.iterations is None):
-            raise ValueError("give either epochs or iterations")
+            got = "neither" if self.epochs is None else "both"
+            raise ValueError(f"expected either epochs or iterations, got {got}")
         length, _ = self._length_and_unit()
         late = [m for m in self.milestones if m >= length]
         if late:
-            raise ValueError(f"milestones {late} lie at or after the end, {length}")
+            raise ValueError(f"milestones: expected numbers below the length, {length}, got {late}")
         if self.batch % 2:
-            raise ValueError(f"batch {self.batch} is odd: hallucination draws per image pair")
+            raise ValueError(
+                "batch: expected an even number, because hallucination draws per image pair, got "
+                f"{self.batch}"
+            )
         return self
 
     @property
@@ -257,7 +272,7 @@ class Recipe(Settings):
         if self.keep_best and (self.evaluate_every is None or self.evaluate_every % every):
             raise ValueError(
                 f"keep_best needs evaluations of checkpoints: expected evaluate_every to be a "
-                f"multiple of checkpoint_every ({every}), got {self.evaluate_every}"
+                f"multiple of checkpoint_every ({every}), got {self.evaluate_every or 'nothing'}"
             )
         return self
 
@@ -301,11 +316,16 @@ class Hallucination(Settings):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     categories: int = Field(8, gt=0)
-    """c: categories drawn per image pair."""
+    """c: categories drawn per image pair; where none are given, no more than the dataset has."""
     samples: int = Field(12, gt=0)
     """m: features made per drawn category."""
     beta: float = Field(0.9, ge=0, lt=1)
     """Share of the old statistics in Eq. (11)."""
+
+    def drawn(self, there: int) -> int:
+        """c for a dataset of `there` categories: fewer than the default where those are all."""
+        given = "categories" in self.model_fields_set
+        return self.categories if given else min(self.categories, there)
 
 
 class Softmax(Method):
@@ -397,7 +417,10 @@ class FCBL(Method):
 
 
 class BACL(FCBL):
-    """FCBL with feature hallucination: the paper's method. Null switches hallucination off."""
+    """FCBL with feature hallucination: the paper's method.
+
+    `hallucination: null` switches hallucination off.
+    """
 
     method: Literal["bacl"]  # type: ignore[assignment]
     source: ClassVar[str] = "the paper"

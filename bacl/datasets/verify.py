@@ -31,10 +31,11 @@ LEAST_OVERLAP = 0.5
 
 @dataclass
 class Findings:
-    """Sentences about what is wrong, and about what is odd."""
+    """Sentences about what is wrong, and about what is odd, and how many images were looked at."""
 
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    images: int = 0
 
     def add(self, tally: Tally, total: int) -> None:
         """Put what only few of `total` have among the remarks, else among the problems."""
@@ -70,6 +71,7 @@ def verify(
         if sentence := images.twice(split.content.images, split.files):
             found.problems.append(f"{split.annotations.name}: images: {sentence}")
     found.remarks += same_names(splits[0])
+    found.images = sum(look is not None for split in splits for look in split.looks)
     _check_counts(splits[0], found)
     _check_apart(*splits, found)
     if not quick:

@@ -1,7 +1,9 @@
 """The command line. Commands import what they need when they run, so `bacl --help` is quick."""
 
 import contextlib
+import io
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,7 @@ import typer
 
 from bacl.errors import BaclError, UsageError
 from bacl_platform import data, method_cards, store_commands
-from bacl_platform.options import DEFAULT_STORE, Debug, StoreOption
+from bacl_platform.options import DEFAULT_STORE, App, Debug, StoreOption
 from bacl_platform.redaction import redacted
 
 if TYPE_CHECKING:
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
     from bacl_platform.store import Store
     from bacl_platform.sweep import Preparation, SweepPlan
 
-app = typer.Typer(
+app = App(
     help="Train, compare and ship long-tailed object detectors.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
@@ -31,26 +34,63 @@ app.add_typer(store_commands.app, name="store")
 app.add_typer(method_cards.app, name="methods")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
+Either = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment or sweep file (YAML).")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="PATH=VALUE", help="Change a field of the experiment; repeatable."
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a field of the file, such as detector.backbone=tiny; repeatable.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Ray cluster to run on: auto on one of its nodes, else HEAD:PORT; without it, Ray is "
+        "started on this machine.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Folder to write to.", show_default="STORE/reports/EXPERIMENT"
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON and nothing else; AP there is a fraction of 1."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Device as torch calls it, such as cpu or cuda:0.",
+        show_default="a GPU if there is one",
     ),
 ]
 Seeds = Annotated[
-    str | None, typer.Option(metavar="0,1,...", help="Seeds instead of the experiment's.")
+    str | None, typer.Option(metavar="N,N,...", help="Run these seeds and not the file's.")
 ]
 
 
 @app.command()
 def plan(
-    file: File,
+    file: Either,
     store: StoreOption = DEFAULT_STORE,
     set_: Set = None,
     seeds: Seeds = None,
     debug: Debug = False,
 ) -> None:
-    """Show an experiment's jobs: what is in the store, what shares a trunk, what it costs."""
+    """Show what a run or sweep would do; start nothing.
+
+    Checks the file and its data, and shows the jobs: which of them the store has, which variants
+    share a trunk, how many images all of it processes.
+
+    \b
+    Example:
+      bacl plan experiments/embedded/demo.yaml
+    """
     with told(debug):
         from rich.console import Console
 
@@ -69,14 +109,20 @@ def plan(
 def run(
     file: File,
     store: StoreOption = DEFAULT_STORE,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to run on; without it, this machine.")
-    ] = None,
+    address: Address = None,
     set_: Set = None,
     seeds: Seeds = None,
     debug: Debug = False,
 ) -> None:
-    """Run what the store lacks of an experiment; after any interruption, run it again."""
+    """Run what the store lacks of an experiment.
+
+    After any interruption the same command goes on from the last checkpoints.
+
+    \b
+    Examples:
+      bacl run experiments/embedded/demo.yaml
+      bacl run mine.yaml --seeds 0,1 --set stages.classifier.recipe.flip=0
+    """
     with told(debug):
         from rich.console import Console
 
@@ -96,23 +142,29 @@ def run(
 @app.command()
 def sweep(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Sweep files; run as one.")
+        list[Path],
+        typer.Argument(metavar="FILE", help="Sweep files (YAML); several run as one."),
     ],
     store: StoreOption = DEFAULT_STORE,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to run on; without it, this machine.")
-    ] = None,
+    address: Address = None,
     set_: Set = None,
     seeds: Seeds = None,
     max_trials: Annotated[
-        int, typer.Option(min=1, help="Ask before running more trials than this.")
+        int, typer.Option(min=1, metavar="N", help="Ask before running more trials than this.")
     ] = 200,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run trials again that failed before.")
+        bool, typer.Option("--retry-failed", help="Run trials that have failed before again.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Run the trials of sweeps that the store lacks; after any interruption, run it again."""
+    """Run the trials of sweeps that the store lacks.
+
+    After any interruption the same command goes on from the last checkpoints.
+
+    \b
+    Example:
+      bacl sweep experiments/sweeps/embedded/table3.yaml
+    """
     with told(debug):
         from rich.console import Console
 
@@ -129,37 +181,56 @@ def sweep(
 
 @app.command()
 def submit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Experiment or sweep file.")],
+    file: Either,
     store: Annotated[
-        str, typer.Option(envvar="BACL_STORE", help="Store that all nodes of the cluster see.")
+        str,
+        typer.Option(
+            metavar="FOLDER|s3://BUCKET/PREFIX",
+            envvar="BACL_STORE",
+            help="Store that all nodes of the cluster see.",
+        ),
     ],
     address: Annotated[
         str | None,
         typer.Option(
-            help="The cluster's dashboard, such as http://127.0.0.1:8265; else RAY_ADDRESS, or a "
-            "cluster on this machine."
+            metavar="ADDRESS",
+            help="The cluster's dashboard, such as http://127.0.0.1:8265.",
+            show_default="RAY_ADDRESS, or a cluster on this machine",
         ),
     ] = None,
     set_: Set = None,
     seeds: Seeds = None,
     max_trials: Annotated[
-        int | None, typer.Option(min=1, help="Of a sweep: trials that it may run; else 200.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Trials that a sweep may run at most.", show_default="200"
+        ),
     ] = None,
     env: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Pass a variable, such as MLFLOW_TRACKING_URI, with its value here or as "
-            "NAME=VALUE; repeatable. The cluster's dashboard shows it.",
+            help="Pass an environment variable, such as MLFLOW_TRACKING_URI, with the value that "
+            "it has here or as NAME=VALUE; repeatable. The cluster's dashboard shows the value.",
         ),
     ] = None,
     code: Annotated[
         bool, typer.Option("--code", help="Send BACL itself, to a cluster that lacks it.")
     ] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job.")] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Return once the job is submitted.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Run an experiment or sweep as a job of a Ray cluster, and follow its log."""
+    """Run an experiment or sweep on a Ray cluster, from outside it.
+
+    Sends the YAML files that FILE is made of, starts a Ray job and follows its log. Ctrl-C leaves
+    the job running.
+
+    \b
+    Example:
+      bacl submit mine.yaml --address http://HEAD:8265 --store s3://bacl/store
+    """
     with told(debug):
         from rich.console import Console
 
@@ -167,7 +238,7 @@ def submit(
         from bacl_platform.sweep import is_sweep
 
         if max_trials is not None and not is_sweep(file):
-            raise UsageError("--max-trials: expected a sweep file, got an experiment")
+            raise UsageError(f"--max-trials: expected a sweep, got the experiment {file}")
         options = ["--seeds", seeds] if seeds else []
         options += ["--max-trials", str(max_trials)] if max_trials else []
         exit_code = submit_file(
@@ -178,7 +249,10 @@ def submit(
 
 @app.command()
 def status(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
-    """Show what runs in a store, whoever started it, and what was interrupted."""
+    """Show what runs in a store and what was interrupted.
+
+    Runs and sweeps of all processes and machines are shown, whoever started them.
+    """
     with told(debug):
         from rich.console import Console
 
@@ -191,13 +265,19 @@ def status(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
 @app.command()
 def stop(
     pid: Annotated[
-        int | None, typer.Argument(help="Process that `bacl status` shows; else all of them.")
+        int | None,
+        typer.Argument(metavar="PID", help="A process that `bacl status` shows; without it, all."),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
-    patience: Annotated[float, typer.Option(help="Seconds to wait for their end.")] = 60,
+    patience: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for their end.")
+    ] = 60,
     debug: Debug = False,
 ) -> None:
-    """Stop runs and sweeps of a store on this machine; what they trained stays."""
+    """Stop runs and sweeps of a store on this machine.
+
+    They write a checkpoint first. What they have trained stays, and their commands go on from it.
+    """
     with told(debug):
         from rich.console import Console
 
@@ -211,13 +291,22 @@ def stop(
 def logs(
     job: Annotated[
         str | None,
-        typer.Argument(metavar="[KEY or NAME]", help="Of an unfinished job; else the last failed."),
+        typer.Argument(
+            metavar="KEY|NAME",
+            help="An unfinished job, by the key or name that `bacl status` shows; without it, the "
+            "job that failed last.",
+        ),
     ] = None,
-    lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 40,
+    lines: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many of the last lines to show.")
+    ] = 40,
     store: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
-    """Show the last log lines of a running, interrupted or failed job."""
+    """Show the last log lines of an unfinished job.
+
+    A job is unfinished while it runs, and when it was interrupted or has failed.
+    """
     with told(debug):
         from rich.console import Console
 
@@ -230,10 +319,15 @@ def logs(
 @app.command()
 def ui(
     store: StoreOption = DEFAULT_STORE,
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine.")
+    ] = 5000,
     debug: Debug = False,
 ) -> None:
-    """Serve the MLflow comparison of all runs, on this machine only."""
+    """Open MLflow on the runs of a store, for this machine only.
+
+    Select runs there and press Compare. Ctrl-C stops it.
+    """
     with told(debug):
         from bacl_platform.store import Store
         from bacl_platform.tracking import serve
@@ -243,39 +337,51 @@ def ui(
 
 @app.command()
 def report(
-    file: File,
+    context: typer.Context,
+    file: Either,
     store: StoreOption = DEFAULT_STORE,
     set_: Set = None,
     seeds: Seeds = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; else <store>/reports/<experiment>.")
-    ] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print JSON and nothing else; AP as fractions.")
-    ] = False,
+    out: Out = None,
+    json_: Json = False,
     paper: Annotated[
-        bool, typer.Option("--paper", help="Also the table that the paper prints, beside ours.")
+        bool, typer.Option("--paper", help="Also write the paper's table beside ours.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only what the store has in numbers: no errors, images.")
+        bool,
+        typer.Option(
+            "--quick", help="Only tables and plots of metrics: analyse no errors, draw no images."
+        ),
     ] = False,
     images: Annotated[
-        int | None,
-        typer.Option(min=0, help="Images to draw, on which variants differ most; else 6."),
-    ] = None,
+        int,
+        typer.Option(
+            min=0, metavar="N", help="How many images to draw: those on which variants differ most."
+        ),
+    ] = 6,
     draw: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B,...", help="Variants to draw; else the baseline and the two best others."
+            metavar="A,B,...",
+            help="Variants to draw.",
+            show_default="the baseline and the two best others",
         ),
     ] = None,
     score_threshold: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Draw no detections with a lower score; else 0.3."),
-    ] = None,
+        float,
+        typer.Option(min=0, max=1, metavar="SCORE", help="Draw no detections with a lower score."),
+    ] = 0.3,
     debug: Debug = False,
 ) -> None:
-    """Compare an experiment's variants, or a sweep's trials: tables, plots, errors, images."""
+    """Compare an experiment's variants or a sweep's trials.
+
+    Prints a table, and writes a page with tables, plots, an analysis of errors and images.
+
+    \b
+    Examples:
+      bacl report experiments/embedded/demo.yaml
+      bacl report experiments/sweeps/embedded/table3.yaml --paper
+    """
     with told(debug):
         from rich.console import Console
 
@@ -283,14 +389,14 @@ def report(
         from bacl_platform import sweep_report
         from bacl_platform.sweep import is_sweep
 
-        looks = {"--images": images, "--draw": draw, "--score-threshold": score_threshold}
-        chosen = [name for name, value in looks.items() if value is not None]
+        looks = {"--images": "images", "--draw": "draw", "--score-threshold": "score_threshold"}
+        chosen = [option for option, name in looks.items() if _is_given(context, name)]
         if quick and chosen:
             raise UsageError(f"--quick draws nothing: leave out {', '.join(chosen)}")
         if is_sweep(file):
             if chosen or quick:
                 given = ", ".join([*chosen, *(["--quick"] if quick else [])])
-                raise UsageError(f"{given}: expected an experiment, got a sweep file")
+                raise UsageError(f"{given}: expected an experiment, got the sweep {file}")
             _report_sweep(file, store, set_, seeds, out, json_, paper)
             return
         what, where = planned(file, store, set_, seeds)
@@ -307,8 +413,8 @@ def report(
                 found,
                 looked_at,
                 draw.split(",") if draw else None,
-                0.3 if score_threshold is None else score_threshold,
-                6 if images is None else images,
+                score_threshold,
+                images,
             )
         reporting.write(found, folder, command, sections)
         if beside is not None:
@@ -329,20 +435,25 @@ def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A variant.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The variant to compare with it.")],
     resamples: Annotated[
-        int, typer.Option(min=20, help="Times that the validation images are drawn anew.")
+        int,
+        typer.Option(min=20, metavar="N", help="Resamples of the validation images (bootstrap)."),
     ] = 1000,
     store: StoreOption = DEFAULT_STORE,
     set_: Set = None,
     seeds: Seeds = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; else <store>/reports/<experiment>.")
-    ] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print JSON and nothing else; AP as fractions.")
-    ] = False,
+    out: Out = None,
+    json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Tell what variant B gains over A, with 95% intervals, and which categories changed most."""
+    """Say what variant B gains over A, and how sure that is.
+
+    Gives 95 % intervals by a paired bootstrap over validation images, for all categories, each
+    frequency group and each category.
+
+    \b
+    Example:
+      bacl compare experiments/embedded/demo.yaml softmax bacl
+    """
     with told(debug):
         from rich.console import Console
 
@@ -361,36 +472,50 @@ def compare(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     run: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Experiment file to take --variant from.")
+        Path | None, typer.Option(metavar="FILE", help="Experiment that has trained --variant.")
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="A variant of --run.")] = None,
+    variant: Annotated[str | None, typer.Option(metavar="NAME", help="A variant of --run.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="A seed of --run; without it, the first.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="A seed of --run.", show_default="the first"),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Exported checkpoint, instead of --run and --variant.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Exported checkpoint, instead of --run and --variant."),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
-            help="Configuration of --checkpoint; else config.py beside it. It is Python and is "
-            "executed: use one that you trust."
+            metavar="FILE",
+            help="Configuration of --checkpoint. It is Python and is executed: use one that you "
+            "trust.",
+            show_default="config.py beside it",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path(
+        "predictions"
+    ),
     score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out detections with a lower score.")
+        float,
+        typer.Option(
+            min=0, max=1, metavar="SCORE", help="Leave out detections with a lower score."
+        ),
     ] = 0.3,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu or cuda:0; without it, a GPU if there is one.")
-    ] = None,
+    device: Device = None,
     store: StoreOption = DEFAULT_STORE,
     set_: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Detect objects in images: draws boxes, writes predictions.json."""
+    """Detect objects in images with a trained variant.
+
+    Writes each image with its detections drawn, and predictions.json.
+
+    \b
+    Example:
+      bacl predict photo.jpg --run experiments/embedded/demo.yaml --variant bacl
+    """
     with told(debug):
         from rich.console import Console
 
@@ -423,20 +548,27 @@ def trees(
     file: File,
     stage: Annotated[
         str | None,
-        typer.Option(help="Finished representation stage whose features the visual tree is of."),
+        typer.Option(
+            metavar="NAME",
+            help="Finished representation stage whose features the visual tree is made of.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")] = Path("trees.json"),
     visual: Annotated[
-        int, typer.Option(min=0, help="Parents of the visual tree; 0 leaves it out.")
+        int,
+        typer.Option(min=0, metavar="N", help="Parents of the visual tree; 0 leaves it out."),
     ] = 25,
     geometric: Annotated[
-        int, typer.Option(min=0, help="Parents of the geometric tree; 0 leaves it out.")
+        int,
+        typer.Option(min=0, metavar="N", help="Parents of the geometric tree; 0 leaves it out."),
     ] = 50,
     lexical: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Parents of the lexical tree, at least; 0 leaves it out; else 108 with --wordnet.",
+            metavar="N",
+            help="Parents of the lexical tree, at least; 0 leaves it out.",
+            show_default="108 with --wordnet, else 0",
         ),
     ] = None,
     wordnet: Annotated[
@@ -444,16 +576,25 @@ def trees(
         typer.Option(metavar="FOLDER", help="WordNet's index.noun and data.noun, for --lexical."),
     ] = None,
     boxes: Annotated[
-        int, typer.Option(min=1, help="Boxes of each category that the visual tree is made of.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Boxes of each category that the visual tree is made of."
+        ),
     ] = 100,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu or cuda:0; without it, a GPU if there is one.")
-    ] = None,
+    device: Device = None,
     store: StoreOption = DEFAULT_STORE,
     set_: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Make the trees of categories of a Forest classifier: visual, geometric, lexical."""
+    """Make the trees of categories that method forest needs.
+
+    Groups categories by looks (a finished stage's features), shape (box sizes) and meaning
+    (WordNet).
+
+    \b
+    Example:
+      bacl trees mine.yaml --stage representation --out trees.json
+    """
     with told(debug):
         from rich.console import Console
 
@@ -466,7 +607,7 @@ def trees(
 
 @app.command()
 def doctor(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
-    """Try everything that a run needs, and say what is missing."""
+    """Try everything that a run needs on this machine."""
     with told(debug):
         from bacl_platform import doctor as checks
 
@@ -478,20 +619,38 @@ def complexity(
     file: File,
     categories: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of categories; without it, the prepared dataset's."),
+        typer.Option(
+            min=1, metavar="N", help="Number of categories.", show_default="the dataset's"
+        ),
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="Whose classifier it has; else the last stage's first.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Variant whose classifier the detector has.",
+            show_default="the last stage's first",
+        ),
     ] = None,
     scale: Annotated[
         tuple[int, int] | None,
-        typer.Option(metavar="HEIGHT WIDTH", help="Image size; else the test scale, landscape."),
+        typer.Option(
+            metavar="HEIGHT WIDTH",
+            help="Image size in pixels.",
+            show_default="the test scale, landscape",
+        ),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     set_: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Count a detector's FLOPs and parameters at test, by part, beside the paper's Table XI."""
+    """Count a detector's FLOPs and parameters at test.
+
+    By part of the detector, beside the paper's Table XI.
+
+    \b
+    Example:
+      bacl complexity experiments/lvis/v1.0_r50.yaml --categories 1203
+    """
     with told(debug):
         from rich.console import Console
 
@@ -516,30 +675,41 @@ def bench(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="BENCH...",
-            help="Of loss, hallucination, bank, step, postprocess, evaluate, index, loader, sweep, "
-            "checkpoint, tracking, zoo.",
+            metavar="BENCH",
+            help="Any of loss, hallucination, bank, step, postprocess, evaluate, index, loader, "
+            "sweep, checkpoint, tracking, zoo.",
         ),
     ],
     json_: Annotated[
-        bool, typer.Option("--json", help="Print a list of {name, ratio, limit} and nothing else.")
+        bool,
+        typer.Option("--json", help="Print JSON and nothing else: a list of {name, ratio, limit}."),
     ] = False,
     repeat: Annotated[
-        int | None, typer.Option(min=1, help="Rounds to take the median of; else as many as fit.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Rounds to take the median of.",
+            show_default="as many as a bench needs",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads of torch.")] = 1,
     scale: Annotated[
         str | None,
         typer.Option(
             metavar="small|full",
-            help="small (default on the CPU) or full: images of 400x672 or 800x1333 in bank and "
-            "step; 250 or 5,000 images in evaluate.",
+            help="Images of 400x672 or 800x1333 in bank and step; 250 or 5,000 images in evaluate.",
+            show_default="small on a CPU, full on a GPU",
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Time our training steps beside those of others, in turns, on this machine."""
+    """Time parts of BACL beside others' code, on this machine.
+
+    Each is run in turns with MMDetection's, lvis-api's or a plain loop, and the ratio is compared
+    with its limit.
+    """
     with told(debug):
         from rich.console import Console
 
@@ -547,7 +717,9 @@ def bench(
 
         unknown = [name for name in what if name not in benches.BENCHES]
         if unknown:
-            raise UsageError(f"expected some of {', '.join(benches.BENCHES)}, got {unknown[0]!r}")
+            raise UsageError(
+                f"BENCH: expected some of {', '.join(benches.BENCHES)}, got {unknown[0]!r}"
+            )
         setting = benches.setting_of(device, scale, repeat, threads)
         rows = [row for name in what for row in benches.run(name, setting)]
         if json_:
@@ -565,13 +737,32 @@ def planned(
     from bacl_platform.store import Store
     from bacl_platform.sweep import Preparation
 
-    chosen = [*(overrides or []), *([f"seeds=[{seeds}]"] if seeds else [])]
-    experiment, where = load(file, chosen), Store(store)
+    experiment, where = load(file, _chosen(overrides, seeds)), Store(store)
     prepare = Preparation(where)
     prepared = prepare(experiment.dataset)
     for warning in prepare.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    return make_plan(experiment, prepared, where), where
+    try:
+        return make_plan(experiment, prepared, where), where
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+
+
+def _chosen(overrides: list[str] | None, seeds: str | None) -> list[str]:
+    """The overrides of a file's fields, those of --seeds among them."""
+    if seeds is None:
+        return overrides or []
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", seeds):
+        raise UsageError(
+            f"--seeds: expected whole numbers with commas between, such as 0,1, got {seeds!r}"
+        )
+    return [*(overrides or []), f"seeds=[{seeds}]"]
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user has given an option, and not its default holds."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _report_sweep(
@@ -612,7 +803,7 @@ def swept(
     from bacl_platform.sweep import Preparation, SweepFile, plan_sweeps
 
     where = Store(store)
-    chosen = [*(overrides or []), *([f"seeds=[{seeds}]"] if seeds else [])]
+    chosen = _chosen(overrides, seeds)
     read = [SweepFile(file, chosen) for file in files]
     for file in read:
         count = file.sweep.count()
@@ -664,4 +855,7 @@ def _of_disk(error: Exception) -> str | None:
 
 def main() -> None:
     """The `bacl` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -1,4 +1,4 @@
-"""What jobs cost: images through the trunk, known beforehand; hours, by what finished ones took.
+"""What jobs cost: images to process, known beforehand; hours, by what finished ones took.
 
 An experiment is compared with itself when every variant trains alone. Stage 1 is trained once for
 all that start from it either way.
@@ -37,19 +37,23 @@ class Cost:
 
     jobs: int
     trained: int
-    """Training images through the trunk: steps times images a step."""
+    """Training images that pass the trunk: steps times images a step."""
     evaluated: int
-    """Validation images through the trunk, of all evaluations."""
+    """Validation images that pass the trunk, in all evaluations."""
 
     def __str__(self) -> str:
         return f"{_jobs(self.jobs)}, {self.images}"
 
     @property
+    def _verb(self) -> str:
+        return "processes" if self.jobs == 1 else "process"
+
+    @property
     def images(self) -> str:
         """The images, in words."""
         return (
-            f"{amount(self.trained)} training and {amount(self.evaluated)} validation images "
-            "through the trunk"
+            f"which {self._verb} {amount(self.trained)} training and {amount(self.evaluated)} "
+            "validation images"
         )
 
 
@@ -80,10 +84,10 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
     val_images = _val_images(plan)
     fused, alone = cost_of(plan.jobs, val_images)
     if alone == fused:
-        yield f"the whole: {fused}; no two variants share a trunk"
+        yield f"in all: {fused}; no two variants share a trunk"
     else:
-        yield f"fused: {fused}"
-        yield f"every variant by itself: {alone} ({_times(fused, alone)} the training images)"
+        yield f"in all: {fused}"
+        yield f"with a job for every variant: {alone} ({_times(fused, alone)} the training images)"
     yield from _banks(plan, val_images)
     missing = plan.missing(store)
     steps = {job.key: newest_step(store, job.key) or 0 for job in missing}
@@ -95,9 +99,9 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
     if not missing or left == fused:
         yield there
     elif left_alone == left:
-        yield f"{there}: {left.images}"
+        yield f"{there}, {left.images}"
     else:
-        yield f"{there}: {left.images}; every variant by itself: {left_alone}"
+        yield f"{there}, {left.images}; with a job for every variant: {left_alone}"
     yield from _hours(plan, missing, steps, store)
 
 
@@ -117,8 +121,8 @@ def _banks(plan: "Plan", val_images: int) -> Iterator[str]:
         fused, alone = cost_of(jobs, val_images)
         if alone != fused:
             yield (
-                f"{stage}: {amount(fused.trained)} training images in {_jobs(fused.jobs)}; every "
-                f"variant by itself: {amount(alone.trained)} in {alone.jobs} "
+                f"{stage}: {amount(fused.trained)} training images in {_jobs(fused.jobs)}; with a "
+                f"job for every variant: {amount(alone.trained)} in {alone.jobs} "
                 f"({_times(fused, alone)})"
             )
 
@@ -144,7 +148,7 @@ def _hours(
     like = sum(seconds is not None for seconds in known.values())
     which = "" if like == len(missing) else f"{like} of the {len(missing)} jobs to run: "
     unfused = (
-        f"; {duration(alone)} with every variant by itself, where a further variant of a bank is "
+        f"; {duration(alone)} with a job for every variant, where a further variant of a job is "
         f"taken to add {EACH_VARIANT:.0%} to a step"
         if alone > fused
         else ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.options import DEFAULT_STORE, App, Debug
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,35 +22,53 @@ if TYPE_CHECKING:
     from bacl.datasets.provide import Request
     from bacl.datasets.stats import Stats
 
-app = typer.Typer(help="Prepare, verify and count data sets.", no_args_is_help=True)
+app = App(help="Prepare, verify and count data sets.", no_args_is_help=True, rich_markup_mode=None)
 
 Root = Annotated[
-    Path, typer.Option("--root", envvar="BACL_DATA", help="Folder that holds the data sets.")
+    Path,
+    typer.Option(
+        "--root", metavar="FOLDER", envvar="BACL_DATA", help="Folder that holds the data sets."
+    ),
 ]
 What = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME|FILE]",
-        help="lvis_v0.5, lvis_v1, coco_lt or embedded under --root, or an experiment file; "
-        "without it, the files of --train, --val and --images.",
+        metavar="NAME|FILE",
+        help="A data set under --root (lvis_v0.5, lvis_v1, coco_lt or embedded) or an experiment "
+        "file; without it, the files of --train, --val and --images are meant.",
     ),
 ]
-Train = Annotated[Path | None, typer.Option(help="Annotation file (LVIS or COCO JSON).")]
-Val = Annotated[Path | None, typer.Option(help="The same of the validation split.")]
-Images = Annotated[Path | None, typer.Option(help="Folder that file names start from.")]
-ValImages = Annotated[Path | None, typer.Option(help="The same for validation, if it differs.")]
+Train = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Annotation file of the training split.")
+]
+Val = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Annotation file of the validation split.")
+]
+Images = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the images.")]
+ValImages = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Folder of the validation images.", show_default="that of --images"
+    ),
+]
 Format = Annotated[
-    str, typer.Option("--format", metavar="lvis|coco", help="Of --train, --val and --images.")
+    str, typer.Option("--format", metavar="lvis|coco", help="Format of --train and --val.")
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the experiment file."),
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Change a field of the experiment file; repeatable."
+    ),
 ]
 Store = Annotated[
     str,
-    typer.Option("--store", envvar="BACL_STORE", help="Where an experiment's embedded set is."),
+    typer.Option(
+        "--store",
+        metavar="FOLDER",
+        envvar="BACL_STORE",
+        help="Store whose experiments' embedded sets are meant.",
+    ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
 DEFAULT_ROOT = Path("bacl_data")
 SECONDS_BETWEEN_LINES = 15
@@ -59,12 +78,12 @@ SECONDS_BETWEEN_LINES = 15
 @app.command()
 def prepare(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="lvis_v0.5, lvis_v1, coco_lt or embedded.")
+        str, typer.Argument(metavar="NAME", help="One of lvis_v0.5, lvis_v1, coco_lt, embedded.")
     ],
     root: Root = DEFAULT_ROOT,
     offline: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Take the archives from there; download nothing."),
+        typer.Option(metavar="FOLDER", help="Take the archives from there and download nothing."),
     ] = None,
     mirror: Annotated[
         list[str] | None,
@@ -75,23 +94,36 @@ def prepare(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List files, sizes, digests; change nothing.")
+        bool, typer.Option("--dry-run", help="List files, sizes and digests; change nothing.")
     ] = False,
     keep: Annotated[
-        bool, typer.Option("--keep-archives", help="Do not remove what was downloaded.")
+        bool, typer.Option("--keep-archives", help="Keep archives once they are unpacked.")
     ] = False,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of coco_lt's choice of instances, and of the embedded set.")
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Seed of coco_lt's choice of instances, and of the embedded set.",
+        ),
     ] = 0,
     authors: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="The authors' train_coco2017_LT_sampled.json, instead of a choice."
+            metavar="FILE",
+            help="The authors' train_coco2017_LT_sampled.json, for coco_lt as they have drawn it.",
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Bring a data set under --root; after any interruption, give the same command again."""
+    """Download, check and unpack a data set.
+
+    After any interruption the same command goes on.
+
+    \b
+    Example:
+      bacl data prepare lvis_v1 --root ~/data
+    """
     from bacl_platform.cli import told
 
     with told(debug):
@@ -102,7 +134,7 @@ def prepare(
 
         console = Console()
         if name not in NAMED:
-            raise UsageError(f"expected one of {', '.join(NAMED)}, got {name!r}")
+            raise UsageError(f"NAME: expected one of {', '.join(NAMED)}, got {name!r}")
         if authors and name != "coco_lt":
             raise UsageError(f"--authors: expected with coco_lt only, got {name}")
         for address in mirror or []:
@@ -133,16 +165,27 @@ def verify(
     val_images: ValImages = None,
     format_: Format = "coco",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Read the images' headers only, do not decode them.")
+        bool, typer.Option("--quick", help="Read only the images' headers and do not decode them.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Images read at a time; else one for each core.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Images to read at a time.", show_default="one for each core"
+        ),
     ] = None,
     set_: Set = None,
-    store: Store = "bacl_store",
+    store: Store = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
-    """Check images, boxes, polygons, ids, splits; lists all problems, exit code 1 if any."""
+    """Check a data set: images, boxes, polygons, ids, splits.
+
+    Lists all problems; the exit code is 1 if there are any.
+
+    \b
+    Examples:
+      bacl data verify mine.yaml
+      bacl data verify --train train.json --val val.json --images photos
+    """
     from bacl_platform.cli import told
 
     with told(debug):
@@ -162,7 +205,12 @@ def verify(
         for kind, sentences in (("problem", found.problems), ("remark", found.remarks)):
             for sentence in sentences:
                 console.print(f"{kind}: {sentence}", markup=False, highlight=False, soft_wrap=True)
-        depth = "headers of images read" if quick else "every image decoded"
+        how = "their headers" if quick else "decoding them"
+        depth = (
+            f"{_count(found.images, 'image')} checked by {how}"
+            if found.images
+            else "no image was there to check"
+        )
         counts = (
             _count(len(found.problems), "problem"),
             _count(len(found.remarks), "remark"),
@@ -180,15 +228,24 @@ def stats(
     images: Images = None,
     val_images: ValImages = None,
     format_: Format = "coco",
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("data_stats"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path(
+        "data_stats"
+    ),
     json_: Annotated[
         bool, typer.Option("--json", help="Print JSON and nothing else; write nothing.")
     ] = False,
     set_: Set = None,
-    store: Store = "bacl_store",
+    store: Store = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
-    """Count images, instances and groups; writes long_tail.png, categories.csv, stats.json."""
+    """Count images, instances and groups of a data set.
+
+    Writes long_tail.png, categories.csv and stats.json.
+
+    \b
+    Example:
+      bacl data stats mine.yaml
+    """
     from bacl_platform.cli import told
 
     with told(debug):
@@ -273,6 +330,7 @@ def _dataset(
     """What the user means by a name, an experiment file or plain files."""
     from bacl import settings
     from bacl.datasets.sources import NAMED, under
+    from bacl_platform.sentences import is_text
 
     train, val, images, val_images = files
     if what is not None and any(files):
@@ -285,6 +343,9 @@ def _dataset(
             )
         if format_ not in ("lvis", "coco"):
             raise UsageError(f"--format: expected lvis or coco, got {format_!r}")
+        for option, path in zip(("--train", "--val", "--images", "--val-images"), files):
+            if path is not None and not is_text(str(path)):
+                raise UsageError(f"{option} {path}: expected a path that is text in UTF-8")
         return settings.Dataset.model_validate(
             {
                 "format": format_,
@@ -297,7 +358,10 @@ def _dataset(
     if what in NAMED:
         return under(root, what)
     if not Path(what).is_file():
-        raise UsageError(f"expected one of {', '.join(NAMED)} or an experiment file, got {what!r}")
+        raise UsageError(
+            f"expected one of {', '.join(NAMED)} or an experiment file, got {what!r}, which is no "
+            "file"
+        )
     from bacl_platform.experiment import load
 
     return load(what, set_).dataset

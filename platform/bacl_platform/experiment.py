@@ -3,7 +3,6 @@
 What a file may say below stage level is in `bacl.settings`; the stages themselves are here.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,18 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from bacl.errors import UsageError
 from bacl.method_settings import Forest, Variant
-from bacl.settings import BCE, FROZEN_TRUNK, Dataset, Detector, Recipe, Settings
+from bacl.settings import (
+    BCE,
+    FROZEN_TRUNK,
+    Dataset,
+    Detector,
+    FilePath,
+    Recipe,
+    Seed,
+    Settings,
+    meaning,
+)
+from bacl_platform.sentences import is_text, one_of, show, translate, truths
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 """Of stages and variants."""
@@ -34,7 +44,7 @@ class Resources(Settings):
     """GPUs of each worker."""
     memory: float = Field(0, ge=0)
     """GiB of main memory that Ray sets aside for each worker."""
-    accelerator: str | None = None
+    accelerator: Annotated[str, meaning("a kind of GPU such as H100")] | None = None
     """Kind of the GPUs as Ray calls it, such as `H100`; null takes any."""
     labels: dict[str, str] = {}
     """Labels of the nodes that workers may be on; a value may be `!a`, `in(a,b)` or `!in(a,b)`."""
@@ -77,9 +87,9 @@ class ClassifierStage(Settings):
     """Stage 2: trains variants of the classifier over one trunk, whose features are frozen."""
 
     kind: Literal["classifier"]
-    after: str
+    after: Annotated[str, meaning("the name of a representation stage")]
     """The representation stage that the trunk comes from."""
-    freeze: list[str] = list(FROZEN_TRUNK)
+    freeze: list[Annotated[str, meaning("the name of a part of the detector")]] = list(FROZEN_TRUNK)
     """Parts of the detector that do not train; `*` stands for anything in their names."""
     variants: dict[Name, Variant] = Field(min_length=1)
     variants_per_job: int | None = Field(None, gt=0)
@@ -94,10 +104,10 @@ Stage = Annotated[RepresentationStage | ClassifierStage, Field(discriminator="ki
 class Paper(Settings):
     """Where the paper's numbers are that a file repeats, for `bacl report --paper`."""
 
-    file: str
+    file: FilePath
     """Relative to the folder of the file that names it."""
-    table: str
-    column: str | None = None
+    table: Annotated[str, meaning("the name of a table, such as III")]
+    column: Annotated[str, meaning("the name of a column of the table")] | None = None
     """Of a table that has several, such as `v0.5 R50`."""
 
 
@@ -105,12 +115,12 @@ class Experiment(Settings):
     """One experiment file: a dataset, a detector, a DAG of stages."""
 
     name: Title
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1)
     """The whole DAG runs once for each."""
     dataset: Dataset
     detector: Detector = Detector()
     stages: dict[Name, Stage] = Field(min_length=1)
-    baseline: str | None = None
+    baseline: Annotated[str, meaning("the name of a variant")] | None = None
     """The variant that the report compares the others with."""
     paper: Paper | None = None
     """The published table whose rows are the variants, by name."""
@@ -144,26 +154,68 @@ def validated(raw: dict, path: Path) -> Experiment:
 
 
 def _validated(raw: dict, path: Path) -> Experiment:
+    refuse_sweep(raw, str(path))
     try:
         experiment = Experiment.model_validate(raw)
-        problems = list(_disagreements(experiment))
+        problems = [*truths(raw, experiment), *_disagreements(experiment)]
     except ValidationError as error:
         problems = list(translate(error, Experiment))
     problems += _broken_edges(raw.get("stages"))
     if problems:
-        raise UsageError("\n".join(f"{path}: {problem}" for problem in problems))
+        lines = [f"{path}: {problem}{_origin(problem, raw, path)}" for problem in problems]
+        raise UsageError("\n".join(lines))
     return experiment
+
+
+def _origin(problem: str, raw: dict, path: Path) -> str:
+    """Which base of the file at `path` has the field that a problem begins with, if one has."""
+    steps = problem.split(": ")[0].split(".")
+    place, content = path, read_yaml(path)
+    while _at(content, steps) is _ABSENT and isinstance(base := content.get("base"), str):
+        place = place.parent / os.path.expanduser(os.path.expandvars(base))
+        content = read_yaml(place)
+    found = _at(content, steps)
+    as_there = place != path and found is not _ABSENT and found == _at(raw, steps)
+    return f" (in its base {place})" if as_there else ""
+
+
+_ABSENT = object()
+
+
+def _at(content: Any, steps: Sequence[str]) -> Any:
+    """What raw content has at a path, or _ABSENT."""
+    for step in steps:
+        if isinstance(content, list) and step.isdecimal() and int(step) < len(content):
+            content = content[int(step)]
+        elif isinstance(content, dict) and step in content:
+            content = content[step]
+        else:
+            return _ABSENT
+    return content
 
 
 def _here(experiment: Experiment, path: Path) -> Experiment:
     """An experiment with the paths that it means on this machine."""
     if unset := _unset_variables(experiment):
         raise UsageError("\n".join(f"{path}: {problem}" for problem in unset))
-    return _with_absolute_paths(experiment, path.resolve().parent)
+    placed = _with_absolute_paths(experiment, path.resolve().parent)
+    if odd := [field for field, value in _paths(placed).items() if not is_text(value)]:
+        raise UsageError(f"{path}: {', '.join(odd)}: expected paths that are text in UTF-8")
+    return placed
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as the standard has it, except that a repeated key is an error and not the last one."""
+    """YAML as the standard has it, except that a repeated key is an error and not the last one,
+    and that two escapes may make one character, as in JSON, but none may stand for half of it."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        value: str = super().construct_scalar(node)
+        try:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{value!a} has half a character", node.start_mark
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: dict[Any, int] = {}
@@ -183,22 +235,52 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict:
-    """The mapping that a YAML file holds; raises UsageError where it holds none."""
+def says_sweep(raw: dict) -> bool:
+    """Whether raw content is a sweep's, by its `space`, and not an experiment's."""
+    return "space" in raw
+
+
+def refuse_sweep(raw: dict, place: str) -> None:
+    """Raise UsageError if what should be an experiment is a sweep; `place` says which file is."""
+    if says_sweep(raw):
+        raise UsageError(
+            f"{place}: expected an experiment, got a sweep (it has a `space`), which `bacl sweep` "
+            "runs; of other commands `plan`, `report`, `submit` and `store gc --keep` read it"
+        )
+
+
+def read_yaml(path: Path, named: str = "") -> dict:
+    """The mapping that a YAML file holds; raises UsageError where it holds none.
+
+    named: which field of which file names this one, such as `mine.yaml: base: `.
+    """
+    place = f"{named}{path}"
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"{path}: expected a readable experiment file: {reason}") from None
+    except FileNotFoundError:
+        raise UsageError(f"{place}: there is no such file") from None
+    except IsADirectoryError:
+        raise UsageError(f"{place}: expected a YAML file, got a folder") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{place}: expected UTF-8 text, got other bytes (first at byte {error.start})"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{place}: expected a file that can be read: {reason}") from None
     try:
         raw = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UsageError(f"{path}: {line}expected YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: expected YAML: {error}") from None
+        raise UsageError(f"{place}: {line}expected YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        number = text.count("\n", 0, error.position) + 1
+        raise UsageError(
+            f"{place}: line {number}: expected YAML, got the character U+{error.character:04X}, "
+            "which it does not allow"
+        ) from None
     if not isinstance(raw, dict):
-        raise UsageError(f"{path}: expected a mapping of fields, got {_show(raw)}")
+        raise UsageError(f"{place}: expected a mapping of fields, got {show(raw)}")
     return _unshared(raw)
 
 
@@ -210,20 +292,26 @@ def _unshared(value: Any) -> Any:
 
 
 def read(path: Path, above: tuple[Path, ...] = ()) -> dict:
-    """The raw content of a file, merged over its base's, whose paths keep their meaning."""
-    raw = read_yaml(path)
+    """The raw content of a file, merged over its base's, whose paths keep their meaning.
+
+    above: the files that lead here, each by its `base`.
+    """
+    named = "".join(f"{file}: base: " for file in above)
+    raw = read_yaml(path, named)
+    if above:
+        refuse_sweep(raw, f"{named}{path}")
     base = raw.pop("base", None)
     if base is None:
         return raw
-    if not isinstance(base, str):
-        raise UsageError(
-            f"{path}: base: expected the path of an experiment file, got {_show(base)}"
-        )
-    below = path.parent / os.path.expanduser(os.path.expandvars(base))
+    place = f"{named}{path}: base"
+    if not isinstance(base, str) or not base:
+        raise UsageError(f"{place}: expected the path of an experiment file, got {show(base)}")
+    expanded = os.path.expanduser(os.path.expandvars(base))
+    if unset := _VARIABLE.findall(expanded):
+        raise UsageError(f"{place}: expected the environment variable {unset[0]} to be set")
+    below = path.parent / expanded
     if below.resolve() in [file.resolve() for file in (*above, path)]:
-        raise UsageError(
-            f"{path}: base: expected another file, got {base!r}, which leads back here"
-        )
+        raise UsageError(f"{place}: expected another file, got {base!r}, which leads back here")
     content = read(below, (*above, path))
     for field in _DATASET_PATHS:
         _rebase(content.get("dataset"), field, below.parent)
@@ -290,8 +378,11 @@ def override_field(raw: dict, override: str) -> None:
         raise UsageError(f"--set {override}: expected PATH.TO.FIELD=VALUE")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {override}: expected a YAML value, got {text!r}") from None
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise UsageError(
+            f"--set {override}: expected a YAML value, got {text!r}: {reason}"
+        ) from None
     try:
         assign(raw, steps, value)
     except UsageError as error:
@@ -320,7 +411,7 @@ def _child(place: Any, step: str) -> Any:
         return place[step]
     if isinstance(place, list) and step.isdecimal() and int(step) < len(place):
         return place[int(step)]
-    raise UsageError(f"there is no `{step}` in {_show(place)}")
+    raise UsageError(f"there is no `{step}` in {show(place)}")
 
 
 def _broken_edges(stages: Any) -> Iterator[str]:
@@ -333,7 +424,7 @@ def _broken_edges(stages: Any) -> Iterator[str]:
         if not isinstance(parent, str):
             continue
         if parent not in stages:
-            yield f"stages.{name}.after: expected {_one_of(stages)}, got {_show(parent)}"
+            yield f"stages.{name}.after: expected {one_of(stages)}, got {show(parent)}"
             continue
         walk = [name]
         while isinstance(parent, str) and parent in stages and parent not in walk:
@@ -392,7 +483,7 @@ def _disagreements(experiment: Experiment) -> Iterator[str]:
         yield from _unserved(name, stage)
         yield from _followers(name, stage, experiment)
     if experiment.baseline is not None and experiment.baseline not in owner:
-        yield f"baseline: expected {_one_of(owner)}, got {experiment.baseline!r}"
+        yield f"baseline: expected {one_of(owner)}, got {experiment.baseline!r}"
 
 
 def _unserved(name: str, stage: RepresentationStage | ClassifierStage) -> Iterator[str]:
@@ -428,7 +519,7 @@ def _followers(
         if found is not None and found not in settings.bases:
             yield (
                 f"stages.{name}.variants.{variant}: {wanted}: expected stages.{stage.after}."
-                f"classifier.method to be {_one_of(settings.bases)}, got {found!r}"
+                f"classifier.method to be {one_of(settings.bases)}, got {found!r}"
             )
 
 
@@ -437,16 +528,22 @@ def variants_of(name: str, stage: RepresentationStage | ClassifierStage) -> dict
     return stage.variants if isinstance(stage, ClassifierStage) else {name: stage.classifier}
 
 
-def _unset_variables(experiment: Experiment) -> list[str]:
+def _paths(experiment: Experiment) -> dict[str, str]:
+    """The paths of data, weights and trees, by field."""
     paths = {f"dataset.{name}": getattr(experiment.dataset, name) for name in _DATASET_PATHS}
     paths["detector.weights"] = experiment.detector.weights
     for name, stage in experiment.stages.items():
         for variant, settings in variants_of(name, stage).items():
-            paths[f"stages.{name}: {variant}.trees"] = getattr(settings, "trees", None)
+            place = f"variants.{variant}" if isinstance(stage, ClassifierStage) else "classifier"
+            paths[f"stages.{name}.{place}.trees"] = getattr(settings, "trees", None)
+    return {field: value for field, value in paths.items() if value is not None}
+
+
+def _unset_variables(experiment: Experiment) -> list[str]:
     return [
-        f"{field}: expected the environment variable {name} to be set, got nothing"
-        for field, value in paths.items()
-        for name in re.findall(r"\$\{?(\w+)\}?", os.path.expandvars(value or ""))
+        f"{field}: expected the environment variable {name} to be set"
+        for field, value in _paths(experiment).items()
+        for name in _VARIABLE.findall(os.path.expandvars(value))
     ]
 
 
@@ -484,119 +581,5 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
     )
 
 
+_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _DATASET_PATHS = ("root", "train", "val", "images", "val_images")
-
-
-# Pydantic's errors in our words. A model's JSON schema knows what each field expects.
-
-
-def translate(error: ValidationError, model: type[Settings]) -> Iterator[str]:
-    """What pydantic found wrong in a file for `model`, one sentence each."""
-    schema = model.model_json_schema()
-    definitions = schema.get("$defs", {})
-    for problem in error.errors(include_url=False):
-        path, node = _locate(problem["loc"], schema, definitions)
-        yield _sentence(problem, path, node, definitions)
-
-
-def _sentence(problem: Any, path: str, node: dict, definitions: dict) -> str:
-    kind, given = problem["type"], problem["input"]
-    if kind == "value_error":
-        return f"{path}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
-    if kind == "extra_forbidden":
-        name, known = path.rsplit(".", 1)[-1], list(node.get("properties", {}))
-        if name in ("variants", "after", "freeze") and node.get("title") == "RepresentationStage":
-            return (
-                f"{path}: expected no such field in a representation stage, which trains all "
-                "parts and one `classifier`; a stage with `variants` has `kind: classifier`"
-            )
-        return (
-            f"{path}: unknown field, {_did_you_mean(name, known) or 'expected ' + _one_of(known)}"
-        )
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        field = node["discriminator"]["propertyName"]
-        known = list(node["discriminator"]["mapping"])
-        got = given.get(field) if isinstance(given, dict) else None
-        hint = f" ({close})" if (close := _did_you_mean(got, known)) else ""
-        return f"{path}.{field}: expected {_one_of(known)}, got {_show(got)}{hint}"
-    if problem["loc"][-1] == "[key]":
-        return f"{path}: expected a name of a-z, 0-9, _ and -, got {_show(given)}"
-    got = "nothing" if kind == "missing" else _show(given)
-    hint = f" ({close})" if (close := _did_you_mean(given, node.get("enum", []))) else ""
-    return f"{path}: expected {_expectation(node, definitions)}, got {got}{hint}"
-
-
-def _locate(location: tuple, schema: dict, definitions: dict) -> tuple[str, dict]:
-    """The dotted path as the file has it, and the schema of the deepest part of it that exists."""
-    shown: list[str] = []
-    node = schema
-    for step in location:
-        node = _resolve(node, definitions)
-        if step == "[key]":
-            break
-        if "discriminator" in node and step in node["discriminator"]["mapping"]:
-            # pydantic names the chosen member of a union; the file has no such level
-            node = {"$ref": node["discriminator"]["mapping"][step]}
-            continue
-        shown.append(str(step))
-        if isinstance(step, int):
-            items = node.get("prefixItems")
-            node = items[step] if items and step < len(items) else node.get("items", {})
-        elif step in node.get("properties", {}):
-            node = node["properties"][step]
-        else:
-            node = next(iter(node.get("patternProperties", {}).values()), node)
-    return ".".join(shown), _resolve(node, definitions)
-
-
-def _resolve(node: dict, definitions: dict) -> dict:
-    if "$ref" in node:
-        return _resolve(definitions[node["$ref"].rsplit("/", 1)[-1]], definitions)
-    options = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
-    return _resolve(options[0], definitions) | {"nullable": True} if len(options) == 1 else node
-
-
-_BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-_NOUNS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "string": "a text",
-    "boolean": "true or false",
-}
-
-
-def _expectation(node: dict, definitions: dict) -> str:
-    suffix = " or null" if node.get("nullable") else ""
-    if "enum" in node or "const" in node:
-        return _one_of(node.get("enum") or [node["const"]]) + suffix
-    if "discriminator" in node or node.get("type") == "object":
-        return "a mapping" + suffix
-    if node.get("type") == "array":
-        length = f" of {node['minItems']}" if node.get("prefixItems") else ""
-        least = " with at least one entry" if node.get("minItems") == 1 and not length else ""
-        return f"a list{length}{least}{suffix}"
-    if pattern := node.get("pattern"):
-        letters = "A-Z, a-z, 0-9, ., _ and -" if "A-Z" in pattern else "a-z, 0-9, _ and -"
-        return f"a name of {letters}"
-    bounds = " and ".join(
-        f"{sign} {node[name]:g}" for name, sign in _BOUNDS.items() if name in node
-    )
-    noun = _NOUNS.get(node.get("type", ""), "another value")
-    return " ".join(filter(None, [noun, bounds])) + suffix
-
-
-def _one_of(names: Any) -> str:
-    names = [str(name) for name in names]
-    return names[0] if len(names) == 1 else "one of " + ", ".join(names)
-
-
-def _did_you_mean(name: Any, known: list[str]) -> str | None:
-    close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
-    return f"did you mean `{close[0]}`?" if close else None
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    text = "a mapping" if isinstance(value, dict) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -113,7 +113,7 @@ def tag(store: Store, key: str, name: str) -> None:
     """
     _check_key(key, store.entries(), store)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UsageError(f"expected a tag of letters, digits, dots, _ and -, got {name!r}")
+        raise UsageError(f"NAME: expected a tag of letters, digits, dots, _ and -, got {name!r}")
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     store.write_note(f"{_TAGS}/{key}/{name}", now)
 
@@ -129,5 +129,5 @@ def untag(store: Store, key: str, name: str) -> None:
 def _check_key(key: str, there: Collection[str], store: Store) -> None:
     if key not in there:
         raise UsageError(
-            f"expected a key that `bacl store ls --store {store.url}` shows, got {key!r}"
+            f"KEY: expected a key that `bacl store ls --store {store.url}` shows, got {key!r}"
         )

@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bacl.errors import UsageError
-from bacl_platform.options import Debug
+from bacl_platform.options import App, Debug
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bacl.settings import Method
 
-app = typer.Typer(help="The methods that variants may have: a list, and a card for each.")
+app = App(help="List the methods of the field, and show a card for each.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
 def methods(context: typer.Context) -> None:
-    """List them, with what each does."""
+    """List the methods of the field, and show a card for each.
+
+    Without a command, lists them with what each does.
+    """
     if context.invoked_subcommand is not None:
         return
     from rich.console import Console
@@ -32,16 +35,23 @@ def methods(context: typer.Context) -> None:
 
     table = Table("method", "what it does", "source")
     for name, method in METHODS.items():
-        table.add_row(name, _about(method).split(". ")[0].rstrip("."), method.source)
+        table.add_row(name, _summary(method), method.source)
     Console().print(table)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As experiment files call it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The method, as an experiment file names it.")
+    ],
     debug: Debug = False,
 ) -> None:
-    """Show a method's card."""
+    """Show a method's card: equations, options, costs.
+
+    \b
+    Example:
+      bacl methods show eqlv2
+    """
     from bacl_platform.cli import told
 
     with told(debug):
@@ -50,7 +60,7 @@ def show(
         from bacl.method_settings import METHODS
 
         if name not in METHODS:
-            raise UsageError(f"expected one of {', '.join(METHODS)}, got {name!r}")
+            raise UsageError(f"NAME: expected one of {', '.join(METHODS)}, got {name!r}")
         print_card(name, METHODS[name], Console())
 
 
@@ -80,6 +90,12 @@ def print_card(name: str, method: "type[Method]", console: "Console") -> None:
             table.add_row(path, default, about)
         console.print()
         console.print(table, highlight=False, markup=False)
+
+
+def _summary(method: "type[Method]") -> str:
+    """The docstring's first paragraph, which is one sentence."""
+    first = (inspect.getdoc(method) or "").split("\n\n")[0]
+    return " ".join(first.split()).removesuffix(".")
 
 
 def _about(method: "type[Method]") -> str:

@@ -1,8 +1,13 @@
-"""Options that several commands have."""
+"""Options that several commands have, and how help shows arguments."""
 
-from typing import Annotated
+import re
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 StoreOption = Annotated[
     str,
@@ -10,9 +15,39 @@ StoreOption = Annotated[
         "--store",
         metavar="FOLDER|s3://BUCKET/PREFIX",
         envvar="BACL_STORE",
-        help="Where finished jobs and datasets are.",
+        help="Store of finished jobs and prepared datasets.",
     ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 DEFAULT_STORE = "bacl_store"
+
+
+class Command(TyperCommand):
+    """A command whose help shows arguments as manuals do, without braces and Python's types."""
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return [
+            piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)
+        ]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the tables of arguments and options."""
+        records: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            if (record := param.get_help_record(ctx)) is None:
+                continue
+            argument = param.param_type_name == "argument"
+            name = re.sub(r" <.*>$", "", record[0]) if argument else record[0]
+            records["Arguments" if argument else "Options"].append((name, record[1]))
+        for title, rows in records.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+class App(typer.Typer):
+    """A group of such commands."""
+
+    def command(self, *args: Any, **options: Any) -> "Callable[..., Any]":
+        return super().command(*args, **{"cls": Command, **options})

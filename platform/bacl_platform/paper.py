@@ -21,7 +21,7 @@ def published(
             f"{file}: paper: expected the table to compare with (file and table), got nothing"
         )
     path = file.parent / source.file
-    tables = read_yaml(path).get("tables", {})
+    tables = read_yaml(path, f"{file}: paper.file: ").get("tables", {})
     if source.table not in tables:
         known = ", ".join(map(str, tables))
         raise UsageError(

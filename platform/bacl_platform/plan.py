@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bacl
+from bacl.errors import UsageError
 from bacl.method_settings import Variant
 from bacl.settings import Recipe, Settings
 from bacl_platform.cost import cost_lines
@@ -22,6 +23,7 @@ from bacl_platform.experiment import (
     variants_of,
 )
 from bacl_platform.population import Population
+from bacl_platform.sentences import as_yaml
 from bacl_platform.store import Store
 from bacl_platform.works import newest_step
 
@@ -61,10 +63,6 @@ class Job(Settings):
     @property
     def iterations(self) -> int:
         return self.config["train_cfg"]["max_iters"]
-
-    @property
-    def sampler(self) -> str:
-        return self.config["train_dataloader"]["sampler"]["type"]
 
 
 class Plan(Settings):
@@ -123,7 +121,11 @@ class _Planner:
         parents: dict[str, Job] = {}
         for name, stage in _parents_first(self.experiment):
             parent = parents[stage.after] if isinstance(stage, ClassifierStage) else None
-            for job in self._jobs(name, stage, seed, parent):
+            try:
+                jobs = self._jobs(name, stage, seed, parent)
+            except UsageError as error:
+                raise UsageError(_placed(str(error), name, stage)) from error
+            for job in jobs:
                 parents[name] = job
                 yield job
 
@@ -199,6 +201,14 @@ class _Planner:
         )
 
 
+def _placed(problem: str, name: str, stage: RepresentationStage | ClassifierStage) -> str:
+    """What `bacl.config` says of a stage's variants or recipe, with the field's whole path."""
+    if isinstance(stage, RepresentationStage):
+        problem = problem.replace(f"variants.{name}", "classifier", 1)
+    of_stage = problem.startswith(("variants.", "classifier", "recipe."))
+    return f"stages.{name}.{problem}" if of_stage else problem
+
+
 def owner(name: str, job: Job) -> tuple[str | None, str]:
     """(variant, metric) of a scalar's or loss's name; the variant is None for what all share.
 
@@ -261,7 +271,7 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
     for job in {job.stage: job for job in plan.jobs}.values():
         recipe = (
             f"{job.recipe.schedule.batch} images a step, learning rate {_learning_rate(job)}, "
-            f"{job.sampler}{_left_out(job)}"
+            f"sampler {job.recipe.sampler}{_left_out(job)}"
         )
         recipes.setdefault(recipe, []).append(job.stage)
     for recipe, stages in recipes.items():
@@ -291,7 +301,7 @@ def sharing(experiment: Experiment) -> Iterator[str]:
         groups = [" + ".join(group) for group in _groups(stage.variants, stage.variants_per_job)]
         if len(groups) == 1:
             alone = len(stage.variants) == 1
-            yield f"{name}: {groups[0]} {'alone over its trunk' if alone else 'over one trunk'}"
+            yield f"{name}: {groups[0]} {'alone' if alone else 'over one trunk'}"
         else:
             yield (
                 f"{name}: {len(groups)} trunks because variants_per_job is "
@@ -299,9 +309,12 @@ def sharing(experiment: Experiment) -> Iterator[str]:
             )
     for (first, one), (second, other) in combinations(stages.items(), 2):
         if one.after == other.after:
-            different = ", ".join(_differences(one.model_dump(), other.model_dump()))
+            different = ", ".join(
+                f"{field} is {value} in {first} and {its} in {second}"
+                for field, value, its in _differences(one.model_dump(), other.model_dump())
+            )
             reason = different or "they are separate stages"
-            yield f"{first} and {second} have a trunk each: {reason}"
+            yield f"{first} and {second} do not share a trunk: {reason}"
     yield from _whole_detectors(experiment)
 
 
@@ -313,7 +326,7 @@ def _whole_detectors(experiment: Experiment) -> Iterator[str]:
             after.setdefault(stage.after, []).append(name)
     for name, stages in after.items():
         start = "starts" if len(stages) == 1 else "start"
-        yield f"{name}: trained once a seed, {_listed(stages)} {start} from it"
+        yield f"{name}: trained once for each seed; {_listed(stages)} {start} from it"
     ends = [
         n for n, s in experiment.stages.items() if s.kind == "representation" and n not in after
     ]
@@ -327,14 +340,15 @@ def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _differences(one: dict, other: dict, prefix: str = "") -> Iterator[str]:
+def _differences(one: dict, other: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(field, value, value) of what two stages' trunks differ in, as their file has it."""
     for name, value in one.items():
         if name in ("variants", "variants_per_job", "resources"):
             continue
         if isinstance(value, dict):
             yield from _differences(value, other[name], f"{prefix}{name}.")
         elif value != other[name]:
-            yield f"{prefix}{name} is {value} and {other[name]}"
+            yield f"{prefix}{name}", as_yaml(value), as_yaml(other[name])
 
 
 def _learning_rate(job: Job) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.errors import RunError, UsageError
 from bacl_platform.plan import Plan
+from bacl_platform.sentences import is_text
 from bacl_platform.store import CHECKPOINT, Store, disk_errors, write_text
 
 if TYPE_CHECKING:
@@ -52,8 +53,10 @@ def exported(plan: Plan, store: Store, variant: str | None, command: str) -> Pat
     seed = plan.jobs[0].seed
     jobs = {name: job for job in plan.jobs if job.seed == seed for name in job.variants}
     if variant not in jobs:
-        got = "no --variant" if variant is None else f"--variant {variant}"
-        raise UsageError(f"{plan.experiment.name}: expected one of {', '.join(jobs)}, got {got}")
+        raise UsageError(
+            f"--variant: expected one of {plan.experiment.name}'s ({', '.join(jobs)}), got "
+            f"{variant or 'nothing'}"
+        )
     job = jobs[variant]
     if not store.complete(job.key):
         raise RunError(
@@ -222,6 +225,8 @@ def _check_images(images: Sequence[Path]) -> None:
 def _unreadable(path: Path) -> str | None:
     from bacl.datasets.decoding import ImageUnreadable, read
 
+    if not is_text(str(path)):  # OpenCV ends the process on such a path
+        return "expected a path that is text in UTF-8"
     if path.is_dir():
         return "expected an image, got a folder: name the images in it"
     try:

@@ -345,7 +345,9 @@ class Jobs:
         elif kind == "failed":
             for variant, sentence in content.items():
                 self.failed_variants[job.variant_keys[variant]] = sentence
-                self.progress.say(f"{job.name}: {variant} has left the bank: {sentence}")
+                self.progress.say(
+                    f"{job.name}: variant {variant} has failed, the others go on: {sentence}"
+                )
         for listener in self.listeners:
             if kind == "started":
                 listener.start(job)

@@ -23,9 +23,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bacl.errors import RunError
+from bacl.errors import RunError, UsageError
 from bacl_platform.bucket import SCHEME, Bucket
 from bacl_platform.lease import VOID_AFTER, Lease, being_built, is_held
+from bacl_platform.sentences import is_text
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class Store:
             self.root = _cache_of(self.bucket.url)
         else:
             self.root = Path(place).expanduser().resolve()
+            if not is_text(str(self.root)):  # Arrow ends the process on such a path
+                raise UsageError(f"--store {place}: expected a path that is text in UTF-8")
         self._verified: dict[str, list[tuple]] = {}
         self._leases: dict[str, Lease] = {}
 

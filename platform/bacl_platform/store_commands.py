@@ -8,20 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bacl_platform.options import DEFAULT_STORE, Debug, StoreOption
+from bacl_platform.options import DEFAULT_STORE, App, Debug, StoreOption
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(help="Look after a store: list, verify, tag, tidy up.", no_args_is_help=True)
+app = App(
+    help="List, verify, tag and tidy up what a store holds.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
-Key = Annotated[str, typer.Argument(metavar="KEY", help="Of an entry, as `bacl store ls` shows.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The tag.")]
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="Key of an entry, as `bacl store ls` shows it.")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the tag.")]
 
 
 @app.command()
 def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
-    """List entries, with sizes, tags and whether they are whole by size; and unfinished jobs."""
+    """List finished and unfinished jobs of a store.
+
+    Of a finished job's entry: size, age, tags, and whether all of its files have their sizes.
+    """
     from bacl_platform.cli import told
 
     with told(debug):
@@ -60,12 +69,15 @@ def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
 @app.command()
 def verify(
     keys: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY...]", help="Entries; without any, all.")
+        list[str] | None, typer.Argument(metavar="KEY", help="Keys of entries; without any, all.")
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
-    """Read entries through and compare their digests; exit code 1 if one is not whole."""
+    """Read entries and compare their digests.
+
+    The exit code is 1 if one is broken.
+    """
     from bacl_platform.cli import told
 
     with told(debug):
@@ -86,7 +98,14 @@ def verify(
 
 @app.command()
 def tag(key: Key, name: Name, store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
-    """Tag an entry: neither it nor what it was trained from is ever removed by `gc`."""
+    """Tag an entry, which keeps it from `bacl store gc`.
+
+    What it was trained from is kept, too.
+
+    \b
+    Example:
+      bacl store tag 5b186d58e85be498 paper-run
+    """
     from bacl_platform.cli import told
 
     with told(debug):
@@ -115,18 +134,22 @@ def gc(
         typer.Option(
             "--keep",
             metavar="FILE",
-            help="Experiment or sweep, repeatable: remove also entries that none of them needs.",
+            help="Experiment or sweep file; repeatable. Entries that none of them needs go, too.",
         ),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Remove; without it, only show what would be.")
+        bool, typer.Option("--yes", help="Remove; without it, what would be removed is only shown.")
     ] = False,
     store: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
-    """Show, or with --yes remove, leftovers, broken entries and with --keep what is not needed.
+    """Remove leftovers, broken entries and what is not needed.
 
     Tagged entries, what they were trained from, and what unfinished jobs need stay in any case.
+
+    \b
+    Example:
+      bacl store gc --keep mine.yaml --yes
     """
     from bacl_platform.cli import told
 

@@ -73,12 +73,12 @@ def pack(file: Path, overrides: Sequence[str], folder: Path) -> Package:
 def _contents(file: Path, overrides: Sequence[str]) -> dict[Path, dict]:
     """The raw content of a file and of those that it names, by absolute path."""
     found: dict[Path, dict] = {}
-    todo = [Path(os.path.abspath(file))]
+    todo = [(Path(os.path.abspath(file)), "")]
     while todo:
-        path = todo.pop()
+        path, by = todo.pop()
         if path in found:
             continue
-        raw = found[path] = read_yaml(path)
+        raw = found[path] = read_yaml(path, by)
         for override in overrides if len(found) == 1 else ():
             override_field(raw, override)
         for field, text in data_paths(raw).items():
@@ -98,7 +98,8 @@ def _contents(file: Path, overrides: Sequence[str]) -> dict[Path, dict]:
                     f"{path}: {field}: expected a path relative to this file, got {value!r}, which "
                     "the cluster may lack"
                 )
-            todo.append(Path(os.path.normpath(path.parent / value)))
+            below = Path(os.path.normpath(path.parent / value))
+            todo.append((below, f"{by}{path}: {field}: "))
     return found
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from bacl.errors import UsageError
-from bacl.settings import CHANGEABLE, Dataset, Settings
+from bacl.settings import CHANGEABLE, Dataset, Seed, Settings, meaning
 from bacl_platform.experiment import (
     ClassifierStage,
     Experiment,
@@ -28,12 +28,13 @@ from bacl_platform.experiment import (
     override_field,
     read,
     read_yaml,
-    translate,
+    says_sweep,
     validated,
     variants_of,
 )
 from bacl_platform.plan import Job, Plan, digest_of, make_plan
 from bacl_platform.population import Population
+from bacl_platform.sentences import translate, truths
 from bacl_platform.space import Space
 from bacl_platform.store import Store, disk_errors
 
@@ -88,25 +89,35 @@ class Sweep(Settings):
     """One sweep file."""
 
     name: Title
-    base: str
+    base: Annotated[str, meaning("the path of an experiment file")]
     """The experiment that trials are made of, relative to the sweep's folder."""
     stage: Name = "classifier"
     """The stage whose trials they are, where the space has no field `stage` that says it; other
     stages stay as far as it needs them."""
-    variant: str | dict[str, Any] | None = None
+    variant: (
+        Annotated[
+            Annotated[str, meaning("the name of a variant"), Tag("string")]
+            | Annotated[dict[str, Any], meaning("a mapping of its settings"), Tag("object")],
+            Discriminator(lambda given: "object" if isinstance(given, dict) else "string"),
+        ]
+        | None
+    ) = None
     """What the trial's variant starts from: a name from the base's stage, or settings."""
     fixed: dict[str, Any] = {}
     """Fields of the base that are set for all trials."""
-    space: Space | list[Space]
+    space: Annotated[
+        Annotated[Space, Tag("object")] | Annotated[list[Space], Tag("array")],
+        Discriminator(lambda given: "array" if isinstance(given, list) else "object"),
+    ]
     """Fields and their values; of a list of spaces, the trials of all."""
-    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
+    seeds: list[Seed] | None = Field(None, min_length=1)
     """Each trial runs once for each; without them, the base's."""
-    metric: str = "AP"
+    metric: Annotated[str, meaning("the name of a metric such as AP")] = "AP"
     mode: Literal["max", "min"] = "max"
     search: Literal["grid", "random", "tpe"] = "grid"
     """`grid`: all combinations; `random` and `tpe` (Optuna's) draw `samples` trials."""
     samples: int | None = Field(None, gt=0)
-    search_seed: int = Field(0, ge=0)
+    search_seed: Seed = 0
     scheduler: Annotated[Asha | Median | Pbt, Field(discriminator="type")] | None = None
     """Judges trials by the metric of their evaluations (`recipe.evaluate_every`): `asha` and
     `median` stop some early, `pbt` lets some go on from others."""
@@ -220,6 +231,10 @@ class Sweep(Settings):
             yield _counting(space, {path: axis.draw(generator) for path, axis in space.items()})
 
 
+_OF_SWEEPS = Sweep.model_fields.keys() - Experiment.model_fields.keys() - {"base"}
+"""Fields by which a file is a sweep and not an experiment, one that lacks its space too."""
+
+
 def _counting(space: Space, values: dict[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in values.items() if space[path].counts(values)}
 
@@ -266,15 +281,22 @@ class SweepFile:
     def __init__(self, path: str | Path, overrides: Sequence[str] = ()) -> None:
         self.path = Path(path)
         raw = read_yaml(self.path)
+        if not raw.keys() & _OF_SWEEPS:
+            raise UsageError(
+                f"{self.path}: expected a sweep, got an experiment (a sweep has a `space`), which "
+                "`bacl run` runs"
+            )
         for override in overrides:
             override_field(raw, override)
         try:
             self.sweep = Sweep.model_validate(raw)
+            problems = list(truths(raw, self.sweep))
         except ValidationError as error:
-            problems = translate(error, Sweep)
-            raise UsageError("\n".join(f"{self.path}: {p}" for p in problems)) from None
+            problems = list(translate(error, Sweep))
+        if problems:
+            raise UsageError("\n".join(f"{self.path}: {problem}" for problem in problems))
         self.base_path = self.path.parent / self.sweep.base
-        self.base = read(self.base_path)
+        self.base = read(self.base_path, (self.path,))
         self.base.pop("baseline", None)
         self.base["name"] = self.sweep.name
         if self.sweep.seeds is not None:
@@ -323,7 +345,8 @@ class SweepFile:
                 if path != STAGE:
                     assign(raw, _steps(path, stage, raw), _copied(value))
             except UsageError as error:
-                raise UsageError(f"{self.path}: space.{path}: {error}") from None
+                field = "space" if path in values else "fixed"
+                raise UsageError(f"{self.path}: {field}.{path}: {error}") from None
         try:
             experiment = validated(raw, self.base_path)
         except UsageError as error:
@@ -386,7 +409,7 @@ class SweepFile:
 
 def is_sweep(path: Path) -> bool:
     """Whether a file is a sweep, by its `space`, and not an experiment."""
-    return "space" in read_yaml(path)
+    return says_sweep(read_yaml(path))
 
 
 @dataclass(frozen=True)
@@ -475,13 +498,27 @@ def plan_sweeps(
             for name, settings in variants_of(stage, trial.experiment.stages[stage]).items()
         }
         experiment = _with_variants(first.experiment, stage, together)
-        planned[shared] = make_plan(
-            experiment, prepare(experiment.dataset), store, populations[shared]
-        )
+        prepared = prepare(experiment.dataset)
+        try:
+            planned[shared] = make_plan(experiment, prepared, store, populations[shared])
+        except UsageError as error:
+            raise UsageError(_of_a_trial(str(error), files, trials)) from error
     return [
         _plan_of(file, its, [planned[_shared(file, trial)] for trial in its])
         for file, its in zip(files, trials, strict=True)
     ]
+
+
+def _of_a_trial(problem: str, files: Sequence[SweepFile], trials: Sequence[Sequence[Trial]]) -> str:
+    """What a plan says of a variant or stage, with the sweep and the trial that it is of."""
+    for file, its in zip(files, trials, strict=True):
+        for trial in its:
+            for mine in (f"variants.{trial.variant}", "classifier"):
+                place = f"stages.{trial.stage}.{mine}"
+                if problem.startswith(place):
+                    field = f"variant{problem.removeprefix(place)}"
+                    return f"{file.path}: trial {trial.label}: {field}"
+    return f"{files[0].base_path}: {problem}"
 
 
 def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:

@@ -240,7 +240,10 @@ def result_of(cell: Cell, store: Store) -> dict[str, float]:
     """Final metrics of a cell that the store has."""
     path = store.entry(cell.job.key) / "variants" / cell.trial.variant / "metrics.json"
     if not path.exists():
-        raise RunError(f"{cell.trial.label}: it left job {cell.job.name} before its end")
+        raise RunError(
+            f"{cell.trial.label}: expected its result in job {cell.job.name}, which ended without "
+            "it: the trial was stopped early or failed there"
+        )
     metrics = json.loads(path.read_text())["metrics"]
     return {name: value for name, value in metrics.items() if value is not None}
 
@@ -405,7 +408,7 @@ def _fit(work: Work, left_out: set[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     own = [error for error in results.errors if RunError.__name__ not in str(error)]
     if own:
-        raise RunError(f"{work.plan.file.path}: a trial failed by itself: {own[0]}")
+        raise RunError(f"{work.plan.file.path}: a trial failed outside its job: {own[0]}")
 
 
 @contextlib.contextmanager

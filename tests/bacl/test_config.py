@@ -113,6 +113,18 @@ def test_more_drawn_categories_than_there_are_is_refused(dataset_info):
         configured(dataset_info, variants=variants)
 
 
+def test_default_of_drawn_categories_is_what_fits(dataset_info):
+    def drawn(hallucination):
+        variants = {"mine": BACL(method="bacl", hallucination=hallucination)}
+        head = configured(dataset_info, variants=variants)["model"]["roi_head"]["bbox_head"]
+        return head["variants"]["mine"]["hallucination"]["categories"]
+
+    assert drawn(Hallucination()) == 6  # all that this dataset has
+    assert drawn(Hallucination(beta=0.5)) == 6
+    assert drawn(Hallucination(categories=5)) == 5
+    assert Hallucination().drawn(there=1203) == Hallucination(categories=8).drawn(there=1203) == 8
+
+
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet101", "swin_t"])
 @pytest.mark.parametrize("kind", ["faster_rcnn", "cascade_rcnn", "mask_rcnn"])
 def test_every_detector_builds_with_every_backbone(dataset_info, kind, backbone):

@@ -1,10 +1,13 @@
 """An exported variant is a stock detector that finds what the bank's variant finds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from mmdet.apis import inference_detector, init_detector
+from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmdet.registry import DATASETS
+from mmdet.visualization import get_palette
 from PIL import Image
 from training import CATEGORIES, build, config_of, train
 
@@ -74,6 +77,23 @@ def test_exported_variant_sees_paths_and_arrays_alike(trained, tmp_path):
     assert len(by_path.pred_instances) > 0
     for name in ("scores", "bboxes", "labels"):
         assert torch.equal(by_path.pred_instances[name], by_array.pred_instances[name])
+
+
+def test_exported_variant_is_read_drawn_and_written_by_stock_inference(trained, tmp_path):
+    config, model = trained
+    export_variants(config, model.state_dict(), CATEGORIES, tmp_path)
+    files = [str(tmp_path / "softmax" / name) for name in ("config.py", "checkpoint.pth")]
+    image = DATASETS.build(config["val_dataloader"]["dataset"]).get_data_info(0)["img_path"]
+    found = inference_detector(init_detector(*files, device="cpu"), image).pred_instances
+    inferencer = DetInferencer(*files, device="cpu", show_progress=False)
+    said = inferencer(image, out_dir=str(tmp_path / "out"), no_save_pred=False)
+    assert said["predictions"][0]["labels"] == found.labels.tolist()
+    assert {path.suffix for path in (tmp_path / "out").rglob("*.*")} == {
+        ".json",
+        Path(image).suffix,
+    }
+    colours = get_palette(inferencer.model.dataset_meta["palette"], 1203)
+    assert len(set(colours)) > 1000
 
 
 def test_state_of_a_variant_holds_no_other_variants_weights(trained):

@@ -21,8 +21,8 @@ def test_learning_rate_scales_with_the_batch():
     [
         ({}, "either epochs or iterations"),
         ({"epochs": 1, "iterations": 5}, "either epochs or iterations"),
-        ({"epochs": 12, "milestones": [12]}, "lie at or after the end, 12"),
-        ({"epochs": 1, "batch": 3}, "is odd"),
+        ({"epochs": 12, "milestones": [12]}, "expected numbers below the length, 12, got .12."),
+        ({"epochs": 1, "batch": 3}, "batch: expected an even number.*got 3"),
         ({"epochs": 1, "lr": -1}, "greater than 0"),
     ],
 )

@@ -32,10 +32,10 @@ def finish(store):
 
 def test_bank_passes_each_image_once_for_all_its_variants(planned, store):
     assert list(cost_lines(planned(THREE), store)) == [
-        "fused: 2 jobs, 48 training and 40 validation images through the trunk",
-        "every variant by itself: 4 jobs, 96 training and 80 validation images through the trunk "
+        "in all: 2 jobs, which process 48 training and 40 validation images",
+        "with a job for every variant: 4 jobs, which process 96 training and 80 validation images "
         "(2 times the training images)",
-        "heads: 24 training images in 1 job; every variant by itself: 72 in 3 (3 times)",
+        "heads: 24 training images in 1 job; with a job for every variant: 72 in 3 (3 times)",
         "0 of 2 jobs are in the store, 2 to run",
     ]
 
@@ -44,10 +44,10 @@ def test_seeds_banks_and_evaluations_multiply(planned, store):
     # A seed has 3 jobs: stage 1, a pair and one alone. Heads are evaluated at 5, 10 and 12.
     # fused: 6 x 24 trained, 2 x (20 + 2 x 60) validated; alone: 8 x 24, 2 x (20 + 3 x 60)
     assert list(cost_lines(planned("seeds=[0, 1]", *PAIRS), store)) == [
-        "fused: 6 jobs, 144 training and 280 validation images through the trunk",
-        "every variant by itself: 8 jobs, 192 training and 400 validation images through the "
-        "trunk (1.33 times the training images)",
-        "heads: 96 training images in 4 jobs; every variant by itself: 144 in 6 (1.5 times)",
+        "in all: 6 jobs, which process 144 training and 280 validation images",
+        "with a job for every variant: 8 jobs, which process 192 training and 400 validation "
+        "images (1.33 times the training images)",
+        "heads: 96 training images in 4 jobs; with a job for every variant: 144 in 6 (1.5 times)",
         "0 of 6 jobs are in the store, 6 to run",
     ]
 
@@ -61,9 +61,9 @@ def test_what_is_to_run_leaves_out_what_is_done(planned, store, fill):
     # fused: 4 + 4 x 24 trained, 20 + 20 + 3 x 60 validated
     # alone: 2 x 4 + 5 x 24 trained, 2 x 20 + 20 + 4 x 60 validated
     assert list(cost_lines(plan, store))[-1] == (
-        "1 of 6 jobs are in the store, 5 to run: 100 training and 220 validation images "
-        "through the trunk; every variant by itself: 7 jobs, 128 training and 300 validation "
-        "images through the trunk"
+        "1 of 6 jobs are in the store, 5 to run, which process 100 training and 220 "
+        "validation images; with a job for every variant: 7 jobs, which process 128 training and "
+        "300 validation images"
     )
 
 
@@ -71,8 +71,8 @@ def test_nothing_is_to_run_of_what_is_in_the_store(planned, store, fill):
     plan = planned("stages.heads.variants_per_job=1")
     fill(plan.jobs, {("features", 0): 0.1, ("bacl", 0): 0.3, ("softmax", 0): 0.2})
     assert list(cost_lines(plan, store)) == [
-        "the whole: 3 jobs, 72 training and 60 validation images through the trunk; no two "
-        "variants share a trunk",
+        "in all: 3 jobs, which process 72 training and 60 validation images; no two variants "
+        "share a trunk",
         "3 of 3 jobs are in the store, 0 to run",
     ]
 
@@ -86,7 +86,7 @@ def test_hours_are_those_of_finished_jobs_with_a_bank_taken_apart(planned, store
     # and 12 x 100 + 2 x 12 x 200 = 6000 s
     assert list(cost_lines(plan, store))[-1] == (
         "about 61 min of training one job after another, evaluations not counted, at the pace of "
-        "finished jobs; 1.7 h with every variant by itself, where a further variant of a bank is "
+        "finished jobs; 1.7 h with a job for every variant, where a further variant of a job is "
         "taken to add 3% to a step"
     )
 

@@ -1,5 +1,6 @@
 """Experiment files: what is read, and the sentence each mistake gets."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from bacl.errors import UsageError
 from bacl.method_settings import METHODS
 from bacl.settings import FROZEN_TRUNK
-from bacl_platform.experiment import assign, data_paths, load
+from bacl_platform.experiment import assign, data_paths, load, read_yaml
 
 
 def problems(path: Path, *overrides: str) -> list[str]:
@@ -77,21 +78,25 @@ def test_override_replaces_nested_values_and_list_entries(tiny):
         ),
         (
             "stages.heads.variants.softmax={}",
-            f"stages.heads.variants.softmax.method: expected one of {', '.join(sorted(METHODS))}, "
-            "got nothing",
+            "stages.heads.variants.softmax.method: is missing, expected one of "
+            f"{', '.join(sorted(METHODS))}",
         ),
         (
             "stages.heads.variants.Big={method: bce}",
-            "stages.heads.variants.Big: expected a name of a-z, 0-9, _ and -, got 'Big'",
+            "stages.heads.variants.Big: expected a name of a-z, 0-9, _ and -, beginning with a "
+            "letter or digit, got 'Big'",
         ),
-        ("stages.heads.after=null", "stages.heads.after: expected a text, got nothing"),
+        (
+            "stages.heads.after=null",
+            "stages.heads.after: expected the name of a representation stage, got nothing",
+        ),
         (
             "stages.heads.after=nowhere",
             "stages.heads.after: expected one of features, heads, got 'nowhere'",
         ),
         (
             "stages.heads.recipe.schedule.epochs=2",
-            "stages.heads.recipe.schedule: give either epochs or iterations",
+            "stages.heads.recipe.schedule: expected either epochs or iterations, got both",
         ),
         (
             "stages.heads.resources.workers=2",
@@ -108,7 +113,11 @@ def test_override_replaces_nested_values_and_list_entries(tiny):
             "stages.heads.resources.accelerator: expected nothing without GPUs "
             "(resources.gpus is 0), got 'H100'",
         ),
-        ("seeds=[]", "seeds: expected a list with at least one entry, got []"),
+        (
+            "seeds=[]",
+            "seeds: expected a list of whole numbers with at least one entry, got []",
+        ),
+        ("detector.neck_channels=true", "detector.neck_channels: expected a number, got true"),
         ("seeds=[1, 1]", "seeds: expected each seed once, got [1, 1]"),
         ("baseline=bagl", "baseline: expected one of features, bacl, softmax, got 'bagl'"),
         ("dataset.train=a.json", "dataset: format embedded makes its own files: remove train"),
@@ -117,7 +126,11 @@ def test_override_replaces_nested_values_and_list_entries(tiny):
             "stages.heads: expected a variant name of its own, "
             "got 'features', which stage 'features' has",
         ),
-        ("name=5", "name: expected a name of A-Z, a-z, 0-9, ., _ and -, got 5"),
+        (
+            "name=5",
+            "name: expected a name of A-Z, a-z, 0-9, ., _ and -, beginning with a letter or digit, "
+            "got 5: put it in quotes, which make it text",
+        ),
     ],
 )
 def test_mistake_gets_a_sentence_that_names_the_field(tiny, override, sentence):
@@ -232,6 +245,11 @@ def test_cycle_is_shown_once(tiny):
         ("name: a\nname: b", "line 2: expected YAML: `name` is given twice, first in line 1"),
         ("name: [1", "line 1: expected YAML: expected ',' or ']', but got '<stream end>'"),
         ("- 1", "expected a mapping of fields, got [1]"),
+        ('a: 1\nname: "\\ud83d"', "line 2: expected YAML: '\\ud83d' has half a character"),
+        (
+            "a: 1\nname: \x01",
+            "line 2: expected YAML, got the character U+0001, which it does not allow",
+        ),
     ],
 )
 def test_file_that_is_no_mapping_names_the_line(tmp_path, text, sentence):
@@ -241,9 +259,54 @@ def test_file_that_is_no_mapping_names_the_line(tmp_path, text, sentence):
 
 
 def test_missing_file_is_told(tmp_path):
-    assert problems(tmp_path / "none.yaml") == [
-        "expected a readable experiment file: No such file or directory"
+    assert problems(tmp_path / "none.yaml") == ["there is no such file"]
+    assert problems(tmp_path) == ["expected a YAML file, got a folder"]
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff")
+    assert problems(tmp_path / "bytes.yaml") == [
+        "expected UTF-8 text, got other bytes (first at byte 6)"
     ]
+
+
+def test_pair_of_escapes_makes_one_character(tmp_path):
+    path = tmp_path / "pair.yaml"
+    path.write_text('name: "\\ud83d\\ude00"')
+    assert read_yaml(path) == {"name": "\U0001f600"}
+
+
+def test_missing_base_is_told_with_the_files_that_lead_to_it(tiny):
+    first, second = tiny.with_name("first.yaml"), tiny.with_name("second.yaml")
+    first.write_text("base: second.yaml\nname: a\n")
+    second.write_text("base: nowhere.yaml\nname: b\n")
+    missing = tiny.with_name("nowhere.yaml")
+    assert problems(first) == [f"base: {second}: base: {missing}: there is no such file"]
+    second.write_text("base: $NO_SUCH_VARIABLE/a.yaml\nname: b\n")
+    assert problems(first) == [
+        f"base: {second}: base: expected the environment variable NO_SUCH_VARIABLE to be set"
+    ]
+
+
+def test_mistake_in_a_base_names_the_base(tiny):
+    first, second = tiny.with_name("first.yaml"), tiny.with_name("second.yaml")
+    first.write_text("base: second.yaml\nname: a\nseeds: 5\n")
+    second.write_text("base: tiny.yaml\nname: b\ndetector: {backbone: vgg}\n")
+    seeds, backbone = problems(first)
+    assert seeds.startswith("seeds: expected a list") and "base" not in seeds
+    assert backbone == (
+        "detector.backbone: expected one of tiny, resnet50, resnet101, swin_t, got 'vgg' (in its "
+        f"base {second})"
+    )
+    (own,) = problems(first, "seeds=[0]", "detector.backbone=fcn")
+    assert own.endswith("got 'fcn'")
+
+
+def test_sweep_is_refused_as_an_experiment_and_as_a_base(tiny):
+    sweep, other = tiny.with_name("sweep.yaml"), tiny.with_name("other.yaml")
+    sweep.write_text("name: s\nbase: tiny.yaml\nspace: {variant.alpha: [0, 1]}\n")
+    other.write_text("name: o\nbase: sweep.yaml\n")
+    for path, place in ((sweep, ""), (other, f"base: {sweep}: ")):
+        (sentence,) = problems(path)
+        assert sentence.startswith(f"{place}expected an experiment, got a sweep")
+        assert "`bacl sweep`" in sentence
 
 
 @pytest.mark.parametrize(
@@ -265,6 +328,14 @@ def test_paths_are_meant_from_the_files_folder(tiny, monkeypatch):
     assert experiment.detector.weights == str(folder / "w.pth")
     resnet = ["detector.weights=torchvision", "detector.backbone=resnet50"]
     assert load(tiny, resnet).detector.weights == "torchvision"
+
+
+def test_path_that_is_no_text_is_refused(tiny, monkeypatch):
+    monkeypatch.setenv("PHOTOS", os.fsdecode(b"/photos/\xff"))
+    texts = "dataset={format: lvis, train: a, val: b, images: $PHOTOS}", 'detector.weights="a\\0"'
+    assert problems(tiny, *texts) == [
+        "dataset.images, detector.weights: expected paths that are text in UTF-8"
+    ]
 
 
 def test_file_with_a_base_says_only_what_differs(tiny):

@@ -1,5 +1,8 @@
 """Method cards: nobody should have to read code to know what an option does."""
 
+import inspect
+import re
+
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +20,8 @@ def test_list_names_every_method_and_its_source():
     assert code == 0
     for name, method in METHODS.items():
         assert f" {name} " in output and method.source in output
+        first = inspect.getdoc(method).split("\n\n")[0]
+        assert first.endswith(".") and not re.search(r"\. [A-Z]", first)  # one sentence
 
 
 @pytest.mark.parametrize("name", METHODS)

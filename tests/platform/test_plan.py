@@ -142,16 +142,18 @@ def test_damaged_entry_is_not_relied_on(planned, store, fill):
 def test_sharing_says_what_is_fused_and_why_not(planned):
     apart = (
         "stages.late={kind: classifier, after: features, variants: {fcbl: {method: fcbl}}, "
-        "recipe: {schedule: {iterations: 12, batch: 2, lr: 0.5}}}"
+        "recipe: {schedule: {iterations: 12, batch: 2, lr: 0.5}, proposal_nms: [0.9, 0.8, 0.7]}}"
     )
     lines = list(sharing(planned("stages.heads.variants_per_job=1", apart).experiment))
     assert lines[0] == "heads: 2 trunks because variants_per_job is 1: bacl; softmax"
-    assert lines[1] == "late: fcbl alone over its trunk"
+    assert lines[1] == "late: fcbl alone"
     assert lines[2].startswith(
-        "heads and late have a trunk each: recipe.schedule.milestones is [9]"
+        "heads and late do not share a trunk: recipe.schedule.milestones is [9] in heads and [] "
+        "in late"
     )
-    assert "recipe.schedule.lr is 0.02 and 0.5" in lines[2]
-    assert lines[3:] == ["features: trained once a seed, heads and late start from it"]
+    assert "recipe.schedule.lr is 0.02 in heads and 0.5 in late" in lines[2]
+    assert "recipe.proposal_nms is null in heads and [0.9, 0.8, 0.7] in late" in lines[2]
+    assert lines[3:] == ["features: trained once for each seed; heads and late start from it"]
 
 
 def test_stages_that_train_whole_detectors_share_one_sentence(planned):
@@ -163,7 +165,7 @@ def test_stages_that_train_whole_detectors_share_one_sentence(planned):
     lines = list(sharing(planned(*stages).experiment))
     assert lines == [
         "heads: bacl + softmax over one trunk",
-        "features: trained once a seed, heads starts from it",
+        "features: trained once for each seed; heads starts from it",
         "eql, balms and seesaw each train the whole detector: a job each",
     ]
 
@@ -185,7 +187,7 @@ def test_shown_plan_tells_states_and_the_scaled_learning_rate(planned, store):
     assert "unfinished at step 10" in rows["heads"]
     assert features.key in rows["features"]
     assert "0.0025 = 0.02 x 2/16" in text
-    assert "OrderedSampler" in text
+    assert "sampler random" in text
     assert "1 of 2 jobs are in the store, 1 to run" in text
 
 

@@ -217,7 +217,7 @@ def test_picture_never_replaces_an_image(variant, tmp_path):
 
 def test_unknown_variant_is_told_with_those_there_are(planned, store, entry):
     for given in ("blac", None):
-        with pytest.raises(UsageError, match="expected one of features, bacl, softmax, got"):
+        with pytest.raises(UsageError, match=r"--variant: .* \(features, bacl, softmax\), got"):
             exported(planned(), store, given, "bacl run tiny.yaml")
 
 

@@ -263,7 +263,7 @@ def test_options_that_would_do_nothing_are_told(tiny, store, tmp_path):
     sweep.write_text("name: s\nspace: {}\n")
     done = bacl("report", sweep, "--store", store.root, "--draw", "bacl")
     assert done.exit_code == 2
-    assert done.stderr == "error: --draw: expected an experiment, got a sweep file\n"
+    assert done.stderr == f"error: --draw: expected an experiment, got the sweep {sweep}\n"
 
 
 def test_command_prints_table_and_places(tiny, plan, store, fill):
