@@ -25,6 +25,7 @@ from bacl_platform.plots import (
     _line,
     _over_seeds,
     _plain,
+    named,
 )
 from bacl_platform.report import Report, Result
 from bacl_platform.store import CHECKPOINT
@@ -211,7 +212,11 @@ def changes(comparison: "Comparison") -> Figure:
     left, right = figure.subplots(1, 2)
     for axes, names, of in (
         (left, list(comparison.metrics), list(comparison.metrics.values())),
-        (right, [f"{c.category.name} ({c.category.image_count})" for c in changed], changed),
+        (
+            right,
+            [f"{named(c.category.name)} ({c.category.image_count})" for c in changed],
+            changed,
+        ),
     ):
         _plain(axes)
         for place, change in enumerate(of):
@@ -271,7 +276,7 @@ def _bins(analysis: Analysis) -> list[np.ndarray]:
 def _ticks(analysis: Analysis, bins: list[np.ndarray]) -> dict[int, str]:
     """What stands at which bin: names where they fit, else the rank of some bins' first ones."""
     if len(analysis.order) <= _MOST_NAMES:
-        return {k: analysis.prepared.categories[one].name for k, (one,) in enumerate(bins)}
+        return {k: named(analysis.prepared.categories[one].name) for k, (one,) in enumerate(bins)}
     first = np.cumsum([1, *map(len, bins)])
     return {place: str(first[place]) for place in range(0, len(bins), 10)}
 

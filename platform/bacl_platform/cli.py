@@ -52,11 +52,10 @@ def plan(
 ) -> None:
     """Show an experiment's jobs: what is in the store, what shares a trunk, what it costs."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.plan import print_plan
         from bacl_platform.sweep import is_sweep
         from bacl_platform.sweep_report import print_sweep
+        from bacl_platform.terminal import Console
 
         if is_sweep(file):
             (sweep,), where, _ = swept([file], store, set_, seeds)
@@ -78,10 +77,9 @@ def run(
 ) -> None:
     """Run what the store lacks of an experiment; after any interruption, run it again."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.run import run as run_plan
         from bacl_platform.status import driving
+        from bacl_platform.terminal import Console
         from bacl_platform.tracking import Tracking
 
         console = Console()
@@ -114,10 +112,9 @@ def sweep(
 ) -> None:
     """Run the trials of sweeps that the store lacks; after any interruption, run it again."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import tuning
         from bacl_platform.status import driving
+        from bacl_platform.terminal import Console
 
         console = Console()
         plans, where, prepare = swept(files, store, set_, seeds, max_trials)
@@ -161,10 +158,9 @@ def submit(
 ) -> None:
     """Run an experiment or sweep as a job of a Ray cluster, and follow its log."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.submit import submit as submit_file
         from bacl_platform.sweep import is_sweep
+        from bacl_platform.terminal import Console
 
         if max_trials is not None and not is_sweep(file):
             raise UsageError("--max-trials: expected a sweep file, got an experiment")
@@ -180,10 +176,9 @@ def submit(
 def status(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     """Show what runs in a store, whoever started it, and what was interrupted."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.status import print_status
         from bacl_platform.store import Store
+        from bacl_platform.terminal import Console
 
         print_status(Store(store), Console())
 
@@ -199,10 +194,9 @@ def stop(
 ) -> None:
     """Stop runs and sweeps of a store on this machine; what they trained stays."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.status import stop as stop_drivers
         from bacl_platform.store import Store
+        from bacl_platform.terminal import Console
 
         stop_drivers(Store(store), pid, patience, Console())
 
@@ -219,10 +213,9 @@ def logs(
 ) -> None:
     """Show the last log lines of a running, interrupted or failed job."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.joblogs import print_logs
         from bacl_platform.store import Store
+        from bacl_platform.terminal import Console
 
         print_logs(Store(store), job, lines, Console())
 
@@ -277,11 +270,10 @@ def report(
 ) -> None:
     """Compare an experiment's variants, or a sweep's trials: tables, plots, errors, images."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import report as reporting
         from bacl_platform import sweep_report
         from bacl_platform.sweep import is_sweep
+        from bacl_platform.terminal import Console
 
         looks = {"--images": images, "--draw": draw, "--score-threshold": score_threshold}
         chosen = [name for name, value in looks.items() if value is not None]
@@ -344,10 +336,9 @@ def compare(
 ) -> None:
     """Tell what variant B gains over A, with 95% intervals, and which categories changed most."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import compare as comparing
         from bacl_platform import report as reporting
+        from bacl_platform.terminal import Console
 
         what, where = planned(file, store, set_, seeds)
         found = reporting.collect(what, where, again(file, store, set_, seeds))
@@ -392,9 +383,8 @@ def predict(
 ) -> None:
     """Detect objects in images: draws boxes, writes predictions.json."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import predict as prediction
+        from bacl_platform.terminal import Console
 
         if (run is None) == (checkpoint is None):
             raise UsageError("expected either --run FILE with --variant NAME or --checkpoint FILE")
@@ -455,9 +445,8 @@ def trees(
 ) -> None:
     """Make the trees of categories of a Forest classifier: visual, geometric, lexical."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import trees as making
+        from bacl_platform.terminal import Console
 
         what, where = planned(file, store, set_, None)
         wanted = making.Wanted(visual, geometric, lexical, stage, boxes, wordnet, device)
@@ -493,12 +482,11 @@ def complexity(
 ) -> None:
     """Count a detector's FLOPs and parameters at test, by part, beside the paper's Table XI."""
     with told(debug):
-        from rich.console import Console
-
         from bacl.datasets.annotations import Prepared
         from bacl_platform import complexity as counting
         from bacl_platform.experiment import load
         from bacl_platform.standin import stand_in
+        from bacl_platform.terminal import Console
 
         if categories is None:
             what, where = planned(file, store, set_, None)
@@ -541,9 +529,8 @@ def bench(
 ) -> None:
     """Time our training steps beside those of others, in turns, on this machine."""
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import bench as benches
+        from bacl_platform.terminal import Console
 
         unknown = [name for name in what if name not in benches.BENCHES]
         if unknown:
@@ -583,9 +570,8 @@ def _report_sweep(
     as_json: bool,
     paper: bool,
 ) -> None:
-    from rich.console import Console
-
     from bacl_platform import sweep_report
+    from bacl_platform.terminal import Console
 
     (sweep,), where, _ = swept([file], store, overrides, seeds)
     table = sweep_report.collect(sweep, where, paper)

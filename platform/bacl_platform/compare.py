@@ -24,6 +24,7 @@ from bacl_platform.matching import Matched, average_precision
 from bacl_platform.pages import Section, Shown, Table, html_page, html_section, markdown_section
 from bacl_platform.report import Report, Result
 from bacl_platform.store import disk_errors
+from bacl_platform.texts import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -426,7 +427,7 @@ def _print_table(title: str, table: Table, console: "Console") -> None:
     for number, head in enumerate([title, *table.head[1:]]):
         shown.add_column(head, justify="left" if number < 2 else "right", overflow="fold")
     for cells in table.body:
-        shown.add_row(*cells)
+        shown.add_row(*map(one_line, cells))
     if not console.is_terminal:  # a file or a pipe has no edge to wrap at
         needed = console.measure(shown, options=console.options.update(width=1000))
         console.width = max(console.width, needed.maximum)

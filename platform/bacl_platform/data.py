@@ -95,10 +95,9 @@ def prepare(
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
-
         from bacl.datasets.provide import Request, provide
         from bacl.datasets.sources import NAMED
+        from bacl_platform.terminal import Console
 
         console = Console()
         if name not in NAMED:
@@ -146,10 +145,9 @@ def verify(
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
-
         from bacl.datasets import verify as checks
         from bacl.datasets.sources import NAMED, all_spoilt
+        from bacl_platform.terminal import Console
 
         console = Console()
         dataset = _dataset(what, root, [train, val, images, val_images], format_, set_)
@@ -192,9 +190,8 @@ def stats(
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
-
         from bacl.datasets.stats import stats as count
+        from bacl_platform.terminal import Console
 
         if what is None and train and images is None:
             images = train.parent  # counting needs no images
@@ -395,10 +392,10 @@ def _print_stats(counted: "Stats", console: "Console") -> None:
         groups.add_row(group.name, group.range, *(f"{number:,}" for number in numbers))
     console.print(groups)
     unseen = sum(category.instances == 0 for category in counted.categories)
+    told = [f"{ratio:,.0f} : 1 in {kind}" for kind, ratio in counted.imbalance.items() if ratio]
+    imbalance = f"imbalance: {', '.join(reversed(told))}; " if told else ""
     console.print(
-        f"imbalance: {counted.imbalance['instances']:,.0f} : 1 in instances, "
-        f"{counted.imbalance['images']:,.0f} : 1 in images; "
-        f"categories without a training instance: {unseen}",
+        f"{imbalance}categories without a training instance: {unseen}",
         highlight=False,
     )
 

@@ -25,10 +25,10 @@ def methods(context: typer.Context) -> None:
     """List them, with what each does."""
     if context.invoked_subcommand is not None:
         return
-    from rich.console import Console
     from rich.table import Table
 
     from bacl.method_settings import METHODS
+    from bacl_platform.terminal import Console
 
     table = Table("method", "what it does", "source")
     for name, method in METHODS.items():
@@ -45,9 +45,8 @@ def show(
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
-
         from bacl.method_settings import METHODS
+        from bacl_platform.terminal import Console
 
         if name not in METHODS:
             raise UsageError(f"expected one of {', '.join(METHODS)}, got {name!r}")

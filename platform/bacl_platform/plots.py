@@ -5,19 +5,23 @@ A variant has one colour in all of them. C categories, S seeds, T logged steps.
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from bacl.warmstart import read_checkpoint
 from bacl_platform.plan import Job, owner
 from bacl_platform.report import Report
+from bacl_platform.texts import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +46,28 @@ _LEGEND_WIDTH = 100
 """Letters that fit side by side under a picture, with six for each line's sample."""
 _MOST_NAMES = 60
 """Categories whose names still fit under a picture."""
+_MOST_LETTERS = 28
+"""Of a category's name in a picture; longer ones are cut in their middle."""
+_OTHER_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Emoji",
+    "Symbola",
+)
+"""Fonts for letters that matplotlib's own lacks, where this machine has them."""
+
+# Names are shown as they are: a `$` begins no formula.
+matplotlib.rcParams["text.parse_math"] = False
+matplotlib.rcParams["font.family"] = [
+    "DejaVu Sans",
+    *(name for name in _OTHER_SCRIPTS if name in font_manager.get_font_names()),
+]
 _LEAST_POINTS = 50
 """Of a training curve: with as many again, neighbours are averaged."""
 
@@ -94,8 +120,16 @@ def pictures(report: Report) -> list[Picture]:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file, 1600 pixels wide."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=200)
+    with warnings.catch_warnings():
+        # what no font has is drawn as an empty box, which says so by itself
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        figure.savefig(content, format="png", dpi=200)
     return content.getvalue()
+
+
+def named(name: str) -> str:
+    """A category's name as pictures show it."""
+    return shortened(name, _MOST_LETTERS)
 
 
 def ap_by_group(report: Report, kind: str = "AP") -> Figure:
@@ -278,7 +312,7 @@ def weight_norms(report: Report) -> Figure:
     below.set_ylabel("training\ninstances")
     below.set_xlim(-0.5, len(order) - 0.5)
     if len(order) <= _MOST_NAMES:
-        names = [categories[label]["name"] for label in order]
+        names = [named(categories[k]["name"]) for k in order]
         below.set_xticks(range(len(order)), names, rotation=90, fontsize=7)
     below.set_xlabel("categories, most training instances first")
     _legend(figure, axes)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bacl.errors import RunError, UsageError
 from bacl_platform.plan import Plan
 from bacl_platform.store import CHECKPOINT, Store, disk_errors, write_text
+from bacl_platform.texts import shortened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _SHORTEST_PICTURE = 640
 """Pixels of the longer side; smaller images are enlarged, so that names can be read."""
+_MOST_LETTERS = 40
+"""Of what stands at a box; longer texts are cut in their middle."""
 
 
 @dataclass(frozen=True)
@@ -302,13 +305,14 @@ def mark(image: "Image.Image", marks: Sequence[Mark]) -> "Image.Image":
     pen = ImageDraw.Draw(picture)
     for one in marks:
         x1, y1, x2, y2 = one.box
+        text = shortened(one.text, _MOST_LETTERS)
         pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=one.colour, width=line)
-        _, _, right, bottom = pen.textbbox((0, 0), one.text, font=letters)
+        _, _, right, bottom = pen.textbbox((0, 0), text, font=letters)
         width, height = right + 6, bottom + 4
         x = max(0, min(x1, picture.width - width))
         y = y1 - height if y1 >= height else y1
         pen.rectangle((x, y, x + width, y + height), fill=one.colour)
-        pen.text((x + 3, y + 1), one.text, fill=_ink(one.colour), font=letters)
+        pen.text((x + 3, y + 1), text, fill=_ink(one.colour), font=letters)
     return picture
 
 

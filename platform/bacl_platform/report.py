@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from bacl.datasets.annotations import Prepared
 from bacl.errors import RunError
 from bacl.settings import Groups
+from bacl_platform import texts
 from bacl_platform.experiment import Experiment
 from bacl_platform.pages import (
+    Bold,
     Section,
     html_page,
     html_picture,
@@ -342,7 +343,7 @@ def write(report: Report, out: Path, command: str, sections: Sequence[Section] =
             "report.html": html(report, pictures, command, sections),
         }
         for name, text in texts.items():
-            (out / name).write_text(text, encoding="utf-8")
+            (out / name).write_text(text, encoding="utf-8", newline="")
 
 
 def per_category(report: Report) -> str:
@@ -364,7 +365,7 @@ def markdown(
 ) -> str:
     """The report for a README or an issue; pictures are links to files beside it."""
     made = rows(report)
-    lines = [f"# {report.experiment.name}", "", _legend(report), ""]
+    lines = [f"# {texts.markdown(report.experiment.name)}", "", _legend(report), ""]
     for metrics in report.kinds.values():
         lines += [
             *markdown_table(
@@ -373,10 +374,7 @@ def markdown(
                     [
                         row.name,
                         str(row.seeds),
-                        *(
-                            f"**{row.cells[m]}**" if m in row.best else row.cells[m]
-                            for m in metrics
-                        ),
+                        *(Bold(row.cells[m]) if m in row.best else row.cells[m] for m in metrics),
                     ]
                     for row in made
                 ],
@@ -429,28 +427,28 @@ def html(
     compared = any(row.differences for row in made)
     second = f" Second lines: difference to {report.experiment.baseline}." if compared else ""
     body = [
-        f"<p>{escape(_legend(report))} <b>Bold</b>: best.{escape(second)}</p>",
+        f"<p>{texts.html(_legend(report))} <b>Bold</b>: best.{texts.html(second)}</p>",
         *(
             html_table(
                 ["variant", "seeds", *metrics],
                 [
-                    [escape(row.name), str(row.seeds), *(_html_cell(row, m) for m in metrics)]
+                    [texts.html(row.name), str(row.seeds), *(_html_cell(row, m) for m in metrics)]
                     for row in made
                 ],
             )
             for metrics in report.kinds.values()
         ),
-        *(f"<p>{escape(note)}</p>" for note in _notes(report, command)),
+        *(f"<p>{texts.html(note)}</p>" for note in _notes(report, command)),
     ]
     for picture, content in pictures:
         body.append(html_picture(picture.title, content))
     for section in sections:
         body += html_section(section)
-    checkpoints = [[escape(cell) for cell in cells] for cells in _checkpoints(report)]
+    checkpoints = [[texts.html(cell) for cell in cells] for cells in _checkpoints(report)]
     body += [
         "<h2>Checkpoints</h2>",
         html_table(_CHECKPOINT_HEAD, checkpoints, "left"),
-        f"<p>{escape(_provenance(report))}</p>",
+        f"<p>{texts.html(_provenance(report))}</p>",
     ]
     return html_page(report.experiment.name, body)
 

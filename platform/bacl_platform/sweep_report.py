@@ -9,14 +9,15 @@ import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bacl_platform import texts
 from bacl_platform.cost import duration, step_seconds
+from bacl_platform.pages import markdown_table
 from bacl_platform.paper import published
 from bacl_platform.plan import state
 from bacl_platform.population import Move
@@ -191,16 +192,9 @@ def cells_of(table: ResultTable) -> tuple[list[str], list[list[str]]]:
 
 def markdown(table: ResultTable) -> str:
     """The table in Markdown."""
-    head, lines = cells_of(table)
-    rows = [head, ["---"] * len(head), *lines]
-    body = "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
-    )
-    return (
-        f"# {table.name}\n\n{table.title}\n\n{body}\n"
-        if table.title
-        else f"# {table.name}\n\n{body}\n"
-    )
+    title = [texts.markdown(table.title), ""] if table.title else []
+    lines = [f"# {texts.markdown(table.name)}", "", *title, *markdown_table(*cells_of(table))]
+    return "\n".join(lines) + "\n"
 
 
 def latex(table: ResultTable) -> str:
@@ -208,17 +202,11 @@ def latex(table: ResultTable) -> str:
     head, lines = cells_of(table)
 
     def row(cells: list[str]) -> str:
-        return " & ".join(_tex(cell) for cell in cells) + r" \\"
+        return " & ".join(texts.tex(cell) for cell in cells) + r" \\"
 
     columns = "l" * len(table.fields) + "r" * (len(head) - len(table.fields) - 1) + "l"
     rules = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", row(head), r"\hline"]
     return "\n".join([*rules, *map(row, lines), r"\hline", r"\end{tabular}"]) + "\n"
-
-
-def _tex(text: str) -> str:
-    for character in ("&", "%", "$", "#", "_", "{", "}"):
-        text = text.replace(character, f"\\{character}")
-    return text.replace("±", r"$\pm$")
 
 
 def html(table: ResultTable) -> str:
@@ -226,16 +214,16 @@ def html(table: ResultTable) -> str:
     head, lines = cells_of(table)
 
     def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{texts.html(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = "\n".join(row(line, "td") for line in lines)
     return (
-        f"<!doctype html><meta charset=utf-8><title>{escape(table.name)}</title>\n"
+        f"<!doctype html><meta charset=utf-8><title>{texts.html(table.name)}</title>\n"
         "<style>body{font:15px/1.4 system-ui,sans-serif;margin:2em}"
         "table{border-collapse:collapse}th,td{padding:.3em .8em;text-align:right;"
         "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}"
         "tr:hover{background:#f4f6fa}th{background:#eef1f6;position:sticky;top:0}</style>\n"
-        f"<h1>{escape(table.name)}</h1>\n<p>{escape(table.title)}</p>\n"
+        f"<h1>{texts.html(table.name)}</h1>\n<p>{texts.html(table.title)}</p>\n"
         f"<table><thead>{row(head, 'th')}</thead>\n<tbody>{body}</tbody></table>\n"
     )
 
@@ -254,7 +242,7 @@ def write(table: ResultTable, folder: Path) -> None:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, form in (("md", markdown), ("html", html), ("tex", latex), ("csv", as_csv)):
-            (folder / f"table.{suffix}").write_text(form(table), encoding="utf-8")
+            (folder / f"table.{suffix}").write_text(form(table), encoding="utf-8", newline="")
 
 
 def as_json(table: ResultTable) -> dict[str, Any]:

@@ -44,9 +44,7 @@ def finish(store, job) -> None:
     for name in job.variants:
         metrics = {"metrics": {"AP": 0.25, "AP_r": None}, "evaluator": {"name": "hotcoco"}}
         (folder / "variants" / name / "metrics.json").write_text(json.dumps(metrics))
-        (folder / "variants" / name / "categories.csv").write_text(
-            "id,name,AP\n3,cat,0.5\n4,dog,\n"
-        )
+        (folder / "variants" / name / "categories.csv").write_text("id,name,AP\n3,nan,0.5\n4,7,\n")
     (folder / "scalars.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     store.publish(job.key, folder)
 
@@ -101,7 +99,7 @@ def test_job_and_variants_are_children_of_one_parent_run(planned, store, client,
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)  # where it looks for the run
     table = client.load_table(bacl.info.experiment_id, "categories.json", [bacl.info.run_id])
     assert table.columns.tolist() == ["id", "name", "AP"]
-    assert table.fillna(-1).values.tolist() == [[3, "cat", 0.5], [4, "dog", -1]]
+    assert table.fillna(-1).values.tolist() == [[3, "nan", 0.5], [4, "7", -1]]
 
 
 def test_step_logged_before_an_interruption_is_not_logged_again(planned, store, client):
