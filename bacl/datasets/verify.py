@@ -24,6 +24,7 @@ from PIL import ExifTags, Image
 from bacl import rle, settings
 from bacl.datasets.annotations import VISIBLE, Examined, examine
 from bacl.datasets.download import Watch
+from bacl.datasets.judged import Boxes, crowding_sentences
 from bacl.errors import UsageError
 
 MANY = 0.1
@@ -70,7 +71,12 @@ def _first(values: list[Any]) -> str:
 
 
 def verify(
-    dataset: settings.Dataset, cache: Path, quick: bool, workers: int, watch: Watch
+    dataset: settings.Dataset,
+    cache: Path,
+    quick: bool,
+    workers: int,
+    watch: Watch,
+    detector: settings.Detector | None = None,
 ) -> Findings:
     """Everything that is wrong with a data set, found in one go.
 
@@ -79,6 +85,8 @@ def verify(
         quick: only look at the images' headers, do not decode or compare them.
         workers: images read at the same time.
         watch: is told of the images done.
+        detector: whose limits crowded validation images are held against; else one as it is
+            without settings.
     """
     found = Findings()
     try:
@@ -92,6 +100,7 @@ def verify(
         _check_lists(split, found)
         _check_repeats(split, found)
     _check_counts(splits[0], found)
+    _check_judged(splits[1], dataset, detector or settings.Detector(), found)
     _check_apart(*splits, found)
     _check_images(splits, quick, workers, watch, found)
     return found
@@ -241,6 +250,17 @@ def _check_repeats(split: Examined, found: Findings) -> None:
             remarks.add("repeat a box of the same image and category", annotation["id"])
         seen.add(what)
     found.remarks += remarks
+
+
+def _check_judged(
+    val: Examined, dataset: settings.Dataset, detector: settings.Detector, found: Findings
+) -> None:
+    boxes = Boxes.of(val.content["annotations"])
+    evaluation = "coco" if dataset.format == "coco" else "lvis"
+    if not len(boxes.image):
+        found.remarks.append(f"{val.annotations.name}: no boxes to evaluate: AP will be absent")
+    said = crowding_sentences(boxes, detector, evaluation)
+    found.remarks += [f"{val.annotations.name}: {sentence}" for sentence in said]
 
 
 def _check_counts(train: Examined, found: Findings) -> None:

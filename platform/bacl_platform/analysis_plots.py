@@ -41,17 +41,15 @@ _MOST_CELLS = 100
 
 
 def analysis_pictures(report: Report, analysis: "Analysis") -> list[Picture]:
-    """What a report's analysis looks like."""
+    """What a report's analysis looks like; nothing of a split without boxes."""
+    if not analysis.members:
+        return []
     curves = precision_recall(report, analysis)
-    made = [
+    return [
         Picture("precision_recall.png", "Precision and recall by frequency group", curves),
         Picture("errors.png", "Errors by frequency group", error_gains(report, analysis)),
         Picture("confusion.png", "Confusion between categories", confusion_maps(report, analysis)),
     ]
-    matrix = indicator_maps(report, analysis)
-    if matrix:
-        made.append(Picture("indicator.png", "Confusion matrix M of training", matrix))
-    return made
 
 
 def precision_recall(report: Report, analysis: Analysis) -> Figure:
@@ -61,8 +59,9 @@ def precision_recall(report: Report, analysis: Analysis) -> Figure:
     for axes, (group, labels) in zip(panels, analysis.members.items()):
         for name in report.variants:
             mean_precision = analysis.profiles[name].precision[labels].mean(axis=0)
-            ap = mean(report.values(name, f"AP_{group}"))
-            text = f"{name} {100 * mean_precision.mean():.1f} ({100 * ap:.1f})"
+            aps = report.values(name, f"AP_{group}")
+            ap = f"{100 * mean(aps):.1f}" if aps else "–"
+            text = f"{name} {100 * mean_precision.mean():.1f} ({ap})"
             axes.plot(RECALLS, mean_precision, label=text, **_line(report.variants, name))
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
@@ -205,13 +204,17 @@ def _maps(
     return figure
 
 
-def changes(comparison: "Comparison") -> Figure:
-    """Differences with their intervals: of the metrics, and of the categories that changed most."""
-    changed = [*comparison.gained(), *reversed(comparison.lost())]
+def changes(comparison: "Comparison", kind: str = "AP") -> Figure:
+    """Differences with their intervals: of the metrics, and of the categories that changed most.
+
+    kind: `AP`, or `mask_AP` for those of masks.
+    """
+    changed = [*comparison.gained(kind), *reversed(comparison.lost(kind))]
+    metrics = {name: one for name, one in comparison.metrics.items() if name.startswith(kind)}
     figure = Figure(figsize=(8, 1.6 + 0.19 * max(len(changed), 6)), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, names, of in (
-        (left, list(comparison.metrics), list(comparison.metrics.values())),
+        (left, list(metrics), list(metrics.values())),
         (
             right,
             [f"{named(c.category.name)} ({c.category.image_count})" for c in changed],

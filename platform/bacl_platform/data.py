@@ -153,7 +153,12 @@ def verify(
         dataset = _dataset(what, root, [train, val, images, val_images], format_, set_)
         with Watching(console, unit="images") as watching:
             found = checks.verify(
-                dataset, _cache(dataset, store), quick, workers or os.cpu_count() or 1, watching
+                dataset,
+                _cache(dataset, store),
+                quick,
+                workers or os.cpu_count() or 1,
+                watching,
+                _detector(what, set_),
             )
         if what in NAMED:
             found.problems[:0] = all_spoilt(root, what)
@@ -298,6 +303,14 @@ def _dataset(
     from bacl_platform.experiment import load
 
     return load(what, set_).dataset
+
+
+def _detector(what: str | None, set_: list[str] | None) -> "settings.Detector | None":
+    """The detector of what the user means, if that is an experiment file."""
+    from bacl.datasets.sources import NAMED
+    from bacl_platform.experiment import load
+
+    return None if what is None or what in NAMED else load(what, set_).detector
 
 
 def _cache(dataset: "settings.Dataset", store: str) -> Path:

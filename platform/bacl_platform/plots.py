@@ -82,14 +82,15 @@ class Picture:
 
 
 def pictures(report: Report) -> list[Picture]:
-    """All pictures of a report."""
+    """All pictures of a report; none of an AP that no category has."""
+    kinds = [kind for kind in report.kinds if any(_counts(report, kind).values())]
     made = [
         Picture(
             f"{kind.lower()}_by_group.png",
             f"{_spoken(kind)} by frequency group",
             ap_by_group(report, kind),
         )
-        for kind in report.kinds
+        for kind in kinds
     ]
     made += [
         Picture(
@@ -97,7 +98,7 @@ def pictures(report: Report) -> list[Picture]:
             f"{_spoken(kind)} of each variant by frequency group",
             ap_by_variant(report, kind),
         )
-        for kind in report.kinds
+        for kind in kinds
     ]
     made += [
         Picture(
@@ -105,7 +106,7 @@ def pictures(report: Report) -> list[Picture]:
             f"{_spoken(kind)} by how often training shows a category",
             ap_by_count(report, kind),
         )
-        for kind in report.kinds
+        for kind in kinds
     ]
     made += [
         Picture("weight_norms.png", "Classifier weight norm per category", weight_norms(report)),
@@ -163,7 +164,7 @@ def ap_by_group(report: Report, kind: str = "AP") -> Figure:
                 centres, heights, deviations, fmt="none", ecolor="#333333", elinewidth=1, capsize=2
             )
         if len(names) <= 6:
-            texts = [f"{h:.1f}" for h in heights]
+            texts = [f"{h:.1f}" if v else "–" for h, v in zip(heights, values)]
             for bar, height, deviation, text in zip(bars, heights, deviations, texts):
                 middle = bar.get_x() + bar.get_width() / 2
                 axes.annotate(
@@ -213,9 +214,9 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
                 elinewidth=1,
                 capsize=2,
             )
-        for centre, length, deviation in zip(centres, lengths, deviations):
+        for centre, length, deviation, seeds in zip(centres, lengths, deviations, values):
             axes.annotate(
-                f"{length:.1f}",
+                f"{length:.1f}" if seeds else "–",
                 (length + deviation, centre),
                 (3, 0),
                 textcoords="offset points",

@@ -18,6 +18,7 @@ from bacl.errors import RunError
 from bacl.settings import Groups
 from bacl_platform import texts
 from bacl_platform.experiment import Experiment
+from bacl_platform.judged import notes, prepared_of, words
 from bacl_platform.pages import (
     Bold,
     Section,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
     from bacl_platform.plots import Picture
 
-WORDS = {"r": "rare", "c": "common", "f": "frequent"}
-"""For groups that are named as LVIS's."""
 MEANS = ("AP", "mask_AP")
 """Over all categories: of boxes, and of masks where the detector has them."""
 
@@ -96,7 +95,7 @@ class Report:
     @property
     def groups(self) -> dict[str, str]:
         """The frequency groups' names, and what they are called in texts."""
-        return {name: WORDS.get(name, f"group {name}") for name in self.prepared.groups.names}
+        return words(self.prepared.groups)
 
     def of(self, variant: str) -> list[Result]:
         """The variant's results, one for each seed."""
@@ -134,7 +133,7 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
         )
     return Report(
         plan.experiment,
-        Prepared.load(store.datasets / plan.jobs[0].dataset_digest / "dataset.json"),
+        prepared_of(plan.jobs[0].dataset_digest, store),
         finished,
         unfinished,
         [_read(job, variant, store) for job in finished for variant in job.variants],
@@ -172,6 +171,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "keys": keys,
         "evaluators": report.evaluators,
         "unfinished": [job.name for job in report.unfinished],
+        "notes": notes([(report.experiment, report.prepared)]),
     }
 
 
@@ -257,6 +257,7 @@ def _notes(report: Report, command: str) -> Iterator[str]:
             for e in report.evaluators
         )
         yield f"Not all rows compare, for they were evaluated differently: {said}."
+    yield from notes([(report.experiment, report.prepared)])
 
 
 def table(report: Report, metrics: list[str]) -> "Table":

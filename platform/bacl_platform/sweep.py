@@ -482,6 +482,8 @@ def plan_sweeps(
 
 def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
     """Refuse a metric that no trial will have, and a scheduler with nothing to judge by."""
+    from bacl_platform.judged import absence, measured
+
     sweep, experiment = file.sweep, trial.experiment
     prepared, recipe = prepare(experiment.dataset), experiment.stages[trial.stage].recipe
     known = ["AP", "AP50", "AP75", *(f"AP_{name}" for name in prepared.groups.names)]
@@ -490,6 +492,12 @@ def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
     if sweep.metric not in known:
         raise UsageError(
             f"{file.path}: metric: expected one of {', '.join(known)}, got {sweep.metric!r}"
+        )
+    if sweep.adaptive and sweep.metric not in measured(prepared, experiment.detector):
+        why = next(absence(prepared), "the dataset has no category of that group")
+        raise UsageError(
+            f"{file.path}: metric: expected one that trials can be judged by, got {sweep.metric}: "
+            f"{why}"
         )
     if sweep.scheduler is not None and recipe.evaluate_every is None:
         raise UsageError(

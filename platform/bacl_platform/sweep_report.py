@@ -17,6 +17,7 @@ import numpy as np
 
 from bacl_platform import texts
 from bacl_platform.cost import duration, step_seconds
+from bacl_platform.judged import notes, prepared_of
 from bacl_platform.pages import markdown_table
 from bacl_platform.paper import published
 from bacl_platform.plan import state
@@ -61,6 +62,8 @@ class ResultTable:
     metrics: list[str]
     rows: list[Row]
     with_paper: bool
+    notes: list[str] = field(default_factory=list)
+    """What else is to be known of the points, in sentences."""
 
     @property
     def fields(self) -> list[str]:
@@ -104,7 +107,10 @@ def collect(plan: SweepPlan, store: Store, with_paper: bool) -> ResultTable:
         metrics |= dict.fromkeys(paper)
         ended = _ended(cells[-1], store) if plan.file.sweep.competes and not open_ else {}
         rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error, ended))
-    return ResultTable(plan.file.sweep.name, title, list(metrics), rows, with_paper)
+    said = notes(
+        (cell.trial.experiment, prepared_of(cell.job.dataset_digest, store)) for cell in plan.cells
+    )
+    return ResultTable(plan.file.sweep.name, title, list(metrics), rows, with_paper, said)
 
 
 def _ended(cell: Cell, store: Store) -> dict[str, str]:
@@ -142,7 +148,8 @@ def beside_paper(report: "Report", file: Path) -> ResultTable:
         found = {metric: [100 * v for v in report.values(name, metric)] for metric in metrics}
         state = f"{to_run[name]} to run" if to_run[name] else "done" if name in own else "-"
         made.append(Row({"variant": name}, state, found, theirs.get(name, {})))
-    return ResultTable(report.experiment.name, title, metrics, made, with_paper=True)
+    said = notes([(report.experiment, report.prepared)])
+    return ResultTable(report.experiment.name, title, metrics, made, True, said)
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -194,6 +201,8 @@ def markdown(table: ResultTable) -> str:
     """The table in Markdown."""
     title = [texts.markdown(table.title), ""] if table.title else []
     lines = [f"# {texts.markdown(table.name)}", "", *title, *markdown_table(*cells_of(table))]
+    for note in table.notes:
+        lines += ["", texts.markdown(note)]
     return "\n".join(lines) + "\n"
 
 
@@ -225,6 +234,7 @@ def html(table: ResultTable) -> str:
         "tr:hover{background:#f4f6fa}th{background:#eef1f6;position:sticky;top:0}</style>\n"
         f"<h1>{texts.html(table.name)}</h1>\n<p>{texts.html(table.title)}</p>\n"
         f"<table><thead>{row(head, 'th')}</thead>\n<tbody>{body}</tbody></table>\n"
+        + "".join(f"<p>{texts.html(note)}</p>\n" for note in table.notes)
     )
 
 
@@ -277,6 +287,8 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     for line in lines:
         shown.add_row(*(Text(line[place]) for place in told))
     console.print(shown)
+    for note in table.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     print_written(folder, console)
 
 
@@ -333,6 +345,8 @@ def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
         )
     elif sweep.scheduler is not None:
         say("scheduler pbt: which trials go on from which others is not known in advance")
+    for note in rows.notes:
+        say(note)
 
 
 def _search(plan: SweepPlan) -> str:

@@ -142,17 +142,17 @@ def test_equal_variants_do_not_differ(plan, store, fill):
 
 
 def test_categories_come_from_the_largest_gain_to_the_largest_loss(prepared, study, compared):
-    differences = [change.difference for change in compared.categories]
+    differences = [change.difference for change in compared.categories["AP"]]
     assert differences == sorted(differences, reverse=True)
     first, second = (evaluated(study, prepared, name) for name in ("softmax", "bacl"))
-    for change in compared.categories:
+    for change in compared.categories["AP"]:
         label = prepared.categories.index(change.category)
         ap = [np.mean([r.per_category[label]["AP"] for r in runs]) for runs in (first, second)]
         assert change.difference == pytest.approx(ap[1] - ap[0])
 
 
 def test_category_in_few_images_has_no_interval(study, prepared, compared, monkeypatch):
-    assert all(change.low <= change.high for change in compared.categories)
+    assert all(change.low <= change.high for change in compared.categories["AP"])
     content = json.loads(Path(prepared.val.annotations).read_text())
     images = {}
     for annotation in content["annotations"]:
@@ -160,9 +160,9 @@ def test_category_in_few_images_has_no_interval(study, prepared, compared, monke
     fewest = min(map(len, images.values())) + 1
     monkeypatch.setattr(compare, "FEWEST_IMAGES", fewest)
     without = compare.compare(study, "softmax", "bacl", 20, QUIET)
-    bare = {change.category.id for change in without.categories if np.isnan(change.low)}
+    bare = {change.category.id for change in without.categories["AP"] if np.isnan(change.low)}
     assert bare == {number for number, shown in images.items() if len(shown) < fewest} != set()
-    assert not any(c.clear for c in without.categories if c.category.id in bare)
+    assert not any(c.clear for c in without.categories["AP"] if c.category.id in bare)
     json.dumps(compare.as_json(without), allow_nan=False)
     png(changes(without))
 
