@@ -381,7 +381,7 @@ def predict(
     set_: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Detect objects in images: draws boxes, writes predictions.json."""
+    """Detect objects in images: draws boxes and masks, writes predictions.json."""
     with told(debug):
         from bacl_platform import predict as prediction
         from bacl_platform.terminal import Console

@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pycocotools import mask as coco
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -219,3 +222,50 @@ def test_command_prints_verdicts_or_json(tiny, plan, store, fill):
     done = CliRunner().invoke(cli.app, [*words[:3], "softmx", *words[4:]])
     assert done.exit_code == 2
     assert "got softmx" in done.stderr
+
+
+def with_masks(study, prepared):
+    """Gives all results masks: the upper thirds of their boxes."""
+    path = Path(prepared.val.annotations)
+    content = json.loads(path.read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    for result in study.results:
+        file = result.folder / "detections.parquet"
+        table = pq.read_table(file)
+        rows = table.to_pylist()
+        masks = []
+        for row in rows:
+            x, y, width, height = (row[side] for side in ("x", "y", "width", "height"))
+            outline = [x, y, x + width, y, x + width, y + height / 3, x, y + height / 3]
+            masks.append(coco.frPyObjects([outline], *sizes[row["image_id"]])[0]["counts"])
+        pq.write_table(table.append_column("mask", pa.array(masks, pa.binary())), file)
+        result.metrics.update({f"mask_{k}": v for k, v in list(result.metrics.items())})
+
+
+def test_masks_are_compared_where_both_variants_have_them(study, prepared, tmp_path):
+    assert prepared.val.masks
+    with_masks(study, prepared)
+    compared = compare.compare(study, "softmax", "bacl", 30, QUIET)
+    names = ["AP", "AP50", "AP75", "AP_r", "AP_c", "AP_f"]
+    assert list(compared.metrics) == [*names, *(f"mask_{name}" for name in names)]
+    first, second = (evaluated(study, prepared, name) for name in ("softmax", "bacl"))
+    for name, change in compared.metrics.items():
+        assert change.first == pytest.approx(np.mean([r.metrics[name] for r in first]))
+        assert change.second == pytest.approx(np.mean([r.metrics[name] for r in second]))
+    assert compared.metrics["mask_AP"].first < compared.metrics["AP"].first
+    for change in compared.categories["mask_AP"]:
+        label = prepared.categories.index(change.category)
+        assert change.second == pytest.approx(
+            np.mean([r.per_category[label]["mask_AP"] for r in second])
+        )
+    said = compare.as_json(compared)
+    assert [row["id"] for row in said["mask_categories"]] != []
+    page = compare.write(compared, tmp_path)
+    text = page.with_suffix(".md").read_text()
+    assert "| mask_AP50 |" in text
+    assert (tmp_path / "mask_compare_softmax_bacl.png").is_file()
+    for result in study.results:
+        if result.variant == "softmax":
+            for name in names:
+                del result.metrics[f"mask_{name}"]
+    assert list(compare.compare(study, "softmax", "bacl", 20, QUIET).metrics) == names

@@ -35,6 +35,19 @@ def test_every_image_once_gives_the_evaluators_ap(trial, tmp_path, mode, seed):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_are_matched_as_the_evaluator_does(trial, masked, tmp_path, mode, seed):
+    one, detections = masked(trial(seed, mode))
+    evaluator = one.evaluator(tmp_path)
+    result = evaluator.evaluate(detections)
+    matched = match(evaluator, detections, "segm")
+    ap = average_precision(matched, once(matched))[0]
+    expected = [np.nan if r["mask_AP"] is None else r["mask_AP"] for r in result.per_category]
+    np.testing.assert_allclose(ap.mean(axis=0), expected, atol=1e-9)
+    assert result.metrics["mask_AP"] != pytest.approx(result.metrics["AP"])
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("seed", range(4))
 def test_weights_are_copies_of_images(trial, tmp_path, mode, seed):
     one = trial(seed, mode).untied()
