@@ -63,6 +63,15 @@ def absence(prepared: Prepared) -> Iterator[str]:
         yield f"{names} {verb} absent, for the validation split has no box of {of}"
 
 
+def why_absent(metric: str, prepared: Prepared, detector: Detector) -> str | None:
+    """Why a metric has no value, in words; None where it has one."""
+    if metric in measured(prepared, detector):
+        return None
+    if not _seen_groups(prepared):
+        return "the validation split has no boxes to evaluate"
+    return "the validation split has no box of that group"
+
+
 def notes(experiments: Iterable[tuple[Experiment, Prepared]]) -> list[str]:
     """What to know of the results of experiments before they are read, each sentence once."""
     said: dict[str, None] = {}

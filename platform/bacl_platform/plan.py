@@ -106,15 +106,13 @@ def make_plan(
 
 def _check_kept(experiment: Experiment, prepared: "Prepared") -> None:
     """Refuse to keep the best checkpoint where none can be told to be it."""
-    from bacl_platform.judged import absence, measured
+    from bacl_platform.judged import why_absent
 
-    if measured(prepared, experiment.detector):
-        return
-    why = next(absence(prepared))
+    why = why_absent("AP", prepared, experiment.detector)
     sentences = [
         f"{experiment.name}: stages.{name}.recipe.keep_best: expected false, got true: {why}"
         for name, stage in experiment.stages.items()
-        if stage.recipe.keep_best
+        if why and stage.recipe.keep_best
     ]
     if sentences:
         raise UsageError("\n".join(sentences))

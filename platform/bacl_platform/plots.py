@@ -190,7 +190,7 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
     standard deviation over seeds. kind: AP or mask_AP."""
     names = report.variants
     groups = {group: count for group, count in _counts(report, kind).items() if count}
-    figure, axes = _figure(1.6 + 0.17 * len(names) * (len(groups) + 0.8))
+    figure, axes = _figure(max(3, 1.6 + 0.17 * len(names) * (len(groups) + 0.8)))
     width = 0.82 / max(len(groups), 1)
     for number, (group, count) in enumerate(groups.items()):
         values = [[100 * v for v in report.values(name, f"{kind}_{group}")] for name in names]
@@ -251,7 +251,8 @@ def ap_by_count(report: Report, kind: str = "AP") -> Figure:
     figure, axes = _figure(4.8)
     axes.set_xscale("symlog", linthresh=1, linscale=0.3)
     start = min(0.7, counts.min(initial=1) - 0.3)
-    edges = [start, *(bound + 0.5 for bound in groups.bounds), counts.max(initial=1) * 1.3]
+    end = counts.max(initial=1) * 1.3
+    edges = [start, *(min(bound + 0.5, end) for bound in groups.bounds), end]
     for number, (low, high) in enumerate(pairwise(edges)):
         axes.axvspan(low, high, color=_SHADES[number % len(_SHADES)], linewidth=0, zorder=0)
     for name in report.variants:
@@ -261,7 +262,7 @@ def ap_by_count(report: Report, kind: str = "AP") -> Figure:
         axes.scatter(counts, ap, 14, style["color"], alpha=_dot_strength(report), linewidths=0)
         means = [(counts[bins == b].mean(), ap[bins == b].mean()) for b in np.unique(bins)]
         axes.plot(*zip(*means), label=name, **style, linewidth=1.5)
-    axes.set_xlim(start, edges[-1])
+    axes.set_xlim(start, end)
     axes.xaxis.set_major_formatter("{x:g}")
     for word, low, high in zip(report.groups.values(), edges, edges[1:]):
         if low < high:
