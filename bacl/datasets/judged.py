@@ -113,8 +113,9 @@ def crowding_sentences(boxes: Boxes, detector: Detector, evaluation: str) -> Ite
     advice = f"set {' and '.join(more)}" if more else "so it is for every detector in LVIS"
     images = "image has" if found.images == 1 else "images have"
     yield (
-        f"{found.images:,} validation {images} more boxes than can be found in one (up to {found.most:,}): recall is "
-        f"{_percent(found.share)} at most, and AP is lower for it; {advice}"
+        f"{found.images:,} validation {images} more boxes than can be found in one (up to "
+        f"{found.most:,}): recall is {_percent(found.share)} at most, and AP is lower for it; "
+        f"{advice}"
     )
 
 

@@ -14,6 +14,7 @@ from bacl.errors import BaclError, UsageError
 from bacl_platform import data, method_cards, store_commands
 from bacl_platform.options import DEFAULT_STORE, Debug, StoreOption
 from bacl_platform.redaction import redacted
+from bacl_platform.texts import one_line
 
 if TYPE_CHECKING:
     from bacl_platform.plan import Plan
@@ -557,7 +558,7 @@ def planned(
     with disk_errors(where.root):
         prepared = prepare(experiment.dataset, where.datasets)
     for warning in prepared.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {one_line(warning)}", file=sys.stderr)
     return make_plan(experiment, prepared, where), where
 
 
@@ -610,7 +611,7 @@ def swept(
     prepare = Preparation(where)
     plans = plan_sweeps(read, [file.trials(where) for file in read], prepare, where)
     for warning in prepare.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {one_line(warning)}", file=sys.stderr)
     return plans, where, prepare
 
 

@@ -148,6 +148,7 @@ def verify(
         from bacl.datasets import verify as checks
         from bacl.datasets.sources import NAMED, all_spoilt
         from bacl_platform.terminal import Console
+        from bacl_platform.texts import one_line
 
         console = Console()
         dataset = _dataset(what, root, [train, val, images, val_images], format_, set_)
@@ -164,7 +165,8 @@ def verify(
             found.problems[:0] = all_spoilt(root, what)
         for kind, sentences in (("problem", found.problems), ("remark", found.remarks)):
             for sentence in sentences:
-                console.print(f"{kind}: {sentence}", markup=False, highlight=False, soft_wrap=True)
+                told_of = f"{kind}: {one_line(sentence)}"
+                console.print(told_of, markup=False, highlight=False, soft_wrap=True)
         depth = "headers of images read" if quick else "every image decoded"
         counts = (
             _count(len(found.problems), "problem"),

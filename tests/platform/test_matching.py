@@ -148,6 +148,19 @@ def test_no_more_than_the_300_best_of_an_image_and_none_without_area_count(trial
     assert (matched.images[matched.image] == 1).sum() <= 300
 
 
+def test_all_detections_of_an_image_count_in_coco(tmp_path, trial):
+    """As many as the detector keeps, and not the first 100 or 300 of a category."""
+    one = trial(0, "coco")
+    boxes = [(x * 2.0, y * 2.0, 1.5, 1.5) for x in range(40) for y in range(20)]
+    box = {"image_id": 1, "category_id": 2, "iscrowd": 0, "area": 2.25}
+    annotations = [{**box, "id": k, "bbox": list(b)} for k, b in enumerate(boxes, start=1)]
+    rows = [(1, 2, 1 - k / 1000, *b) for k, b in enumerate(boxes)]
+    one = dataclasses.replace(one, content={**one.content, "annotations": annotations}, rows=rows)
+    matched = match(one.evaluator(tmp_path), one.detections)
+    assert (matched.found > 0).sum() == len(boxes) == 800
+    assert average_precision(matched, once(matched))[0, :, 0] == pytest.approx(1)
+
+
 def test_no_detections_is_no_precision(trial, tmp_path):
     one = trial(1)
     whole = one.detections

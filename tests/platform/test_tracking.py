@@ -100,7 +100,7 @@ def test_job_and_variants_are_children_of_one_parent_run(planned, store, client,
     table = json.loads(
         Path(client.download_artifacts(bacl.info.run_id, "categories.json")).read_text()
     )
-    assert table == {"columns": ["id", "name", "AP"], "data": [[3, "nan", 0.5], [4, "7", None]]}
+    assert table == {"columns": ["id", "name", "AP"], "data": [["3", "nan", 0.5], ["4", "7", None]]}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)  # where it looks for the run
     shown = client.load_table(bacl.info.experiment_id, "categories.json", [bacl.info.run_id])
     assert shown.columns.tolist() == ["id", "name", "AP"]
