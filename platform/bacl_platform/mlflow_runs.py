@@ -30,7 +30,7 @@ _METRICS_A_CALL = 1000
 _PARAMS_A_CALL = 100
 _TABLE = "categories.json"
 _NUMBERS = ("image_count", "instance_count", "AP", "mask_AP")
-"""Its columns of numbers; a category may be called 7 or nan, and ids may be too long for a float."""
+"""Its columns of numbers; a category may be called 7 or nan, and ids too long for a float."""
 
 Metrics = list[tuple[str, float, int, int]]
 """Name, value, step, and milliseconds since 1970."""

@@ -51,6 +51,8 @@ class Row:
     error: str = ""
     ended: dict[str, str] = field(default_factory=dict)
     """Of a trial whose values changed while it trained, the last ones."""
+    seeds: int = 0
+    """How many are finished."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def collect(plan: SweepPlan, store: Store, with_paper: bool) -> ResultTable:
         paper = next((points for match, points in theirs if match.items() <= own.items()), {})
         metrics |= dict.fromkeys(paper)
         ended = _ended(cells[-1], store) if plan.file.sweep.competes and not open_ else {}
-        rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error, ended))
+        done = states.count("done")
+        rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error, ended, done))
     said = notes(
         (cell.trial.experiment, prepared_of(cell.job.dataset_digest, store)) for cell in plan.cells
     )
@@ -147,7 +150,8 @@ def beside_paper(report: "Report", file: Path) -> ResultTable:
     for name in dict.fromkeys([*theirs, *own]):
         found = {metric: [100 * v for v in report.values(name, metric)] for metric in metrics}
         state = f"{to_run[name]} to run" if to_run[name] else "done" if name in own else "-"
-        made.append(Row({"variant": name}, state, found, theirs.get(name, {})))
+        seeds = len(report.of(name))
+        made.append(Row({"variant": name}, state, found, theirs.get(name, {}), seeds=seeds))
     said = notes([(report.experiment, report.prepared)])
     return ResultTable(report.experiment.name, title, metrics, made, True, said)
 
@@ -182,8 +186,7 @@ def cells_of(table: ResultTable) -> tuple[list[str], list[list[str]]]:
     head.append("state")
     lines = []
     for row in table.rows:
-        seeds = max((len(values) for values in row.found.values()), default=0)
-        line = [*(row.varied.get(field, "") for field in table.fields), str(seeds)]
+        line = [*(row.varied.get(field, "") for field in table.fields), str(row.seeds)]
         for metric in shown:
             values = row.found.get(metric, [])
             line.append(_shown(values))

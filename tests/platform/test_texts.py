@@ -119,7 +119,7 @@ def test_terminal_shows_brackets_and_colons_as_they_are():
 
 @pytest.mark.parametrize("text", [*ODD, "line\nbreak", "carriage\rreturn"])
 def test_sweep_tables_keep_their_columns_in_every_form(text):
-    row = sweep_report.Row({"variant.x": text}, "done", {"AP": [1.0]}, {})
+    row = sweep_report.Row({"variant.x": text}, "done", {"AP": [1.0]}, {}, seeds=1)
     table = sweep_report.ResultTable("sweep", text, ["AP"], [row], with_paper=False)
     (_, read) = csv.reader(io.StringIO(sweep_report.as_csv(table), newline=""))
     assert read == [text, "1", "1.0", "done"]
