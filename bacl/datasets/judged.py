@@ -75,8 +75,9 @@ def crowding(boxes: Boxes, detections: int, proposals: int) -> Crowding | None:
     """
     if not len(boxes.image):
         return None
-    pairs, of_pair = np.unique(np.stack([boxes.image, boxes.category]), axis=1, return_counts=True)
-    _, place = np.unique(pairs[0], return_inverse=True)
+    categories = boxes.category.max() + 1
+    pairs, of_pair = np.unique(boxes.image * categories + boxes.category, return_counts=True)
+    _, place = np.unique(pairs // categories, return_inverse=True)
     total = np.bincount(place, of_pair)
     findable = np.minimum(np.bincount(place, np.minimum(of_pair, proposals)), detections)
     crowded = int((findable < total).sum())

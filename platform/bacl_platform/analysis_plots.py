@@ -61,7 +61,7 @@ def precision_recall(report: Report, analysis: Analysis) -> Figure:
             mean_precision = analysis.profiles[name].precision[labels].mean(axis=0)
             aps = report.values(name, f"AP_{group}")
             ap = f"{100 * mean(aps):.1f}" if aps else "–"
-            text = f"{name} {100 * mean_precision.mean():.1f} ({ap})"
+            text = f"{named(name)} {100 * mean_precision.mean():.1f} ({ap})"
             axes.plot(RECALLS, mean_precision, label=text, **_line(report.variants, name))
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
@@ -84,7 +84,9 @@ def precision_recall(report: Report, analysis: Analysis) -> Figure:
 def error_gains(report: Report, analysis: Analysis) -> Figure:
     """Stacked bars: AP50 in points that a group would gain if the errors of one kind were mended,
     for each variant. Kinds are mended one at a time, so bars do not add up to 100 with the AP50."""
-    figure, panels = _panels(analysis, 3.4 + 0.05 * max(map(len, report.variants)))
+    figure, panels = _panels(
+        analysis, 3.4 + 0.05 * max(len(named(name)) for name in report.variants)
+    )
     for axes, (group, labels) in zip(panels, analysis.members.items()):
         gains = np.array(
             [100 * analysis.profiles[name].gain[:, labels].mean(axis=1) for name in report.variants]
@@ -97,7 +99,9 @@ def error_gains(report: Report, analysis: Analysis) -> Figure:
                 range(len(bottom)), height, 0.75, bottom, color=colour, label=f"{kind}: {words}"
             )
             bottom += height
-        axes.set_xticks(range(len(bottom)), report.variants, rotation=90, fontsize=8)
+        axes.set_xticks(
+            range(len(bottom)), list(map(named, report.variants)), rotation=90, fontsize=8
+        )
         axes.grid(axis="x", visible=False)
         axes.margins(y=0.08)
         axes.set_title(f"{report.groups[group]}, {_categories(len(labels))}", fontsize=10)
@@ -193,7 +197,7 @@ def _maps(
         axes.set_xticks(list(ticks), list(ticks.values()), rotation=90, fontsize=size)
         axes.set_yticks(list(down), list(down.values()), fontsize=size)
         axes.tick_params(length=0)
-        axes.set_title(name, fontsize=10)
+        axes.set_title(named(name), fontsize=10)
         if place % columns == 0:
             axes.set_ylabel("the box is of")
         if place + columns >= len(matrices):
@@ -234,7 +238,7 @@ def changes(comparison: "Comparison", kind: str = "AP") -> Figure:
         axes.set_xlabel("difference (points)")
     left.set_title("metrics", fontsize=10)
     right.set_title("most changed (training images)", fontsize=10)
-    figure.suptitle(f"{comparison.second} against {comparison.first}")
+    figure.suptitle(f"{named(comparison.second)} against {named(comparison.first)}")
     return figure
 
 

@@ -47,7 +47,7 @@ _LEGEND_WIDTH = 100
 _MOST_NAMES = 60
 """Categories whose names still fit under a picture."""
 _MOST_LETTERS = 28
-"""Of a category's name in a picture; longer ones are cut in their middle."""
+"""Of a name in a picture; longer ones are cut in their middle."""
 _OTHER_SCRIPTS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -129,7 +129,7 @@ def png(figure: Figure) -> bytes:
 
 
 def named(name: str) -> str:
-    """A category's name as pictures show it."""
+    """The name of a category or variant as pictures show it."""
     return shortened(name, _MOST_LETTERS)
 
 
@@ -152,7 +152,7 @@ def ap_by_group(report: Report, kind: str = "AP") -> Figure:
             centres,
             heights,
             width * 0.94,
-            label=name,
+            label=named(name),
             color=_colour(names, name),
             hatch=_HATCHES[number // len(_COLOURS) % len(_HATCHES)],
             edgecolor="white",
@@ -223,7 +223,7 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
                 va="center",
                 fontsize=7,
             )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), list(map(named, names)))
     axes.set_ylim(len(names) - 0.5, -0.5)  # the first variant at the top
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"{_spoken(kind)} (points)")
@@ -261,7 +261,7 @@ def ap_by_count(report: Report, kind: str = "AP") -> Figure:
         style = _line(report.variants, name)
         axes.scatter(counts, ap, 14, style["color"], alpha=_dot_strength(report), linewidths=0)
         means = [(counts[bins == b].mean(), ap[bins == b].mean()) for b in np.unique(bins)]
-        axes.plot(*zip(*means), label=name, **style, linewidth=1.5)
+        axes.plot(*zip(*means), label=named(name), **style, linewidth=1.5)
     axes.set_xlim(start, end)
     axes.xaxis.set_major_formatter("{x:g}")
     for word, low, high in zip(report.groups.values(), edges, edges[1:]):
@@ -303,7 +303,7 @@ def weight_norms(report: Report) -> Figure:
         found = [values for values in norms if values is not None]
         if found:
             style = _line(report.variants, name)
-            axes.plot(np.mean(found, axis=0)[order], label=name, **style, linewidth=width)
+            axes.plot(np.mean(found, axis=0)[order], label=named(name), **style, linewidth=width)
     axes.margins(y=0.12)  # room for the groups' names
     axes.set_ylim(bottom=0)
     axes.set_ylabel("L2 norm of the weights")
@@ -338,7 +338,7 @@ def training(report: Report, stage: str) -> Figure:
         _plain(axes)
     for name in variants:
         mine = [job for job in jobs if name in job.variants]
-        _curve(above, *_losses(report, mine, name), name, _line(report.variants, name))
+        _curve(above, *_losses(report, mine, name), named(name), _line(report.variants, name))
     above.set_title(f"Training of {stage}{_over_seeds(report)}: classification loss")
     for number, loss in enumerate(_trunk_losses(report, first)):
         label = loss.removeprefix("loss_").replace("_", " ")

@@ -210,6 +210,7 @@ def test_groups_of_ones_own_are_told_by_name(study):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "boxes", "categories", "found"),
     [
@@ -232,6 +233,16 @@ def test_degenerate_results_are_reported_and_compared(study, images, boxes, cate
         assert "AP +0.0 [0.0, 0.0]: no clear difference" in done.output
 
 
+@pytest.mark.slow
+def test_long_names_of_variants_leave_room_for_what_is_drawn(study):
+    one, long = study(EVERYWHERE, images=8), "v" * 100
+    one.file.write_text(one.file.read_text().replace("{bacl: {", f"{{{long}: {{"))
+    one.publish({**FOUND, long: FOUND["bacl"]})
+    assert one.bacl("report").exit_code == 0  # and no warning, which pytest would raise
+    assert one.bacl("compare", "softmax", long, "--resamples", 20).exit_code == 0
+
+
+@pytest.mark.slow
 def test_an_experiment_of_one_variant_is_reported(study):
     one = study(EVERYWHERE, images=8)
     text = one.file.read_text()
