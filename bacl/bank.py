@@ -38,7 +38,10 @@ _MASKS_AT_ONCE = 100
 
 
 def reduce_sum(tallies: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Sums of each tensor over all ranks, in one reduction of one flat buffer."""
+    """Sums of each tensor over all ranks, in one reduction of one flat buffer.
+
+    The buffer is of the widest type among them; each sum is of its tensor's own.
+    """
     if get_world_size() == 1:
         return list(tallies)
     tensors = [tensor for tally in tallies for tensor in tally.values()]
@@ -46,7 +49,8 @@ def reduce_sum(tallies: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     all_reduce(flat, "sum")
     parts = iter(flat.split([tensor.numel() for tensor in tensors]))
     return [
-        {name: next(parts).view_as(tensor) for name, tensor in tally.items()} for tally in tallies
+        {name: next(parts).view_as(tensor).to(tensor.dtype) for name, tensor in tally.items()}
+        for tally in tallies
     ]
 
 

@@ -10,6 +10,7 @@ from pprint import pformat
 from typing import Any
 
 from bacl.datasets.annotations import Prepared
+from bacl.datasets.index import Index
 from bacl.detectors import POOLED, roi_head, two_stage
 from bacl.errors import UsageError
 from bacl.method_settings import (
@@ -50,14 +51,15 @@ def stage_config(
     ranks are launched and the evaluator's `folder`.
     """
     schedule = recipe.schedule
-    images = prepared.train.image_total
+    images = images_that_train(prepared, recipe)
     total = schedule.total_iterations(images)
     names = list(variants)
     masks = detector.type == "mask_rcnn"
     if (masks or recipe.augmentation == "copy_paste") and not prepared.train.masks:
         raise UsageError(
             f"{'detector.type mask_rcnn' if masks else 'recipe.augmentation copy_paste'} needs "
-            "masks: expected a segmentation in every training annotation, which this dataset lacks"
+            "masks: expected a segmentation with an area in every training annotation, "
+            f"{prepared.train.without_mask}"
         )
     resampling = _resampling(recipe, prepared)
     return {
@@ -67,14 +69,14 @@ def stage_config(
             "type": "ResamplingDetector" if resampling else "BankDetector",
             "freeze": freeze,
             "channels_last": recipe.channels_last,
-            **two_stage(detector, recipe.proposals, seed, resampling),
+            **two_stage(detector, recipe, seed, resampling),
             "roi_head": roi_head(
                 detector,
                 len(prepared.categories),
                 {
                     "variants": {
                         name: variant_options(
-                            name, settings, prepared, detector, total, schedule.batch
+                            name, settings, prepared, detector, images, total, schedule.batch
                         )
                         for name, settings in variants.items()
                     },
@@ -143,6 +145,29 @@ def stage_config(
         "randomness": {"seed": seed},
         "log_level": "WARNING",
     }
+
+
+def images_that_train(prepared: Prepared, recipe: Recipe) -> int:
+    """How many images an epoch has: those of the training split that the recipe does not leave out.
+
+    Raises UsageError where none is left.
+    """
+    if not prepared.train.index:  # a stand-in, which has no images
+        return prepared.train.image_total
+    found = len(Index(prepared.train.index).trained(**_which_images(recipe)))
+    if not found:
+        raise UsageError(
+            "the training split: expected images to train on, got none: all "
+            f"{prepared.train.image_total} are smaller than recipe.smallest_image "
+            f"({recipe.smallest_image} pixels) or have no annotations; "
+            "recipe.images_without_boxes: true trains on the latter"
+        )
+    return found
+
+
+def _which_images(recipe: Recipe) -> dict[str, Any]:
+    """Options of `Index.trained`."""
+    return {"least_side": recipe.smallest_image, "empty": recipe.images_without_boxes}
 
 
 def bank_heads(config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -236,11 +261,13 @@ def variant_options(
     settings: Variant,
     prepared: Prepared,
     detector: Detector,
+    images: int,
     total: int,
     batch: int,
 ) -> dict[str, Any]:
-    """A variant's plain settings, with what it needs to know of the dataset, the detector and the
-    stage's `total` iterations; of the latter shares become positions, `bacl.draws`."""
+    """A variant's plain settings, with what it needs to know of the dataset, of which `images`
+    train, the detector and the stage's `total` iterations; of the latter shares become positions,
+    `bacl.draws`."""
     options = settings.model_dump()
     categories = prepared.categories
     hallucination = options.get("hallucination")
@@ -255,7 +282,7 @@ def variant_options(
             "instance_counts": [category.instance_count for category in categories],
         }
     if settings.counted:
-        options["counts"] = _counts(name, settings, prepared)
+        options["counts"] = _counts(name, settings, prepared, images)
     if isinstance(settings, TDE) and detector.fc_channels % settings.heads:
         raise UsageError(
             f"variants.{name}.heads: expected a divisor of detector.fc_channels "
@@ -282,11 +309,11 @@ def variant_options(
     if isinstance(settings, LOCE | RIO):
         options["batch"] = batch
     if isinstance(settings, FASA):
-        options["epoch"] = -(-prepared.train.image_total // batch) * batch
+        options["epoch"] = -(-images // batch) * batch
     return options
 
 
-def _counts(name: str, settings: Variant, prepared: Prepared) -> dict[str, Any]:
+def _counts(name: str, settings: Variant, prepared: Prepared, images: int) -> dict[str, Any]:
     """What `bacl.methods.counts.Counts` holds; raises UsageError where the method cannot use it."""
     categories, names = prepared.categories, prepared.groups.names
     instances = [category.instance_count for category in categories]
@@ -314,7 +341,7 @@ def _counts(name: str, settings: Variant, prepared: Prepared) -> dict[str, Any]:
         "images": [category.image_count for category in categories],
         "instances": instances,
         "groups": [names.index(category.frequency) for category in categories],
-        "total": prepared.train.image_total,
+        "total": images,
     }
 
 
@@ -363,7 +390,11 @@ def _resampling(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
 
 def _sampler(recipe: Recipe, seed: int) -> dict[str, Any]:
     """Which images training sees, in which order."""
-    common = {"batch": recipe.schedule.batch, "seed": seed}
+    common = {
+        "batch": recipe.schedule.batch,
+        "seed": seed,
+        "pair_alike": recipe.group_aspect_ratio,
+    }
     if recipe.sampler == "repeat_factor":
         return {"type": "RepeatFactorSampler", "threshold": recipe.repeat_threshold, **common}
     if recipe.sampler == "class_aware":
@@ -386,7 +417,7 @@ def _train_dataset(
     flip = {"type": "RandomFlip", "prob": recipe.flip}
     if copy_paste:
         pipeline = [*load, *_large_scale_jitter(recipe.copy_paste_size), flip]
-        pipeline.append({"type": "Pad", "size": (recipe.copy_paste_size,) * 2})
+        pipeline.append({"type": "PadBehindShape", "size": (recipe.copy_paste_size,) * 2})
     else:
         resize = {"type": "RandomChoiceResize", "scales": recipe.scales, "keep_ratio": True}
         pipeline = [*load, resize, flip, pack]
@@ -397,6 +428,8 @@ def _train_dataset(
         "dataset_info": str(dataset_info),
         "pipeline": pipeline,
         "seed": seed,
+        "least_box": recipe.smallest_box,
+        **_which_images(recipe),
     }
     if not copy_paste:
         return dataset
@@ -428,4 +461,5 @@ def _large_scale_jitter(side: int) -> list[dict[str, Any]]:
             "allow_negative_crop": True,
         },
         {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2), "keep_empty": False},
+        {"type": "RequireBoxes"},
     ]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bacl.settings import Detector
+from bacl.settings import Detector, Recipe
 
 _PREPROCESSOR = {
     "type": "DetDataPreprocessor",
@@ -67,10 +67,10 @@ def _weights(detector: Detector) -> dict[str, str] | None:
 
 
 def two_stage(
-    detector: Detector, proposals: int, seed: int, resampling: dict[str, Any] | None = None
+    detector: Detector, recipe: Recipe, seed: int, resampling: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Everything of a detector but its RoI head; `proposals` are kept while training, suppressed
-    as usual or as `resampling` says, the options of `bacl.resampling`."""
+    """Everything of a detector but its RoI head. While training, proposals are suppressed as usual
+    or as `resampling` says, the options of `bacl.resampling`."""
     width = detector.neck_channels
     first = {"tiny": 16, "swin_t": 96}.get(detector.backbone, 256)
     suppression = {"type": "nms", "iou_threshold": 0.7}
@@ -121,8 +121,8 @@ def two_stage(
                 "pos_weight": -1,
             },
             "rpn_proposal": {
-                "nms_pre": proposals,
-                "max_per_img": proposals,
+                "nms_pre": recipe.proposals_before_nms,
+                "max_per_img": recipe.proposals,
                 "nms": suppression,
                 "min_bbox_size": 0,
                 **(resampling or {}),
@@ -147,13 +147,16 @@ def two_stage(
 
 
 def _rcnn_train(detector: Detector, iou: float, stage: int, seed: int) -> dict[str, Any]:
+    low_quality = detector.match_low_quality
+    if low_quality is None:
+        low_quality = detector.type != "cascade_rcnn"
     return {
         "assigner": {
             "type": "MaxIoUAssigner",
             "pos_iou_thr": iou,
             "neg_iou_thr": iou,
             "min_pos_iou": iou,
-            "match_low_quality": detector.type == "mask_rcnn",
+            "match_low_quality": low_quality,
             "ignore_iof_thr": -1,
         },
         "sampler": {

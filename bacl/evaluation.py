@@ -2,9 +2,9 @@
 
 hotcoco computes it: with LVIS's federated rules (a category counts in the images that name it as
 present or absent, the 300 best detections of an image count, and boxes of no area count neither in
-the ground truth nor in the detections), or with COCO's exhaustive ones, where
-at most 300 detections per image *and category* count, instead of COCO's 100, so that both modes
-judge the same output. In both, groups are the dataset's own, by training images or instances.
+the ground truth nor in the detections), or with COCO's exhaustive ones, where all detections count
+that the detector keeps of an image, instead of COCO's 100 of an image and category. In both, groups
+are the dataset's own, by training images or instances.
 
 Letters: N detections, C categories, T IoU thresholds 0.5, 0.55, ..., 0.95, R recall thresholds.
 """
@@ -36,11 +36,12 @@ from bacl.settings import Groups
 
 LVIS_GROUPS = Groups()
 MAX_DETECTIONS = 300
+"""Of an image, in LVIS."""
 FLUSH_ROWS = 200_000
 """Detections that a rank holds in memory before it writes them to its shards."""
 
 _BOXES = pa.schema(
-    [("image_id", pa.int64()), ("category_id", pa.int32()), ("score", pa.float32())]
+    [("image", pa.int32()), ("label", pa.int32()), ("score", pa.float32())]
     + [(side, pa.float32()) for side in ("x", "y", "width", "height")]
 )
 _MASKS = _BOXES.append(pa.field("mask", pa.binary()))
@@ -50,13 +51,13 @@ _MASKS = _BOXES.append(pa.field("mask", pa.binary()))
 class Detections:
     """N detections in columns.
 
-    image_id (N,) int, category_id (N,) int (the annotation file's, not labels), score (N,),
-    bbox (N, 4) as x, y, width, height in pixels of the original image. mask (N,) of bytes, each the
-    counts of COCO's compressed RLE over the original image; None where the detector has no masks.
+    image (N,) int, the position in the split; label (N,) int; score (N,); bbox (N, 4) as x, y,
+    width, height in pixels of the original image. mask (N,) of bytes, each the counts of COCO's
+    compressed RLE over the original image; None where the detector has no masks.
     """
 
-    image_id: np.ndarray
-    category_id: np.ndarray
+    image: np.ndarray
+    label: np.ndarray
     score: np.ndarray
     bbox: np.ndarray
     mask: np.ndarray | None = None
@@ -70,8 +71,8 @@ class Detections:
     def _from_table(cls, table: pa.Table) -> "Detections":
         sides = [table[name].to_numpy() for name in ("x", "y", "width", "height")]
         return cls(
-            table["image_id"].to_numpy(),
-            table["category_id"].to_numpy(),
+            table["image"].to_numpy(),
+            table["label"].to_numpy(),
             table["score"].to_numpy(),
             np.stack(sides, axis=1),
             table["mask"].to_numpy() if "mask" in table.column_names else None,
@@ -122,7 +123,8 @@ class Evaluator:
     """The ground truth of a split, read once for any number of evaluations.
 
     Args:
-        annotations: normalised annotations of the split, which LVIS's and COCO's are too.
+        annotations: normalised annotations of the split, whose ids of images are positions and of
+            categories labels.
         categories: in the order of labels, with their groups.
         mode: `lvis` (federated) or `coco` (exhaustive).
         groups: whose names the categories have as `frequency`.
@@ -162,7 +164,7 @@ class Evaluator:
         area = detections.bbox[:, 2].astype(np.float64) * detections.bbox[:, 3]
         precision = {"AP": self._precision("bbox", detections, area)}
         if detections.mask is not None:
-            area = self._mask_areas(detections.image_id, detections.mask)
+            area = self._mask_areas(detections.image, detections.mask)
             precision["mask_AP"] = self._precision("segm", detections, area)
         return self._result(precision)
 
@@ -176,15 +178,15 @@ class Evaluator:
         if self.mode == "lvis":
             detections = detections.where(countable(detections, area))
         rows = np.empty((len(detections.score), 7))
-        rows[:, 0], rows[:, 1:5] = detections.image_id, detections.bbox
-        rows[:, 5], rows[:, 6] = detections.score, detections.category_id
+        rows[:, 0], rows[:, 1:5] = detections.image, detections.bbox
+        rows[:, 5], rows[:, 6] = detections.score, detections.label
         masks: list[Any] | None = None
         if iou == "segm":
             assert detections.mask is not None
             masks = [
                 {"size": self._sizes[image], "counts": counts}
                 for image, counts in zip(
-                    detections.image_id.tolist(), detections.mask.tolist(), strict=True
+                    detections.image.tolist(), detections.mask.tolist(), strict=True
                 )
             ]
         run = hotcoco.COCOeval(
@@ -193,7 +195,8 @@ class Evaluator:
             iou,
             lvis_style=self.mode == "lvis",
         )
-        run.params.max_dets = [MAX_DETECTIONS]
+        # hotcoco's LVIS keeps 300 of an image by itself; COCO's limit is of an image and category
+        run.params.max_dets = [MAX_DETECTIONS if self.mode == "lvis" else max(len(rows), 1)]
         run.params.area_rng = [run.params.area_rng[0]]
         run.params.area_rng_lbl = ["all"]
         run.evaluate()
@@ -201,13 +204,13 @@ class Evaluator:
         assert run.eval is not None
         # (T, R, C, 1, 1) -> (C, T, R)
         precision = np.asarray(run.eval["precision"])[..., 0, 0].transpose(2, 0, 1)
-        by_id = dict(zip(run.params.cat_ids, precision, strict=True))
-        return [by_id[category.id] for category in self.categories]
+        by_label = dict(zip(run.params.cat_ids, precision, strict=True))
+        return [by_label[label] for label in range(len(self.categories))]
 
     def _check(self, detections: Detections) -> None:
         for kind, ids, known in (
-            ("images", detections.image_id, self.ground_truth.get_img_ids()),
-            ("categories", detections.category_id, self.ground_truth.get_cat_ids()),
+            ("images", detections.image, self.ground_truth.get_img_ids()),
+            ("categories", detections.label, self.ground_truth.get_cat_ids()),
         ):
             unknown = np.setdiff1d(pa.array(ids).unique(), known)
             if unknown.size:
@@ -230,7 +233,7 @@ class Evaluator:
         annotations = self.ground_truth.dataset["annotations"]
         return all(annotation.get("segmentation") for annotation in annotations)
 
-    def _mask_areas(self, image_id: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    def _mask_areas(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Pixels (N,) of the masks of detections in these images."""
         if not self._has_masks:
             raise UsageError(
@@ -238,15 +241,15 @@ class Evaluator:
                 "by, some have none"
             )
         covered, area = rle.measure(masks.tolist())
-        pixels = [math.prod(self._sizes[image]) for image in image_id.tolist()]
+        pixels = [math.prod(self._sizes[place]) for place in image.tolist()]
         wrong = np.flatnonzero(covered != pixels)
         if wrong.size:
-            first = int(image_id[wrong[0]])
+            first = int(image[wrong[0]])
             height, width = self._sizes[first]
             raise UsageError(
                 f"expected masks as COCO's compressed RLE of their whole image, got {wrong.size} "
-                f"that are none or of another size, such as one of image {first}, which is "
-                f"{width} x {height}"
+                f"that are none or of another size, such as one of the image at place {first}, "
+                f"which is {width} x {height}"
             )
         return area
 
@@ -290,7 +293,7 @@ def countable(detections: Detections, area: np.ndarray) -> np.ndarray:
     area: pixels (N,) of what is judged, boxes or masks.
     """
     best = np.ones(len(area), dtype=bool)
-    image = pa.array(detections.image_id).dictionary_encode().indices.to_numpy()
+    image = pa.array(detections.image).dictionary_encode().indices.to_numpy()
     crowded = np.flatnonzero(np.bincount(image)[image] > MAX_DETECTIONS)
     by_image = crowded[np.lexsort((-detections.score[crowded], image[crowded]))]
     image = image[by_image]
@@ -314,9 +317,10 @@ def evaluate(
 class BankMetric(BaseMetric):
     """Evaluates every variant of a bank from one pass over the images.
 
-    A sample's `pred_instances` hold the detections of all variants together: `bboxes` (corners, in
-    pixels of the original image), `scores`, `labels` and `variant`, the index into `variants`;
-    with `masks`, also `masks`, each pycocotools' RLE over the original image.
+    A sample has its image's position in the split as `img_id`. Its `pred_instances` hold the
+    detections of all variants together: `bboxes` (corners, in pixels of the original image),
+    `scores`, `labels` and `variant`, the index into `variants`; with `masks`, also `masks`, each
+    pycocotools' RLE over the original image.
     Each rank writes what it sees to files in columns, so memory stays flat; rank 0 then merges
     them variant by variant. Images that a sampler repeats to even out the ranks count once.
 
@@ -347,7 +351,6 @@ class BankMetric(BaseMetric):
         self.annotations = Path(annotations)
         prepared = Prepared.load(Path(dataset_info))
         self.categories, self.groups = prepared.categories, prepared.groups
-        self.category_ids = np.array([category.id for category in self.categories], dtype=np.int32)
         self.variants = list(variants)
         self.mode = mode
         self.schema = _MASKS if masks else _BOXES
@@ -373,7 +376,7 @@ class BankMetric(BaseMetric):
             corners = found["bboxes"].astype(np.float32).reshape(-1, 4)
             columns = [
                 np.full(len(corners), sample["img_id"]),
-                self.category_ids[found["labels"]],
+                found["labels"].astype(np.int32),
                 found["scores"].astype(np.float32),
                 corners[:, 0],
                 corners[:, 1],
@@ -445,11 +448,11 @@ def _read(paths: Sequence[Path]) -> pa.Table:
     """All ranks' detections, each image's from the first rank that saw it."""
     shards = [pq.ParquetFile(path).read() for path in paths]
     merged = [shards[0]]
-    seen = shards[0]["image_id"].unique()
+    seen = shards[0]["image"].unique()
     for shard in shards[1:]:
-        repeated = pc.is_in(shard["image_id"], value_set=seen)
+        repeated = pc.is_in(shard["image"], value_set=seen)
         merged.append(shard.filter(pc.invert(repeated)))
-        seen = pa.concat_arrays([seen, merged[-1]["image_id"].unique()])
+        seen = pa.concat_arrays([seen, merged[-1]["image"].unique()])
     return pa.concat_tables(merged)
 
 

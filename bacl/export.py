@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bacl.config import bank_heads, config_text, stock_config
+from bacl.datasets.annotations import Category
 from bacl.variants import METHODS
 
 
@@ -44,15 +45,23 @@ def variant_state(state: Mapping[str, Tensor], name: str, whole: bool = False) -
 
 
 def export_variants(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], classes: Sequence[str], folder: Path
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    categories: Sequence[Category],
+    folder: Path,
 ) -> None:
     """Write `<folder>/<variant>/config.py` and `checkpoint.pth` for every variant of a bank.
 
-    config: what `bacl.config.stage_config` made; state: the bank's weights; classes: category
-    names in the order of labels. `mmdet.apis.init_detector(config, checkpoint)` reads the two.
+    config: what `bacl.config.stage_config` made; state: the bank's weights; categories: in the
+    order of labels, for their names and the annotation file's ids.
+    `mmdet.apis.init_detector(config, checkpoint)` reads the two files.
     """
 
     head = bank_heads(config)[0]
+    named = {
+        "classes": tuple(category.name for category in categories),
+        "category_ids": [category.id for category in categories],
+    }
     for name, settings in head["variants"].items():
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
@@ -62,7 +71,7 @@ def export_variants(
         torch.save(
             {
                 "state_dict": variant_state(state, name, "cls_predictor_cfg" in classifier),
-                "meta": {"dataset_meta": {"classes": tuple(classes)}, "variant": settings},
+                "meta": {"dataset_meta": named, "variant": settings},
             },
             target / "checkpoint.pth",
         )

@@ -29,9 +29,15 @@ def jitter_boxes(boxes: Tensor, magnitudes: Tensor, image_size: tuple[int, int])
 def moments(features: Tensor, labels: Tensor, categories: int) -> Tensor:
     """Per-category sums, squared sums and counts, packed as (C, 2D + 1) for one reduction.
 
-    features (N, D), labels (N,) in 0..C-1.
+    features (N, D), labels (N,) in 0..C-1. In float64: of a category whose deviation is small
+    beside its mean, variance is the small difference of large numbers, of which float32 would leave
+    rounding alone. A shift would have to be known to all ranks before a category is first seen.
     """
-    rows = torch.cat([features, features.square(), features.new_ones(len(features), 1)], dim=1)
+    width = features.size(1)
+    rows = features.new_empty(len(features), 2 * width + 1, dtype=torch.float64)
+    rows[:, :width] = features
+    torch.square(rows[:, :width], out=rows[:, width:-1])
+    rows[:, -1] = 1
     return rows.new_zeros(categories, rows.size(1)).index_add_(0, labels, rows)
 
 
@@ -65,7 +71,8 @@ class FeatureStatistics(nn.Module):
         variance = (squares - count * mean.square()).clamp_min(0) / (count - 1).clamp_min(1)
         move = torch.where(self.seen[rows, None], 1 - self.beta, 1.0) * (count > 0)
         for statistics, new in ((self.prototype, mean), (self.variance, variance)):
-            statistics[rows] = statistics[rows].lerp(new, move)
+            old = statistics[rows]
+            statistics[rows] = old.lerp(new.to(old), move)
         self.seen |= counts > 0
 
     @torch.no_grad()

@@ -5,4 +5,4 @@ from bacl import operators
 operators.install()
 
 from bacl import bank, draws, evaluation, methods, precision, resampling, stock, variants  # noqa: E402, F401
-from bacl.datasets import copy_paste, detection  # noqa: E402, F401
+from bacl.datasets import copy_paste, detection, loading, transforms  # noqa: E402, F401

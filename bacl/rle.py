@@ -4,17 +4,21 @@ N masks, H x W pixels, K runs of a mask.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pycocotools import mask as coco
-from torch import Tensor
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CHARACTERS = bytes(range(48, 48 + 64))
+"""Of the encoding: six bits each."""
 _AT_ONCE = 2_000
 """Masks that `measure` unpacks together, few enough to stay in the cache."""
 
 
-def encode(masks: Tensor) -> list[dict[str, Any]]:
+def encode(masks: "Tensor") -> list[dict[str, Any]]:
     """pycocotools' `{"size": [H, W], "counts": bytes}` of each of boolean masks (N, H, W)."""
     columns = masks.transpose(1, 2).contiguous().byte().cpu().numpy()
     rles: list[dict[str, Any]] = coco.encode(columns.transpose(2, 1, 0))
@@ -24,7 +28,8 @@ def encode(masks: Tensor) -> list[dict[str, Any]]:
 def measure(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """How many pixels the runs of each mask cover in all (N,), and how many are the mask's (N,).
 
-    What is no such encoding covers 0 pixels, or some number that fits no image.
+    What is no such encoding, or has a run of a negative length, covers 0 pixels, or some number
+    that fits no image.
     """
     parts = [_measure(part) for part in _parts(counts)]
     covered, area = zip(*parts, strict=True) if parts else ((), ())
@@ -44,6 +49,7 @@ def _measure(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """
     covered, area = (np.zeros(len(counts), dtype=np.int64) for _ in range(2))
     ended = np.array([bool(text) and _is_end(text[-1]) for text in counts], dtype=bool)
+    ended &= [not text.translate(None, _CHARACTERS) for text in counts]
     texts = [text for text, good in zip(counts, ended, strict=True) if good]
     if not texts:
         return covered, area
@@ -62,9 +68,26 @@ def _measure(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     counted = (np.repeat(runs, runs) - 1 - run) // 2 + 1
     counted[firsts] = 1
     pixels = numbers * counted
-    covered[ended] = np.add.reduceat(pixels, firsts)
+    sound = np.minimum.reduceat(_runs(numbers, run, runs), firsts) >= 0
+    covered[ended] = np.where(sound, np.add.reduceat(pixels, firsts), 0)
     area[ended] = np.add.reduceat(pixels * (run % 2), firsts)
     return covered, area
+
+
+def _runs(numbers: np.ndarray, run: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Length of each run: what is written of it, and of all that it is counted from.
+
+    numbers: as written; run: place of each in its mask; runs: K of each mask.
+    """
+    mask = np.repeat(np.arange(len(runs)), runs)
+    chain = np.where(run == 0, 2, run % 2)  # the first run is counted from none, nor does it count
+    order = np.lexsort((run, chain, mask))
+    sums = np.cumsum(numbers[order])
+    starts = np.flatnonzero(np.diff(3 * mask[order] + chain[order], prepend=-1))
+    before = np.repeat(sums[starts] - numbers[order][starts], np.diff(np.append(starts, len(run))))
+    lengths = np.empty_like(numbers)
+    lengths[order] = sums - before
+    return lengths
 
 
 def _is_end(character: int) -> bool:

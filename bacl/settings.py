@@ -75,6 +75,9 @@ class Dataset(Settings):
     """Folder that the annotations' file names start from."""
     val_images: str | None = None
     """The same for the validation split, where it differs."""
+    sizes: Literal["annotated", "from_images"] = "annotated"
+    """Whose width and height hold: `annotated` ones, which images must have, or those of the images
+    as they are read, whatever the annotations say."""
     seed: int = 0
     """Embedded set only: the seed it is drawn from."""
     size: Literal["small", "standard"] = "standard"
@@ -113,7 +116,13 @@ class Detector(Settings):
     rpn_samples: int = Field(256, gt=0)
     roi_samples: int = Field(512, gt=0)
     """RoIs per image that the box head trains on, a quarter of them foreground."""
+    match_low_quality: bool | None = None
+    """Whether the proposal that overlaps an object most is assigned to it even where it overlaps
+    another more. Null follows the release: true, but for a Cascade R-CNN, where MMDetection's
+    configurations, which the release has none of, say false."""
     test_proposals: int = Field(1000, gt=0)
+    """Proposals at test: of each pyramid level before the RPN's suppression, and of an image kept
+    after it. Both are 1000 in the release."""
     score_threshold: float = Field(1e-4, ge=0, lt=1)
     nms_iou: float = Field(0.5, gt=0, le=1)
     max_detections: int = Field(300, gt=0)
@@ -132,7 +141,8 @@ Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 class Schedule(Settings):
     """Length and learning rate of a stage, in epochs or in iterations.
 
-    An epoch is as many images as the training split has, whichever of them the sampler shows.
+    An epoch is as many images as the training split has to show, `Recipe.smallest_image` and
+    `images_without_boxes`, whichever of them the sampler shows.
     """
 
     epochs: int | None = Field(None, gt=0)
@@ -192,8 +202,19 @@ class Recipe(Settings):
     each category equally often."""
     repeat_threshold: float = Field(1e-3, gt=0, lt=1)
     """t of `repeat_factor`: the share of images below which a category is repeated."""
+    group_aspect_ratio: bool = True
+    """Whether the two images of a pair are both wider than high or both not, as the release's are:
+    a batch of two then has little padding. The order otherwise stays as random."""
+    images_without_boxes: bool = False
+    """Whether images without annotations train; the release leaves them out."""
+    smallest_image: int = Field(32, ge=0)
+    """Pixels that the shorter side of a training image has at least; the release's."""
+    smallest_box: float = Field(1, ge=0)
+    """Pixels of the original image that each side of a training box has at least; the release's.
+    Smaller ones are left out; an image that has no others trains without boxes."""
     augmentation: Literal["multi_scale", "copy_paste"] = "multi_scale"
-    """`copy_paste` is simple Copy-Paste on large-scale jitter, section III-B; it needs masks."""
+    """`copy_paste` is simple Copy-Paste on large-scale jitter, section III-B; it needs masks. An
+    image whose crop has no box left is replaced by another."""
     copy_paste_size: Annotated[int, Field(gt=0)] = 1280
     """Side of the square image that Copy-Paste works on, in pixels."""
     scales: list[Size] = [(1333, side) for side in (640, 672, 704, 736, 768, 800)]
@@ -201,7 +222,11 @@ class Recipe(Settings):
     test_scale: Size = (1333, 800)
     flip: float = Field(0.5, ge=0, le=1)
     proposals: int = Field(2000, gt=0)
-    """Proposals kept after the RPN's suppression while training."""
+    """Proposals of an image kept after the RPN's suppression while training: 2000 in both of
+    BACL's stages, 1000 for the baselines."""
+    proposals_before_nms: int = Field(2000, gt=0)
+    """Best proposals of each pyramid level that the RPN's suppression sees while training: 2000 in
+    every released configuration, however many are kept."""
     proposal_nms: list[Annotated[float, Field(gt=0, le=1)]] | None = None
     """IoU at which proposals of each frequency group, rarest first, suppress each other while
     training; null means 0.7 for all. Forest R-CNN's is [0.9, 0.8, 0.7], `bacl.resampling`."""
@@ -297,6 +322,19 @@ class Sigmoid(Method):
     method: Literal["sigmoid"]
     source: ClassVar[str] = "BCE of Table XIII"
     equations: ClassVar[str] = "sum_j bce(z_j, y_j)"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "BACL's release has no such classifier: biases start at -log(999), and the loss is divided "
+        "by the number of samples, as in EQL's sigmoid baseline",
+    )
+
+
+_SAMPLES = (
+    "the paper does not say what the sum is divided by: the number of all samples, background "
+    "included, as in the release; over all ranks, where the release divides on each GPU"
+)
+_PRIOR = (
+    "the paper does not say how biases start: at -log(999), background's too, as in the release"
+)
 
 
 class BCE(Method):
@@ -307,6 +345,7 @@ class BCE(Method):
     equations: ClassVar[str] = (
         "sum_j bce(z_j, y_j), background a column; score sigma(z_j) (1 - sigma(z_b))"
     )
+    open_points: ClassVar[tuple[str, ...]] = (_SAMPLES, _PRIOR)
 
 
 Indicator = Literal[
@@ -328,6 +367,22 @@ class FCBL(Method):
     equations: ClassVar[str] = "sum_j w_j bce(z_j + alpha log(l_j / l_i), y_j), Eqs. (6)-(9)"
     open_points: ClassVar[tuple[str, ...]] = (
         "Algorithm 1 moves the indicator before the loss; it moves after it, as in the release",
+        "both indicators are kept above 0.001 before Eq. (7) takes their ratio, as in the release: "
+        "a margin is at most alpha log(1000), and 0 before anything is known",
+        "the confusion matrix is a mean over all foreground samples of the stage so far, made ones "
+        "included, as in the release; nothing of it fades, and stage 1 leaves nothing to it",
+        "where Table II and Eq. (14) take the best score, it is the best of foreground",
+        "indicators that count are divided by the largest, as 1 - l_i of Eq. (12) needs; the "
+        "release has the confusion matrix only",
+        "a sample's own category always counts: Eq. (6) does not weight it",
+        f"{_SAMPLES}; made samples are samples",
+        _PRIOR,
+        "the classifier goes on from stage 1's and does not start anew, as in the release; the "
+        "paper speaks of fine-tuning",
+        "the RPN and the box regressor train in stage 2 as well, as in the release; the paper "
+        "names only what is frozen",
+        "stage 1 keeps a scale jitter of 0.8 to 1.25 under Copy-Paste, as in the release; the "
+        "paper says that Copy-Paste replaces it",
     )
     alpha: float = Field(0.85, ge=0)
     """Range of the margin, Eq. (7); 0 means no margin."""
@@ -351,7 +406,21 @@ class BACL(FCBL):
     )
     cost: ClassVar[str] = "16 jittered boxes a ground-truth box through both FCs, without gradient"
     open_points: ClassVar[tuple[str, ...]] = (
+        *FCBL.open_points,
         "the paper multiplies noise by the variance; its root is taken, as in the release",
+        "the 16 boxes of Eq. (10) have the 16 patterns of signs, and one draw of magnitudes an "
+        "image, as in the release; the paper draws each eta by itself",
+        "jittered boxes end at the image's last edge, in the release a pixel before it",
+        "a category's first sight sets its prototype and variance, as in the release; in Eq. (11) "
+        "they would grow from 0",
+        "variances are unbiased, as in the release, and those of a single feature 0",
+        "categories are drawn with replacement, as in the release; of one never seen nothing is "
+        "made",
+        "prototypes and variances are of all ranks, and move after the step's features are drawn; "
+        "the release keeps them on each GPU and moves them before, as Algorithm 1 does",
+        "c categories are drawn for each pair of images, which is a GPU's batch in the release and "
+        "does not depend on how many there are",
+        "made features may be negative, as in the release, though real ones come out of a ReLU",
     )
     hallucination: Hallucination | None = Hallucination()
 

@@ -1,44 +1,49 @@
-"""Annotation files in, one checked and normalised form out: LVIS v1, whatever came in.
+"""Annotation files in, one checked and normalised form out, whatever came in.
 
 `prepare` reads LVIS (v0.5 or v1) or COCO JSON, tells everything that is wrong with it at once, and
 writes `<cache>/<digest>/{train.arrow, val.arrow, val.json, dataset.json}`: an index of each split
 to load from, and the ground truth that the evaluator reads. The digest is over contents: the
-normalised annotations and the names and bytes' number of the image files, never paths or times.
+normalised annotations, the names of the image files and what is in them, never paths or times.
+
+In what is written, an image goes by its position in its file and a category by its label; the
+file's own ids stand beside them for messages and for what users get.
 """
 
 import hashlib
 import json
-import math
 import os
-import re
 import shutil
 import uuid
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel
 
 from bacl import settings
-from bacl.datasets import index
+from bacl.datasets import boxes, decoding, images, index, reading, segmentations
+from bacl.datasets.download import Watch
+from bacl.datasets.images import Look
+from bacl.datasets.reading import Content, Id, Tally, some
 from bacl.datasets.sources import located
 from bacl.errors import RunError, UsageError
 
-LAYOUT = 3
+LAYOUT = 4
 """Of what `prepare` writes; raise it with every change, so that older caches are not read."""
-_CODE = (__file__, index.__file__)
+_CODE = [
+    __file__,
+    *(str(part.__file__) for part in (boxes, decoding, images, index, reading, segmentations)),
+]
 """What decides how inputs become a prepared dataset."""
-VISIBLE = 0.5
-"""Pixels that a box must reach out of its image for the warnings to count it; less is rounding."""
 
 
 class Category(BaseModel):
     """A category and how often the training split shows it."""
 
-    id: int
+    id: Id
+    """The annotation file's own."""
     name: str
     frequency: str
     """Name of its frequency group, `settings.Groups`; LVIS has r, c and f."""
@@ -59,10 +64,13 @@ class Split(BaseModel):
     instance_total: int
     masks: bool
     """Whether every annotation has a segmentation."""
+    without_mask: str = ""
+    """Which have none, in words; nothing where all have one."""
 
 
 class Prepared(BaseModel):
-    """A dataset that is ready to train on. `categories` is in the order of labels: by id."""
+    """A dataset that is ready to train on. `categories` is in the order of labels: by id, numbers
+    before text."""
 
     digest: str
     evaluation: Literal["lvis", "coco"]
@@ -100,18 +108,23 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def prepare(dataset: settings.Dataset, cache: Path) -> Prepared:
+def _silent(what: str, done: int, total: int | None) -> None:
+    """Takes progress that nobody watches."""
+
+
+def prepare(dataset: settings.Dataset, cache: Path, watch: Watch = _silent) -> Prepared:
     """Check and normalise a dataset into `cache`, or find it there.
 
-    Training boxes are clipped to the image, and those without area inside it are left out. The
-    validation split's boxes stay as they are, because lvis-api and pycocotools take them so:
-    pycocotools holds a box without area for ground truth that nothing can match, lvis-api passes
-    over it (by the annotation's `area`). `image_count`, `instance_count` and
-    `frequency` are counted over the training split where the file does not give them; with groups
-    of the dataset's own, `frequency` always goes by the counts.
+    What becomes of boxes is `bacl.datasets.boxes`'s to say, of masks `segmentations`'.
+    `image_count`, `instance_count` and `frequency` are counted over the training split where the
+    file does not give them; with groups of the dataset's own, `frequency` always goes by the
+    counts.
 
-    Unchanged inputs are known again by the size and time of the annotation files and the time of
-    the folders that the images lie in; only then is nothing read but the result.
+    Unchanged inputs are known again by the sizes and times of the annotation files and of all
+    files in the folders that the images lie in; only then is nothing read but the result.
+
+    Args:
+        watch: is told of the images that are read, the first time.
 
     Raises:
         UsageError: everything that is wrong with the input, one sentence a line.
@@ -122,7 +135,7 @@ def prepare(dataset: settings.Dataset, cache: Path) -> Prepared:
         dataset = located(dataset)
         train, val = _sources(dataset, cache)
         known = _recall(dataset, train, val, cache)
-        return known or _prepare(dataset, train, val, cache)
+        return known or _prepare(dataset, train, val, cache, watch)
     except OSError as error:
         where = error.filename or cache
         reason = error.strerror or error
@@ -158,48 +171,43 @@ def _embedded(dataset: settings.Dataset, cache: Path) -> Path:
     return folder
 
 
-def _prepare(dataset: settings.Dataset, train: _Source, val: _Source, cache: Path) -> Prepared:
+def _prepare(
+    dataset: settings.Dataset, train: _Source, val: _Source, cache: Path, watch: Watch
+) -> Prepared:
     problems: list[str] = []
-    contents = _contents(dataset, train, val, problems, _compact)
-    folders = _Folders()
-    files = {
-        name: _find_images(contents[name], source, folders, problems)
-        for name, source in (("train", train), ("val", val))
-    }
+    folders = images.Folders()
+    splits = _examine(dataset, (train, val), folders, cache, problems, watch, look=True)
     _stop(problems)
-
     evaluation: Literal["lvis", "coco"] = "coco" if dataset.format == "coco" else "lvis"
-    warnings: list[str] = []
-    training = _usable(contents["train"], train.annotations, warnings)
-    _warn_of_boxes_in_val(contents["val"], val.annotations, evaluation, warnings)
-    _warn_of_overlap(files["train"], files["val"], train, val, warnings)
+    warnings = [sentence for split in splits for sentence in split.odd(evaluation)]
+    both = images.in_both(*((split.files, split.images) for split in splits))
+    if both:
+        warnings.append(
+            f"{len(both):,} images are in both the training and the validation split: {some(both)}"
+        )
     groups = dataset.groups or settings.Groups()
-    categories, items = _categories(contents["train"]["categories"], training, groups, warnings)
+    splits[0].content.annotations = boxes.trained(splits[0].content)
+    categories = _categories(splits[0].content, groups, warnings)
 
     part = _part(cache)
     try:
         digest = hashlib.sha256(f"{LAYOUT} {evaluation} {groups.model_dump_json()}".encode())
-        labels = {category.id: label for label, category in enumerate(categories)}
-        splits = {}
-        for name, source, annotations in (
-            ("train", train, training),
-            ("val", val, contents["val"]["annotations"]),
-        ):
-            images = contents[name]["images"]
-            rows = _by_image(images, files[name], annotations)
-            path = part / f"{name}.arrow"
-            digest.update(index.write(path, rows, labels, source.annotations).encode())
-            if name == "val":
+        written = {}
+        for split in splits:
+            digest.update(index.write(part / f"{split.name}.arrow", _by_image(split)).encode())
+            if split.name == "val":
                 path = part / "val.json"
                 # lvis-api takes crowds for single objects, hotcoco does not: so there are none.
-                _write_json(path, images, files[name], annotations, items, evaluation == "coco")
+                _write_json(path, split, categories, crowds=evaluation == "coco")
                 digest.update(sha256(path).encode())
-            sizes = [(file, folders.size(source.images, file)) for file in files[name]]
-            digest.update(json.dumps(sizes).encode())
-            splits[name] = Split(
-                image_total=len(images),
+            digest.update(b"".join(look.digest for look in split.looks if look))
+            annotations = split.content.annotations
+            without = [one["id"] for one in annotations if "segmentation" not in one]
+            written[split.name] = Split(
+                image_total=len(split.files),
                 instance_total=len(annotations),
-                masks=all(annotation.get("segmentation") for annotation in annotations),
+                masks=not without,
+                without_mask=_without_mask(without, len(annotations)),
             )
         prepared = Prepared(
             digest=digest.hexdigest(),
@@ -207,7 +215,7 @@ def _prepare(dataset: settings.Dataset, train: _Source, val: _Source, cache: Pat
             categories=categories,
             groups=groups,
             warnings=warnings,
-            **splits,
+            **written,
         )
         prepared.save(part / "dataset.json")
         _place(part, cache / prepared.digest)
@@ -218,50 +226,105 @@ def _prepare(dataset: settings.Dataset, train: _Source, val: _Source, cache: Pat
     return prepared
 
 
+def _without_mask(ids: Sequence[Id], total: int) -> str:
+    return f"{len(ids):,} of {total:,} have none: {some(ids)}" if ids else ""
+
+
 # Reading and checking
 
 
-@dataclass(frozen=True)
+@dataclass
 class Examined:
     """A split as its file has it: well-formed, but perhaps senseless.
 
-    files: of each image, relative to the images folder; "" where it is missing.
+    annotations, images: the file and the folder. files: of each image, relative to the folder; ""
+    where it is missing. looks: what is in each; None where it is missing or was not looked at.
+    wrong, left_out: what was wrong with masks, and what was left out of them.
     """
 
+    name: Literal["train", "val"]
     annotations: Path
     images: Path
-    content: dict
+    content: Content
     files: list[str]
+    looks: Sequence[Look | None]
+    wrong: Tally
+    left_out: Tally
+
+    def odd(self, evaluation: Literal["lvis", "coco"]) -> Iterator[str]:
+        """Sentences on what is odd about its masks, boxes, images and names."""
+        yield from self.left_out
+        yield from boxes.examine(self.content, self.annotations, self.name, evaluation)
+        if sentence := images.twice(self.content.images, self.files):
+            yield f"{self.annotations.name}: images: {sentence}"
+        if self.content.strange:
+            yield self.content.strange
+        if self.name == "train":
+            yield from same_names(self)
 
 
 def examine(
-    dataset: settings.Dataset, cache: Path, problems: list[str]
+    dataset: settings.Dataset,
+    cache: Path,
+    problems: list[str],
+    watch: Watch = _silent,
+    look: bool = True,
 ) -> tuple[Examined, Examined]:
-    """The training and the validation split without changing or caching anything of them.
+    """The training and the validation split, without preparing anything of them.
 
-    Images that are missing and categories that disagree go to `problems`. The embedded set is made
-    in `cache`.
+    What is missing, or wrong with images, masks and boxes, goes to `problems`. The embedded set is
+    made in `cache`, and what is in images is remembered there.
+
+    Args:
+        watch: is told of the images that are read.
+        look: whether to look at the images; else they are only looked for.
 
     Raises:
         UsageError: annotation files that cannot be read as such, one sentence a line.
     """
     dataset = located(dataset)
-    train, val = _sources(dataset, cache)
-    contents = _contents(dataset, train, val, problems)
-    folders = _Folders()
-    splits = []
-    for name, source in (("train", train), ("val", val)):
-        files = _find_images(contents[name], source, folders, problems)
-        files = files or [""] * len(contents[name]["images"])  # where even the folder is missing
-        splits.append(Examined(source.annotations, source.images, contents[name], files))
-    return splits[0], splits[1]
+    sources = _sources(dataset, cache)
+    return _examine(dataset, sources, images.Folders(), cache, problems, watch, look)
+
+
+def _examine(
+    dataset: settings.Dataset,
+    sources: tuple[_Source, _Source],
+    folders: images.Folders,
+    cache: Path,
+    problems: list[str],
+    watch: Watch,
+    look: bool,
+) -> tuple[Examined, Examined]:
+    annotated = dataset.sizes == "annotated"
+
+    def examined(name: Literal["train", "val"], source: _Source, content: Content) -> Examined:
+        path, folder = source.annotations, source.images
+        files, missing = images.find(content, path, folder, folders)
+        looks: Sequence[Look | None] = [None] * len(files)
+        if look or not annotated:
+            looks = images.look(folder, files, folders, cache, watch)
+        own = [missing] * bool(missing)
+        own += images.problems(content.images, files, looks, folder, annotated)
+        if not annotated:
+            for image, seen in zip(content.images, looks, strict=True):
+                # what is missing or cannot be read is a problem already, and needs some size
+                image["width"] = (seen and seen.width) or reading.LARGEST
+                image["height"] = (seen and seen.height) or reading.LARGEST
+        masks = segmentations.understand(content)
+        wrong, left_out = (Tally(path.name, "annotation", ids) for ids in masks)
+        problems.extend([*own, *wrong, *boxes.problems(content, path)])
+        return Examined(name, path, folder, content, files, looks, wrong, left_out)
+
+    first, second = _contents(dataset, *sources)
+    return examined("train", sources[0], first), examined("val", sources[1], second)
 
 
 def category_counts(dataset: settings.Dataset, train: Examined) -> list[Category]:
-    """Categories by id with their counts and groups, as `prepare` would have them."""
+    """Categories by label with their counts and groups, as `prepare` would have them."""
     groups = located(dataset).groups or settings.Groups()
-    usable = _usable(train.content, train.annotations, [])
-    return _categories(train.content["categories"], usable, groups, [])[0]
+    usable = Content([], boxes.trained(train.content), train.content.categories)
+    return _categories(usable, groups, [])
 
 
 def synsets(dataset: settings.Dataset, cache: Path) -> dict[str, str]:
@@ -272,36 +335,34 @@ def synsets(dataset: settings.Dataset, cache: Path) -> dict[str, str]:
     """
     _, val = _sources(located(dataset), cache)
     problems: list[str] = []
-    content = _read(val.annotations, problems)
+    content = reading.read(val.annotations, problems, federated=False, counted=True, sized=False)
     _stop(problems)
-    found = [(item["name"], item.get("synset")) for item in (content or {})["categories"]]
+    assert content  # or there were problems
+    found = [(item["name"], item.get("synset")) for item in content.categories]
     return {name: synset for name, synset in found if isinstance(synset, str)}
 
 
-def _contents(
-    dataset: settings.Dataset,
-    train: _Source,
-    val: _Source,
-    problems: list[str],
-    change: Callable[[dict], dict] | None = None,
-) -> dict[str, dict]:
-    """The two annotation files; raises UsageError where they cannot be read as such.
-
-    change: what to make of each object in them as soon as it is read.
-    """
-    contents = {}
-    for name, source in (("train", train), ("val", val)):
-        content = _read(source.annotations, problems, change)
-        if content is not None:
-            if dataset.groups:  # go by counts, whatever a file says
-                for category in content["categories"]:
-                    category.pop("frequency", None)
-            federated = dataset.format == "lvis" and name == "val"
-            _check(content, source.annotations, federated, problems)
-            contents[name] = content
+def _contents(dataset: settings.Dataset, train: _Source, val: _Source) -> tuple[Content, Content]:
+    """The two annotation files; raises UsageError where they cannot be read as such."""
+    problems: list[str] = []
+    first, second = (
+        reading.read(
+            source.annotations,
+            problems,
+            federated=dataset.format != "coco" and source is val,
+            counted=dataset.groups is not None,
+            sized=dataset.sizes == "annotated",
+        )
+        for source in (train, val)
+    )
     _stop(problems)
-    _check_categories(contents["train"], contents["val"], train, val, problems)
-    return contents
+    assert first and second  # or there were problems
+    first.categories = reading.by_label(first.categories)
+    _check_categories(first, second, train, val, problems)
+    for content, source in ((first, train), (second, val)):
+        reading.relate(content, first.categories, source.annotations, problems)
+    _stop(problems)
+    return first, second
 
 
 def _stop(problems: list[str]) -> None:
@@ -309,381 +370,121 @@ def _stop(problems: list[str]) -> None:
         raise UsageError("\n".join(dict.fromkeys(problems)))
 
 
-def _some(values: Iterable[Any]) -> str:
-    """The first five of some values and how many more there are."""
-    shown = [str(value) for value in values]
-    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
-    return ", ".join(shown[:5]) + more
-
-
-def _compact(item: dict) -> dict:
-    """An annotation with polygons as arrays, a quarter of what their numbers take as objects."""
-    if isinstance(item.get("segmentation"), list):
-        polygons = [index.as_polygon(polygon) for polygon in item["segmentation"]]
-        if all(polygon is not None for polygon in polygons):
-            item["segmentation"] = polygons
-    return item
-
-
-def _read(
-    path: Path, problems: list[str], change: Callable[[dict], dict] | None = None
-) -> dict | None:
-    """A JSON file with the three lists of LVIS and COCO."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            content = json.load(file, object_hook=change)
-    except FileNotFoundError:
-        problems.append(f"{path}: expected an annotation file, found none")
-        return None
-    except OSError as error:
-        problems.append(f"{path}: expected a readable annotation file, got: {error.strerror}")
-        return None
-    except json.JSONDecodeError as error:
-        problems.append(
-            f"{path}: line {error.lineno}, column {error.colno}: expected JSON, got: {error.msg}"
-        )
-        return None
-    except UnicodeDecodeError as error:
-        problems.append(f"{path}: expected JSON, got bytes that are no text ({error.reason})")
-        return None
-    if not isinstance(content, dict):
-        problems.append(
-            f"{path}: expected LVIS or COCO JSON, an object, got a {type(content).__name__}"
-        )
-        return None
-    missing = [
-        name
-        for name in ("images", "annotations", "categories")
-        if not isinstance(content.get(name), list)
-        or not all(isinstance(item, dict) for item in content[name])
-    ]
-    if missing:
-        problems.append(
-            f"{path}: expected LVIS or COCO JSON, got none of its lists of objects {_some(missing)}"
-        )
-        return None
-    return content
-
-
-def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _count(value: Any) -> bool:
-    return value is None or (_integer(value) and value >= 0)
-
-
-def _ids(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_integer, value))
-
-
-def _box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_number, value))
-
-
-_FIELDS: dict[str, dict[str, tuple[Any, str]]] = {
-    "images": {
-        "width": (lambda value: _integer(value) and value > 0, "a whole number above 0"),
-        "height": (lambda value: _integer(value) and value > 0, "a whole number above 0"),
-    },
-    "annotations": {
-        "image_id": (_integer, "a whole number"),
-        "category_id": (_integer, "a whole number"),
-        "bbox": (_box, "four finite numbers x, y, width, height"),
-        "area": (lambda value: value is None or _number(value), "a finite number (or nothing)"),
-    },
-    "categories": {
-        "name": (lambda value: isinstance(value, str), "text"),
-        "frequency": (lambda value: value in (None, "r", "c", "f"), "r, c or f (or nothing)"),
-        "image_count": (_count, "a whole number from 0 (or nothing)"),
-        "instance_count": (_count, "a whole number from 0 (or nothing)"),
-    },
-}
-
-
-def _check(content: dict, path: Path, federated: bool, problems: list[str]) -> None:
-    """Tell of fields that are missing or wrong, of repeated ids and of ids that lead nowhere."""
-    before = len(problems)
-    for kind, fields in _FIELDS.items():
-        items = content[kind]
-        if not items and kind != "annotations":
-            problems.append(f"{path}: {kind}: expected at least one, got none")
-        unnamed = [place for place, item in enumerate(items) if not _integer(item.get("id"))]
-        if unnamed:
-            problems.append(
-                f"{path}: {kind}: expected a whole number as id of each, "
-                f"got none in those at {_some(unnamed)}"
-            )
-        counts = Counter(item["id"] for item in items if _integer(item.get("id")))
-        repeated = [number for number, count in counts.items() if count > 1]
-        if repeated:
-            problems.append(f"{path}: {kind}: expected each id once, repeated: {_some(repeated)}")
-        for field, (good, expected) in fields.items():
-            bad = [item.get("id") for item in items if not good(item.get(field))]
-            if bad:
-                problems.append(
-                    f"{path}: {kind}: expected {expected} as {field}, "
-                    f"missing or something else in {len(bad)}: ids {_some(bad)}"
-                )
-    bad = [
-        image.get("id")
-        for image in content["images"]
-        if not any(isinstance(image.get(key), str) for key in ("file_name", "coco_url"))
-    ]
-    if bad:
-        problems.append(
-            f"{path}: images: expected file_name or coco_url, missing in {len(bad)}: "
-            f"ids {_some(bad)}"
-        )
-    if federated:
-        for field in ("neg_category_ids", "not_exhaustive_category_ids"):
-            count = sum(not _ids(image.get(field)) for image in content["images"])
-            if count:
-                problems.append(
-                    f"{path}: images: expected LVIS's list of ids {field}, missing in {count} of "
-                    f"{len(content['images'])}; for exhaustive annotations say format: coco"
-                )
-    if len(problems) > before:
-        return
-    for kind, field in (("images", "image_id"), ("categories", "category_id")):
-        known = {item["id"] for item in content[kind]}
-        lost = [item["id"] for item in content["annotations"] if item[field] not in known]
-        if lost:
-            problems.append(
-                f"{path}: annotations: expected {field} to be one of {kind}, "
-                f"unknown in {len(lost)}: ids {_some(lost)}"
-            )
-
-
 def _check_categories(
-    train: dict, val: dict, train_source: _Source, val_source: _Source, problems: list[str]
+    train: Content, val: Content, train_source: _Source, val_source: _Source, problems: list[str]
 ) -> None:
-    names = {category["id"]: category["name"] for category in train["categories"]}
+    names = {category["id"]: category["name"] for category in train.categories}
     unknown = [
-        f"{category['id']} ({category['name']})"
-        for category in val["categories"]
+        f"{category['id']!r} ({category['name']})"
+        for category in val.categories
         if category["id"] not in names
     ]
     if unknown:
         problems.append(
             f"{val_source.annotations}: categories: expected those of {train_source.annotations}, "
-            f"which has no {_some(unknown)}"
+            f"which has no {some(unknown)}"
         )
     renamed = [
-        f"{category['id']} ({names[category['id']]} and {category['name']})"
-        for category in val["categories"]
+        f"{category['id']!r} ({names[category['id']]} and {category['name']})"
+        for category in val.categories
         if names.get(category["id"], category["name"]) != category["name"]
     ]
     if renamed:
         problems.append(
             f"{val_source.annotations}: categories: expected the names of "
-            f"{train_source.annotations}, they differ in {_some(renamed)}"
+            f"{train_source.annotations}, they differ in {some(renamed)}"
         )
 
 
-# Images
-
-
-class _Folders:
-    """Names and sizes of the files in the folders that were asked about, each read once."""
-
-    def __init__(self) -> None:
-        self.files: dict[Path, dict[str, int]] = {}
-
-    def size(self, folder: Path, name: str) -> int | None:
-        """Bytes of the file, or None where it is missing."""
-        path = folder / name
-        if path.parent not in self.files:
-            try:
-                with os.scandir(path.parent) as entries:
-                    self.files[path.parent] = {
-                        entry.name: entry.stat().st_size for entry in entries if entry.is_file()
-                    }
-            except (FileNotFoundError, NotADirectoryError):
-                self.files[path.parent] = {}
-        return self.files[path.parent].get(path.name)
-
-
-def _file_names(image: dict) -> Iterator[str]:
-    """Where under the images folder a file may lie, the likeliest first.
-
-    LVIS v1 gives no file name, only `coco_url`; LVIS v0.5 gives names of COCO 2014, whose files
-    COCO 2017 sorted into other folders without the prefix.
-    """
-    if isinstance(image.get("file_name"), str):
-        yield image["file_name"]
-        yield re.sub(r"COCO_(train|val|test)2014_", "", image["file_name"])
-    if isinstance(image.get("coco_url"), str):
-        parts = image["coco_url"].split("/")
-        yield "/".join(parts[-2:])
-        yield parts[-1]
-
-
-def _find_images(
-    content: dict, source: _Source, folders: _Folders, problems: list[str]
-) -> list[str]:
-    """The file of each image, relative to the images folder."""
-    if not source.images.is_dir():
-        problems.append(f"{source.images}: expected the folder of the images, found none")
-        return []
-    found, missing = [], []
-    for image in content["images"]:
-        names = list(_file_names(image))
-        name = next((n for n in names if folders.size(source.images, n) is not None), None)
-        found.append(name or "")
-        if name is None:
-            missing.append(names[0])
-    if missing:
-        problems.append(
-            f"{source.images}: {len(missing)} of {len(found)} images of {source.annotations} "
-            f"are missing: {_some(missing)}"
-        )
-    return found
-
-
-def _warn_of_overlap(
-    train_files: list[str],
-    val_files: list[str],
-    train: _Source,
-    val: _Source,
-    warnings: list[str],
-) -> None:
-    folders = {source.images: source.images.resolve() for source in (train, val)}
-    seen = {folders[train.images] / name for name in train_files}
-    both = [name for name in val_files if folders[val.images] / name in seen]
-    if both:
-        warnings.append(
-            f"{len(both)} images are in both the training and the validation split: {_some(both)}"
-        )
-
-
-# Boxes
-
-
-def _clip(box: list[float], width: int, height: int) -> tuple[list[float], bool]:
-    """The part of a box (x, y, width, height) inside the image, and whether it stuck out."""
-    x, y, w, h = box
-    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
-    out = max(x1 - x, y1 - y, x + w - x2, y + h - y2) > VISIBLE
-    if x1 == x and y1 == y and x2 == x + w and y2 == y + h:
-        return box, False
-    return [x1, y1, x2 - x1, y2 - y1], out
-
-
-def _usable(content: dict, path: Path, warnings: list[str]) -> list[dict]:
-    """Annotations to train on, their boxes inside the image."""
-    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-    kept, clipped, empty = [], [], []
-    for annotation in content["annotations"]:
-        box, out = _clip(annotation["bbox"], *sizes[annotation["image_id"]])
-        if box[2] <= 0 or box[3] <= 0:
-            empty.append(annotation["id"])
-            continue
-        if out:
-            clipped.append(annotation["id"])
-        kept.append(annotation if box is annotation["bbox"] else annotation | {"bbox": box})
-    if clipped:
-        warnings.append(
-            f"{path.name}: {len(clipped)} boxes reach out of their image and are clipped: "
-            f"annotations {_some(clipped)}"
-        )
-    if empty:
-        warnings.append(
-            f"{path.name}: {len(empty)} boxes have no area inside their image and are left out of "
-            f"training: annotations {_some(empty)}"
-        )
-    return kept
-
-
-def _warn_of_boxes_in_val(content: dict, path: Path, evaluation: str, warnings: list[str]) -> None:
-    reference = {"lvis": "lvis-api", "coco": "pycocotools"}[evaluation]
-    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-    odd = []
-    for annotation in content["annotations"]:
-        box, out = _clip(annotation["bbox"], *sizes[annotation["image_id"]])
-        if out or box[2] <= 0 or box[3] <= 0:
-            odd.append(annotation["id"])
-    if odd:
-        warnings.append(
-            f"{path.name}: {len(odd)} boxes reach out of their image or have no area; evaluation "
-            f"takes them as {reference} does: annotations {_some(odd)}"
+def same_names(split: Examined) -> Iterator[str]:
+    """The sentence on categories that share a name, which are trained as several all the same."""
+    ids: dict[str, list[Id]] = {}
+    for category in split.content.categories:
+        ids.setdefault(category["name"], []).append(category["id"])
+    shared = [f"{name} (ids {some(map(repr, own))})" for name, own in ids.items() if len(own) > 1]
+    if shared:
+        yield (
+            f"{split.annotations.name}: categories: {len(shared):,} names belong to several "
+            "categories, which are trained and evaluated apart; give each a name of its own, or "
+            f"merge them: "
+            f"{some(shared)}"
         )
 
 
 # Categories and files
 
 
-def _categories(
-    given: list[dict], annotations: list[dict], groups: settings.Groups, warnings: list[str]
-) -> tuple[list[Category], list[dict]]:
-    """Categories by id, as `Category` and as items of an LVIS file. Crowds are not counted."""
-    single = [a for a in annotations if not a.get("iscrowd")]
-    instances = Counter(annotation["category_id"] for annotation in single)
-    images = Counter(pair[0] for pair in {(a["category_id"], a["image_id"]) for a in single})
+def _categories(content: Content, groups: settings.Groups, warnings: list[str]) -> list[Category]:
+    """Categories by label, with what annotations have of them. Crowds are not counted."""
+    single = [a for a in content.annotations if not a.get("iscrowd")]
+    instances = Counter(annotation["label"] for annotation in single)
+    shown = Counter(label for label, _ in {(a["label"], a["image"]) for a in single})
     categories = []
-    for item in sorted(given, key=lambda item: item["id"]):
-        known = {key: value for key, value in item.items() if value is not None}
-        image_count = known.get("image_count", images[item["id"]])
-        instance_count = known.get("instance_count", instances[item["id"]])
+    for label, item in enumerate(content.categories):
+        image_count = item.get("image_count", shown[label])
+        instance_count = item.get("instance_count", instances[label])
         categories.append(
             Category(
                 id=item["id"],
                 name=item["name"],
                 image_count=image_count,
                 instance_count=instance_count,
-                frequency=known.get("frequency") or groups.name(image_count, instance_count),
+                frequency=item.get("frequency") or groups.name(image_count, instance_count),
             )
         )
-    unseen = [category.name for category in categories if not images[category.id]]
+    unseen = [category.name for label, category in enumerate(categories) if not shown[label]]
     if unseen:
-        warnings.append(f"{len(unseen)} categories have no training image: {_some(unseen)}")
-    return categories, [category.model_dump() for category in categories]
+        warnings.append(f"{len(unseen)} categories have no training image: {some(unseen)}")
+    return categories
 
 
-def _by_image(images: list[dict], files: list[str], annotations: list[dict]) -> Iterator[index.Row]:
-    own = defaultdict(list)
-    for annotation in annotations:
-        own[annotation["image_id"]].append(annotation)
-    for image, file in zip(images, files, strict=True):
-        yield image, file, own.pop(image["id"], [])
+def _by_image(split: Examined) -> Iterator[index.Row]:
+    own: list[list[dict]] = [[] for _ in split.files]
+    for annotation in split.content.annotations:
+        own[annotation["image"]].append(annotation)
+    yield from zip(split.content.images, split.files, own, strict=True)
 
 
-def _write_json(
-    path: Path,
-    images: list[dict],
-    files: list[str],
-    annotations: list[dict],
-    categories: list[dict],
-    crowds: bool,
-) -> None:
-    """Write a split item by item, so that memory stays flat."""
-    image_fields = ["id", "width", "height", "neg_category_ids", "not_exhaustive_category_ids"]
-    fields = ["id", "image_id", "category_id", "bbox", "area", "segmentation"]
-    if crowds:
-        fields.append("iscrowd")
-    lists = {
+def _write_json(path: Path, split: Examined, categories: Sequence[Category], crowds: bool) -> None:
+    """Write the ground truth that evaluators read, item by item, so that memory stays flat.
+
+    Images are numbered from 0 by position, categories from 0 by label; annotations from 1, because
+    pycocotools holds a match with annotation 0 for none.
+    """
+    sizes = [(image["width"], image["height"]) for image in split.content.images]
+
+    def annotation(number: int, item: dict) -> dict:
+        found = {
+            "id": number,
+            "image_id": item["image"],
+            "category_id": item["label"],
+            "bbox": item["bbox"],
+            "area": boxes.area(item),
+        }
+        if (mask := item.get("segmentation")) is not None:
+            found["segmentation"] = segmentations.as_coco(mask, *sizes[item["image"]])
+        return found | ({"iscrowd": item.get("iscrowd", 0)} if crowds else {})
+
+    lists: dict[str, Iterator[dict]] = {
         "images": (
-            {"file_name": file} | {key: image[key] for key in image_fields if key in image}
-            for image, file in zip(images, files, strict=True)
+            {"id": number, "file_name": file, "width": image["width"], "height": image["height"]}
+            | {name: image[name] for name in reading.LISTS if name in image}
+            for number, (image, file) in enumerate(
+                zip(split.content.images, split.files, strict=True)
+            )
         ),
         "annotations": (
-            {"area": item["bbox"][2] * item["bbox"][3]}
-            | {key: item[key] for key in fields if item.get(key) is not None}
-            for item in annotations
+            annotation(number, item) for number, item in enumerate(split.content.annotations, 1)
         ),
-        "categories": iter(categories),
+        "categories": (
+            category.model_dump() | {"id": label} for label, category in enumerate(categories)
+        ),
     }
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for number, (name, items) in enumerate(lists.items()):
             file.write(f'{"," if number else "{"}"{name}":[')
             for place, item in enumerate(items):
-                file.write(
-                    ("," if place else "") + "\n" + json.dumps(item, default=np.ndarray.tolist)
-                )
+                file.write(("," if place else "") + "\n" + json.dumps(item))
             file.write("]")
         file.write("}\n")
 
@@ -731,23 +532,15 @@ def _input_key(dataset: settings.Dataset, train: _Source, val: _Source) -> str |
     """What tells unchanged annotation files without reading them; None where one is missing."""
     groups = dataset.groups.model_dump_json() if dataset.groups else ""
     code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in _CODE]
-    key = [dataset.format, groups, *code]
+    key = [dataset.format, groups, dataset.sizes, *code]
     for source in (train, val):
         try:
             status = source.annotations.stat()
         except OSError:
             return None
-        key += [
-            str(source.annotations.resolve()),
-            str(source.images.resolve()),
-            str(status.st_size),
-            str(status.st_mtime_ns),
-        ]
+        key += [str(source.annotations.resolve()), str(source.images.resolve())]
+        key += [str(fact) for fact in (status.st_size, status.st_mtime_ns, status.st_ctime_ns)]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
-
-
-def _times(folders: Iterable[str | Path]) -> dict[str, int]:
-    return {str(f): Path(f).stat().st_mtime_ns for f in folders if Path(f).is_dir()}
 
 
 def _remember(
@@ -755,15 +548,15 @@ def _remember(
     dataset: settings.Dataset,
     train: _Source,
     val: _Source,
-    folders: _Folders,
+    folders: images.Folders,
     cache: Path,
 ) -> None:
     """Note which digest these inputs have."""
     note = cache / "inputs" / f"{_input_key(dataset, train, val)}.json"
     note.parent.mkdir(exist_ok=True)
     part = note.with_name(f".{note.name}.{os.getpid()}")
-    looked = [folder.resolve() for folder, files in folders.files.items() if files]
-    part.write_text(json.dumps({"digest": digest, "folders": _times(looked)}))
+    looked = {"folders": [str(f) for f in folders.files], "files": folders.fingerprint()}
+    part.write_text(json.dumps({"digest": digest} | looked), encoding="utf-8")
     part.replace(note)
 
 
@@ -774,8 +567,11 @@ def _recall(
     note = cache / "inputs" / f"{_input_key(dataset, train, val)}.json"
     if not note.exists():
         return None
-    known = json.loads(note.read_text())
-    if _times(known["folders"]) != known["folders"]:
+    known = json.loads(note.read_text(encoding="utf-8"))
+    folders = images.Folders()
+    for folder in known["folders"]:
+        folders.of(Path(folder))
+    if folders.fingerprint() != known["files"]:
         return None
     if not (cache / known["digest"] / "dataset.json").exists():
         return None

@@ -23,7 +23,7 @@ class CopyPasteDataset(MultiImageMixDataset):
     """mmdet's mix of several images, with draws that come from (seed, position) as well.
 
     The dataset's samples are changed in place, and so must be new with each access, as those of
-    `LVISFormatDataset` are; what its pipeline cannot use it must replace itself.
+    `LVISFormatDataset` are; what its pipeline cannot use it replaces itself.
     """
 
     def __init__(self, dataset: dict, pipeline: list[dict], seed: int) -> None:
@@ -33,6 +33,11 @@ class CopyPasteDataset(MultiImageMixDataset):
     def presence(self) -> tuple[np.ndarray, np.ndarray]:
         """What samplers ask for, of the images themselves without what is pasted."""
         found: tuple[np.ndarray, np.ndarray] = self.dataset.presence()
+        return found
+
+    def wide(self) -> np.ndarray:
+        """Whether each image is wider than high, (I,)."""
+        found: np.ndarray = self.dataset.wide()
         return found
 
     def __getitem__(self, idx: int | Position) -> dict:

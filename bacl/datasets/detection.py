@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmdet.datasets import BaseDetDataset
@@ -21,25 +20,15 @@ from bacl.datasets.samplers import Position, seed_sequence
 from bacl.errors import RunError, UsageError
 
 
-class ImageError(RunError):
-    """An image of the dataset cannot be read.
-
-    torch raises an error of a loader worker again with the worker's whole traceback as message;
-    the sentence is that text's last line.
-    """
-
-    def __str__(self) -> str:
-        last = super().__str__().strip().splitlines()[-1]
-        return last.removeprefix(f"{__name__}.{type(self).__name__}: ")
-
-
 @DATASETS.register_module()
 class LVISFormatDataset(BaseDetDataset):
     """A split that `bacl.datasets.annotations.prepare` has written, for mmdet's pipelines.
 
-    Every image is kept, those without boxes too: LVIS says of them which categories are absent.
-    Boxes are clipped to the image; those without area are left out. Crowds are marked to be
-    ignored. Masks are read only where the pipeline loads them.
+    Which images and boxes it has is for the options to say; by default all, images without boxes
+    too: LVIS says of them which categories are absent. Boxes are clipped to the image; those
+    without area are left out. Crowds are marked to be ignored. Masks are read only where the
+    pipeline loads them. An image that the pipeline gives back as None is replaced by another of its
+    orientation, drawn as the pipeline draws.
 
     Annotations stay in the index: processes that have the dataset open share its memory, however
     they were started.
@@ -54,9 +43,11 @@ class LVISFormatDataset(BaseDetDataset):
         images: folder that file names start from.
         pipeline, test_mode: of mmdet's `BaseDetDataset`.
         seed: of the pipeline's draws.
+        least_side, empty: which images it has, `Index.trained`.
+        least_box: pixels that each side of a box must have.
 
     Raises:
-        RunError: the index is missing or is none.
+        RunError: the index is missing or is none, or the pipeline has no use for any image.
         ImageError: an image is missing or unreadable (when it is asked for).
         UsageError: the pipeline loads masks and an annotation has none.
     """
@@ -69,8 +60,12 @@ class LVISFormatDataset(BaseDetDataset):
         pipeline: Sequence[dict] = (),
         seed: int = 0,
         test_mode: bool = False,
+        least_side: int = 0,
+        least_box: float = 0,
+        empty: bool = True,
     ) -> None:
         self.index = Index(ann_file)
+        self.least_side, self.least_box, self.empty = least_side, least_box, empty
         self.images = Path(images)
         self.seed = seed
         self._drawn: Position | None = None
@@ -87,30 +82,37 @@ class LVISFormatDataset(BaseDetDataset):
         self.masks = any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
         if self.masks and (number := self.index.without_mask()) is not None:
             raise UsageError(
-                f"{self.ann_file}: annotation {number}: expected a segmentation because the "
+                f"{self.ann_file}: annotation {number!r}: expected a segmentation because the "
                 "pipeline loads masks, got none"
             )
-        len(self.index)  # opens it
+        self.places = self.index.trained(self.least_side, self.empty)
         self._fully_initialized = True
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.places)
 
     def presence(self) -> tuple[np.ndarray, np.ndarray]:
-        """What samplers ask for: `Index.presence`."""
-        return self.index.presence()
+        """What samplers ask for: `Index.presence`, of the images that the dataset has."""
+        places, labels = self.index.presence()
+        own = np.isin(places, self.places)
+        return np.searchsorted(self.places, places[own]), labels[own]
+
+    def wide(self) -> np.ndarray:
+        """Whether each image is wider than high, (I,)."""
+        return self.index.wide()[self.places]
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict:
         """What mmdet's pipelines start from; each call makes it anew, so it may be changed."""
-        place = range(len(self))[idx]
+        place = int(self.places[range(len(self))[idx]])
         entry = self.index.image(place)
         masks = self.index.masks(place) if self.masks else None
         corners = np.concatenate([entry.boxes[:, :2], entry.boxes[:, :2] + entry.boxes[:, 2:]], 1)
         low, high = corners[:, :2].clip(min=0), corners[:, 2:].clip(max=(entry.width, entry.height))
         boxes = np.concatenate([low, high], axis=1).tolist()
         instances = []
-        for n in np.flatnonzero((low < high).all(axis=1)):
+        large = entry.boxes[:, 2:] >= self.least_box
+        for n in np.flatnonzero((large & (low < high)).all(axis=1)):
             instance = {
                 "bbox": boxes[n],
                 "bbox_label": int(entry.labels[n]),
@@ -121,7 +123,7 @@ class LVISFormatDataset(BaseDetDataset):
             instances.append(instance)
         return {
             "img_path": str(self.images / entry.file),
-            "img_id": entry.id,
+            "img_id": place,
             "height": entry.height,
             "width": entry.width,
             "instances": instances,
@@ -132,35 +134,28 @@ class LVISFormatDataset(BaseDetDataset):
         if isinstance(idx, Position):
             with seeded(self.seed, idx.position):
                 self._drawn = idx
-                return super().__getitem__(idx.index)
+                return self._usable(idx.index)
         self._drawn = None
-        return super().__getitem__(idx)
+        return self._usable(idx)
+
+    def _usable(self, idx: int) -> dict:
+        """The sample of an image, or of others until the pipeline has a use for one."""
+        for _ in range(self.max_refetch):
+            sample: dict | None = self.prepare_data(idx)
+            if sample is not None:
+                return sample
+            wide = self.wide()
+            idx = int(np.random.choice(np.flatnonzero(wide == wide[idx])))
+        raise RunError(
+            f"{self.ann_file}: expected images whose objects remain when they are cropped, found "
+            f"none among {self.max_refetch}"
+        )
 
     def prepare_data(self, idx: int) -> Any:
         sample = self.get_data_info(idx)
         if self._drawn is not None:
             sample["position"], sample["drawn_for"] = self._drawn.position, self._drawn.drawn_for
-        path = sample["img_path"]
-        try:
-            return self.pipeline(sample)
-        except Exception as error:
-            # What mmdet raises for a bad image depends on how it is bad; so ask the file.
-            if (reason := _unreadable(path)) is None:
-                raise
-            raise ImageError(f"{path}: expected a readable image, {reason}") from error
-
-
-def _unreadable(path: str) -> str | None:
-    """Why an image cannot be used, or None where it can."""
-    try:
-        content = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        return f"got: {error.strerror or error}"
-    if not content.size:
-        return "got an empty file"
-    if cv2.imdecode(content, cv2.IMREAD_COLOR) is None:
-        return f"got {content.size} bytes that are not one"
-    return None
+        return self.pipeline(sample)
 
 
 @contextmanager

@@ -7,26 +7,26 @@ I images, N annotations of an image.
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pycocotools import mask as coco
 
-from bacl.errors import RunError, UsageError
+from bacl.errors import RunError
 
 AT_ONCE = 1024
 """Images of a part of the file: few enough to write with little memory."""
 
 SCHEMA = pa.schema(
     [
-        pa.field("id", pa.int64()),
+        pa.field("id", pa.string()),  # the annotation file's, as JSON: of any size, or text
         pa.field("file", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
             pa.list_(
                 pa.struct(
                     [
-                        pa.field("id", pa.int64()),
+                        pa.field("id", pa.string()),
                         pa.field("label", pa.int32()),
                         pa.field("box", pa.list_(pa.float64(), 4)),  # x, y, width, height
                         pa.field("crowd", pa.uint8()),
@@ -51,20 +51,21 @@ SCHEMA = pa.schema(
 _ANNOTATION = SCHEMA.field("annotations").type.value_type
 
 Row = tuple[dict, str, list[dict]]
-"""An image, its file, and its annotations, as LVIS and COCO have them."""
+"""An image, its file, and its annotations, of `bacl.datasets.reading.Content`, whose segmentations
+are masks as `bacl.datasets.segmentations` has them."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An image and its N annotations: ids (N,), labels (N,), boxes (N, 4) as x, y, width, height in
-    pixels, crowd (N,). What the arrays show is the file; it cannot be written to.
+    """An image, with its id in the annotation file, and its N annotations: labels (N,), boxes
+    (N, 4) as x, y, width, height in pixels, crowd (N,). What the arrays show is the file; it cannot
+    be written to.
     """
 
-    id: int
+    id: int | str
     file: str
     width: int
     height: int
-    ids: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray
     crowd: np.ndarray
@@ -113,11 +114,29 @@ class Index:
         images, labels = np.concatenate([np.zeros((2, 0), dtype=np.int64), *pairs], axis=1)
         return images, labels
 
-    def without_mask(self) -> int | None:
+    def trained(self, least_side: int, empty: bool) -> np.ndarray:
+        """Places of the images that training shows, rising.
+
+        least_side: pixels that the shorter side of an image must have. empty: whether images
+        without annotations are among them; crowds and boxes of any size are annotations.
+        """
+        kept = [
+            (np.minimum(part.width, part.height) >= least_side) & (empty | (part.totals() > 0))
+            for _, part in self._all()
+        ]
+        return np.flatnonzero(np.concatenate([np.zeros(0, dtype=bool), *kept]))
+
+    def wide(self) -> np.ndarray:
+        """Whether each image is wider than high, (I,)."""
+        found = [part.width > part.height for _, part in self._all()]
+        return np.concatenate([np.zeros(0, dtype=bool), *found])
+
+    def without_mask(self) -> int | str | None:
         """The id of the first annotation that has no mask; None where all have one."""
         for _, part in self._all():
-            for annotation in part.without_mask():
-                return int(annotation)
+            for number in part.without_mask():
+                annotation: int | str = json.loads(number)
+                return annotation
         return None
 
     def _all(self) -> Iterator[tuple[int, "_Part"]]:
@@ -153,14 +172,12 @@ class _Part:
     """Some images of an index, as arrays over the mapped file. A *start* is where a list begins."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
-        self.id, self.width, self.height = (
-            batch.column(name).to_numpy() for name in ("id", "width", "height")
-        )
-        self.file = batch.column("file")
+        self.width, self.height = (batch.column(name).to_numpy() for name in ("width", "height"))
+        self.id, self.file = batch.column("id"), batch.column("file")
         lists = batch.column("annotations")
         self.starts = lists.offsets.to_numpy()
         field = lists.values.field
-        self.ids, self.labels = field("id").to_numpy(), field("label").to_numpy()
+        self.ids, self.labels = field("id"), field("label").to_numpy()
         self.boxes = field("box").values.to_numpy().reshape(-1, 4)
         self.crowd = field("crowd").to_numpy()
         self.rle = field("rle")
@@ -170,16 +187,15 @@ class _Part:
         self.numbers = polygons.values.to_numpy()
 
     def __len__(self) -> int:
-        return len(self.id)
+        return len(self.width)
 
     def entry(self, row: int) -> Entry:
         own = slice(self.starts[row], self.starts[row + 1])
         return Entry(
-            int(self.id[row]),
+            json.loads(self.id[row].as_py()),
             self.file[row].as_py(),
             int(self.width[row]),
             int(self.height[row]),
-            self.ids[own],
             self.labels[own],
             self.boxes[own],
             self.crowd[own].astype(bool),
@@ -200,60 +216,46 @@ class _Part:
                 found.append(None)
         return found
 
+    def totals(self) -> np.ndarray:
+        """How many annotations each image has."""
+        return np.diff(self.starts)
+
     def shown(self) -> np.ndarray:
         """(row, label) of every annotation that is no crowd, (2, such annotations)."""
-        rows = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        rows = np.repeat(np.arange(len(self)), self.totals())
         return np.stack([rows, self.labels])[:, self.crowd == 0]
 
-    def without_mask(self) -> np.ndarray:
-        """Ids of annotations that have none."""
+    def without_mask(self) -> list[str]:
+        """Ids, as JSON, of annotations that have none."""
         runs = pc.binary_length(self.rle).to_numpy()
-        return self.ids[(np.diff(self.polygon_starts) == 0) & (runs == 0)]
+        without = (np.diff(self.polygon_starts) == 0) & (runs == 0)
+        ids: list[str] = self.ids.filter(pa.array(without)).to_pylist()
+        return ids
 
 
-def write(path: Path, rows: Iterable[Row], labels: Mapping[int, int], source: Path) -> str:
+def write(path: Path, rows: Iterable[Row]) -> str:
     """Write the index of a split, part by part, so that memory stays flat.
 
     Args:
         path: the file to write.
         rows: what to write, in order.
-        labels: of category ids.
-        source: what to call the annotations in errors.
 
     Returns:
         A digest of the contents, which does not depend on Arrow and its version.
-
-    Raises:
-        UsageError: segmentations that are neither polygons nor RLE of their image's size.
     """
     digest = hashlib.sha256()
-    wrong: list[int] = []
     rows = iter(rows)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
         while part := list(islice(rows, AT_ONCE)):
-            writer.write_batch(_batch(part, labels, wrong, digest))
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise UsageError(
-            f"{source}: annotations: expected polygons or COCO's RLE of the image's size as "
-            f"segmentation (or nothing), something else in {len(wrong)}: "
-            f"ids {', '.join(map(str, wrong[:5]))}{more}"
-        )
+            writer.write_batch(_batch(part, digest))
     return digest.hexdigest()
 
 
-def _batch(
-    rows: Sequence[Row], labels: Mapping[int, int], wrong: list[int], digest: Any
-) -> pa.RecordBatch:
+def _batch(rows: Sequence[Row], digest: Any) -> pa.RecordBatch:
     annotations = [annotation for _, _, own in rows for annotation in own]
-    masks = []
-    for image, _, own in rows:
-        for annotation in own:
-            mask = _mask(annotation.get("segmentation"), image["width"], image["height"])
-            if mask is None:
-                wrong.append(annotation["id"])
-            masks.append(mask or _Mask())
-    polygons = [polygon for mask in masks for polygon in mask.polygons]
+    masks = [annotation.get("segmentation") for annotation in annotations]
+    of_polygons = [[] if isinstance(mask, bytes) else (mask or []) for mask in masks]
+    polygons = [polygon for own in of_polygons for polygon in own]
 
     def numbers(kind: str, values: Sequence[Any]) -> pa.Array:
         array = np.asarray(values, dtype=kind)
@@ -269,23 +271,26 @@ def _batch(
         digest.update(b"".join(values))
         return pa.array(values, pa.binary()).cast(kind)
 
+    def ids(items: Iterable[dict]) -> pa.Array:
+        return texts([json.dumps(item["id"]).encode() for item in items], pa.string())
+
     fields = [
-        numbers("<i8", [annotation["id"] for annotation in annotations]),
-        numbers("<i4", [labels[annotation["category_id"]] for annotation in annotations]),
+        ids(annotations),
+        numbers("<i4", [annotation["label"] for annotation in annotations]),
         pa.FixedSizeListArray.from_arrays(
             numbers("<f8", [annotation["bbox"] for annotation in annotations]), 4
         ),
-        numbers("u1", [bool(annotation.get("iscrowd")) for annotation in annotations]),
+        numbers("u1", [annotation.get("iscrowd", 0) for annotation in annotations]),
         pa.ListArray.from_arrays(
-            starts([mask.polygons for mask in masks]),
+            starts(of_polygons),
             pa.ListArray.from_arrays(
                 starts(polygons), numbers("<f8", np.concatenate([np.zeros(0), *polygons]))
             ),
         ),
-        texts([mask.rle for mask in masks], pa.binary()),
+        texts([mask if isinstance(mask, bytes) else b"" for mask in masks], pa.binary()),
     ]
     columns = [
-        numbers("<i8", [image["id"] for image, _, _ in rows]),
+        ids(image for image, _, _ in rows),
         texts([file.encode() for _, file, _ in rows], pa.string()),
         numbers("<i4", [image["width"] for image, _, _ in rows]),
         numbers("<i4", [image["height"] for image, _, _ in rows]),
@@ -295,42 +300,3 @@ def _batch(
         ),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
-
-
-def as_polygon(given: Any) -> np.ndarray | None:
-    """A list of numbers as an array of doubles; None where it is something else."""
-    try:
-        numbers = np.asarray(given)
-    except ValueError:  # lists of several lengths
-        return None
-    return (
-        numbers.astype(np.float64, copy=False)
-        if numbers.ndim == 1 and numbers.dtype.kind in "iuf"
-        else None
-    )
-
-
-class _Mask(NamedTuple):
-    """Polygons or the counts of COCO's RLE; neither where there is no mask."""
-
-    polygons: list[np.ndarray] = []
-    rle: bytes = b""
-
-
-def _mask(given: Any, width: int, height: int) -> _Mask | None:
-    """An annotation's `segmentation`; None where it is something else than it should be."""
-    if not given:
-        return _Mask()
-    try:
-        if isinstance(given, list):
-            polygons = [p for p in map(as_polygon, given) if p is not None and np.isfinite(p).all()]
-            return _Mask(polygons) if len(polygons) == len(given) else None
-        counts, (rows, columns) = given["counts"], given["size"]
-        if (rows, columns) != (height, width):
-            return None
-        if isinstance(counts, list):
-            counts = coco.frPyObjects({"counts": counts, "size": [rows, columns]}, rows, columns)
-            return _Mask(rle=counts["counts"])
-        return _Mask(rle=counts.encode("ascii")) if counts else None
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-        return None

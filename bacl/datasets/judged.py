@@ -38,19 +38,13 @@ class Boxes:
 
     @classmethod
     def of(cls, annotations: Iterable[Mapping[str, Any]]) -> "Boxes":
-        """From annotations as COCO and LVIS have them; `category` is no label."""
-        shown = [one for one in annotations if not one.get("iscrowd")]
-        return cls(*(_numbered(one[key] for one in shown) for key in ("image_id", "category_id")))
+        """From annotations as `bacl.datasets.reading` has them."""
+        shown = [(one["image"], one["label"]) for one in annotations if not one.get("iscrowd")]
+        return cls(*np.array(shown, dtype=np.int64).reshape(-1, 2).T)
 
     def of_categories(self, categories: int) -> np.ndarray:
         """Boxes (C,) of each label."""
         return np.bincount(self.category, minlength=categories)
-
-
-def _numbered(ids: Iterable[Any]) -> np.ndarray:
-    """The same number for the same id, whatever ids are."""
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(one, len(numbers)) for one in ids], dtype=np.int64)
 
 
 @dataclass(frozen=True)

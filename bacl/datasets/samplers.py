@@ -3,13 +3,14 @@ runs, neither ranks nor loader workers nor resuming.
 
 The *position* p counts training images since the start of the stage over all ranks. With a global
 batch of B images and R ranks, step t holds positions tB .. tB + B - 1, of which rank r takes the
-contiguous slice [tB + rB/R, tB + (r+1)B/R), so that a pair of images stays on one rank.
+contiguous slice [tB + rB/R, tB + (r+1)B/R), so that a *pair* of images, at positions 2k and 2k + 1,
+stays on one rank.
 
 I images, C categories.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from mmdet.registry import DATA_SAMPLERS
@@ -28,10 +29,14 @@ class Position(NamedTuple):
     """Label of the category that the image was drawn for, where the sampler draws categories."""
 
 
-class Labelled(Protocol):
-    """A dataset that knows which categories its images show."""
+class Images(Protocol):
+    """A dataset that knows what its images look like without reading them."""
 
     def __len__(self) -> int: ...
+
+    def wide(self) -> np.ndarray:
+        """Whether each image is wider than high, (I,)."""
+        ...
 
     def presence(self) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels of every pair that occurs, each once."""
@@ -46,16 +51,20 @@ class OrderedSampler(Sampler[Position]):
     (seed, epoch).
 
     Args:
-        dataset: anything with a length, I.
+        dataset: has a length, I; what else it is asked for is among `Images`.
         batch: images per step over all ranks.
         seed: of the order.
+        pair_alike: move images within their epoch so that both of a pair are wider than high or
+            both are not, but for two pairs of an epoch at most. Then little is padded to make them
+            a batch of one size.
 
     Raises:
         UsageError: the batch cannot be shared equally among the ranks.
     """
 
-    def __init__(self, dataset: Any, batch: int, seed: int) -> None:
+    def __init__(self, dataset: Images, batch: int, seed: int, pair_alike: bool = False) -> None:
         self.size = len(dataset)
+        self._wide = dataset.wide() if pair_alike else np.zeros(self.size, dtype=bool)
         self.batch = batch
         self.seed = seed
         self.rank, self.ranks = get_dist_info()
@@ -93,7 +102,8 @@ class OrderedSampler(Sampler[Position]):
         epoch, place = divmod(position, self.size)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = draws(self.seed, "order", epoch).permutation(self.size)
+            order = draws(self.seed, "order", epoch).permutation(self.size)
+            self._order = order[in_pairs(self._wide[order], epoch * self.size)]
         return int(self._order[place])
 
 
@@ -108,12 +118,19 @@ class RepeatFactorSampler(OrderedSampler):
 
     Args:
         dataset: knows its categories; crowds do not count.
-        batch, seed: of `OrderedSampler`.
+        batch, seed, pair_alike: of `OrderedSampler`.
         threshold: the share of images below which a category is repeated.
     """
 
-    def __init__(self, dataset: Labelled, batch: int, seed: int, threshold: float = 1e-3) -> None:
-        super().__init__(dataset, batch, seed)
+    def __init__(
+        self,
+        dataset: Images,
+        batch: int,
+        seed: int,
+        pair_alike: bool = False,
+        threshold: float = 1e-3,
+    ) -> None:
+        super().__init__(dataset, batch, seed, pair_alike)
         self.factors = repeat_factors(len(dataset), *dataset.presence(), threshold)
         self._begin = self._end = 0
 
@@ -126,7 +143,8 @@ class RepeatFactorSampler(OrderedSampler):
                 times = self._times(self._epoch)
                 self._begin, self._end = self._end, self._end + int(times.sum())
             images = np.repeat(np.arange(self.size), times)
-            self._order = draws(self.seed, "order", self._epoch).permutation(images)
+            order = draws(self.seed, "order", self._epoch).permutation(images)
+            self._order = order[in_pairs(self._wide[order], self._begin)]
         return int(self._order[position - self._begin])
 
     def _times(self, epoch: int) -> np.ndarray:
@@ -146,14 +164,14 @@ class CategoryAwareSampler(OrderedSampler):
 
     Args:
         dataset: knows its categories; crowds do not count.
-        batch, seed: of `OrderedSampler`.
+        batch, seed, pair_alike: of `OrderedSampler`, a round being its epoch.
 
     Raises:
         UsageError: no image shows any category.
     """
 
-    def __init__(self, dataset: Labelled, batch: int, seed: int) -> None:
-        super().__init__(dataset, batch, seed)
+    def __init__(self, dataset: Images, batch: int, seed: int, pair_alike: bool = False) -> None:
+        super().__init__(dataset, batch, seed, pair_alike)
         images, labels = dataset.presence()
         if not len(images):
             raise UsageError("sampler class_aware: expected images with boxes, found none")
@@ -161,6 +179,8 @@ class CategoryAwareSampler(OrderedSampler):
         self.labels, starts = np.unique(labels[by_label], return_index=True)
         self.images = np.split(images[by_label].astype(np.int32), starts[1:])
         self._shuffled: dict[int, tuple[int, np.ndarray]] = {}
+        self._shown: np.ndarray = np.arange(0)
+        """The round's images, in the order of its categories."""
 
     def at(self, position: int) -> Position:
         image = self.image(position)
@@ -171,8 +191,14 @@ class CategoryAwareSampler(OrderedSampler):
         round_, place = divmod(position, len(self.labels))
         if round_ != self._epoch:
             self._epoch = round_
-            self._order = draws(self.seed, "category", round_).permutation(len(self.labels))
-        category = int(self._order[place])
+            order = draws(self.seed, "category", round_).permutation(len(self.labels))
+            shown = np.array([self._image_of(category, round_) for category in order.tolist()])
+            places = in_pairs(self._wide[shown], round_ * len(self.labels))
+            self._order, self._shown = order[places], shown[places]
+        return int(self._shown[place])
+
+    def _image_of(self, category: int, round_: int) -> int:
+        """The image that a category shows in a round."""
         time, turn = divmod(round_, len(self.images[category]))
         known, shuffled = self._shuffled.get(category, (-1, self.images[category]))
         if known != time:
@@ -180,6 +206,27 @@ class CategoryAwareSampler(OrderedSampler):
             shuffled = draws(self.seed, "image", label, time).permutation(self.images[category])
             self._shuffled[category] = time, shuffled
         return int(shuffled[turn])
+
+
+def in_pairs(wide: np.ndarray, begin: int) -> np.ndarray:
+    """An order in which neighbours are alike: places (N,) of the elements, each once.
+
+    wide (N,): what elements that follow each other in the stream are to have in common; the first
+    is at position `begin` of it. Pairs, at positions 2k and 2k + 1, come in the order in which they
+    are complete; elements that are all alike stay where they are. Not alike can only be the last of
+    the elements, if either kind is left with one, and the first beside what was before it.
+    """
+    single = begin % 2
+    pairs: list[np.ndarray] = []
+    left: list[np.ndarray] = [np.arange(min(single, len(wide)))]
+    for kind in (True, False):
+        own = single + np.flatnonzero(wide[single:] == kind)
+        whole = len(own) // 2 * 2
+        pairs.append(own[:whole].reshape(-1, 2))
+        left.append(own[whole:])
+    found = np.concatenate(pairs)
+    found = found[np.argsort(found[:, 1])]
+    return np.concatenate([left[0], found.ravel(), np.sort(np.concatenate(left[1:]))])
 
 
 def repeat_factors(

@@ -11,6 +11,7 @@ from typing import Any
 
 from bacl import settings
 from bacl.datasets.annotations import Examined, category_counts, examine
+from bacl.datasets.reading import Id
 from bacl.datasets.sources import located
 
 
@@ -50,9 +51,10 @@ class GroupStats:
 
 @dataclass(frozen=True)
 class CategoryStats:
-    """A category: `images` and `instances` are the training split's, as the groups count them."""
+    """A category, by the annotation file's id: `images` and `instances` are the training split's,
+    as the groups count them."""
 
-    id: int
+    id: Id
     name: str
     group: str
     images: int
@@ -97,12 +99,10 @@ def stats(dataset: settings.Dataset, cache: Path) -> Stats:
         UsageError: annotation files that cannot be read as such, one sentence a line.
     """
     dataset = located(dataset)
-    train, val = examine(dataset, cache, [])
+    train, val = examine(dataset, cache, [], look=False)
     known = category_counts(dataset, train)
     groups = dataset.groups or settings.Groups()
-    in_val = {
-        key: Counter(category for category, _ in _shown(val, key)) for key in ("image_id", "id")
-    }
+    in_val = {key: Counter(label for label, _ in _shown(val, key)) for key in ("image", "id")}
     categories = [
         CategoryStats(
             id=category.id,
@@ -110,18 +110,17 @@ def stats(dataset: settings.Dataset, cache: Path) -> Stats:
             group=category.frequency,
             images=category.image_count,
             instances=category.instance_count,
-            val_images=in_val["image_id"][category.id],
-            val_instances=in_val["id"][category.id],
+            val_images=in_val["image"][label],
+            val_instances=in_val["id"][label],
         )
-        for category in known
+        for label, category in enumerate(known)
     ]
-    categories.sort(key=lambda category: (-category.instances, category.id))
     return Stats(
         train=_split(train),
         val=_split(val),
         groups=_groups(groups, categories, train),
         grouped_by=groups.by,
-        categories=categories,
+        categories=sorted(categories, key=lambda category: -category.instances),
         imbalance={
             kind: _ratio([getattr(category, kind) for category in categories])
             for kind in ("images", "instances")
@@ -129,37 +128,36 @@ def stats(dataset: settings.Dataset, cache: Path) -> Stats:
     )
 
 
-def _shown(split: Examined, key: str) -> set[tuple[int, int]]:
-    """(category, image) or (category, annotation) pairs of what is no crowd."""
+def _shown(split: Examined, key: str) -> set[tuple[int, Id]]:
+    """(label, image) or (label, annotation) pairs of what is no crowd."""
     return {
-        (annotation["category_id"], annotation[key])
-        for annotation in split.content["annotations"]
+        (annotation["label"], annotation[key])
+        for annotation in split.content.annotations
         if not annotation.get("iscrowd")
     }
 
 
 def _split(split: Examined) -> SplitStats:
-    annotations = split.content["annotations"]
+    annotations = split.content.annotations
     single = [annotation for annotation in annotations if not annotation.get("iscrowd")]
-    by_image = Counter(annotation["image_id"] for annotation in single)
+    by_image = Counter(annotation["image"] for annotation in single)
     return SplitStats(
         file=str(split.annotations),
-        images=len(split.content["images"]),
+        images=len(split.content.images),
         images_missing=sum(not file for file in split.files),
-        images_without_instances=len(split.content["images"]) - len(by_image),
+        images_without_instances=len(split.content.images) - len(by_image),
         instances=len(single),
         crowds=len(annotations) - len(single),
-        categories=len({annotation["category_id"] for annotation in single}),
+        categories=len({annotation["label"] for annotation in single}),
         most_instances=max(by_image.values(), default=0),
-        masks=sum(bool(annotation.get("segmentation")) for annotation in annotations),
+        masks=sum(bool("segmentation" in annotation) for annotation in annotations),
     )
 
 
 def _groups(
     groups: settings.Groups, categories: list[CategoryStats], train: Examined
 ) -> list[GroupStats]:
-    of = {category.id: category.group for category in categories}
-    shown = {(of[category], image) for category, image in _shown(train, "image_id")}
+    shown = {(categories[label].group, image) for label, image in _shown(train, "image")}
     images = Counter(group for group, _ in shown)
     rows = []
     for name, text in zip(groups.names, _ranges(groups.bounds)):

@@ -44,12 +44,11 @@ class Analysis:
 
     members: labels of each frequency group that have boxes in the split, the rarest group first.
     order: all labels, the category that training shows most first.
-    images: ids (I,), which `truth.image` points into, and files: their names.
+    files: names (I) of the split's images, which `truth.image` points into.
     """
 
     prepared: Prepared
     truth: Truth
-    images: np.ndarray
     files: list[str]
     members: dict[str, np.ndarray]
     order: np.ndarray
@@ -86,12 +85,11 @@ def analyse(report: Report, console: "Console") -> Analysis:
                 runs.append(_profile(*match_result(evaluator, result), judged))
                 progress.advance(task)
             profiles[variant] = _over_seeds(runs)
-    by_id = evaluator.ground_truth.imgs  # made anew for whoever asks
+    by_place = evaluator.ground_truth.imgs  # made anew for whoever asks
     return Analysis(
         prepared=prepared,
         truth=truth,
-        images=images,
-        files=[by_id[image]["file_name"] for image in images.tolist()],
+        files=[by_place[place]["file_name"] for place in range(images)],
         members=_members(prepared, truth),
         order=_order(prepared),
         profiles=profiles,

@@ -548,16 +548,16 @@ def planned(
     file: Path, store: str, overrides: list[str] | None, seeds: str | None
 ) -> tuple["Plan", "Store"]:
     """The plan of an experiment file and the store it is for; prepares the dataset if need be."""
-    from bacl.datasets.annotations import prepare
     from bacl_platform.experiment import load
     from bacl_platform.plan import make_plan
-    from bacl_platform.store import Store, disk_errors
+    from bacl_platform.store import Store
+    from bacl_platform.sweep import Preparation
 
     chosen = [*(overrides or []), *([f"seeds=[{seeds}]"] if seeds else [])]
     experiment, where = load(file, chosen), Store(store)
-    with disk_errors(where.root):
-        prepared = prepare(experiment.dataset, where.datasets)
-    for warning in prepared.warnings:
+    prepare = Preparation(where)
+    prepared = prepare(experiment.dataset)
+    for warning in prepare.warnings:
         print(f"warning: {one_line(warning)}", file=sys.stderr)
     return make_plan(experiment, prepared, where), where
 

@@ -148,7 +148,7 @@ def compare(
                 one, other = (match_result(evaluator, run, _IOUS[kind])[0] for run in pair)
                 matched[kind].append((one, other))
                 progress.advance(task, 2)
-        images = len(matched[kinds[0]][0][0].images)
+        images = matched[kinds[0]][0][0].images
         task = progress.add_task("resampling images", total=resamples)
         generator = np.random.default_rng(seed)
         drawn: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
@@ -222,7 +222,7 @@ def _changes(
     """
     truth = runs[0][0].truth
     total = truth.totals(len(prepared.categories))
-    every_image = np.ones((1, len(runs[0][0].images)), dtype=np.int64)
+    every_image = np.ones((1, runs[0][0].images), dtype=np.int64)
     points = np.stack(  # (S, 2, M, C)
         [[_measures(run, every_image)[0] for run in both] for both in runs]
     )

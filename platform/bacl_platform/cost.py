@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 EACH_VARIANT = 0.03
 """What one more variant of a bank adds to a step, as a share of it (`bacl bench bank`)."""
-_PACE = ("augmentation", "copy_paste_size", "scales", "proposals", "precision", "channels_last")
+_PACE = (
+    "augmentation",
+    "copy_paste_size",
+    "scales",
+    "proposals",
+    "proposals_before_nms",
+    "precision",
+    "channels_last",
+)
 """What of a recipe makes its steps slow or fast."""
 
 

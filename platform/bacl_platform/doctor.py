@@ -207,9 +207,10 @@ def _opencv() -> str:
     import cv2
     import numpy as np
 
+    from bacl.datasets.decoding import decode
+
     image = np.zeros((8, 8, 3), np.uint8)
-    decoded = cv2.imdecode(cv2.imencode(".png", image)[1], cv2.IMREAD_COLOR)
-    if decoded is None or not np.array_equal(decoded, image):
+    if not np.array_equal(decode(cv2.imencode(".png", image)[1].tobytes()), image):
         raise RuntimeError("OpenCV does not read the image that it wrote")
     return cv2.__version__
 

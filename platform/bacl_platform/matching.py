@@ -28,7 +28,7 @@ _AT_ONCE = 50
 class Truth:
     """The G boxes of a split, by image and then in the order of the file.
 
-    id, image (index into `Matched.images`), label (G,) int; bbox (G, 4) as x, y, width, height;
+    id, image (position in the split), label (G,) int; bbox (G, 4) as x, y, width, height;
     counted (G,) bool: False for crowds, which a detection may match for nothing.
     """
 
@@ -49,13 +49,13 @@ class Matched:
 
     Not judged, and so not here, are detections of a category that an image is not annotated for.
 
-    images (I,): ids; row (N,): index into the run's `Detections`; image (N,): index into `images`;
+    images: I; row (N,): index into the run's `Detections`; image (N,): position in the split;
     label, score (N,); right (T, N): matches a counted box; passed (T, N): counts neither as right
     nor as wrong; finder (G,): row of the detection that matches the box at IoU 0.5, else -1; found
     (G,): its score, else -1.
     """
 
-    images: np.ndarray
+    images: int
     truth: Truth
     categories: int
     row: np.ndarray
@@ -87,8 +87,6 @@ def match(evaluator: Evaluator, detections: Detections, iou: Iou = "bbox") -> Ma
         kept = countable(detections, _areas(detections, iou))
     rows = np.flatnonzero(kept)
     truth, images = read_truth(evaluator)
-    labels = {category.id: label for label, category in enumerate(evaluator.categories)}
-    places = {image: place for place, image in enumerate(images.tolist())}
     by_annotation = {number: place for place, number in enumerate(truth.id.tolist())}
     finder = np.full(len(truth.id), -1)
     columns: list[tuple[np.ndarray, ...]] = []
@@ -102,8 +100,8 @@ def match(evaluator: Evaluator, detections: Detections, iou: Iou = "bbox") -> Ma
             columns.append(
                 (
                     rows[ids - 1],
-                    np.full(len(ids), places[entry["image_id"]]),
-                    np.full(len(ids), labels[entry["category_id"]]),
+                    np.full(len(ids), entry["image_id"]),
+                    np.full(len(ids), entry["category_id"]),
                     scores,
                     np.array(entry["dtMatched"], dtype=bool).T,
                     np.array(entry["dtIgnore"], dtype=bool).T,
@@ -121,7 +119,7 @@ def match(evaluator: Evaluator, detections: Detections, iou: Iou = "bbox") -> Ma
     return Matched(
         images=images,
         truth=truth,
-        categories=len(labels),
+        categories=len(evaluator.categories),
         row=row[order],
         image=image[order],
         label=label[order],
@@ -141,21 +139,19 @@ def _areas(detections: Detections, iou: Iou) -> np.ndarray:
     return np.prod(detections.bbox[:, 2:].astype(np.float64), axis=1)
 
 
-def read_truth(evaluator: Evaluator) -> tuple[Truth, np.ndarray]:
-    """The boxes that an evaluator judges by, and the ids (I,) of the split's images."""
-    images = np.array(sorted(evaluator.ground_truth.get_img_ids()), dtype=np.int64)
-    labels = {category.id: label for label, category in enumerate(evaluator.categories)}
+def read_truth(evaluator: Evaluator) -> tuple[Truth, int]:
+    """The boxes that an evaluator judges by, and the number I of the split's images."""
     annotations = sorted(
         evaluator.ground_truth.dataset["annotations"], key=lambda one: one["image_id"]
     )
     truth = Truth(
         id=np.array([one["id"] for one in annotations], dtype=np.int64),
-        image=np.searchsorted(images, [one["image_id"] for one in annotations]),
-        label=np.array([labels[one["category_id"]] for one in annotations], dtype=np.int64),
+        image=np.array([one["image_id"] for one in annotations], dtype=np.int64),
+        label=np.array([one["category_id"] for one in annotations], dtype=np.int64),
         bbox=np.array([one["bbox"] for one in annotations], dtype=np.float64).reshape(-1, 4),
         counted=np.array([not one.get("iscrowd") for one in annotations], dtype=bool),
     )
-    return truth, images
+    return truth, len(evaluator.ground_truth.get_img_ids())
 
 
 def _entries(
@@ -165,20 +161,20 @@ def _entries(
 
     rows: of the detections that count.
     """
-    columns = (detections.image_id, detections.bbox, detections.score, detections.category_id)
+    columns = (detections.image, detections.bbox, detections.score, detections.label)
     found = evaluator.ground_truth.load_res(
         np.column_stack([column[rows].astype(np.float64) for column in columns]),
         segmentation=_masks(evaluator, detections, rows) if iou == "segm" else None,
     )
-    ids = [category.id for category in evaluator.categories]
-    for start in range(0, len(ids), _AT_ONCE):
+    labels = list(range(len(evaluator.categories)))
+    for start in range(0, len(labels), _AT_ONCE):
         run = hotcoco.COCOeval(
             evaluator.ground_truth, found, iou, lvis_style=evaluator.mode == "lvis"
         )
         run.params.max_dets = [MAX_DETECTIONS if evaluator.mode == "lvis" else max(len(rows), 1)]
         run.params.area_rng = [run.params.area_rng[0]]
         run.params.area_rng_lbl = ["all"]
-        run.params.cat_ids = ids[start : start + _AT_ONCE]
+        run.params.cat_ids = labels[start : start + _AT_ONCE]
         run.evaluate()
         yield from (entry for entry in run.eval_imgs if entry)
 
@@ -191,7 +187,7 @@ def _masks(evaluator: Evaluator, detections: Detections, rows: np.ndarray) -> li
     return [
         {"size": sizes[image], "counts": counts}
         for image, counts in zip(
-            detections.image_id[rows].tolist(), detections.mask[rows].tolist(), strict=True
+            detections.image[rows].tolist(), detections.mask[rows].tolist(), strict=True
         )
     ]
 

@@ -178,12 +178,9 @@ def confusion(matched: Matched, boxes: np.ndarray, judged: np.ndarray) -> Confus
     return Confusion(counts, judged)
 
 
-def judged_pairs(evaluator: Evaluator, truth: Truth, images: np.ndarray) -> np.ndarray:
-    """Boxes (C, C) of the row's category in images that the column's can be judged in.
-
-    images: ids that `truth.image` points into.
-    """
-    shape = (len(images), len(evaluator.categories))
+def judged_pairs(evaluator: Evaluator, truth: Truth, images: int) -> np.ndarray:
+    """Boxes (C, C) of the row's category in images, of I, that the column's can be judged in."""
+    shape = (images, len(evaluator.categories))
     boxes = np.zeros(shape, dtype=np.float32)
     np.add.at(boxes, (truth.image[truth.counted], truth.label[truth.counted]), 1)
     total = boxes.sum(axis=0).astype(np.int64)
@@ -191,13 +188,10 @@ def judged_pairs(evaluator: Evaluator, truth: Truth, images: np.ndarray) -> np.n
         return np.repeat(total[:, None], len(total), axis=1)
     judged = np.zeros(shape, dtype=np.float32)
     judged[truth.image, truth.label] = 1
-    labels = {category.id: label for label, category in enumerate(evaluator.categories)}
-    by_id = evaluator.ground_truth.imgs  # made anew for whoever asks
-    for place, number in enumerate(images.tolist()):
-        image = by_id[number]
+    for place, image in evaluator.ground_truth.imgs.items():
         # hotcoco leaves out empty lists
-        judged[place, [labels[one] for one in image.get("neg_category_ids", ())]] = 1
-        judged[place, [labels[one] for one in image.get("not_exhaustive_category_ids", ())]] = 0
+        judged[place, image.get("neg_category_ids", [])] = 1
+        judged[place, image.get("not_exhaustive_category_ids", [])] = 0
     pairs = (boxes.T @ judged).astype(np.int64)
     np.fill_diagonal(pairs, total)
     return pairs
@@ -208,7 +202,7 @@ def _by_image(matched: Matched, asked: np.ndarray) -> Iterator[tuple[np.ndarray,
     found = np.flatnonzero(asked)
     found = found[np.argsort(matched.image[found], kind="stable")]
     truths = np.flatnonzero(matched.truth.counted)
-    edges = np.arange(len(matched.images) + 1)
+    edges = np.arange(matched.images + 1)
     of_found = np.searchsorted(matched.image[found], edges)
     of_truths = np.searchsorted(matched.truth.image[truths], edges)
     for place in edges[:-1]:

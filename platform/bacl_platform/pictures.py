@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from hotcoco.primitives import bbox_iou
 
+from bacl.datasets.decoding import ImageUnreadable, read
 from bacl.errors import RunError
 from bacl.evaluation import Detections
 from bacl_platform.analysis import Analysis
 from bacl_platform.pages import Shown
-from bacl_platform.predict import Mark, font, mark, read_image
+from bacl_platform.predict import Mark, as_picture, font, mark
 from bacl_platform.report import Report
 from bacl_platform.texts import shortened
 
@@ -38,7 +39,7 @@ _COLOURS = ((213, 48, 39), (230, 150, 20), (38, 130, 80), (60, 100, 190))
 
 @dataclass(frozen=True)
 class Scene:
-    """An image (index into `Analysis.images`) and its boxes (places in `Analysis.truth`) that some
+    """An image (position in the split) and its boxes (places in `Analysis.truth`) that some
     variants find and others do not, the rarest category first."""
 
     image: int
@@ -57,7 +58,7 @@ def choose(analysis: Analysis, names: Sequence[str], threshold: float, count: in
     differs = truth.counted & found.any(axis=0) & ~found.all(axis=0)
     shown = np.array([category.image_count for category in categories])
     weight = differs / np.sqrt(np.maximum(shown, 1))[truth.label]
-    total = np.bincount(truth.image, weight, len(analysis.images))
+    total = np.bincount(truth.image, weight, len(analysis.files))
     best = [int(image) for image in np.argsort(-total, kind="stable")[:count] if total[image] > 0]
     return [
         Scene(
@@ -83,12 +84,12 @@ def scenes(
     }
     made = []
     for number, scene in enumerate(choose(analysis, names, threshold, count), start=1):
-        identity, file = int(analysis.images[scene.image]), analysis.files[scene.image]
+        file = analysis.files[scene.image]
         image, scale = _read(Path(analysis.prepared.val.images) / file)
         columns = [("ground truth", _truth_marks(analysis, scene.image, scale))]
         for name, detections in found.items():
             rows = np.flatnonzero(
-                (detections.image_id == identity) & (detections.score >= threshold)
+                (detections.image == scene.image) & (detections.score >= threshold)
             )
             rows = _uncluttered(detections, rows, analysis.profiles[name].finder)
             columns.append((name, _marks(analysis, detections, rows, scale)))
@@ -138,10 +139,9 @@ def _marks(
     analysis: Analysis, detections: Detections, rows: np.ndarray, scale: float
 ) -> list[Mark]:
     categories = analysis.prepared.categories
-    labels = {category.id: label for label, category in enumerate(categories)}
     marks = []
     for row in rows:
-        label = labels[int(detections.category_id[row])]
+        label = int(detections.label[row])
         text = f"{categories[label].name} {detections.score[row]:.2f}"
         marks.append(Mark(_corners(detections.bbox[row], scale), text, _colour(analysis, label)))
     return marks
@@ -160,10 +160,11 @@ def _colour(analysis: Analysis, label: int) -> tuple[int, int, int]:
 def _read(path: Path) -> tuple["Image.Image", float]:
     """An image, as large as a column is, and by how much it was made larger or smaller."""
     try:
-        image = read_image(path)
-    except OSError as error:
+        image = as_picture(read(path))
+    except ImageUnreadable as error:
         raise RunError(
-            f"{path}: expected an image of the dataset, `--images 0` draws none: {error}"
+            f"{path}: expected a readable image of the dataset (`--images 0` draws none), "
+            f"got {error}"
         ) from error
     scale = _LONGEST / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -279,7 +279,7 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
     for job in {job.stage: job for job in plan.jobs}.values():
         recipe = (
             f"{job.recipe.schedule.batch} images a step, learning rate {_learning_rate(job)}, "
-            f"{job.sampler}"
+            f"{job.sampler}{_left_out(job)}"
         )
         recipes.setdefault(recipe, []).append(job.stage)
     for recipe, stages in recipes.items():
@@ -288,6 +288,20 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
     judged = notes([(plan.experiment, prepared)])
     for line in (*sharing(plan.experiment), *cost_lines(plan, store), *judged):
         say(line)
+
+
+def _left_out(job: Job) -> str:
+    """How many training images the recipe leaves out, in words, if any."""
+    from bacl.datasets.index import Index
+
+    dataset = job.config["train_dataloader"]["dataset"]
+    dataset = dataset.get("dataset", dataset)  # Copy-Paste is around it
+    index = Index(dataset["ann_file"])
+    images = len(index)
+    trained = len(index.trained(dataset["least_side"], dataset["empty"]))
+    if trained == images:
+        return ""
+    return f", {trained:,} of {images:,} images train: the others have no annotations or are small"
 
 
 def sharing(experiment: Experiment) -> Iterator[str]:

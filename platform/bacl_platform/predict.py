@@ -6,7 +6,6 @@ types, run by MMDetection's own inference.
 
 import colorsys
 import contextlib
-import csv
 import io
 import json
 import warnings
@@ -41,14 +40,14 @@ _MOST_LETTERS = 40
 class Detection:
     """One box (x1, y1, x2, y2) in pixels of the image, with its category and score in 0..1.
 
-    category_id is the annotation file's, None where the checkpoint came without its categories.
+    category_id is the annotation file's, None where the checkpoint came without its ids.
     mask is COCO's compressed RLE (`size`, `counts`) over the whole image, None of a detector that
     has none.
     """
 
     label: int
     category: str
-    category_id: int | None
+    category_id: int | str | None
     score: float
     box: list[float]
     mask: dict[str, Any] | None = None
@@ -98,20 +97,22 @@ def predict(
     """
     from rich.progress import track
 
+    from bacl.datasets.decoding import read
+
     images = list(dict.fromkeys(images))
     pictures = _picture_files(images, out)
     _check_images(images)
-    detector, classes = load_detector(config, checkpoint, usable_device(device))
+    detector, classes, ids = load_detector(config, checkpoint, usable_device(device))
     from mmdet.apis import inference_detector
 
-    ids = _category_ids(checkpoint, classes)
     written, total = [], 0
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for image in track(
             images, "detecting", console=console, transient=True, disable=not console.is_terminal
         ):
-            found = inference_detector(detector, str(image)).pred_instances.cpu()
+            pixels = read(image)
+            found = inference_detector(detector, pixels).pred_instances.cpu()
             found = found[found.scores >= threshold]
             detections = [
                 Detection(label, classes[label], ids[label] if ids else None, score, box, mask)
@@ -123,7 +124,7 @@ def predict(
                     strict=True,
                 )
             ]
-            draw(read_image(image), detections).save(pictures[image])
+            draw(as_picture(pixels), detections).save(pictures[image])
             written.append(
                 {
                     "image": str(image),
@@ -157,8 +158,11 @@ def _masks(found: "InstanceData") -> list[dict[str, Any] | None]:
     return made
 
 
-def load_detector(config: Path, checkpoint: Path, device: str) -> tuple["nn.Module", Sequence[str]]:
-    """A detector ready for `mmdet.apis.inference_detector`, and its category names by label.
+def load_detector(
+    config: Path, checkpoint: Path, device: str
+) -> tuple["nn.Module", Sequence[str], Sequence[int | str] | None]:
+    """A detector ready for `mmdet.apis.inference_detector`, and by label its categories' names and
+    the annotation file's ids of them, where the checkpoint has these.
 
     The checkpoint is read here and not by MMDetection, whose reader falls back to running code
     from the file. Raises UsageError for a bad configuration, RunError for a checkpoint that is
@@ -184,10 +188,11 @@ def load_detector(config: Path, checkpoint: Path, device: str) -> tuple["nn.Modu
             f"{config}: expected the configuration of a detector for inference, got "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
-    classes = content.get("meta", {}).get("dataset_meta", {}).get("classes")
+    named = content.get("meta", {}).get("dataset_meta", {})
+    classes = named.get("classes")
     _check_fit(config, checkpoint, detector, content["state_dict"], classes)
     detector.load_state_dict(content["state_dict"])
-    return detector, classes
+    return detector, classes, named.get("category_ids")
 
 
 @contextlib.contextmanager
@@ -240,18 +245,6 @@ def usable_device(name: str | None) -> str:
     return name
 
 
-def _category_ids(checkpoint: Path, classes: Sequence[str]) -> list[int] | None:
-    """Ids by label, from the evaluation beside a checkpoint where it is of the same categories."""
-    path = checkpoint.with_name("categories.csv")
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if [row.get("name") for row in rows] != list(classes):
-        return None
-    return [int(row["id"]) for row in rows]
-
-
 def _check_images(images: Sequence[Path]) -> None:
     """Raise UsageError that lists every image that cannot be read."""
     problems = [f"{path}: {reason}" for path in images if (reason := _unreadable(path))]
@@ -260,25 +253,23 @@ def _check_images(images: Sequence[Path]) -> None:
 
 
 def _unreadable(path: Path) -> str | None:
-    import cv2  # MMDetection reads with it, but tells neither truncation nor the reason
+    from bacl.datasets.decoding import ImageUnreadable, read
 
     if path.is_dir():
         return "expected an image, got a folder: name the images in it"
     try:
-        read_image(path)
-    except FileNotFoundError:
-        return "no such image"
-    except Exception as error:
-        return f"expected a readable image: {error}"
-    return None if cv2.haveImageReader(str(path)) else "expected an image that OpenCV can read"
+        read(path)
+    except ImageUnreadable as error:
+        return f"expected a readable image, got {error}"
+    return None
 
 
-def read_image(path: Path) -> "Image.Image":
-    """The whole image as MMDetection sees it: RGB, turned as its EXIF data say."""
-    from PIL import Image, ImageOps
+def as_picture(pixels: "np.ndarray") -> "Image.Image":
+    """What `bacl.datasets.decoding` has read, to draw on."""
+    import cv2
+    from PIL import Image
 
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+    return Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
 
 
 def _picture_files(images: Sequence[Path], out: Path) -> dict[Path, Path]:
@@ -313,7 +304,10 @@ def draw(image: "Image.Image", detections: Sequence[Detection]) -> "Image.Image"
     from PIL import Image
 
     factor = -(-_SHORTEST_PICTURE // max(image.size))
-    picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    picture = image
+    if factor > 1:
+        size = (image.width * factor, image.height * factor)
+        picture = image.resize(size, Image.Resampling.BICUBIC)
     picture = _painted(picture, [one for one in detections if one.mask], factor)
     marks = [
         Mark(

@@ -417,7 +417,7 @@ class SweepPlan:
 
 
 class Preparation:
-    """Prepares datasets for a store, each once."""
+    """Prepares datasets for a store, each once, and shows its progress on the standard error."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -425,12 +425,16 @@ class Preparation:
         self._known: dict[str, Prepared] = {}
 
     def __call__(self, dataset: Dataset) -> "Prepared":
+        from rich.console import Console
+
         from bacl.datasets.annotations import prepare
+        from bacl_platform.data import Watching
 
         key = dataset.model_dump_json()
         if key not in self._known:
-            with disk_errors(self.store.root):
-                self._known[key] = prepare(dataset, self.store.datasets)
+            watching = Watching(Console(stderr=True), unit="images")
+            with disk_errors(self.store.root), watching:
+                self._known[key] = prepare(dataset, self.store.datasets, watching)
             self.warnings += self._known[key].warnings
         return self._known[key]
 

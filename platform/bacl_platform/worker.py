@@ -587,8 +587,7 @@ def _publish(job: Job, store: Store, results: Path, model: nn.Module, loop_secon
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
         _save({"state_dict": state, "meta": meta}, results / CHECKPOINT)
         prepared = Prepared.load(Path(job.config["val_evaluator"]["dataset_info"]))
-        classes = [category.name for category in prepared.categories]
-        export_variants(job.config, state, classes, results / "variants")
+        export_variants(job.config, state, prepared.categories, results / "variants")
         for name in (SCALARS, LOG, *([MOVES] if job.population else [])):
             shutil.copyfile(store.work(job.key) / name, results / name)
     store.publish(job.key, results)

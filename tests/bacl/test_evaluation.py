@@ -70,8 +70,32 @@ def federated_case(seed, images=8, categories=7):
     return {"images": rows, "annotations": annotations, "categories": cats}
 
 
+def normalised(truth):
+    """The content of an annotation file as `prepare` writes it: by position and label."""
+    categories = sorted(truth["categories"], key=lambda item: item["id"])
+    images = {image["id"]: place for place, image in enumerate(truth["images"])}
+    labels = {category["id"]: label for label, category in enumerate(categories)}
+    lists = ("neg_category_ids", "not_exhaustive_category_ids")
+    return {
+        "images": [
+            image
+            | {"id": images[image["id"]]}
+            | {name: [labels[one] for one in image[name]] for name in lists if name in image}
+            for image in truth["images"]
+        ],
+        "annotations": [
+            one
+            | {"id": number, "image_id": images[one["image_id"]]}
+            | {"category_id": labels[one["category_id"]]}
+            for number, one in enumerate(truth["annotations"], start=1)
+        ],
+        "categories": [one | {"id": labels[one["id"]]} for one in categories],
+    }
+
+
 def guesses(truth, seed, noise=6.0, false=1.0, tied=False):
     """Perturbed ground truth, some with the wrong category, and false detections."""
+    truth = normalised(truth)
     draw = np.random.default_rng([seed, 1])
     ids = [category["id"] for category in truth["categories"]]
     columns = []
@@ -95,10 +119,10 @@ def guesses(truth, seed, noise=6.0, false=1.0, tied=False):
 def with_masks(truth, detections, seed):
     """The detections with masks: octagons in or near their boxes, some of them empty."""
     draw = np.random.default_rng([seed, 2])
-    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    sizes = [(image["height"], image["width"]) for image in truth["images"]]
     turns = np.linspace(0, 2 * np.pi, 8, endpoint=False)
     masks = []
-    for image, (x, y, w, h) in zip(detections.image_id, detections.bbox, strict=True):
+    for image, (x, y, w, h) in zip(detections.image, detections.bbox, strict=True):
         reach = draw.uniform(0.6, 1.4, 8)
         corners = [
             x + w / 2 + w / 2 * reach * np.cos(turns),
@@ -118,22 +142,26 @@ def mask_of(polygons, height, width):
 def masks_as_json(truth, detections):
     """As lvis-api and pycocotools take them for masks: without boxes."""
     sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
-    items = as_json(detections)
+    items = as_json(truth, detections)
     for item, counts in zip(items, detections.mask, strict=True):
         del item["bbox"]
         item["segmentation"] = {"size": sizes[item["image_id"]], "counts": counts}
     return items
 
 
-def as_json(detections):
+def as_json(truth, detections):
+    """With the ids of the annotation file, from which the oracles take their ground truth."""
+    images = [image["id"] for image in truth["images"]]
+    categories = sorted(category["id"] for category in truth["categories"])
     return [
-        {"image_id": int(i), "category_id": int(c), "score": float(s), "bbox": box.tolist()}
-        for i, c, s, box in zip(
-            detections.image_id,
-            detections.category_id,
-            detections.score,
-            detections.bbox,
-            strict=True,
+        {
+            "image_id": images[place],
+            "category_id": categories[label],
+            "score": float(score),
+            "bbox": box.tolist(),
+        }
+        for place, label, score, box in zip(
+            detections.image, detections.label, detections.score, detections.bbox, strict=True
         )
     ]
 
@@ -153,8 +181,8 @@ def lvis(monkeypatch):
 
     def run(path, detections, iou="bbox"):
         truth = LVIS(str(path))
-        masks = iou == "segm"
-        items = masks_as_json(truth.dataset, detections) if masks else as_json(detections)
+        as_items = masks_as_json if iou == "segm" else as_json
+        items = as_items(truth.dataset, detections)
         with contextlib.redirect_stdout(io.StringIO()):
             oracle = LVISEval(truth, LVISResults(truth, items), iou)
             oracle.run()
@@ -179,32 +207,42 @@ def written(path, truth):
     return path
 
 
+def as_prepared(path, truth):
+    return written(path, normalised(truth))
+
+
+def case_files(folder, truth):
+    """The annotation file, for the oracles, and what `prepare` makes of it."""
+    return written(folder / "file.json", truth), as_prepared(folder / "val.json", truth)
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_lvis_mode_equals_lvis_api_on_random_federated_cases(seed, tmp_path, lvis):
     truth = federated_case(seed)
-    path = written(tmp_path / "val.json", truth)
+    file, path = case_files(tmp_path, truth)
     detections = guesses(truth, seed, tied=seed % 3 == 0)
     result = evaluate(path, categories_of(truth), detections, "lvis")
-    assert_same(result, *lvis(path, detections))
+    assert_same(result, *lvis(file, detections))
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("tied", [False, True])
 def test_lvis_mode_keeps_the_300_best_of_an_image_as_lvis_api(seed, tied, tmp_path, lvis):
     truth = federated_case(seed, images=3)
-    path = written(tmp_path / "val.json", truth)
+    file, path = case_files(tmp_path, truth)
     detections = guesses(truth, seed, false=100, tied=tied)
-    assert np.bincount(detections.image_id).max() > 500
+    assert np.bincount(detections.image).max() > 500
     result = evaluate(path, categories_of(truth), detections, "lvis")
-    assert_same(result, *lvis(path, detections))
+    assert_same(result, *lvis(file, detections))
 
 
 @pytest.mark.skipif(not LVIS_VAL.exists(), reason="LVIS's real ground truth is not here")
 @pytest.mark.parametrize("seed", range(2))
-def test_lvis_mode_equals_lvis_api_on_real_ground_truth(seed, lvis):
+def test_lvis_mode_equals_lvis_api_on_real_ground_truth(seed, tmp_path, lvis):
     truth = json.loads(LVIS_VAL.read_text())
     detections = guesses(truth, seed, false=0.1)
-    result = evaluate(LVIS_VAL, categories_of(truth), detections, "lvis")
+    path = as_prepared(tmp_path / "val.json", truth)
+    result = evaluate(path, categories_of(truth), detections, "lvis")
     assert 0.05 < result.metrics["AP"] < 0.95
     assert_same(result, *lvis(LVIS_VAL, detections))
 
@@ -212,19 +250,20 @@ def test_lvis_mode_equals_lvis_api_on_real_ground_truth(seed, lvis):
 @pytest.mark.parametrize("seed", range(12))
 def test_lvis_mode_equals_lvis_api_on_masks_of_random_federated_cases(seed, tmp_path, lvis):
     truth = federated_case(seed)
-    path = written(tmp_path / "val.json", truth)
+    file, path = case_files(tmp_path, truth)
     false = 100 if seed == 0 else 1  # more than 300 in an image
     detections = with_masks(truth, guesses(truth, seed, false=false, tied=seed % 3 == 0), seed)
     result = evaluate(path, categories_of(truth), detections, "lvis")
-    assert_same(result, *lvis(path, detections, "segm"), prefix="mask_")
-    assert_same(result, *lvis(path, detections))
+    assert_same(result, *lvis(file, detections, "segm"), prefix="mask_")
+    assert_same(result, *lvis(file, detections))
 
 
 @pytest.mark.skipif(not LVIS_VAL.exists(), reason="LVIS's real ground truth is not here")
-def test_lvis_mode_equals_lvis_api_on_masks_of_real_ground_truth(lvis):
+def test_lvis_mode_equals_lvis_api_on_masks_of_real_ground_truth(tmp_path, lvis):
     truth = json.loads(LVIS_VAL.read_text())
     detections = with_masks(truth, guesses(truth, 0, false=0.1), 0)
-    result = evaluate(LVIS_VAL, categories_of(truth), detections, "lvis")
+    path = as_prepared(tmp_path / "val.json", truth)
+    result = evaluate(path, categories_of(truth), detections, "lvis")
     assert 0.02 < result.metrics["mask_AP"] < 0.95
     assert_same(result, *lvis(LVIS_VAL, detections, "segm"), prefix="mask_")
 
@@ -235,8 +274,8 @@ def pycocotools(path, detections, iou="bbox"):
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
-        masks = iou == "segm"
-        items = masks_as_json(truth.dataset, detections) if masks else as_json(detections)
+        as_items = masks_as_json if iou == "segm" else as_json
+        items = as_items(truth.dataset, detections)
         oracle = COCOeval(truth, truth.loadRes(items), iou)
         oracle.params.maxDets = [300]
         oracle.evaluate()
@@ -263,11 +302,11 @@ def coco_case(seed):
 @pytest.mark.parametrize("seed", range(12))
 def test_coco_mode_equals_pycocotools_on_random_cases(seed, tmp_path):
     truth = coco_case(seed)
-    path = written(tmp_path / "val.json", truth)
+    file, path = case_files(tmp_path, truth)
     detections = guesses(truth, seed, false=60 if seed == 0 else 1, tied=seed % 3 == 0)
     categories = categories_of(truth)
     result = evaluate(path, categories, detections, "coco")
-    expected, precision, mean = pycocotools(path, detections)
+    expected, precision, mean = pycocotools(file, detections)
     for group in "rcf":
         of_group = [i for i, category in enumerate(categories) if category.frequency == group]
         expected[f"AP_{group}"] = mean(precision[:, :, of_group])
@@ -284,22 +323,23 @@ def test_coco_mode_equals_pycocotools_on_masks_of_random_cases(seed, tmp_path):
             edges = np.flatnonzero(np.diff(bitmap, prepend=0)).tolist()
             runs = np.diff([0, *edges, bitmap.size]).tolist()
             annotation["segmentation"] = {"size": [150, 200], "counts": runs}
-    path = written(tmp_path / "val.json", truth)
+    file, path = case_files(tmp_path, truth)
     detections = with_masks(truth, guesses(truth, seed, tied=seed % 3 == 0), seed)
     result = evaluate(path, categories_of(truth), detections, "coco")
-    expected, precision, mean = pycocotools(path, detections, "segm")
+    expected, precision, mean = pycocotools(file, detections, "segm")
     each = [mean(p) if p.max() > -1 else None for p in precision.transpose(2, 0, 1)]
     assert_same(result, expected, each, prefix="mask_")
 
 
 @pytest.mark.skipif(not COCO_VAL.exists(), reason="the real photographs are not here")
 @pytest.mark.parametrize("iou", ["bbox", "segm"])
-def test_coco_mode_equals_pycocotools_on_real_ground_truth(iou):
+def test_coco_mode_equals_pycocotools_on_real_ground_truth(iou, tmp_path):
     truth = json.loads(COCO_VAL.read_text())
     for category in truth["categories"]:
         category |= {"frequency": "r", "image_count": 1, "instance_count": 1}
     detections = with_masks(truth, guesses(truth, 0, false=0.3), 0)
-    result = evaluate(COCO_VAL, categories_of(truth), detections, "coco")
+    path = as_prepared(tmp_path / "val.json", truth)
+    result = evaluate(path, categories_of(truth), detections, "coco")
     prefix = {"bbox": "", "segm": "mask_"}[iou]
     assert_same(result, pycocotools(COCO_VAL, detections, iou)[0], prefix=prefix)
 
@@ -314,7 +354,7 @@ def none():
 @pytest.mark.parametrize("mode", ["lvis", "coco"])
 def test_no_detections_give_zeros(tmp_path, mode):
     truth = federated_case(0)
-    path = written(tmp_path / "val.json", truth)
+    path = as_prepared(tmp_path / "val.json", truth)
     result = evaluate(path, categories_of(truth), none(), mode)
     assert {v for v in result.metrics.values() if not math.isnan(v)} == {0}
     assert result.per_category[-1]["AP"] is None  # never in the ground truth
@@ -325,9 +365,9 @@ def test_no_detections_give_zeros(tmp_path, mode):
 @pytest.mark.parametrize("mode", ["lvis", "coco"])
 def test_ground_truth_without_boxes_gives_no_metrics(tmp_path, mode):
     truth = federated_case(0) | {"annotations": []}
-    path = written(tmp_path / "val.json", truth)
+    path = as_prepared(tmp_path / "val.json", truth)
     detections = Detections(
-        np.array([10]), np.array([3]), np.array([0.5]), np.array([[1.0, 1, 9, 9]])
+        np.array([0]), np.array([0]), np.array([0.5]), np.array([[1.0, 1, 9, 9]])
     )
     result = evaluate(path, categories_of(truth), detections, mode)
     assert all(math.isnan(value) for value in result.metrics.values())
@@ -337,7 +377,7 @@ def test_ground_truth_without_boxes_gives_no_metrics(tmp_path, mode):
 
 def test_groups_go_by_the_training_counts_not_by_the_file(tmp_path):
     truth = federated_case(1)
-    path = written(tmp_path / "val.json", truth)
+    path = as_prepared(tmp_path / "val.json", truth)
     categories = [c.model_copy(update={"frequency": "r"}) for c in categories_of(truth)]
     metrics = evaluate(path, categories, guesses(truth, 1), "lvis").metrics
     assert metrics["AP_r"] == metrics["AP"] and math.isnan(metrics["AP_f"])
@@ -345,7 +385,7 @@ def test_groups_go_by_the_training_counts_not_by_the_file(tmp_path):
 
 def test_groups_of_ones_own_have_metrics_in_their_order(tmp_path):
     truth = federated_case(1)
-    path = written(tmp_path / "val.json", truth)
+    path = as_prepared(tmp_path / "val.json", truth)
     groups = Groups(by="instances", bounds=[19, 399, 7999], names=["1", "2", "3", "4"])
     counts = (19, 20, 399, 400, 7999, 8000, 8001)
     categories = [
@@ -371,9 +411,9 @@ def test_masks_of_another_size_are_refused(tmp_path):
     detections.mask[3] = mask_of([[1, 1, 9, 1, 9, 9]], 150, 201)["counts"]
     detections.mask[5] = b""
     with pytest.raises(
-        UsageError, match=r"got 2 that are none .* such as one of image .* 200 x 150"
+        UsageError, match=r"got 2 that are none .* such as one of the image at place .* 200 x 150"
     ):
-        evaluate(written(tmp_path / "v.json", truth), categories_of(truth), detections, "lvis")
+        evaluate(as_prepared(tmp_path / "v.json", truth), categories_of(truth), detections, "lvis")
 
 
 def test_masks_are_not_judged_by_ground_truth_without(tmp_path):
@@ -381,21 +421,21 @@ def test_masks_are_not_judged_by_ground_truth_without(tmp_path):
     del truth["annotations"][2]["segmentation"]
     detections = with_masks(truth, guesses(truth, 0), 0)
     with pytest.raises(UsageError, match=r"v.json: expected a segmentation in every annotation"):
-        evaluate(written(tmp_path / "v.json", truth), categories_of(truth), detections, "lvis")
+        evaluate(as_prepared(tmp_path / "v.json", truth), categories_of(truth), detections, "lvis")
 
 
 def test_result_names_the_evaluator_and_the_ground_truth(tmp_path):
     truth = federated_case(0)
-    path = written(tmp_path / "val.json", truth)
+    path = as_prepared(tmp_path / "val.json", truth)
     told = evaluate(path, categories_of(truth), none(), "lvis").evaluator
     assert told == {"name": "hotcoco", "version": "1.3.0", "ground_truth_sha256": sha256(path)}
 
 
 def test_detections_of_another_dataset_are_refused(tmp_path):
     truth = federated_case(0)
-    evaluator = Evaluator(written(tmp_path / "val.json", truth), categories_of(truth), "lvis")
-    for column, kind in (("image_id", "images"), ("category_id", "categories")):
-        columns = {"image_id": [10], "category_id": [3], "score": [0.5], "bbox": [[0, 0, 5, 5]]}
+    evaluator = Evaluator(as_prepared(tmp_path / "val.json", truth), categories_of(truth), "lvis")
+    for column, kind in (("image", "images"), ("label", "categories")):
+        columns = {"image": [0], "label": [0], "score": [0.5], "bbox": [[0, 0, 5, 5]]}
         columns[column] = [77]
         with pytest.raises(UsageError, match=f"the {kind} of the ground truth, got 1 others, such"):
             evaluator.evaluate(Detections(**{k: np.array(v) for k, v in columns.items()}))
@@ -404,10 +444,10 @@ def test_detections_of_another_dataset_are_refused(tmp_path):
 def test_scores_that_are_not_finite_are_refused(tmp_path):
     truth = federated_case(0)
     detections = Detections(
-        np.array([10]), np.array([3]), np.array([np.nan]), np.array([[0, 0, 5, 5]])
+        np.array([0]), np.array([0]), np.array([np.nan]), np.array([[0, 0, 5, 5]])
     )
     with pytest.raises(RunError, match="finite scores, got NaN"):
-        evaluate(written(tmp_path / "v.json", truth), categories_of(truth), detections, "lvis")
+        evaluate(as_prepared(tmp_path / "v.json", truth), categories_of(truth), detections, "lvis")
 
 
 # The metric
@@ -416,16 +456,18 @@ VARIANTS = ["bacl", "softmax", "silent"]
 
 
 def prepared_case(folder):
-    """Files of a split and what two of three variants find in it, as float32."""
+    """Files of a split, one category of which has text as id in the annotation file."""
     truth = federated_case(3)
-    path = written(folder / "val.json", truth)
+    path = as_prepared(folder / "val.json", truth)
+    categories = categories_of(truth)
+    categories[2].id = "two"
     split = Split(annotations=str(path), images="", image_total=8, instance_total=1, masks=False)
     Prepared(
         digest="",
         evaluation="lvis",
         train=split,
         val=split,
-        categories=categories_of(truth),
+        categories=categories,
         warnings=[],
     ).save(folder / "dataset.json")
     return truth
@@ -433,24 +475,23 @@ def prepared_case(folder):
 
 def samples_of(truth):
     """What a bank gives for each image: all variants' detections together."""
-    labels = {category.id: label for label, category in enumerate(categories_of(truth))}
     found = [with_masks(truth, guesses(truth, seed), seed) for seed in (0, 1)]
     samples = []
-    for image in truth["images"]:
+    for place in range(len(truth["images"])):
         parts = []
         for index, detections in enumerate(found):
-            here = detections.image_id == image["id"]
+            here = detections.image == place
             box = torch.tensor(detections.bbox[here]).float()
             parts.append(
                 InstanceData(
                     bboxes=torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], dim=1),
                     scores=torch.tensor(detections.score[here]).float(),
-                    labels=torch.tensor([labels[c] for c in detections.category_id[here]]).long(),
+                    labels=torch.tensor(detections.label[here]),
                     variant=torch.full((int(here.sum()),), index),
                     masks=[{"size": [150, 200], "counts": c} for c in detections.mask[here]],
                 )
             )
-        samples.append({"img_id": image["id"], "pred_instances": InstanceData.cat(parts)})
+        samples.append({"img_id": place, "pred_instances": InstanceData.cat(parts)})
     return samples
 
 
@@ -483,6 +524,10 @@ def test_metric_equals_evaluating_each_variant_alone(tmp_path, monkeypatch):
         folder = tmp_path / "variants" / name
         stored = Detections.read(folder / "detections.parquet")
         assert len(stored.score) == len(detections.score)
+        assert stored.image.dtype == stored.label.dtype == np.int32
+        assert sorted(zip(stored.image, stored.label)) == sorted(
+            zip(detections.image, detections.label)
+        )
         again = evaluate(tmp_path / "val.json", categories_of(truth), stored, "lvis")
         assert flat[f"{name}/AP"] == again.metrics["AP"]
         told = json.loads((folder / "metrics.json").read_text())
@@ -490,6 +535,7 @@ def test_metric_equals_evaluating_each_variant_alone(tmp_path, monkeypatch):
         assert told["evaluator"]["name"] == "hotcoco"
         with (folder / "categories.csv").open() as file:
             rows = list(csv.DictReader(file))
+        assert [row["id"] for row in rows] == ["3", "5", "two", "9", "11", "13", "15"]
         assert [row["AP"] for row in rows] == [
             "" if row["AP"] is None else str(row["AP"]) for row in again.per_category
         ]

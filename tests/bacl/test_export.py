@@ -1,12 +1,15 @@
 """An exported variant is a stock detector that finds what the bank's variant finds."""
 
+import numpy as np
 import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATASETS
-from training import build, config_of, train
+from PIL import Image
+from training import CATEGORIES, build, config_of, train
 
 from bacl import rle
+from bacl.datasets.decoding import read
 from bacl.export import export_variants, variant_state
 from bacl.settings import BACL, Hallucination, Sigmoid, Softmax
 from bacl.stock import TopKBBoxHead
@@ -29,15 +32,15 @@ def trained(dataset_info, request):
 @pytest.mark.parametrize("index, name", enumerate(VARIANTS))
 def test_exported_variant_detects_as_in_the_bank(trained, tmp_path, index, name):
     config, model = trained
-    classes = [str(number) for number in range(6)]
-    export_variants(config, model.state_dict(), classes, tmp_path)
+    export_variants(config, model.state_dict(), CATEGORIES, tmp_path)
     stock = init_detector(
         str(tmp_path / name / "config.py"), str(tmp_path / name / "checkpoint.pth"), device="cpu"
     )
     heads = stock.roi_head.bbox_head
     heads = heads if isinstance(heads, torch.nn.ModuleList) else [heads]
     assert all(type(head) is TopKBBoxHead for head in heads)
-    assert stock.dataset_meta["classes"] == tuple(classes)
+    assert stock.dataset_meta["classes"] == ("0", "1", "2", "3", "4", "5")
+    assert stock.dataset_meta["category_ids"] == [7, 14, 21, 28, "five", 10**20]
 
     dataset = DATASETS.build(config["val_dataloader"]["dataset"])
     sample = dataset[0]
@@ -54,6 +57,23 @@ def test_exported_variant_detects_as_in_the_bank(trained, tmp_path, index, name)
     assert ("masks" in mine) == ("masks" in theirs) == model.with_mask
     if model.with_mask:
         assert mine.masks == rle.encode(theirs.masks)
+
+
+def test_exported_variant_sees_paths_and_arrays_alike(trained, tmp_path):
+    config, model = trained
+    export_variants(config, model.state_dict(), CATEGORIES, tmp_path)
+    files = [str(tmp_path / "softmax" / name) for name in ("config.py", "checkpoint.pth")]
+    stock = init_detector(*files, device="cpu")
+    exif = Image.Exif()
+    exif[274] = 6
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    path = str(tmp_path / "turned.webp")
+    Image.fromarray(noise).save(path, lossless=True, exif=exif)
+    by_path, by_array = inference_detector(stock, path), inference_detector(stock, read(path))
+    assert by_path.ori_shape == by_array.ori_shape == (96, 64)
+    assert len(by_path.pred_instances) > 0
+    for name in ("scores", "bboxes", "labels"):
+        assert torch.equal(by_path.pred_instances[name], by_array.pred_instances[name])
 
 
 def test_state_of_a_variant_holds_no_other_variants_weights(trained):

@@ -56,6 +56,27 @@ def test_moments_of_parts_sum_to_the_moments_of_the_whole():
     torch.testing.assert_close(parts, moments(features, labels, 4))
 
 
+@pytest.mark.parametrize("deviation", [1, 0.02, 0.002, 0.0002])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_variance_keeps_its_digits_where_the_deviation_is_small_beside_the_mean(deviation, ranks):
+    """Of a first sight and of what follows, however ranks share the step, numpy's in float64."""
+    draw = np.random.default_rng(0)
+    statistics = FeatureStatistics(categories=3, width=5, beta=0.9)
+    expected = np.zeros((3, 5))
+    means = draw.uniform(0.5, 20, (3, 5))
+    for step in range(3):
+        labels = torch.from_numpy(np.repeat([0, 1, 2], 32))
+        noise = draw.standard_normal((96, 5))
+        features = torch.from_numpy(means[labels] * (1 + deviation * noise)).float()
+        shuffled = torch.from_numpy(draw.permutation(96))
+        shares = [moments(features[s], labels[s], 3) for s in shuffled.chunk(ranks)]
+        statistics.update(sum(shares[1:], shares[0]))
+        own = [features[labels == c].double().numpy().var(axis=0, ddof=1) for c in range(3)]
+        expected = np.array(own) if step == 0 else 0.9 * expected + 0.1 * np.array(own)
+        np.testing.assert_allclose(statistics.variance, expected, rtol=1e-5)
+        assert statistics.variance.dtype == torch.float32
+
+
 def test_sampling_follows_equation_12_by_chi_square():
     statistics = FeatureStatistics(categories=4, width=1, beta=0.9)
     statistics.seen.fill_(True)

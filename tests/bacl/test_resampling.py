@@ -218,8 +218,8 @@ def test_threshold_that_is_no_overlap_is_refused(wrong):
 def test_exported_detector_has_mmdetections_own_rpn(dataset_info, tmp_path):
     config = configured(dataset_info, FOREST)
     model = build(config)
-    classes = [category.name for category in Prepared.load(dataset_info).categories]
-    export_variants(config, model.state_dict(), classes, tmp_path)
+    categories = Prepared.load(dataset_info).categories
+    export_variants(config, model.state_dict(), categories, tmp_path)
     folder = tmp_path / "softmax"
     stock = init_detector(str(folder / "config.py"), str(folder / "checkpoint.pth"), device="cpu")
     assert type(stock.rpn_head) is RPNHead

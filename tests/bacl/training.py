@@ -17,7 +17,8 @@ from mmengine.optim import OptimWrapper
 
 from bacl import bank
 from bacl.config import stage_config
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.annotations import Category, Prepared
+from bacl.datasets.index import Index, write
 from bacl.export import export_variants
 from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
 
@@ -39,6 +40,11 @@ RECIPE = Recipe(
     proposals=100,
     loader_workers=0,
 )
+CATEGORIES = [
+    Category(id=own, name=str(label), frequency="f", image_count=1, instance_count=1)
+    for label, own in enumerate([7, 14, 21, 28, "five", 10**20])
+]
+"""The six of the embedded set with other ids, all of which an annotation file may have."""
 
 
 def config_of(
@@ -47,20 +53,51 @@ def config_of(
     freeze=FROZEN_TRUNK,
     seed=0,
     detector="faster_rcnn",
-    sampler="random",
+    train_split=None,
+    **recipe,
 ):
-    """Configuration of a small stage over the prepared set at `dataset_info`."""
+    """Configuration of a small stage over the prepared set at `dataset_info`.
+
+    train_split: instead of its own. recipe: what else the recipe says.
+    """
     prepared = Prepared.load(dataset_info)
+    if train_split is not None:
+        prepared = prepared.model_copy(update={"train": train_split})
     return stage_config(
         DETECTOR.model_copy(update={"type": detector}),
         prepared,
         dataset_info,
-        RECIPE.model_copy(update={"sampler": sampler}),
+        RECIPE.model_copy(update=recipe),
         variants,
         list(freeze),
         seed,
         workers=1,
     )
+
+
+def rewritten(dataset_info, folder, change):
+    """The training split with each image's (image, file, annotations) as `change` has them."""
+    prepared = Prepared.load(dataset_info)
+    read = Index(prepared.train.index)
+    rows = []
+    for place in range(len(read)):
+        entry = read.image(place)
+        image = {"id": place, "width": entry.width, "height": entry.height}
+        annotations = [
+            {
+                "id": number,
+                "label": int(label),
+                "bbox": box.tolist(),
+                "segmentation": mask,
+            }
+            for number, (label, box, mask) in enumerate(
+                zip(entry.labels, entry.boxes, read.masks(place), strict=True)
+            )
+        ]
+        rows.append(change(place, image, entry.file, annotations))
+    path = folder / "train.arrow"
+    write(path, rows)
+    return prepared.train.model_copy(update={"index": str(path)})
 
 
 def build(config, state=None):
@@ -148,7 +185,7 @@ def step_without_boxes_on_rank_1(folder: Path, config):
 def exported_and_own(config, model, folder):
     """(variant, detections of its exported detector, the bank's own), on the first image."""
     model.eval()
-    export_variants(config, model.state_dict(), [str(number) for number in range(6)], folder)
+    export_variants(config, model.state_dict(), CATEGORIES, folder)
     dataset = DATASETS.build(config["val_dataloader"]["dataset"])
     sample = dataset[0]
     inputs = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}

@@ -185,10 +185,9 @@ def _result(folder: Path, ap: float, rare: bool, prepared: Prepared) -> None:
 
 def detect(prepared: Prepared, quality: float, path: Path) -> None:
     """Writes a detection on each validation box, nearly on it: a share `quality` of them (from the
-    front of each category) rightly named with score 0.9, the others with the next category's id
-    and score 0.5."""
+    front of each category) rightly named with score 0.9, the others as the next category and
+    with score 0.5."""
     annotations = json.loads(Path(prepared.val.annotations).read_text())["annotations"]
-    ids = [category.id for category in prepared.categories]
     total = Counter(annotation["category_id"] for annotation in annotations)
     seen: Counter[int] = Counter()
     rows = []
@@ -196,7 +195,7 @@ def detect(prepared: Prepared, quality: float, path: Path) -> None:
         own = annotation["category_id"]
         right = seen[own] < quality * total[own]
         seen[own] += 1
-        called = own if right else ids[(ids.index(own) + 1) % len(ids)]
+        called = own if right else (own + 1) % len(prepared.categories)
         x, y, width, height = annotation["bbox"]
         box = (x + 0.1, y, width, height)
         rows.append((annotation["image_id"], called, 0.9 if right else 0.5, *box))
@@ -204,9 +203,10 @@ def detect(prepared: Prepared, quality: float, path: Path) -> None:
 
 
 def write_detections(rows: list[tuple], path: Path) -> None:
-    """Rows of image id, category id, score, x, y, width, height as a parquet file."""
-    names = ("image_id", "category_id", "score", "x", "y", "width", "height")
-    columns = [np.array(column) for column in zip(*rows)]
+    """Rows of image, label, score, x, y, width, height as a parquet file."""
+    names = ("image", "label", "score", "x", "y", "width", "height")
+    types = [np.int32, np.int32, *[np.float32] * 5]
+    columns = [np.array(column, kind) for column, kind in zip(zip(*rows), types)]
     pq.write_table(pa.table(columns, names=names), path)
 
 
@@ -231,23 +231,25 @@ class Trial:
 
     @property
     def detections(self) -> Detections:
-        image, category, score, *box = (np.array(column) for column in zip(*self.rows))
-        return Detections(image, category, score, np.stack(box, axis=1))
+        image, label, score, *box = (np.array(column) for column in zip(*self.rows))
+        return Detections(image, label, score, np.stack(box, axis=1))
 
 
 @pytest.fixture
 def trial() -> Callable[..., Trial]:
     """Makes trials by seed: right, doubled, misplaced, misnamed and random detections, equal
-    scores, crowds (COCO), absent and not exhaustively annotated categories (LVIS)."""
+    scores, crowds (COCO), absent and not exhaustively annotated categories (LVIS). The ids that
+    categories have in the annotation file are not their labels."""
 
     def make(seed: int, mode: Literal["lvis", "coco"] = "lvis", images: int = 14) -> Trial:
         generator = np.random.default_rng(seed)
         ids = [2, 3, 5, 7, 11]
+        labels = list(range(len(ids)))
         content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         rows = []
-        for image in range(1, images + 1):
-            present = generator.choice(ids, generator.integers(0, 4), replace=False)
-            absent = [one for one in ids if one not in present and generator.random() < 0.5]
+        for image in range(images):
+            present = generator.choice(labels, generator.integers(0, 4), replace=False)
+            absent = [one for one in labels if one not in present and generator.random() < 0.5]
             vague = [int(one) for one in present if generator.random() < 0.3]
             content["images"].append(
                 {
@@ -273,20 +275,24 @@ def trial() -> Callable[..., Trial]:
                     }
                 )
                 for _ in range(generator.integers(0, 4)):
-                    called = own if generator.random() < 0.6 else generator.choice(ids)
+                    called = own if generator.random() < 0.6 else generator.choice(labels)
                     shift = generator.choice([0.02, 0.15, 0.4]) * np.tile(box[2:], 2)
                     moved = box + generator.normal(size=4) * shift
                     score = round(generator.random(), 2)
                     rows.append((image, int(called), score, *moved[:2], *np.maximum(moved[2:], 1)))
             for _ in range(3):
                 far = [*generator.uniform(0, 60, 2), *generator.uniform(5, 40, 2)]
-                rows.append((image, int(generator.choice(ids)), round(generator.random(), 2), *far))
+                rows.append(
+                    (image, int(generator.choice(labels)), round(generator.random(), 2), *far)
+                )
         names = zip(ids, "rrcff")
         categories = [
             Category(id=one, name=f"c{one}", frequency=group, image_count=one, instance_count=one)
             for one, group in names
         ]
-        content["categories"] = [category.model_dump() for category in categories]
+        content["categories"] = [
+            category.model_dump() | {"id": label} for label, category in enumerate(categories)
+        ]
         return Trial(content, rows, mode, categories)
 
     return make

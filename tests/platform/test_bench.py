@@ -109,12 +109,12 @@ def test_drawn_set_is_federated_and_has_lvis_s_number_of_detections(tmp_path):
     evaluate.draw_set(tmp_path, 5)
     truth = json.loads((tmp_path / "val.json").read_text())
     shards = [Detections.read(tmp_path / f"detections.{rank}.parquet") for rank in (0, 1)]
-    assert [sorted(set(shard.image_id.tolist())) for shard in shards] == [[1, 3, 5], [2, 4]]
+    assert [sorted(set(shard.image.tolist())) for shard in shards] == [[0, 2, 4], [1, 3]]
     for image in truth["images"]:
         mine = [a["category_id"] for a in truth["annotations"] if a["image_id"] == image["id"]]
         assert mine and not set(mine) & set(image["neg_category_ids"])
         assert set(image["not_exhaustive_category_ids"]) <= set(mine)
-        assert (shards[(image["id"] - 1) % 2].image_id == image["id"]).sum() == 300
+        assert (shards[image["id"] % 2].image == image["id"]).sum() == 300
 
 
 def test_both_evaluations_find_the_same(tmp_path, monkeypatch):

@@ -72,7 +72,8 @@ def test_interval_is_that_of_a_loop_that_evaluates_every_resample(study, prepare
     resamples = 40
     compared = compare.compare(study, "softmax", "bacl", resamples, QUIET, seed=3)
     content = json.loads(Path(prepared.val.annotations).read_text())
-    images = sorted(content["images"], key=lambda image: image["id"])
+    images = content["images"]
+    assert [image["id"] for image in images] == list(range(len(images)))
     runs = {
         name: [Detections.read(r.folder / "detections.parquet") for r in study.of(name)]
         for name in ("softmax", "bacl")
@@ -83,12 +84,7 @@ def test_interval_is_that_of_a_loop_that_evaluates_every_resample(study, prepare
         drawn = np.sort(generator.integers(len(images), size=len(images)))
         evaluator = resampled(content, [images[k] for k in drawn], prepared, tmp_path)
         ap = {
-            name: np.mean(
-                [
-                    evaluator.evaluate(copied(d, [images[k]["id"] for k in drawn])).metrics["AP_c"]
-                    for d in of_seeds
-                ]
-            )
+            name: np.mean([evaluator.evaluate(copied(d, drawn)).metrics["AP_c"] for d in of_seeds])
             for name, of_seeds in runs.items()
         }
         differences.append(ap["bacl"] - ap["softmax"])
@@ -98,9 +94,9 @@ def test_interval_is_that_of_a_loop_that_evaluates_every_resample(study, prepare
 
 
 def resampled(content, drawn, prepared, folder):
-    """An evaluator of the drawn images under new ids 1, 2, ..."""
+    """An evaluator of the drawn images at places 0, 1, ..."""
     images, annotations = [], []
-    for new, image in enumerate(drawn, start=1):
+    for new, image in enumerate(drawn):
         images.append({**image, "id": new})
         for annotation in content["annotations"]:
             if annotation["image_id"] == image["id"]:
@@ -113,12 +109,12 @@ def resampled(content, drawn, prepared, folder):
 
 
 def copied(detections, drawn):
-    """The detections of the drawn images under their new ids."""
-    rows = [np.flatnonzero(detections.image_id == image) for image in drawn]
-    ids = np.repeat(np.arange(1, len(drawn) + 1), [len(one) for one in rows])
+    """The detections of the drawn images at their new places."""
+    rows = [np.flatnonzero(detections.image == image) for image in drawn]
+    places = np.repeat(np.arange(len(drawn)), [len(one) for one in rows])
     every = np.concatenate(rows)
     return Detections(
-        ids, detections.category_id[every], detections.score[every], detections.bbox[every]
+        places, detections.label[every], detections.score[every], detections.bbox[every]
     )
 
 
@@ -163,9 +159,11 @@ def test_category_in_few_images_has_no_interval(study, prepared, compared, monke
     fewest = min(map(len, images.values())) + 1
     monkeypatch.setattr(compare, "FEWEST_IMAGES", fewest)
     without = compare.compare(study, "softmax", "bacl", 20, QUIET)
-    bare = {change.category.id for change in without.categories["AP"] if np.isnan(change.low)}
-    assert bare == {number for number, shown in images.items() if len(shown) < fewest} != set()
-    assert not any(c.clear for c in without.categories["AP"] if c.category.id in bare)
+    of_boxes = without.categories["AP"]
+    bare = {change.category.id for change in of_boxes if np.isnan(change.low)}
+    few = [label for label, shown in images.items() if len(shown) < fewest]
+    assert bare == {prepared.categories[label].id for label in few} != set()
+    assert not any(c.clear for c in of_boxes if c.category.id in bare)
     json.dumps(compare.as_json(without), allow_nan=False)
     png(changes(without))
 
@@ -237,7 +235,7 @@ def with_masks(study, prepared):
         for row in rows:
             x, y, width, height = (row[side] for side in ("x", "y", "width", "height"))
             outline = [x, y, x + width, y, x + width, y + height / 3, x, y + height / 3]
-            masks.append(coco.frPyObjects([outline], *sizes[row["image_id"]])[0]["counts"])
+            masks.append(coco.frPyObjects([outline], *sizes[row["image"]])[0]["counts"])
         pq.write_table(table.append_column("mask", pa.array(masks, pa.binary())), file)
         result.metrics.update({f"mask_{k}": v for k, v in list(result.metrics.items())})
 

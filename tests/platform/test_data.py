@@ -213,7 +213,7 @@ def test_problems_are_listed_together_and_exit_1(files):
     assert result.exit_code == 1
     assert result.output.replace(f"{files}/", "").splitlines() == [
         "problem: photos: 1 of 3 images of train.json are missing: 1.jpg",
-        "problem: photos: 1 images cannot be read: 2.jpg (no image format that is known)",
+        "problem: photos: 1 image: cannot be read, got an empty file: 2.jpg",
         "2 problems, 0 remarks; every image decoded",
     ]
 
@@ -228,7 +228,7 @@ def test_remarks_do_not_fail(files):
     (files / "train.json").write_text(json.dumps(training))
     result = bacl("verify", *named_by(files))
     assert result.exit_code == 0
-    assert result.output.startswith("remark: train.json: annotations: 1 boxes (x, y, width, height")
+    assert result.output.startswith("remark: train.json: 1 annotation: boxes (x, y, width, height")
 
 
 def test_files_that_were_lost_after_preparation_are_told(shelf, tmp_path):

@@ -110,7 +110,9 @@ class Study:
             for variant in job.variants:
                 place = folder / "variants" / variant
                 place.mkdir(parents=True)
-                rows = [(i, c, s, x, 9.0, 20.0, 20.0) for i, c, s, x in found.get(variant, [])]
+                rows = [
+                    (i - 1, c - 1, s, x, 9.0, 20.0, 20.0) for i, c, s, x in found.get(variant, [])
+                ]
                 table = columns(rows)
                 pq.write_table(table, place / "detections.parquet")
                 evaluator.evaluate(Detections.read(place / "detections.parquet")).save(place)
@@ -135,7 +137,7 @@ class Study:
 
 
 def columns(rows):
-    names = ["image_id", "category_id", "score", "x", "y", "width", "height"]
+    names = ["image", "label", "score", "x", "y", "width", "height"]
     kinds = [pa.int64(), pa.int32(), *[pa.float32()] * 5]
     values = list(zip(*rows)) or [()] * len(names)
     return pa.table([pa.array(v, k) for v, k in zip(values, kinds)], names=names)

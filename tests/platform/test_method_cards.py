@@ -31,6 +31,28 @@ def test_card_tells_source_equations_options_and_open_points(name):
             assert info.description and f" {field} " in output
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *METHODS["fcbl"].open_points,
+        "above 0.001",  # margin
+        "all samples, background included",
+        "16 patterns of signs, and one draw of magnitudes an image",
+        "first sight sets its prototype and variance",
+        "the best of foreground",
+        "moves the indicator before the loss",
+        "are of all ranks, and move after the step's features are drawn",
+        "multiplies noise by the variance; its root is taken",
+        "classifier goes on from stage 1's",
+        "RPN and the box regressor train in stage 2",
+        "scale jitter of 0.8 to 1.25",
+    ],
+)
+def test_card_of_bacl_tells_what_differs_from_the_paper(words):
+    code, output = output_of("show", "bacl")
+    assert code == 0 and " ".join(words.split()) in output
+
+
 def test_card_of_hallucination_has_its_options_by_their_paths():
     _, output = output_of("show", "bacl")
     assert "hallucination.samples 12 m: features made per drawn category." in output

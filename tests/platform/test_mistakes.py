@@ -25,12 +25,12 @@ def looked_at(one, tmp_path):
 
 
 def by_hand(trial, truths, rows, absent=(), vague=()):
-    """An image with these (category, box), and a second one with a box of category 3, found."""
+    """An image with these (label, box), and a second one with a box of label 1, found."""
     images = [
-        {"id": 1, "neg_category_ids": list(absent), "not_exhaustive_category_ids": list(vague)},
-        {"id": 2, "neg_category_ids": [], "not_exhaustive_category_ids": []},
+        {"id": 0, "neg_category_ids": list(absent), "not_exhaustive_category_ids": list(vague)},
+        {"id": 1, "neg_category_ids": [], "not_exhaustive_category_ids": []},
     ]
-    truths = [(1, *truth) for truth in truths] + [(2, 3, BOX)]
+    truths = [(0, *truth) for truth in truths] + [(1, 1, BOX)]
     content = {
         "images": [{**i, "file_name": "x.png", "width": 100, "height": 100} for i in images],
         "annotations": [
@@ -39,34 +39,34 @@ def by_hand(trial, truths, rows, absent=(), vague=()):
         ],
         "categories": trial(0).content["categories"],
     }
-    rows = [(1, category, score, *box) for category, score, box in rows]
-    return dataclasses.replace(trial(0), content=content, rows=[*rows, (2, 3, 0.8, *BOX)])
+    rows = [(0, label, score, *box) for label, score, box in rows]
+    return dataclasses.replace(trial(0), content=content, rows=[*rows, (1, 1, 0.8, *BOX)])
 
 
 def told(found):
-    """Counts that are not zero, and gains by kind of categories 2 and 3, the first two labels."""
+    """Counts that are not zero, and gains by kind of the first two labels."""
     counts = {name: int(n) for name, n in zip(KINDS, found.counts) if n}
     gains = {name: found.gain[k, :2].round(6).tolist() for k, name in enumerate(KINDS)}
     return counts, gains
 
 
 def test_wrong_name_costs_the_true_category_and_the_one_it_is_taken_for(trial, tmp_path):
-    one = by_hand(trial, [(2, BOX)], [(3, 0.9, BOX)], absent=[3])
+    one = by_hand(trial, [(0, BOX)], [(1, 0.9, BOX)], absent=[1])
     counts, gains = told(looked_at(one, tmp_path)[0])
     assert counts == {"Cls": 1}
-    # 2 was never found; 3 had a false positive before its only box: AP50 1/2
+    # 0 was never found; 1 had a false positive before its only box: AP50 1/2
     assert gains["Cls"] == [1, 0.5]
 
 
 def test_wrong_name_on_a_box_that_is_found_costs_only_the_other(trial, tmp_path):
-    one = by_hand(trial, [(2, BOX)], [(2, 0.95, BOX), (3, 0.9, BOX)], absent=[3])
+    one = by_hand(trial, [(0, BOX)], [(0, 0.95, BOX), (1, 0.9, BOX)], absent=[1])
     assert told(looked_at(one, tmp_path)[0])[1]["Cls"] == [0, 0.5]
 
 
 def test_badly_placed_is_mended_where_it_is_best(trial, tmp_path):
     # 8 of 20 beside it: IoU 12 / 28
     beside = (18.0, 10.0, 20.0, 20.0)
-    one = by_hand(trial, [(2, BOX)], [(2, 0.9, beside), (2, 0.7, beside)])
+    one = by_hand(trial, [(0, BOX)], [(0, 0.9, beside), (0, 0.7, beside)])
     counts, gains = told(looked_at(one, tmp_path)[0])
     assert counts == {"Loc": 2}
     assert gains["Loc"] == [1, 0]
@@ -74,36 +74,36 @@ def test_badly_placed_is_mended_where_it_is_best(trial, tmp_path):
 
 def test_second_detection_of_a_box_is_a_duplicate(trial, tmp_path):
     near = (11.0, 10.0, 20.0, 20.0)
-    one = by_hand(trial, [(2, BOX), (2, (60, 60, 9, 9))], [(2, 0.9, BOX), (2, 0.8, near)])
+    one = by_hand(trial, [(0, BOX), (0, (60, 60, 9, 9))], [(0, 0.9, BOX), (0, 0.8, near)])
     counts, _ = told(looked_at(one, tmp_path)[0])
     assert counts == {"Dupe": 1, "Miss": 1}
 
 
 def test_duplicate_before_the_last_box_costs_precision(trial, tmp_path):
     near, last = (11.0, 10.0, 20.0, 20.0), (60.0, 60.0, 9.0, 9.0)
-    rows = [(2, 0.9, BOX), (2, 0.8, near), (2, 0.7, last)]
-    _, gains = told(looked_at(by_hand(trial, [(2, BOX), (2, last)], rows), tmp_path)[0])
+    rows = [(0, 0.9, BOX), (0, 0.8, near), (0, 0.7, last)]
+    _, gains = told(looked_at(by_hand(trial, [(0, BOX), (0, last)], rows), tmp_path)[0])
     # recall up to 0.5 at precision 1 (51 thresholds), the other 50 at 2/3
     assert gains["Dupe"][0] == pytest.approx(1 - (51 + 50 * 2 / 3) / 101, abs=1e-6)
 
 
 def test_detection_of_nothing_is_background(trial, tmp_path):
-    one = by_hand(trial, [(2, BOX)], [(2, 0.9, (70, 70, 9, 9)), (2, 0.8, BOX)])
+    one = by_hand(trial, [(0, BOX)], [(0, 0.9, (70, 70, 9, 9)), (0, 0.8, BOX)])
     counts, gains = told(looked_at(one, tmp_path)[0])
     assert counts == {"Bkg": 1}
     assert gains["Bkg"] == [0.5, 0]
 
 
 def test_wrong_name_beside_a_box_is_both(trial, tmp_path):
-    one = by_hand(trial, [(2, BOX)], [(3, 0.9, (18.0, 10.0, 20.0, 20.0))], absent=[3])
+    one = by_hand(trial, [(0, BOX)], [(1, 0.9, (18.0, 10.0, 20.0, 20.0))], absent=[1])
     counts, gains = told(looked_at(one, tmp_path)[0])
     assert counts == {"Both": 1, "Miss": 1}
     assert gains["Both"] == [0, 0.5]
 
 
-@pytest.mark.parametrize("annotated", [{}, {"absent": [3], "vague": [3]}])
+@pytest.mark.parametrize("annotated", [{}, {"absent": [1], "vague": [1]}])
 def test_what_cannot_be_judged_is_no_error(trial, tmp_path, annotated):
-    one = by_hand(trial, [(2, BOX)], [(3, 0.9, BOX)], **annotated)
+    one = by_hand(trial, [(0, BOX)], [(1, 0.9, BOX)], **annotated)
     found, confused, _ = looked_at(one, tmp_path)
     assert told(found)[0] == {"Miss": 1}
     assert confused.counts[0].tolist() == [0, 0, 0, 0, 0, 1]
@@ -137,7 +137,6 @@ def test_means_over_categories_are_hotcocos(trial, tmp_path, mode, seed):
 def test_confusion_is_what_a_loop_over_boxes_counts(trial, tmp_path, mode, seed):
     one = trial(seed, mode).untied()
     _, found, matched = looked_at(one, tmp_path)
-    labels = {category.id: label for label, category in enumerate(one.categories)}
     right = {int(row) for row in matched.row[matched.right[0]]}
     passed = {int(row) for row in matched.row[matched.passed[0]]}
     images = {image["id"]: image for image in one.content["images"]}
@@ -150,9 +149,9 @@ def test_confusion_is_what_a_loop_over_boxes_counts(trial, tmp_path, mode, seed)
         }
         known = present | set(image["neg_category_ids"])
         known -= set(image["not_exhaustive_category_ids"])
-        known = set(labels) if mode == "coco" else known | {own}
+        known = set(range(5)) if mode == "coco" else known | {own}
         for category in known:
-            judged[labels[own], labels[category]] += 1
+            judged[own, category] += 1
         candidates = [
             (-row[2], row[1])
             for number, row in enumerate(one.rows)
@@ -163,7 +162,7 @@ def test_confusion_is_what_a_loop_over_boxes_counts(trial, tmp_path, mode, seed)
             and (row[1] == own or number not in right)
         ]
         best = min(candidates)[1] if candidates else None
-        counts[labels[own], 5 if best is None else labels[best]] += 1
+        counts[own, 5 if best is None else best] += 1
     np.testing.assert_array_equal(found.judged, judged)
     np.testing.assert_array_equal(found.counts, counts)
 
@@ -177,11 +176,11 @@ def overlap(one, other):
 
 def test_detection_that_is_right_about_a_neighbour_is_no_confusion(trial, tmp_path):
     around = (8.0, 8.0, 24.0, 24.0)
-    truths, rows = [(2, BOX), (3, around)], [(3, 0.9, around), (2, 0.3, BOX)]
+    truths, rows = [(0, BOX), (1, around)], [(1, 0.9, around), (0, 0.3, BOX)]
     _, found, _ = looked_at(by_hand(trial, truths, rows), tmp_path)
     assert found.counts[0].tolist() == [1, 0, 0, 0, 0, 0]
     # the same detection without its box is one
-    _, found, _ = looked_at(by_hand(trial, [(2, BOX)], rows, absent=[3]), tmp_path)
+    _, found, _ = looked_at(by_hand(trial, [(0, BOX)], rows, absent=[1]), tmp_path)
     assert found.counts[0].tolist() == [0, 1, 0, 0, 0, 0]
 
 

@@ -46,7 +46,7 @@ def test_images_are_ranked_by_boxes_that_only_some_find(analysed, prepared):
         if any(scores) and not all(scores):
             weight = prepared.categories[label].image_count ** -0.5
             expected[int(image)] = expected.get(int(image), 0) + weight
-    scenes = pictures.choose(analysed, NAMES, 0.3, len(analysed.images))
+    scenes = pictures.choose(analysed, NAMES, 0.3, len(analysed.files))
     assert {scene.image for scene in scenes} == set(expected)
     weights = [expected[scene.image] for scene in scenes]
     assert weights == pytest.approx(sorted(weights, reverse=True))
@@ -113,5 +113,7 @@ def test_best_of_a_place_is_drawn_and_what_finds_a_box():
 def test_image_that_is_gone_is_told(study, analysed, tmp_path):
     split = analysed.prepared.val.model_copy(update={"images": str(tmp_path)})
     elsewhere = analysed.prepared.model_copy(update={"val": split})
-    with pytest.raises(RunError, match="expected an image of the dataset, `--images 0`"):
+    with pytest.raises(
+        RunError, match=r"readable image of the dataset \(`--images 0`.*got no such"
+    ):
         pictures.scenes(study, dataclasses.replace(analysed, prepared=elsewhere), NAMES, 0.3, 1)

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 import bacl
+from bacl.datasets.index import Index, write
 from bacl_platform import plan as planning
 from bacl_platform.plan import make_plan, owner, print_plan, sharing
 from bacl_platform.store import write_checkpoint
@@ -46,6 +47,10 @@ def test_same_experiment_has_the_same_keys(planned):
         ("stages.features.recipe.schedule.lr=0.01", [True, True]),
         ("detector.fc_channels=64", [True, True]),
         ("seeds=[7]", [True, True]),
+        ("stages.heads.recipe.proposals_before_nms=40", [False, True]),
+        ("stages.heads.recipe.smallest_box=0", [False, True]),
+        ("stages.features.recipe.group_aspect_ratio=false", [True, True]),
+        ("detector.match_low_quality=false", [True, True]),
         ("stages.heads.recipe.checkpoint_every=7", [False, False]),
         ("stages.heads.recipe.loader_workers=1", [False, False]),
         ("stages.features.resources.cpus=2", [False, False]),
@@ -66,6 +71,23 @@ def test_key_depends_on_the_dataset_and_not_on_where_it_is(planned, prepared, st
     other = prepared.model_copy(update={"digest": "0" * 64})
     assert keys(make_plan(plan.experiment, moved, store)) == keys(plan)
     assert not set(keys(make_plan(plan.experiment, other, store))) & set(keys(plan))
+
+
+def test_plan_tells_how_many_images_train_where_some_do_not(planned, prepared, store, tmp_path):
+    read = Index(prepared.train.index)
+    assert "images train" not in shown(planned(), store)
+    rows = []
+    for place in range(len(read)):
+        entry = read.image(place)
+        image = {"id": place, "width": entry.width, "height": entry.height}
+        box = {"id": place, "category_id": 0, "bbox": [1, 1, 9, 9]}
+        rows.append((image, entry.file, [box] if place % 2 else []))
+    write(tmp_path / "half.arrow", rows, {0: 0}, tmp_path)
+    half = prepared.train.model_copy(update={"index": str(tmp_path / "half.arrow")})
+    plan = make_plan(planned().experiment, prepared.model_copy(update={"train": half}), store)
+    text = " ".join(shown(plan, store).split())
+    expected = f"{len(read) // 2} of {len(read)} images train: the others have no annotations"
+    assert text.count(expected) == 1  # of both stages
 
 
 def test_code_version_covers_the_method_and_its_file_names(tmp_path, monkeypatch):

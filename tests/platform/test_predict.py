@@ -19,29 +19,34 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 
 from bacl.errors import RunError, UsageError
-from bacl.evaluation import Result
 from bacl.export import export_variants
 from bacl_platform import cli
 from bacl_platform.predict import Detection, draw, exported, load_detector
 
 
 @pytest.fixture
-def entry(planned, prepared, store):
+def categories(prepared):
+    """The prepared ones with ids as annotation files may have them: with gaps, or text."""
+    ids = [3, 10**20, *(f"no. {label}" for label in range(2, len(prepared.categories)))]
+    return [
+        category.model_copy(update={"id": own})
+        for category, own in zip(prepared.categories, ids, strict=True)
+    ]
+
+
+@pytest.fixture
+def entry(planned, categories, store):
     """The store's entry of a classifier job whose bank has not been trained."""
-    return untrained(planned().jobs[1], prepared, store)
+    return untrained(planned().jobs[1], categories, store)
 
 
-def untrained(job, prepared, store):
+def untrained(job, categories, store):
     register_all_modules(init_default_scope=True)
     model = MODELS.build(ConfigDict(job.config["model"]))
     torch.manual_seed(0)
     model.init_weights()
     folder = store.work(job.key) / "entry/variants"
-    classes = [category.name for category in prepared.categories]
-    export_variants(job.config, model.state_dict(), classes, folder)
-    rows = [{**category.model_dump(), "AP": None} for category in prepared.categories]
-    for name in job.variants:
-        Result({}, rows, {}).save(folder / name)
+    export_variants(job.config, model.state_dict(), categories, folder)
     return store.publish(job.key, folder.parent)
 
 
@@ -71,9 +76,9 @@ def errors(done):
     return [line.removeprefix("error: ") for line in done.stderr.splitlines()]
 
 
-def test_masks_are_drawn_and_written(tiny, planned, store, image, tmp_path, prepared):
+def test_masks_are_drawn_and_written(tiny, planned, store, image, tmp_path, categories):
     masks = "detector.type=mask_rcnn"
-    untrained(planned(masks).jobs[1], prepared, store)
+    untrained(planned(masks).jobs[1], categories, store)
     out = tmp_path / "out"
     words = [image, "--run", tiny, "--variant", "softmax", "--store", store.root, "--set", masks]
     done = predict(*words, "--out", out, "--score-threshold", 0)
@@ -111,7 +116,9 @@ def test_pixels_of_a_mask_have_its_colour_and_others_stay():
     assert "mask" not in Detection(0, "a", 1, 0.9, box).as_json()
 
 
-def test_detections_of_a_run_are_drawn_and_written(tiny, store, variant, image, tmp_path, prepared):
+def test_detections_of_a_run_are_drawn_and_written(
+    tiny, store, variant, image, tmp_path, categories
+):
     out = tmp_path / "out"
     done = predict(
         *[image, "--run", tiny, "--variant", "softmax", "--store", store.root],
@@ -125,12 +132,37 @@ def test_detections_of_a_run_are_drawn_and_written(tiny, store, variant, image, 
     assert (found["image"], found["picture"]) == (str(image), "photo.png")
     assert 0 < len(found["detections"]) <= 20
     for detection in found["detections"]:
-        category = prepared.categories[detection["label"]]
+        category = categories[detection["label"]]
         assert (detection["category_id"], detection["category"]) == (category.id, category.name)
         x1, y1, x2, y2 = detection["box"]
         assert 0 <= x1 <= x2 <= 96 and 0 <= y1 <= y2 <= 64
         assert 0.01 <= detection["score"] <= 1
     assert Image.open(out / "photo.png").size == (96 * 7, 64 * 7)
+
+
+def test_picture_and_boxes_are_of_what_a_viewer_shows(variant, tmp_path):
+    """A WebP to be turned and a picture of 12 bits in 16, beside plain files of the same."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 8
+    images = {
+        name: tmp_path / name for name in ("turned.webp", "deep.png", "plain.png", "grey.png")
+    }
+    Image.fromarray(noise).save(images["turned.webp"], lossless=True, exif=exif)
+    Image.fromarray(np.rot90(noise)).save(images["plain.png"])
+    Image.fromarray((noise[..., 0].astype(np.uint16) << 4) + 7).save(images["deep.png"])
+    Image.fromarray(noise[..., 0]).save(images["grey.png"])
+    out = tmp_path / "out"
+    checkpoint = ["--checkpoint", variant / "checkpoint.pth", "--out", out]
+    done = predict(*images.values(), *checkpoint, "--score-threshold", 0)
+    assert done.exit_code == 0, done.stderr
+    written = json.loads((out / "predictions.json").read_text())["images"]
+    found = {image["picture"]: image["detections"] for image in written}
+    for one, other in (("turned", "plain"), ("deep", "grey")):
+        assert found[f"{one}.png"] == found[f"{other}.png"] != []
+        drawn = [np.asarray(Image.open(out / f"{name}.png")) for name in (one, other)]
+        assert np.array_equal(*drawn)
+    assert Image.open(out / "turned.png").size == (64 * 7, 96 * 7)
 
 
 def test_threshold_leaves_out_lower_scores(variant, image, tmp_path):
@@ -145,15 +177,41 @@ def test_threshold_leaves_out_lower_scores(variant, image, tmp_path):
     assert len(kept) < len(scores)
 
 
-def test_checkpoint_away_from_its_store_has_names_without_ids(variant, image, tmp_path):
+def moved(variant, folder):
+    """The path of a checkpoint that was copied with its configuration and nothing else."""
     for name in ("checkpoint.pth", "config.py"):
-        shutil.copy(variant / name, tmp_path / name)
-    out = tmp_path / "out"
-    checkpoint = tmp_path / "checkpoint.pth"
+        shutil.copy(variant / name, folder / name)
+    return folder / "checkpoint.pth"
+
+
+def detections_of(checkpoint, image, out):
     done = predict(image, "--checkpoint", checkpoint, "--out", out, "--score-threshold", 0)
-    assert done.exit_code == 0
-    first = json.loads((out / "predictions.json").read_text())["images"][0]["detections"][0]
-    assert first["category"] and first["category_id"] is None
+    assert done.exit_code == 0, done.stderr
+    found = json.loads((out / "predictions.json").read_text())["images"][0]["detections"]
+    assert found
+    return found
+
+
+def test_checkpoint_away_from_its_store_has_names_and_ids(variant, image, tmp_path, categories):
+    for found in detections_of(moved(variant, tmp_path), image, tmp_path / "out"):
+        category = categories[found["label"]]
+        assert (found["category"], found["category_id"]) == (category.name, category.id)
+
+
+def test_checkpoint_that_came_without_ids_has_names_alone(variant, image, tmp_path, categories):
+    checkpoint = moved(variant, tmp_path)
+    content = torch.load(checkpoint, weights_only=True)
+    del content["meta"]["dataset_meta"]["category_ids"]
+    torch.save(content, checkpoint)
+    for found in detections_of(checkpoint, image, tmp_path / "out"):
+        assert found["category"] == categories[found["label"]].name
+        assert found["category_id"] is None
+
+
+def test_loaded_detector_comes_with_names_and_ids(variant, categories):
+    _, classes, ids = load_detector(variant / "config.py", variant / "checkpoint.pth", "cpu")
+    assert list(classes) == [category.name for category in categories]
+    assert list(ids) == [category.id for category in categories]
 
 
 def test_images_of_equal_stem_get_a_picture_each(variant, tmp_path):
@@ -172,9 +230,9 @@ def test_images_of_equal_stem_get_a_picture_each(variant, tmp_path):
 def test_unusable_images_are_listed_together_before_anything_runs(variant, image, tmp_path):
     whole = image.read_bytes()
     bad = {
-        "missing.jpg": "no such image",
-        "text.png": "expected a readable image: cannot identify image file",
-        "cut.jpg": "expected a readable image: image file is truncated",
+        "missing.jpg": "expected a readable image, got no such file",
+        "text.png": "expected a readable image, got none of JPEG, PNG, WEBP",
+        "cut.jpg": "expected a readable image, got a JPEG that is truncated, damaged or",
         "folder": "expected an image, got a folder",
     }
     (tmp_path / "text.png").write_text("no picture")

@@ -94,7 +94,7 @@ def hallucination(setting: Setting, size: Size = LVIS) -> list[Row]:
 
     repeat = 30 if setting.repeat is None else setting.repeat
     found = in_turns([ours, theirs], repeat, 5, setting.device)
-    return [Row("hallucination", "statistics and synthesis", found[0], "loops", found[1], 0.1)]
+    return [Row("hallucination", "statistics and synthesis", found[0], "loops", found[1], 0.2)]
 
 
 class LoopedStatistics:

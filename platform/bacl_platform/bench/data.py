@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bacl import settings
-from bacl_platform.bench.drawn import Size, write_annotations, write_photographs
+from bacl_platform.bench.drawn import Size, write_annotations, write_blanks, write_photographs
 from bacl_platform.bench.measure import Clock, Row, Setting, in_turns, quiet
 from bacl_platform.bench.memory import resident
 
@@ -34,8 +34,9 @@ PARTS = (
     "RandomResize",
     "RandomCrop",
     "FilterAnnotations",
+    "RequireBoxes",
     "RandomFlip",
-    "Pad",
+    "PadBehindShape",
     "CopyPaste",
     "PackDetInputs",
     "the rest",
@@ -82,13 +83,11 @@ def index(setting: Setting, size: Size | None = None) -> list[Row]:
 
 
 def _draw(folder: Path, size: Size) -> None:
-    """Annotations and, as nothing opens them here, empty image files."""
+    """Annotations, and images of their size in which there is nothing."""
     names = write_annotations(folder / "train.json", size)
     few = Size(images=10, annotations=100, categories=size.categories)
     names += write_annotations(folder / "val.json", few, first=1 + size.images)
-    (folder / "images" / "train2017").mkdir(parents=True)
-    for name in names:
-        (folder / "images" / name).touch()
+    write_blanks(folder / "images", names)
 
 
 def _apart(side: Callable[[Path], Taken], folder: Path) -> Taken:

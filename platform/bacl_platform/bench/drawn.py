@@ -85,6 +85,15 @@ def write_photographs(folder: Path, names: list[str]) -> None:
         cv2.imwrite(str(path), cv2.add(pixels, grain))
 
 
+def write_blanks(folder: Path, names: list[str]) -> None:
+    """Write JPEG files that are all the same, and black."""
+    content = cv2.imencode(".jpg", np.zeros((HEIGHT, WIDTH, 3), np.uint8))[1].tobytes()
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
 def _shape(draw: np.random.Generator) -> str:
     """The fields `segmentation`, `bbox` and `area` of an object, most of them small."""
     points = int(min(4 + draw.geometric(1 / 44), 600))

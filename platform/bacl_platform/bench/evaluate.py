@@ -110,7 +110,7 @@ def theirs(folder: Path) -> Taken:
 
     found = Detections.read(*_shards(folder))
     before = resident()
-    columns = (found.image_id, found.category_id, found.score.astype(float), found.bbox)
+    columns = (found.image, found.label, found.score.astype(float), found.bbox)
     results: list[dict[str, Any]] = [
         {"image_id": image, "category_id": category, "score": score, "bbox": box}
         for image, category, score, box in zip(*(column.tolist() for column in columns))
@@ -142,17 +142,17 @@ def draw_set(folder: Path, images: int) -> None:
     categories = [
         {"id": n, "name": f"category {n}", "frequency": group}
         | {"image_count": counts[group], "instance_count": counts[group]}
-        for n, group in enumerate(groups, start=1)
+        for n, group in enumerate(groups)
     ]
     chance = 1 / np.arange(10, 10 + len(categories))
     chance /= chance.sum()
     rows: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     found = []
-    for image in range(1, images + 1):
-        present = np.unique(draw.choice(len(categories), 1 + draw.poisson(2), p=chance) + 1)
+    for image in range(images):
+        present = np.unique(draw.choice(len(categories), 1 + draw.poisson(2), p=chance))
         labels = np.repeat(present, draw.geometric(0.3, len(present)))
-        absent = np.setdiff1d(draw.integers(1, len(categories) + 1, 10), present)
+        absent = np.setdiff1d(draw.integers(len(categories), size=10), present)
         partial = present[draw.random(len(present)) < 0.05]
         boxes = _boxes(draw, len(labels))
         rows.append(
@@ -166,10 +166,10 @@ def draw_set(folder: Path, images: int) -> None:
             )
         judged = np.concatenate([present, absent])
         found.append(_guesses(draw, image, labels, boxes, judged, chance))
-    names = ("image_id", "category_id", "score", "x", "y", "width", "height")
+    names = ("image", "label", "score", "x", "y", "width", "height")
     for rank, path in enumerate(_shards(folder)):
         columns = np.concatenate(found[rank::RANKS]).T
-        types = [np.int64, np.int32, *[np.float32] * 5]
+        types = [np.int32, np.int32, *[np.float32] * 5]
         table = pa.table({n: c.astype(t) for n, c, t in zip(names, columns, types)})
         pq.write_table(table, path)
     content = {"images": rows, "annotations": annotations, "categories": categories}
@@ -200,7 +200,7 @@ def _guesses(
     labels, boxes = np.repeat(labels, 3)[:half], np.repeat(boxes, 3, axis=0)[:half]
     right, wrong = len(labels), DETECTIONS - len(labels)
     labels = np.concatenate(
-        [labels, draw.choice(judged, half - right), draw.choice(len(chance), half, p=chance) + 1]
+        [labels, draw.choice(judged, half - right), draw.choice(len(chance), half, p=chance)]
     )
     near = boxes + draw.normal(0, 0.1, (right, 4)) * np.tile(boxes[:, 2:], 2)
     placed = np.concatenate([near, _boxes(draw, wrong)])

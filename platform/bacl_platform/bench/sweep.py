@@ -40,6 +40,7 @@ stages:
       scales: [[128, 128]]
       test_scale: [128, 128]
       proposals: 200
+      proposals_before_nms: 200
       loader_workers: 0
     resources: &cores {{cpus: {threads}}}
   classifier:

@@ -151,7 +151,7 @@ def _step(
 ) -> Any:
     given = {"method": name, **({"trees": str(trees)} if name == "forest" else {})}
     settings = TypeAdapter(MethodSettings).validate_python(given)
-    options = variant_options(name, settings, _long_tailed(), Detector(), 100, 16)
+    options = variant_options(name, settings, _long_tailed(), Detector(), 100_000, 100, 16)
     variant = build_variant(options, WIDTH, CATEGORIES, draw).to(setting.device)
     batch = replace(batch, features=read(shown, variant.reads))
 

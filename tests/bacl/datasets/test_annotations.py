@@ -1,15 +1,18 @@
-import copy
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
 
 from bacl import settings
 from bacl.datasets.annotations import Prepared, prepare
 from bacl.datasets.index import Index
 from bacl.errors import RunError, UsageError
+from bacl.evaluation import Detections, evaluate
 
 PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "coco_photos"
 
@@ -23,7 +26,7 @@ def split(ids, boxes=None, federated=True):
             {"id": i, "file_name": f"{i}.jpg", "width": 40, "height": 30, **lists} for i in ids
         ],
         "annotations": [
-            {"id": n, "image_id": i, "category_id": c, "bbox": box, "area": 50.0}
+            {"id": n, "image_id": i, "category_id": c, "bbox": box, "area": box[2] * box[3] / 2}
             for n, (i, c, box) in enumerate(boxes, start=1)
         ],
         "categories": [{"id": 3, "name": "mug"}, {"id": 9, "name": "cup"}],
@@ -39,7 +42,10 @@ class Folder:
         self.images = path / "images"
         self.images.mkdir(parents=True)
         for i in range(1, 6):
-            (self.images / f"{i}.jpg").write_bytes(b"x" * i)
+            self.photograph(f"{i}.jpg", i)
+
+    def photograph(self, name: str, shade: int = 0, size: tuple[int, int] = (40, 30)) -> None:
+        Image.new("RGB", size, (shade, shade, shade)).save(self.images / name, "BMP")
 
     def prepare(self, cache="cache", **changes) -> Prepared:
         for name in ("train", "val"):
@@ -80,8 +86,8 @@ def entries(split):
 
 
 def test_counts_and_frequencies_are_derived_from_the_training_split(folder):
-    for i in range(1, 200):
-        (folder.images / f"{i}.jpg").touch()
+    for i in range(1, 152):
+        folder.photograph(f"{i}.jpg", i)
     boxes = [(i, 3, [5, 5, 10, 10]) for i in range(1, 12)] + [(1, 3, [0, 0, 5, 5])]
     boxes += [(i, 7, [5, 5, 10, 10]) for i in range(1, 102)]
     boxes += [(i, 9, [5, 5, 10, 10]) for i in range(1, 11)]
@@ -92,7 +98,9 @@ def test_counts_and_frequencies_are_derived_from_the_training_split(folder):
     prepared = folder.prepare()
     rows = [(c.id, c.frequency, c.image_count, c.instance_count) for c in prepared.categories]
     assert rows == [(3, "c", 11, 12), (7, "f", 101, 101), (9, "r", 10, 10)]
-    assert content(prepared.val)["categories"] == [c.model_dump() for c in prepared.categories]
+    assert content(prepared.val)["categories"] == [
+        category.model_dump() | {"id": label} for label, category in enumerate(prepared.categories)
+    ]
     assert (prepared.train.image_total, prepared.train.instance_total) == (149, 123)
     assert not prepared.warnings
 
@@ -153,12 +161,15 @@ def test_boxes_are_mended_for_training_and_kept_for_evaluation(folder):
     assert entry.boxes.tolist() == [[0, 5, 5, 10], [30, 20, 10, 10], [5, 5, 35, 5]]
     assert [a["bbox"] for a in content(prepared.val)["annotations"]] == [b for *_, b in boxes]
     assert prepared.train.instance_total == 3
+    out = "boxes (x, y, width, height) that reach out of their image"
     assert prepared.warnings == [
-        "train.json: 2 boxes reach out of their image and are clipped: annotations 1, 2",
-        "train.json: 2 boxes have no area inside their image and are left out of training: "
-        "annotations 3, 4",
-        "val.json: 4 boxes reach out of their image or have no area; evaluation takes them as "
-        "lvis-api does: annotations 1, 2, 3, 4",
+        f"train.json: 2 annotations: {out}, which training clips: 1, 2",
+        "train.json: 1 annotation: boxes without area, which training leaves out: 3",
+        "train.json: 1 annotation: boxes outside of their image, which training leaves out: 4",
+        f"val.json: 2 annotations: {out}, which evaluation takes as lvis-api does: 1, 2",
+        "val.json: 1 annotation: boxes without area, which evaluation takes as lvis-api does: 3",
+        "val.json: 1 annotation: boxes outside of their image, which evaluation takes as lvis-api "
+        "does: 4",
     ]
 
 
@@ -191,18 +202,22 @@ def test_segmentations_that_are_none_are_told(folder):
     folder.train["annotations"][1]["segmentation"] = {"size": [9, 9], "counts": "abc"}
     folder.train["annotations"][2]["segmentation"] = [[1, "two"]]
     assert folder.problems() == [
-        "train.json: annotations: expected polygons or COCO's RLE of the image's size as "
-        "segmentation (or nothing), something else in 2: ids 2, 3"
+        "train.json: 1 annotation: RLE of another size than their image's: 2",
+        "train.json: 1 annotation: segmentations that are neither lists of finite numbers nor "
+        "COCO's RLE: 3",
     ]
 
 
 def test_masks_and_federated_lists_pass_through(folder):
     folder.val["annotations"][0]["segmentation"] = [[1.5, 2, 3, 4, 5, 6]]
-    folder.val["annotations"][1]["segmentation"] = {"size": [30, 40], "counts": "abc"}
+    mask = np.zeros((30, 40), dtype=np.uint8, order="F")
+    mask[5:15, 5:15] = 1
+    counts = coco_mask.encode(mask)["counts"].decode()
+    folder.val["annotations"][1]["segmentation"] = {"size": [30, 40], "counts": counts}
     prepared = folder.prepare()
     masks = [a["segmentation"] for a in content(prepared.val)["annotations"]]
-    assert masks == [[[1.5, 2, 3, 4, 5, 6]], {"size": [30, 40], "counts": "abc"}]
-    assert content(prepared.val)["images"][0]["neg_category_ids"] == [9]
+    assert masks == [[[1.5, 2, 3, 4, 5, 6]], {"size": [30, 40], "counts": counts}]
+    assert content(prepared.val)["images"][0]["neg_category_ids"] == [1]  # the label of 9
 
 
 def test_area_is_added_where_missing(folder):
@@ -227,7 +242,7 @@ def test_area_is_added_where_missing(folder):
 def test_images_are_found_by_the_names_of_each_version(folder, image, place):
     (folder.images / "1.jpg").unlink()
     (folder.images / place).parent.mkdir(parents=True, exist_ok=True)
-    (folder.images / place).write_bytes(b"x")
+    folder.photograph(place, 1)
     del folder.train["images"][0]["file_name"]
     folder.train["images"][0] |= image
     assert entries(folder.prepare().train)[0].file == place
@@ -246,6 +261,85 @@ def test_images_in_both_splits_are_told(folder):
     folder.val = split([3, 4])
     told = folder.prepare().warnings
     assert "1 images are in both the training and the validation split: 3.jpg" in told
+
+
+@pytest.mark.parametrize("first", [2**53, 2**60, 2**63, -3, "hash"])
+@pytest.mark.parametrize("format_", ["lvis", "coco"])
+def test_perfect_detector_has_ap_1_whatever_ids_the_file_has(folder, first, format_):
+    def other(number: int) -> int | str:
+        return first + number if isinstance(first, int) else f"{first}{number}"
+
+    for content_ in (folder.train, folder.val):
+        for image in content_["images"]:
+            image["id"] = other(image["id"])
+            image["neg_category_ids"] = [other(9)]
+        for annotation in content_["annotations"]:
+            annotation |= {
+                "id": other(annotation["id"]),
+                "image_id": other(annotation["image_id"]),
+                "category_id": other(3),
+            }
+        content_["categories"] = [{"id": other(i), "name": str(i)} for i in (9, 3)]
+    prepared = folder.prepare(format=format_)
+    assert [category.id for category in prepared.categories] == [other(3), other(9)]
+    assert [entry.id for entry in entries(prepared.val)] == [other(4), other(5)]
+    found = content(prepared.val)["annotations"]
+    detections = Detections(
+        np.array([one["image_id"] for one in found]),
+        np.array([one["category_id"] for one in found]),
+        np.ones(len(found)),
+        np.array([one["bbox"] for one in found]),
+    )
+    result = evaluate(
+        Path(prepared.val.annotations), prepared.categories, detections, prepared.evaluation
+    )
+    assert result.metrics["AP"] == pytest.approx(1)
+    assert [row["id"] for row in result.per_category] == [other(3), other(9)]
+
+
+def test_sizes_of_the_images_hold_where_asked_for(folder):
+    folder.photograph("1.jpg", 1, size=(30, 40))
+    (problem,) = folder.problems()
+    assert "1.jpg is 30 x 40, annotated 40 x 30" in problem
+    folder.train["annotations"][0]["bbox"] = [5, 5, 10, 33]
+    del folder.val["images"][0]["width"]
+    prepared = folder.prepare(sizes="from_images")
+    (first, *_), (seen, *_) = entries(prepared.train), entries(prepared.val)
+    assert (first.width, first.height, first.boxes.tolist()) == (30, 40, [[5, 5, 10, 33]])
+    assert (seen.width, seen.height) == (40, 30)
+
+
+def test_categories_of_one_name_stay_apart_and_are_told(folder):
+    for content_ in (folder.train, folder.val):
+        content_["categories"] = [{"id": 3, "name": "mug"}, {"id": 9, "name": "mug"}]
+    prepared = folder.prepare()
+    assert [category.name for category in prepared.categories] == ["mug", "mug"]
+    assert any("mug (ids 3, 9)" in warning for warning in prepared.warnings)
+
+
+def test_area_of_0_does_not_make_ground_truth_vanish(folder):
+    for annotation in folder.val["annotations"]:
+        annotation["area"] = 0
+    prepared = folder.prepare()
+    assert [one["area"] for one in content(prepared.val)["annotations"]] == [100, 100]
+    assert any("2 annotations: areas of 0 or less" in warning for warning in prepared.warnings)
+
+
+def test_mask_that_is_left_out_leaves_its_box_and_is_told(folder):
+    for annotation, polygons in zip(
+        folder.train["annotations"],
+        ([[5, 5]], [[5, 5, 9, 5, 9, 9], [1, 1, 2, 2]], [[5, 5, 9, 5, 9, 9]]),
+    ):
+        annotation["segmentation"] = polygons
+    prepared = folder.prepare()
+    index = Index(prepared.train.index)
+    assert [len(index.masks(place)[0] or ()) for place in range(3)] == [0, 1, 1]
+    assert not prepared.train.masks and prepared.categories[0].instance_count == 3
+    assert index.without_mask() == 1
+    assert (
+        "train.json: 2 annotations: polygons of fewer than three points, which have no area and "
+        "are left out: 1, 2"
+    ) in prepared.warnings
 
 
 # What is wrong with the input
@@ -290,58 +384,6 @@ def test_binary_file_is_told(folder):
         folder.prepare_as_it_is()
 
 
-def test_coco_file_given_as_lvis_is_told_what_to_say(folder):
-    folder.val = split([4, 5], federated=False)
-    assert folder.problems() == [
-        f"val.json: images: expected LVIS's list of ids {name}, missing in 2 of 2; for exhaustive "
-        "annotations say format: coco"
-        for name in ("neg_category_ids", "not_exhaustive_category_ids")
-    ]
-
-
-def test_wrong_fields_are_listed_together(folder):
-    folder.train["images"][0]["width"] = 0
-    del folder.train["images"][1]["file_name"]
-    folder.train["annotations"][0]["bbox"] = [1, 2, 3]
-    folder.train["annotations"][1]["bbox"] = [1, 2, 3, float("nan")]
-    folder.train["categories"][1]["name"] = None
-    folder.train["categories"][0] |= {"frequency": "often", "image_count": "12"}
-    folder.val["categories"][0]["id"] = "3"
-    assert folder.problems() == [
-        "train.json: images: expected a whole number above 0 as width, "
-        "missing or something else in 1: ids 1",
-        "train.json: annotations: expected four finite numbers x, y, width, height as bbox, "
-        "missing or something else in 2: ids 1, 2",
-        "train.json: categories: expected text as name, missing or something else in 1: ids 9",
-        "train.json: categories: expected r, c or f (or nothing) as frequency, "
-        "missing or something else in 1: ids 3",
-        "train.json: categories: expected a whole number from 0 (or nothing) as image_count, "
-        "missing or something else in 1: ids 3",
-        "train.json: images: expected file_name or coco_url, missing in 1: ids 2",
-        "val.json: categories: expected a whole number as id of each, got none in those at 0",
-    ]
-
-
-def test_repeated_ids_are_told(folder):
-    for kind in ("images", "annotations", "categories"):
-        folder.train[kind].append(copy.deepcopy(folder.train[kind][0]))
-    assert folder.problems() == [
-        "train.json: images: expected each id once, repeated: 1",
-        "train.json: annotations: expected each id once, repeated: 1",
-        "train.json: categories: expected each id once, repeated: 3",
-    ]
-
-
-def test_annotations_that_lead_nowhere_are_told(folder):
-    folder.train["annotations"][0]["image_id"] = 77
-    folder.train["annotations"][2]["category_id"] = 78
-    assert folder.problems() == [
-        "train.json: annotations: expected image_id to be one of images, unknown in 1: ids 1",
-        "train.json: annotations: expected category_id to be one of categories, "
-        "unknown in 1: ids 3",
-    ]
-
-
 def test_split_without_images_is_told(folder):
     folder.val = split([])
     assert folder.problems() == ["val.json: images: expected at least one, got none"]
@@ -384,7 +426,8 @@ def test_cache_that_cannot_be_written_is_told(folder):
 
 def test_second_call_reads_nothing_but_the_result(folder, monkeypatch):
     first = folder.prepare()
-    monkeypatch.setattr("bacl.datasets.annotations._read", None)
+    monkeypatch.setattr("bacl.datasets.reading.read", None)
+    monkeypatch.setattr("bacl.datasets.images.look", None)
     assert folder.prepare() == first
 
 
@@ -411,11 +454,17 @@ def test_digest_is_of_contents_not_of_places_and_times(folder, tmp_path):
         assert digest != seen
 
 
-def test_image_of_another_size_changes_the_digest(folder):
+@pytest.mark.parametrize("keep_times", [False, True])
+def test_image_that_is_overwritten_in_place_is_another_dataset(folder, keep_times):
     digest = folder.prepare().digest
-    (folder.images / "new").write_bytes(b"other content")
-    (folder.images / "new").replace(folder.images / "1.jpg")
+    path, before = folder.images / "1.jpg", os.stat(folder.images / "1.jpg")
+    folder.photograph("1.jpg", 99)
+    assert path.stat().st_size == before.st_size  # so that size alone does not tell it
+    if keep_times:  # as tools that turn photographs do
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert folder.prepare().digest != digest
+    folder.photograph("1.jpg", 1)
+    assert folder.prepare().digest == digest
 
 
 def test_images_that_vanish_are_noticed_at_the_next_call(folder):
@@ -440,7 +489,7 @@ def test_nothing_half_written_stays(folder, monkeypatch):
         patch.setattr(Prepared, "save", full)
         with pytest.raises(RunError, match="No space left on device"):
             folder.prepare()
-    assert os.listdir(folder.path / "cache") == []
+    assert os.listdir(folder.path / "cache") == ["images"]  # what was seen in them
     folder.prepare()
 
 

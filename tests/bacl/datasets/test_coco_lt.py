@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bacl import settings
 from bacl.datasets import coco_lt, sources
@@ -209,7 +210,8 @@ def root(tmp_path, monkeypatch) -> Path:
     for split, images in (("train", range(1, 9)), ("val", range(11, 13))):
         (root / f"{split}2017").mkdir()
         for i in images:
-            (root / f"{split}2017" / f"{i}.jpg").write_bytes(b"x")
+            size = (20, 10) if split == "train" else (9, 9)
+            Image.new("RGB", size).save(root / f"{split}2017" / f"{i}.jpg")
     val = coco()
     val["images"] = [{"id": i, "file_name": f"{i}.jpg", "width": 9, "height": 9} for i in (11, 12)]
     val["annotations"] = [dict(val["annotations"][0], image_id=11)]

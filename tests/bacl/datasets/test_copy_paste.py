@@ -35,7 +35,7 @@ def triangle(draw):
     """A polygon with its box; some are so large that what they cover is gone."""
     points = [draw.uniform(0, SIDE - 8) for _ in range(6)]
     x1, y1, x2, y2 = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
-    return [points], [x1, y1, x2 - x1, y2 - y1]
+    return [np.array(points)], [x1, y1, x2 - x1, y2 - y1]
 
 
 @pytest.fixture
@@ -52,14 +52,15 @@ def images(tmp_path):
             annotations.append(
                 {
                     "id": number,
-                    "category_id": 1 + number % 2,
+                    "label": number % 2,
                     "bbox": box,
                     "segmentation": polygon,
                     "iscrowd": int(number % 7 == 0),
                 }
             )
-        rows.append(({"id": i, "width": SIDE - 8, "height": SIDE - 8}, f"{i}.png", annotations))
-    index.write(tmp_path / "train.arrow", rows, {1: 0, 2: 1}, tmp_path)
+        image = {"id": 10 + i, "width": SIDE - 8, "height": SIDE - 8}
+        rows.append((image, f"{i}.png", annotations))
+    index.write(tmp_path / "train.arrow", rows)
     split = Split(image_total=10, instance_total=number, masks=True)
     categories = [
         Category(id=i, name=name, frequency="f", image_count=1, instance_count=1)

@@ -9,10 +9,11 @@ import torch
 from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from PIL import Image
 
 from bacl.datasets import index, samplers
 from bacl.datasets.annotations import Category, Prepared, Split
-from bacl.datasets.detection import ImageError, LVISFormatDataset
+from bacl.datasets.detection import LVISFormatDataset
 from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.errors import RunError, UsageError
 
@@ -43,15 +44,18 @@ def scope():
 
 def write(folder, images, annotations):
     rows = [
-        (image, image["file_name"], [a for a in annotations if a["image_id"] == image["id"]])
-        for image in images
+        (image, image["file_name"], [a for a in annotations if a["image"] == place])
+        for place, image in enumerate(images)
     ]
-    index.write(folder / "train.arrow", rows, {3: 0, 7: 1}, folder / "train.json")
+    index.write(folder / "train.arrow", rows)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seven images of 40 x 32, image 3 without boxes, image 4 with odd ones."""
+    """Seven images of 40 x 32, the one at place 3 without boxes, at place 4 with odd ones.
+
+    Ids of the annotation file are neither places nor labels.
+    """
     (tmp_path / "images").mkdir()
     images, annotations = [], []
     for i in range(7):
@@ -65,7 +69,7 @@ def folder(tmp_path):
             boxes = [[-5, -5, 10, 10], [30, 20, 50, 50], [50, 5, 5, 5], [5, 5, 0, 4]]
         for box in boxes:
             annotations.append(
-                {"image_id": 10 + i, "category_id": 7, "bbox": box, "segmentation": POLYGON}
+                {"image": i, "label": 1, "bbox": box, "segmentation": [np.array(POLYGON[0])]}
             )
     annotations[0]["iscrowd"] = 1
     for number, annotation in enumerate(annotations):
@@ -74,7 +78,7 @@ def folder(tmp_path):
     split = Split(image_total=7, instance_total=9, masks=True)
     categories = [
         Category(id=i, name=name, frequency="r", image_count=1, instance_count=1)
-        for i, name in [(3, "cup"), (7, "mug")]
+        for i, name in [(3, "cup"), ("seven", "mug")]
     ]
     Prepared(
         digest="0", evaluation="lvis", train=split, val=split, categories=categories, warnings=[]
@@ -129,6 +133,100 @@ def test_boxes_are_clipped_and_those_without_area_left_out(folder):
     assert boxes == [[0, 0, 5, 5], [30, 20, 40, 32]]
 
 
+def test_boxes_under_a_pixel_are_left_out_where_asked_for(folder):
+    box = {"id": 1, "image_id": 10, "category_id": 7}
+    boxes = [[1, 1, 0.99, 9], [1, 1, 1, 1], [1, 1, 9, 0.5], [1, 1, 9, 9]]
+    image = {"id": 10, "file_name": "0.png", "width": 40, "height": 32}
+    write(folder, [image], [{**box, "bbox": each} for each in boxes])
+
+    def kept(**options):
+        instances = build(folder, **options).get_data_info(0)["instances"]
+        return [instance["bbox"] for instance in instances]
+
+    assert kept(least_box=1) == [[1, 1, 2, 2], [1, 1, 10, 10]]
+    assert len(kept()) == 4
+
+
+def test_images_that_do_not_train_are_not_there_for_anyone(folder):
+    whole, some = build(folder), build(folder, empty=False)
+    assert (len(whole), len(some)) == (7, 6)
+    ids = [10, 11, 12, 14, 15, 16]
+    assert [some.get_data_info(place)["img_id"] for place in range(6)] == ids
+    images, labels = some.presence()
+    expected = {
+        (ids.index(10 + place), label)
+        for place, label in zip(*map(np.ndarray.tolist, whole.presence()))
+    }
+    assert set(zip(images.tolist(), labels.tolist())) == expected and len(expected) == 5
+    with pytest.raises(IndexError):
+        some.get_data_info(6)
+    assert len(build(folder, least_side=33)) == 0
+
+
+CROPS = [
+    {"type": "LoadImageFromFile"},
+    {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
+    {
+        "type": "RandomCrop",
+        "crop_size": (12, 12),
+        "allow_negative_crop": True,
+        "recompute_bbox": True,
+    },
+    {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2), "keep_empty": False},
+    {"type": "RequireBoxes"},
+    {"type": "PackDetInputs", "meta_keys": META[:2] + META[4:]},
+]
+
+
+@pytest.fixture
+def turned(folder):
+    """Twelve images with a box in a corner, which is a crowd in the last; every third is higher
+    than wide."""
+    images, annotations = [], []
+    for i in range(12):
+        width, height = (32, 40) if i % 3 == 0 else (40, 32)
+        pixels = np.full((height, width, 3), 20 * i, dtype=np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{i}.png"), pixels)
+        images.append({"id": i, "file_name": f"{i}.png", "width": width, "height": height})
+        annotation = {"id": i, "image_id": i, "category_id": 7, "bbox": [5, 5, 10, 10]}
+        annotations.append({**annotation, "segmentation": POLYGON, "iscrowd": int(i == 11)})
+    write(folder, images, annotations)
+    return folder
+
+
+def test_image_whose_crop_lost_all_boxes_is_replaced_by_one_of_its_orientation(turned):
+    dataset, replaced = build(turned, CROPS), set()
+    for position in range(180):
+        sample = dataset[Position(position, position % 12)]["data_samples"]
+        assert len(sample.gt_instances) == 1 and sample.position == position
+        assert (sample.img_id % 3 == 0) == (position % 3 == 0)
+        if sample.img_id != position % 12:
+            replaced.add((position % 12, sample.img_id))
+    assert all(place != 11 for _, place in replaced)  # it has a crowd alone
+    assert {place for place, _ in replaced} == set(range(12))
+    others = {place for own, place in replaced if own == 1}
+    assert others == {2, 4, 5, 7, 8, 10}
+
+
+def test_replacements_depend_on_seed_and_position_only(turned):
+    def summaries(dataset, places):
+        found = [(p, dataset[Position(p, p % 12)]) for p in places]
+        return {p: (s["data_samples"].img_id, s["inputs"].sum().item()) for p, s in found}
+
+    expected = summaries(build(turned, CROPS), range(60))
+    np.random.seed(8)
+    assert summaries(build(turned, CROPS), reversed(range(60))) == expected
+    assert summaries(build(turned, CROPS, seed=1), range(60)) != expected
+
+
+def test_pipeline_without_use_for_any_image_is_told(turned):
+    dataset = build(turned, CROPS)
+    dataset.max_refetch = 5
+    dataset.pipeline.transforms[-2].transform = lambda results: None
+    with pytest.raises(RunError, match=r"train\.arrow: expected images whose objects remain"):
+        dataset[Position(0, 0)]
+
+
 def test_crowd_is_ignored_in_training(folder):
     sample = build(folder)[0]["data_samples"]
     assert len(sample.gt_instances) == 0 and len(sample.ignored_instances) == 1
@@ -152,11 +250,12 @@ def test_masks_are_held_only_where_the_pipeline_loads_them(folder):
     assert dataset[1]["data_samples"].gt_instances.masks.masks.shape == (1, 32, 40)
 
 
-def test_mask_that_the_pipeline_needs_and_the_file_lacks_is_told(folder):
-    annotation = {"id": 2, "image_id": 10, "category_id": 7, "bbox": [5, 5, 10, 10]}
+@pytest.mark.parametrize(("number", "shown"), [(2, "2"), ("a 2", "'a 2'")])
+def test_mask_that_the_pipeline_needs_and_the_file_lacks_is_told(folder, number, shown):
+    annotation = {"id": number, "image": 0, "label": 1, "bbox": [5, 5, 10, 10]}
     write(folder, [{"id": 10, "file_name": "0.png", "width": 40, "height": 32}], [annotation])
     build(folder)
-    with pytest.raises(UsageError, match="annotation 2: expected a segmentation"):
+    with pytest.raises(UsageError, match=f"annotation {shown}: expected a segmentation"):
         build(folder, MASKS)
 
 
@@ -171,21 +270,47 @@ def test_unreadable_image_is_named_in_one_sentence(folder, damage, loader_worker
     with pytest.raises(RunError) as told:
         read(build(folder), loader_workers, steps=2)
     reason = {
-        "missing": "got: No such file or directory",
+        "missing": "got no such file",
         "empty": "got an empty file",
-        "text": "got 8 bytes that are not one",
+        "text": "got none of JPEG, PNG, WEBP, TIFF, BMP, GIF, JPEG2000, AVIF, PPM",
     }[damage]
     assert str(told.value) == f"{path}: expected a readable image, {reason}"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_boxes_are_at_their_objects_however_the_image_is_stored(folder, form, orientation):
+    """A white object on black, annotated as a viewer shows it."""
+    seen = np.zeros((32, 40), dtype=np.uint8)
+    seen[4:12, 20:36] = 255
+    transpose = Image.Transpose
+    back = {
+        3: transpose.ROTATE_180,
+        6: transpose.ROTATE_90,  # viewers turn it clockwise, this counterclockwise
+        7: transpose.TRANSVERSE,
+    }
+    stored = Image.fromarray(seen)
+    stored = stored.transpose(back[orientation]) if orientation > 1 else stored
+    exif = Image.Exif()
+    exif[274] = orientation
+    how = {"tiffinfo": {274: orientation}} if form == "TIFF" else {"exif": exif}
+    stored.save(folder / "images" / "0.png", format=form, **how)
+    annotation = {"id": 1, "image_id": 10, "category_id": 7, "bbox": [20, 4, 16, 8]}
+    image = {"id": 10, "file_name": "0.png", "width": 40, "height": 32}
+    write(folder, [image], [annotation])
+    pipeline = [PIPELINE[0], PIPELINE[1], {"type": "PackDetInputs", "meta_keys": ("img_id",)}]
+    sample = build(folder, pipeline)[0]
+    ((x1, y1, x2, y2),) = sample["data_samples"].gt_instances.bboxes.tensor.int().tolist()
+    assert tuple(sample["inputs"].shape) == (3, 32, 40)
+    inside = sample["inputs"][:, y1:y2, x1:x2].float()
+    assert inside.mean() > 240
+    assert sample["inputs"].float().sum() < inside.sum() * 1.1
 
 
 def test_error_of_the_pipeline_itself_is_not_blamed_on_the_image(folder):
     dataset = build(folder, [{"type": "LoadImageFromFile"}, {"type": "LoadProposals"}])
     with pytest.raises(KeyError):
         dataset[0]
-
-
-def test_image_error_survives_pickling():
-    assert str(pickle.loads(pickle.dumps(ImageError("a: b")))) == "a: b"
 
 
 def test_draws_depend_on_seed_and_position_only(folder):
@@ -243,10 +368,10 @@ def test_stream_is_the_same_for_any_ranks_loader_workers_and_resuming(
 
 def test_processes_get_the_path_of_the_index_and_not_its_content(folder):
     dataset = build(folder, MASKS)
-    expected = [dataset[place]["data_samples"].img_id for place in range(7)]
+    assert [dataset[place]["data_samples"].img_id for place in range(7)] == list(range(7))
     assert len(pickle.dumps(dataset.index)) < 1000
     sent = pickle.loads(pickle.dumps(dataset))
-    assert [sent[place]["data_samples"].img_id for place in range(7)] == expected
+    assert [sent[place]["data_samples"].img_id for place in range(7)] == list(range(7))
 
 
 def test_samples_are_those_of_mmdetections_own_dataset(folder):
@@ -262,10 +387,10 @@ def test_samples_are_those_of_mmdetections_own_dataset(folder):
         content["images"].append(
             {"id": entry.id, "file_name": entry.file, "width": 40, "height": 32}
         )
-        for n, number in enumerate(entry.ids.tolist()):
+        for n in range(len(entry.labels)):
             content["annotations"].append(
                 {
-                    "id": number,
+                    "id": len(content["annotations"]),
                     "image_id": entry.id,
                     "category_id": [3, 7][entry.labels[n]],
                     "bbox": entry.boxes[n].tolist(),

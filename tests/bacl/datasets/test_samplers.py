@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -17,6 +18,7 @@ from bacl.datasets.samplers import (
     CategoryAwareSampler,
     OrderedSampler,
     RepeatFactorSampler,
+    in_pairs,
     repeat_factors,
 )
 from bacl.errors import UsageError
@@ -32,6 +34,10 @@ class Shown:
 
     def __len__(self):
         return self.total
+
+    def wide(self):
+        """Three of four images, at random."""
+        return np.random.default_rng(7).random(self.total) < 0.75
 
     def presence(self):
         images, labels = np.array(self.pairs, dtype=np.int64).reshape(-1, 2).T
@@ -55,14 +61,19 @@ def indices(sampler, count):
 
 KINDS = {
     "random": OrderedSampler,
-    "repeat_factor": lambda *args: RepeatFactorSampler(*args, threshold=0.3),
+    "repeat_factor": partial(RepeatFactorSampler, threshold=0.3),
     "class_aware": CategoryAwareSampler,
 }
 
 
 @pytest.fixture(params=list(KINDS))
-def kind(request):
+def sampler_type(request):
     return KINDS[request.param]
+
+
+@pytest.fixture(params=[False, True], ids=["as drawn", "pairs alike"])
+def kind(request, sampler_type):
+    return partial(sampler_type, pair_alike=request.param)
 
 
 def test_stream_goes_on_from_any_position_as_if_it_had_never_stopped(kind):
@@ -92,6 +103,41 @@ def test_seeds_differ_and_positions_may_be_asked_for_in_any_order(kind):
     places = np.random.default_rng(1).permutation(500).tolist()
     assert [sampler.image(place) for place in places] == [stream[place] for place in places]
     assert indices(kind(long_tail(), 4, 6), 500) != stream
+
+
+def test_pairs_are_alike_but_for_two_an_epoch_and_nothing_else_changes(sampler_type):
+    dataset = long_tail()
+    wide = dataset.wide()
+    plain, paired = sampler_type(dataset, 4, 5), sampler_type(dataset, 4, 5, pair_alike=True)
+    drawn, shown, epochs = [], [], []
+    for position in range(6000):
+        drawn.append(plain.at(position)[1:])
+        shown.append(paired.at(position)[1:])
+        assert plain._epoch == paired._epoch
+        epochs.append(plain._epoch)
+    whole = epochs.index(epochs[-1])  # the last epoch may not be over
+    of_epochs = [sorted(zip(epochs[:whole], stream), key=str) for stream in (drawn, shown)]
+    assert of_epochs[0] == of_epochs[1]
+
+    def mixed(stream):
+        kinds = [wide[image] for image, _ in stream]
+        return [epochs[at] for at in range(1, 6000, 2) if kinds[at - 1] != kinds[at]]
+
+    assert np.bincount(mixed(shown)).max() <= 2
+    assert len(mixed(shown)) < len(mixed(drawn))
+
+
+@pytest.mark.parametrize("begin", [0, 1])
+def test_images_that_are_all_alike_stay_where_they_are(begin):
+    for size in range(8):
+        for kind in (True, False):
+            assert in_pairs(np.full(size, kind), begin).tolist() == list(range(size))
+
+
+def test_pairs_come_in_the_order_in_which_they_are_complete():
+    kinds = np.array([True, False, True, True, False, False, True, True])
+    assert in_pairs(kinds, 0).tolist() == [0, 2, 1, 4, 3, 6, 5, 7]
+    assert in_pairs(kinds, 1).tolist() == [0, 2, 3, 1, 4, 6, 7, 5]
 
 
 def test_random_shows_every_image_once_per_epoch_in_another_order():
@@ -199,7 +245,7 @@ def test_resuming_at_the_end_of_a_long_schedule_is_quick():
     dataset = Shown(100_170, {})
     dataset.presence = lambda: (pairs[0], pairs[1])
     for build in KINDS.values():
-        sampler = build(dataset, 16, 0)
+        sampler = build(dataset, 16, 0, pair_alike=True)
         start = time.perf_counter()
         sampler.image(24 * 100_170)
         assert time.perf_counter() - start < 2
@@ -211,7 +257,9 @@ def test_batch_that_ranks_cannot_share_is_refused(monkeypatch):
         OrderedSampler(range(7), batch=4, seed=0)
 
 
-@pytest.mark.parametrize("augmentation", ["multi_scale", "copy_paste"])
+@pytest.mark.parametrize(
+    ("augmentation", "grouped"), [("multi_scale", True), ("copy_paste", False)]
+)
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -220,8 +268,13 @@ def test_batch_that_ranks_cannot_share_is_refused(monkeypatch):
         ("class_aware", CategoryAwareSampler),
     ],
 )
-def test_recipe_names_its_sampler(dataset_info, name, expected, augmentation):
-    changes = {"sampler": name, "repeat_threshold": 0.5, "augmentation": augmentation}
+def test_recipe_names_its_sampler(dataset_info, name, expected, augmentation, grouped):
+    changes = {
+        "sampler": name,
+        "repeat_threshold": 0.5,
+        "augmentation": augmentation,
+        "group_aspect_ratio": grouped,
+    }
     recipe = RECIPE.model_copy(update=changes)
     prepared = Prepared.load(dataset_info)
     variants = {"bce": BCE(method="bce")}
@@ -229,6 +282,7 @@ def test_recipe_names_its_sampler(dataset_info, name, expected, augmentation):
     sampler = Runner.build_dataloader(config["train_dataloader"], seed=0).sampler
     assert type(sampler) is expected
     assert (sampler.batch, sampler.seed) == (4, 3)
+    assert config["train_dataloader"]["sampler"]["pair_alike"] is grouped
     if name == "repeat_factor":
         pairs = Index(prepared.train.index).presence()
         factors = repeat_factors(len(sampler), *pairs, 0.5)

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import io
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bacl import settings
 from bacl.datasets import provide as providing
@@ -65,6 +67,13 @@ def annotations(first, count):
     }
 
 
+def photo(number: int) -> bytes:
+    """An image of 8 x 6, of another number of bytes for each number."""
+    content = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(content, "PNG")
+    return content.getvalue() + b"x" * number
+
+
 @pytest.fixture
 def shelf(tmp_path) -> Path:
     """A folder with the archives."""
@@ -72,7 +81,7 @@ def shelf(tmp_path) -> Path:
     folder.mkdir()
     with zipfile.ZipFile(folder / "photos.zip", "w") as content:
         for i in range(1, 6):
-            content.writestr(f"photos/{i}.jpg", b"photo" * i)
+            content.writestr(f"photos/{i}.jpg", photo(i))
     for name, content in (("train", annotations(1, 3)), ("val", annotations(4, 2))):
         with zipfile.ZipFile(folder / f"{name}.json.zip", "w") as archive:
             archive.writestr(f"inside/{name}.json", json.dumps(content))
@@ -167,7 +176,7 @@ def test_interrupted_preparation_is_not_trusted(small, shelf, tmp_path, monkeypa
     with pytest.raises(UsageError, match=r"got nothing whole of photos\.zip"):
         sources.under(tmp_path / "root", "lvis_v1")
     bring(tmp_path / "root", shelf)
-    assert (tmp_path / "root/photos/2.jpg").read_bytes() == b"photophoto"
+    assert (tmp_path / "root/photos/2.jpg").read_bytes() == photo(2)
 
 
 def test_spoilt_files_are_brought_again(small, shelf, tmp_path):
@@ -182,7 +191,7 @@ def test_spoilt_files_are_brought_again(small, shelf, tmp_path):
         "2 of 5 files are missing or spoilt; to download from http://127.0.0.1:9/photos.zip"
     )
     assert "photos.zip: 2 of 5 files are missing or spoilt: again" in bring(root, shelf)
-    assert (root / "photos/1.jpg").read_bytes() == b"photo"
+    assert (root / "photos/1.jpg").read_bytes() == photo(1)
     assert sources.all_spoilt(root, "lvis_v1") == []
 
 

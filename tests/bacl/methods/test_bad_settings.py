@@ -22,7 +22,7 @@ def refusal(dataset_info, variant, instances=None):
         ]
         prepared = prepared.model_copy(update={"categories": categories})
     with pytest.raises(UsageError) as raised:
-        variant_options("mine", variant, prepared, DETECTOR, total=4, batch=4)
+        variant_options("mine", variant, prepared, DETECTOR, images=8, total=4, batch=4)
     (sentence,) = str(raised.value).splitlines()
     return sentence
 

@@ -1,0 +1,323 @@
+"""Image files of a dataset: where they lie, what is in them, and whether that has changed.
+
+Content is known by SHA-256, so an image that is changed in place makes another dataset. Reading
+all files takes minutes for a large one; what was found is remembered beside each folder's name in
+the cache, and a file is read again when its size or one of its times differs.
+"""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bacl.datasets import decoding
+from bacl.datasets.download import Watch
+from bacl.datasets.reading import Content, Tally, some
+
+_RULE = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
+"""The way in which images are read; what was found in another way is not relied on."""
+WORKERS = 8
+"""Files read at the same time: reading waits for the disk, and digests leave Python alone."""
+
+
+class Status(NamedTuple):
+    """What tells an unchanged file without reading it: bytes, and times in nanoseconds."""
+
+    bytes: int
+    modified: int
+    changed: int
+
+
+class Look(NamedTuple):
+    """What is in a file: SHA-256 of its content, its size in pixels as training sees it, and why it
+    is no image that can be read, or nothing."""
+
+    digest: bytes
+    width: int
+    height: int
+    problem: str
+
+
+class Folders:
+    """Names and statuses of the files in the folders that were asked about, each read once."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, dict[str, Status]] = {}
+
+    def status(self, path: Path) -> Status | None:
+        """The status of a file, or None where there is none of that name."""
+        return self.of(path.parent).get(path.name)
+
+    def of(self, folder: Path) -> dict[str, Status]:
+        """Files of a folder by name; none where it is no folder."""
+        if folder not in self.files:
+            self.files[folder] = dict(_scan(folder))
+        return self.files[folder]
+
+    def fingerprint(self) -> str:
+        """A digest of all that was seen, which changes when a file of these folders does."""
+        digest = hashlib.sha256()
+        for folder in sorted(self.files):
+            digest.update(repr((str(folder), sorted(self.files[folder].items()))).encode())
+        return digest.hexdigest()
+
+
+def _scan(folder: Path) -> Iterator[tuple[str, Status]]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    status = entry.stat()
+                    yield (
+                        entry.name,
+                        Status(status.st_size, status.st_mtime_ns, status.st_ctime_ns),
+                    )
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+# Where images lie
+
+
+def find(content: Content, source: Path, folder: Path, folders: Folders) -> tuple[list[str], str]:
+    """The file of each image, relative to `folder` where it lies in it, "" where it is missing.
+
+    source: the annotation file, for the second result, the sentence on what is missing.
+    """
+    try:
+        if not folder.is_dir():
+            return [""] * len(content.images), (
+                f"{folder}: expected the folder of the images, found none"
+            )
+        found, missing = [], []
+        for image in content.images:
+            names = list(_file_names(image))
+            name = next((n for n in names if folders.status(folder / n)), "")
+            found.append(_relative(name, folder))
+            if not name:
+                missing.append(names[0])
+    except OSError as error:
+        return [""] * len(content.images), (
+            f"{error.filename or folder}: expected a readable folder of images: {error.strerror}"
+        )
+    if not missing:
+        return found, ""
+    return found, (
+        f"{folder}: {len(missing):,} of {len(found):,} images of {source} are missing: "
+        f"{some(_with_hints(missing, folder, folders))}"
+    )
+
+
+def _file_names(image: dict) -> Iterator[str]:
+    """Where under the images folder a file may lie, the likeliest first.
+
+    LVIS v1 gives no file name, only `coco_url`; LVIS v0.5 gives names of COCO 2014, whose files
+    COCO 2017 sorted into other folders without the prefix.
+    """
+    if (name := image.get("file_name")) is not None:
+        yield name
+        yield re.sub(r"COCO_(train|val|test)2014_", "", name)
+    if (url := image.get("coco_url")) is not None:
+        parts = url.split("/")
+        yield "/".join(parts[-2:])
+        yield parts[-1]
+
+
+def _relative(name: str, folder: Path) -> str:
+    """An absolute name as the folder's where it lies in it, so that datasets can move."""
+    path = Path(name)
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else name
+
+
+def _with_hints(missing: Sequence[str], folder: Path, folders: Folders) -> Iterator[str]:
+    """Missing names, with the one that is there and reads alike where there is one."""
+    alike: dict[Path, dict[str, str]] = {}
+    for name in missing:
+        path = folder / _plain(name)
+        if path.parent not in alike:
+            there = folders.of(path.parent)
+            alike[path.parent] = {_plain(other).casefold(): other for other in there}
+        other = alike[path.parent].get(path.name.casefold())
+        yield f"{name} (there is {other!r}: {_difference(name, other)})" if other else name
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", unquote(name)).replace("\\", "/")
+
+
+def _difference(name: str, other: str) -> str:
+    """How a name that is named and one that is there differ, of the ways that `_plain` knows."""
+    if "\\" in name:
+        return "write / for \\"
+    if "%" in name and unquote(name) != name:
+        return "the name in the file is written as in an address, with %"
+    last = name.rsplit("/", 1)[-1]
+    if unicodedata.normalize("NFC", last) == unicodedata.normalize("NFC", other):
+        return "its letters are composed otherwise (Unicode NFC and NFD)"
+    return "capital letters differ"
+
+
+# What is in them
+
+
+_MEMORY = pa.schema(
+    [
+        ("name", pa.string()),
+        *((field, pa.int64()) for field in Status._fields),
+        ("digest", pa.binary()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("problem", pa.string()),
+    ],
+    metadata={"rule": _RULE},
+)
+
+
+@dataclass
+class Memory:
+    """What was found in the files of one folder, kept in the cache."""
+
+    path: Path
+    looks: dict[str, tuple[Status, Look]]
+    new: bool = False
+
+    @classmethod
+    def of(cls, folder: Path, cache: Path) -> "Memory":
+        name = hashlib.sha256(str(folder).encode(errors="surrogateescape")).hexdigest()[:24]
+        path = cache / "images" / f"{name}.parquet"
+        looks: dict[str, tuple[Status, Look]] = {}
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid):  # absent, or of a process that was killed
+            return cls(path, looks)
+        if table.schema.equals(_MEMORY) and table.schema.metadata == _MEMORY.metadata:
+            columns = (column.to_pylist() for column in table.columns)
+            for name, size, modified, changed, *look in zip(*columns, strict=True):
+                looks[name] = (Status(size, modified, changed), Look(*look))
+        return cls(path, looks)
+
+    def save(self) -> None:
+        """Write it down, whole or not at all, if anything is new and the cache is there and can be
+        written to: it saves time, and nothing depends on it."""
+        if not self.new:
+            return
+        rows = [(name, *status, *look) for name, (status, look) in self.looks.items()]
+        columns = list(zip(*rows, strict=True))
+        table = pa.table(columns, schema=_MEMORY)
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with suppress(OSError):
+            self.path.parent.mkdir(exist_ok=True)
+            pq.write_table(table, part)
+            part.replace(self.path)
+
+
+def look(
+    folder: Path, files: Sequence[str], folders: Folders, cache: Path, watch: Watch
+) -> list[Look | None]:
+    """What is in each of these files, read where it is not remembered in `cache`; None for "".
+
+    Raises OSError where a file cannot be read.
+    """
+    paths = [folder / file if file else None for file in files]
+    memories: dict[Path, Memory] = {}
+    unknown: list[Path] = []
+    for path in dict.fromkeys(path for path in paths if path):
+        if path.parent not in memories:
+            memories[path.parent] = Memory.of(path.parent.resolve(), cache)
+        known = memories[path.parent].looks.get(path.name)
+        if known is None or known[0] != folders.status(path):
+            unknown.append(path)
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        for done, (path, found) in enumerate(zip(unknown, pool.map(_look, unknown)), start=1):
+            status = folders.status(path)
+            assert status is not None  # it was found there
+            memories[path.parent].looks[path.name] = (status, found)
+            memories[path.parent].new = True
+            watch("reading images", done, len(unknown))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for memory in memories.values():
+            memory.save()
+    return [memories[path.parent].looks[path.name][1] if path else None for path in paths]
+
+
+def _look(path: Path) -> Look:
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).digest()
+    try:
+        width, height = decoding.seen_size(content)
+    except decoding.ImageUnreadable as error:
+        return Look(digest, 0, 0, str(error))
+    return Look(digest, width, height, "")
+
+
+def problems(
+    images: Sequence[dict],
+    files: Sequence[str],
+    looks: Sequence[Look | None],
+    folder: Path,
+    annotated: bool,
+) -> list[str]:
+    """Sentences on images that cannot be read, and on those of another size than annotated.
+
+    annotated: whether the annotated sizes are to hold; else those of the images do.
+    """
+    seen = [(i, file, look) for i, file, look in zip(images, files, looks, strict=True) if look]
+    unreadable = Tally(folder, "image")
+    for _, file, look in seen:
+        if look.problem:
+            unreadable.add(f"cannot be read, got {look.problem}", file)
+    told = list(unreadable)
+    other = [
+        (
+            f"{file} is {look.width} x {look.height}, annotated {i['width']} x {i['height']}",
+            (look.height, look.width) == (i["width"], i["height"]),
+        )
+        for i, file, look in seen
+        if annotated and not look.problem and (look.width, look.height) != (i["width"], i["height"])
+    ]
+    if other:
+        turned = sum(exchanged for _, exchanged in other)
+        hint = f" ({turned:,} by exchanging them, as EXIF orientation, which is followed, does)"
+        told.append(
+            f"{folder}: {len(other):,} of {len(images):,} images have another width and height "
+            f"than annotated{hint if turned else ''}: {some(text for text, _ in other)}; correct "
+            "the annotations, or say `dataset.sizes: from_images` to take boxes as pixels of the "
+            "images as they are"
+        )
+    return told
+
+
+def twice(images: Sequence[dict], files: Sequence[str]) -> str:
+    """The sentence on files that several images of a split share, or nothing."""
+    owners: dict[str, list[Any]] = {}
+    for image, file in zip(images, files, strict=True):
+        if file:
+            owners.setdefault(os.path.normpath(file), []).append(image["id"])
+    shared = {file: ids for file, ids in owners.items() if len(ids) > 1}
+    if not shared:
+        return ""
+    return (
+        f"{len(shared):,} files are listed as several images, and the boxes of one are background "
+        "in the others; merge their entries: "
+        + some(f"{file} (ids {some(map(repr, ids))})" for file, ids in shared.items())
+    )
+
+
+def in_both(first: tuple[Sequence[str], Path], second: tuple[Sequence[str], Path]) -> list[str]:
+    """Names of the files that are in both of two splits, which are files and their folder."""
+    (ours, here), (theirs, there) = first, second
+    seen = {here.resolve() / name for name in ours if name}
+    resolved = there.resolve()
+    return [name for name in theirs if name and resolved / name in seen]

@@ -1,0 +1,50 @@
+"""MMDetection's pipelines read images as all of BACL does."""
+
+import mmcv.transforms
+from mmdet.registry import TRANSFORMS
+
+from bacl.datasets.decoding import ImageUnreadable, read
+from bacl.errors import RunError
+
+
+class ImageError(RunError):
+    """An image of the dataset cannot be read.
+
+    torch raises an error of a loader worker again with the worker's whole traceback as message;
+    the sentence is that text's last line.
+    """
+
+    def __str__(self) -> str:
+        last = super().__str__().strip().splitlines()[-1]
+        return last.removeprefix(f"{__name__}.{type(self).__name__}: ")
+
+
+_WITHOUT_OPTIONS = vars(mmcv.transforms.LoadImageFromFile())
+
+
+@TRANSFORMS.register_module()
+class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
+    """Sets `img`, `img_shape` and `ori_shape` of a sample by its `img_path`, as
+    `bacl.datasets.decoding` reads it.
+
+    In MMDetection's registry it stands before mmcv's transform of the same name, which leaves WebP
+    turned and deep images dark. Under another name `DetInferencer` would not find it. Where a
+    configuration asks for something else by mmcv's options, such as another `color_type`, it does
+    what mmcv's does; BACL's own give none.
+
+    Raises:
+        ImageError: the file is missing or no image.
+    """
+
+    def transform(self, results: dict) -> dict:
+        if vars(self) != _WITHOUT_OPTIONS:
+            changed: dict = super().transform(results)
+            return changed
+        path = results["img_path"]
+        try:
+            pixels = read(path)
+        except ImageUnreadable as error:
+            raise ImageError(f"{path}: expected a readable image, got {error}") from error
+        results["img"] = pixels
+        results["img_shape"] = results["ori_shape"] = pixels.shape[:2]
+        return results

@@ -1,0 +1,392 @@
+"""Annotation files in: every field of LVIS's and COCO's JSON is understood, or named as wrong.
+
+A file's own ids may be whole numbers of any size, or text. They are kept as they are, for messages
+and for what is written; everything else goes by position: of an image in its file, and of a
+category among the training file's categories, sorted by id, which is its label.
+
+I images, N annotations, C categories.
+"""
+
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bacl.datasets import segmentations
+
+Id = int | str
+
+LARGEST = 2**31 - 1
+"""Of sides in pixels and of counts."""
+
+
+@dataclass
+class Content:
+    """What an annotation file says, as lists of objects with the file's own field names.
+
+    images (I): `id`, `width`, `height`, `file_name` or `coco_url`, and in LVIS's validation files
+    `neg_category_ids` and `not_exhaustive_category_ids`. annotations (N): `id`, `bbox`, and where
+    the file has them `area`, `iscrowd` and `segmentation`. categories (C).
+
+    After `relate`, `image` of an annotation is the position of its image and `label` that of its
+    category, and LVIS's lists of an image hold labels.
+    """
+
+    images: list[dict]
+    annotations: list[dict]
+    categories: list[dict]
+    strange: str = ""
+    """The sentence on LVIS's lists that name categories which the file lacks, where some do."""
+
+
+def some(values: Iterable[Any]) -> str:
+    """The first five of some values, and how many more there are."""
+    shown = [str(value) for value in values]
+    more = f" and {len(shown) - 5:,} more" if len(shown) > 5 else ""
+    return ", ".join(shown[:5]) + more
+
+
+@dataclass
+class Tally:
+    """Ids of what has the same odd thing about it, told in one sentence for each thing.
+
+    where: a file or folder; kind: what they are ids of, in the singular.
+    """
+
+    where: str | Path
+    kind: str
+    ids: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, what: str, number: Any) -> None:
+        self.ids[what].append(number)
+
+    def __iter__(self) -> Iterator[str]:
+        for what, ids in self.ids.items():
+            kinds = self.kind if len(ids) == 1 else f"{self.kind}s"
+            yield f"{self.where}: {len(ids):,} {kinds}: {what}: {some(ids)}"
+
+
+# Values
+
+
+class _Wrong(ValueError):
+    """A value is not what its field holds."""
+
+
+def _number(value: Any) -> float:
+    """A finite number, which may be written as text, as tools that go by way of CSV do."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise _Wrong
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise _Wrong from None
+    if not math.isfinite(number) or (isinstance(value, str) and "_" in value):
+        raise _Wrong
+    return number
+
+
+def _whole(lowest: int) -> Callable[[Any], int]:
+    def understand(value: Any) -> int:
+        number = _number(value)
+        if not number.is_integer() or not lowest <= number <= LARGEST:
+            raise _Wrong
+        return int(number)
+
+    return understand
+
+
+def _crowd(value: Any) -> int:
+    if isinstance(value, bool):
+        return int(value)
+    number = _number(value)
+    if number not in (0, 1):
+        raise _Wrong
+    return int(number)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise _Wrong
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a character: JSON can say it, no file or page can hold it
+        raise _Wrong from None
+    return value
+
+
+def _id(value: Any) -> Id:
+    if isinstance(value, bool):
+        raise _Wrong
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)  # of a table with gaps, whose whole numbers became 7.0
+    return _text(value)
+
+
+def _ids(value: Any) -> list[Id]:
+    if not isinstance(value, list):
+        raise _Wrong
+    return [_id(one) for one in value]
+
+
+def _box(value: Any) -> list[float]:
+    if not isinstance(value, list) or len(value) != 4:
+        raise _Wrong
+    return [_number(side) for side in value]
+
+
+def _frequency(value: Any) -> str:
+    if value not in ("r", "c", "f"):
+        raise _Wrong
+    return str(value)
+
+
+@dataclass(frozen=True)
+class _Field:
+    """What a field holds.
+
+    understand: makes it of the file's value, or raises _Wrong. expected: the same in words.
+    needed: whether nothing, or null, is wrong too.
+    """
+
+    understand: Callable[[Any], Any]
+    expected: str
+    needed: bool = True
+
+
+_SIDE = _Field(_whole(1), f"a whole number from 1 to {LARGEST}")
+_COUNT = _Field(_whole(0), f"a whole number from 0 to {LARGEST}", needed=False)
+_ID = _Field(_id, "a whole number or text")
+
+FIELDS: dict[str, dict[str, _Field]] = {
+    "images": {
+        "id": _ID,
+        "width": _SIDE,
+        "height": _SIDE,
+        "file_name": _Field(_text, "text without half characters", needed=False),
+        "coco_url": _Field(_text, "text without half characters", needed=False),
+    },
+    "annotations": {
+        "id": _ID,
+        "image_id": _ID,
+        "category_id": _ID,
+        "bbox": _Field(_box, "four finite numbers x, y, width, height"),
+        "area": _Field(_number, "a finite number", needed=False),
+        "iscrowd": _Field(_crowd, "0 or 1", needed=False),
+    },
+    "categories": {
+        "id": _ID,
+        "name": _Field(_text, "text without half characters"),
+        "frequency": _Field(_frequency, "r, c or f", needed=False),
+        "image_count": _COUNT,
+        "instance_count": _COUNT,
+    },
+}
+"""What is read of each list's objects; other fields are left alone."""
+LISTS = {
+    name: _Field(_ids, "a list of ids")
+    for name in ("neg_category_ids", "not_exhaustive_category_ids")
+}
+"""LVIS's lists of an image of the validation split: what is absent, what is not all annotated."""
+
+
+# Files
+
+
+def read(
+    path: Path, problems: list[str], *, federated: bool, counted: bool, sized: bool
+) -> Content | None:
+    """The content of a file; what is wrong with it goes to `problems`, and then it is None.
+
+    federated: whether images need LVIS's lists. counted: whether frequency groups go by counts, so
+    that a file's own `frequency` does not matter. sized: whether images need `width` and `height`.
+    """
+    content = _json(path, problems)
+    if content is None:
+        return None
+    before = len(problems)
+    for kind, fields in FIELDS.items():
+        if not content[kind] and kind != "annotations":
+            problems.append(f"{path}: {kind}: expected at least one, got none")
+        if kind == "images":
+            if federated:
+                fields = fields | LISTS
+            else:
+                for image in content[kind]:
+                    for name in LISTS:
+                        image.pop(name, None)
+            if not sized:
+                fields = {name: one for name, one in fields.items() if one is not _SIDE}
+        if kind == "categories" and counted:
+            fields = {name: one for name, one in fields.items() if name != "frequency"}
+            for category in content[kind]:
+                category.pop("frequency", None)
+        _understand(content[kind], fields, f"{path}: {kind}", problems)
+    unnamed = [
+        image.get("id")
+        for image in content["images"]
+        if image.get("file_name") is None and image.get("coco_url") is None
+    ]
+    if unnamed:
+        problems.append(
+            f"{path}: images: expected file_name or coco_url, missing in {len(unnamed):,}: "
+            f"ids {some(unnamed)}"
+        )
+    if len(problems) > before:
+        return None
+    for kind in FIELDS:
+        counts = Counter(item["id"] for item in content[kind])
+        if repeated := [number for number, count in counts.items() if count > 1]:
+            problems.append(
+                f"{path}: {kind}: expected each id once, repeated: {some(map(repr, repeated))}"
+            )
+    if len(problems) > before:
+        return None
+    return Content(content["images"], content["annotations"], content["categories"])
+
+
+def _json(path: Path, problems: list[str]) -> dict[str, list[dict]] | None:
+    """The three lists of LVIS and COCO in a JSON file."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            content = json.load(file, object_hook=segmentations.compact)
+    except FileNotFoundError:
+        problems.append(f"{path}: expected an annotation file, found none")
+        return None
+    except OSError as error:
+        problems.append(f"{path}: expected a readable annotation file, got: {error.strerror}")
+        return None
+    except json.JSONDecodeError as error:
+        problems.append(
+            f"{path}: line {error.lineno}, column {error.colno}: expected JSON, got: {error.msg}"
+        )
+        return None
+    except UnicodeDecodeError as error:
+        problems.append(f"{path}: expected JSON, got bytes that are no text ({error.reason})")
+        return None
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of any length
+        problems.append(f"{path}: expected LVIS or COCO JSON, got: {error}")
+        return None
+    if not isinstance(content, dict):
+        problems.append(
+            f"{path}: expected LVIS or COCO JSON, an object, got a {type(content).__name__}"
+        )
+        return None
+    missing = [
+        name
+        for name in FIELDS
+        if not isinstance(content.get(name), list)
+        or not all(isinstance(item, dict) for item in content[name])
+    ]
+    if missing:
+        problems.append(
+            f"{path}: expected LVIS or COCO JSON, got none of its lists of objects {some(missing)}"
+        )
+        return None
+    return {name: content[name] for name in FIELDS}
+
+
+def _understand(
+    items: list[dict], fields: Mapping[str, _Field], where: str, problems: list[str]
+) -> None:
+    """Put what fields mean in their place, and tell of those that mean nothing."""
+    for name, kind in fields.items():
+        understand, needed = kind.understand, kind.needed
+        wrong: list[tuple[int, dict]] = []
+        for place, item in enumerate(items):
+            value = item.get(name)
+            if value is None and not needed:
+                item.pop(name, None)
+                continue
+            try:
+                item[name] = understand(value)
+            except _Wrong:
+                wrong.append((place, item))
+        if not wrong:
+            continue
+        place, first = wrong[0]
+        got = f"got {_shown(first[name])}" if name in first else "got none"
+        at = f"at place {place}" if name == "id" else f"with id {_shown(first.get('id'))}"
+        advice = "; for exhaustive annotations say `format: coco`" if name in LISTS else ""
+        nothing = "" if needed else " (or nothing)"
+        problems.append(
+            f"{where}: {name}: expected {kind.expected}{nothing} in each, wrong in "
+            f"{len(wrong):,} of {len(items):,}: in the first, {at}, {got}{advice}"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+# Relations
+
+
+def by_label(categories: Sequence[dict]) -> list[dict]:
+    """Categories in the order of labels: those with numbers as ids by number, then by text."""
+    return sorted(categories, key=lambda item: (isinstance(item["id"], str), item["id"]))
+
+
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,99}")
+"""How a whole number is written, but for those of any length, which Python refuses to read."""
+
+
+class _Places:
+    """Where each id stands. An id that only the other spelling of has, 7 or "7", is that one."""
+
+    def __init__(self, ids: Iterable[Id]) -> None:
+        self.places = {number: place for place, number in enumerate(ids)}
+
+    def __getitem__(self, number: Id) -> int | None:
+        place = self.places.get(number)
+        if place is None and isinstance(number, int):
+            return self.places.get(str(number))
+        if place is None and isinstance(number, str) and _WHOLE.fullmatch(number):
+            return self.places.get(int(number))
+        return place
+
+
+def relate(
+    content: Content, categories: Sequence[Mapping[str, Any]], path: Path, problems: list[str]
+) -> None:
+    """Give annotations the positions of their images and categories, and drop the ids.
+
+    categories: those of the training file in the order of labels.
+    """
+    images = _Places(image["id"] for image in content.images)
+    labels = _Places(category["id"] for category in categories)
+    for given_as, name, places, kind in (
+        ("image_id", "image", images, "images"),
+        ("category_id", "label", labels, "categories"),
+    ):
+        lost = []
+        for annotation in content.annotations:
+            given = annotation.pop(given_as)
+            annotation[name] = places[given]
+            if annotation[name] is None:
+                lost.append((annotation["id"], given))
+        if lost:
+            number, given = lost[0]
+            problems.append(
+                f"{path}: annotations: {given_as}: expected the id of one of {kind}, unknown in "
+                f"{len(lost):,}: in the first, with id {_shown(number)}, got {_shown(given)}"
+            )
+    strange = []
+    for image in content.images:
+        for name in LISTS.keys() & image.keys():
+            found = [labels[one] for one in image[name]]
+            image[name] = [label for label in found if label is not None]
+            if len(image[name]) < len(found):
+                strange.append(image["id"])
+    if strange:
+        content.strange = (
+            f"{path.name}: images: lists of {len(strange):,} name categories that the file lacks, "
+            f"which count for nothing: ids {some(dict.fromkeys(strange))}"
+        )
