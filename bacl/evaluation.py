@@ -2,9 +2,9 @@
 
 hotcoco computes it: with LVIS's federated rules (a category counts in the images that name it as
 present or absent, the 300 best detections of an image count, and boxes of no area count neither in
-the ground truth nor in the detections), or with COCO's exhaustive ones, where
-at most 300 detections per image *and category* count, instead of COCO's 100, so that both modes
-judge the same output. In both, groups are the dataset's own, by training images or instances.
+the ground truth nor in the detections), or with COCO's exhaustive ones, where all detections count
+that the detector keeps of an image, instead of COCO's 100 of an image and category. In both, groups
+are the dataset's own, by training images or instances.
 
 Letters: N detections, C categories, T IoU thresholds 0.5, 0.55, ..., 0.95, R recall thresholds.
 """
@@ -36,6 +36,7 @@ from bacl.settings import Groups
 
 LVIS_GROUPS = Groups()
 MAX_DETECTIONS = 300
+"""Of an image, in LVIS."""
 FLUSH_ROWS = 200_000
 """Detections that a rank holds in memory before it writes them to its shards."""
 
@@ -194,7 +195,8 @@ class Evaluator:
             iou,
             lvis_style=self.mode == "lvis",
         )
-        run.params.max_dets = [MAX_DETECTIONS]
+        # hotcoco's LVIS keeps 300 of an image by itself; COCO's limit is of an image and category
+        run.params.max_dets = [MAX_DETECTIONS if self.mode == "lvis" else max(len(rows), 1)]
         run.params.area_rng = [run.params.area_rng[0]]
         run.params.area_rng_lbl = ["all"]
         run.evaluate()

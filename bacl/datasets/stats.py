@@ -68,7 +68,7 @@ class Stats:
     """A data set in numbers; categories (C) by falling number of training instances.
 
     imbalance: instances of the most over those of the least frequent category that has any, and
-    the same of images.
+    the same of images; None where no category has any.
     """
 
     train: SplitStats
@@ -76,14 +76,14 @@ class Stats:
     groups: list[GroupStats]
     grouped_by: str
     categories: list[CategoryStats]
-    imbalance: dict[str, float]
+    imbalance: dict[str, float | None]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def save_categories(self, path: Path) -> None:
         """Write the categories as CSV."""
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [f.name for f in fields(CategoryStats)])
             writer.writeheader()
             writer.writerows(asdict(category) for category in self.categories)
@@ -182,6 +182,6 @@ def _ranges(bounds: list[int]) -> list[str]:
     return [*(f"{low}-{high}" for low, high in zip(lows, bounds)), f"{lows[-1]}+"]
 
 
-def _ratio(counts: list[int]) -> float:
+def _ratio(counts: list[int]) -> float | None:
     seen = [count for count in counts if count]
-    return max(seen) / min(seen) if seen else float("nan")
+    return max(seen) / min(seen) if seen else None

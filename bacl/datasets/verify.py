@@ -20,6 +20,7 @@ from bacl import settings
 from bacl.datasets import boxes, decoding, images
 from bacl.datasets.annotations import Examined, examine, same_names
 from bacl.datasets.download import Watch
+from bacl.datasets.judged import Boxes, crowding_sentences
 from bacl.datasets.reading import Tally, some
 from bacl.errors import UsageError
 
@@ -44,7 +45,12 @@ class Findings:
 
 
 def verify(
-    dataset: settings.Dataset, cache: Path, quick: bool, workers: int, watch: Watch
+    dataset: settings.Dataset,
+    cache: Path,
+    quick: bool,
+    workers: int,
+    watch: Watch,
+    detector: settings.Detector | None = None,
 ) -> Findings:
     """Everything that is wrong with a data set, found in one go.
 
@@ -53,6 +59,8 @@ def verify(
         quick: do not decode the images, only look at their headers and digests.
         workers: images decoded at the same time.
         watch: is told of the images done.
+        detector: whose limits crowded validation images are held against; else one as it is
+            without settings.
     """
     found = Findings()
     try:
@@ -73,6 +81,7 @@ def verify(
     found.remarks += same_names(splits[0])
     found.images = sum(look is not None for split in splits for look in split.looks)
     _check_counts(splits[0], found)
+    _check_judged(splits[1], dataset, detector or settings.Detector(), found)
     _check_apart(*splits, found)
     if not quick:
         _decode(splits, workers, watch, found)
@@ -149,6 +158,17 @@ def _check_repeats(split: Examined, found: Findings) -> None:
             remarks.add("repeats a box of the same image and category", annotation["id"])
         seen.add(what)
     found.remarks += remarks
+
+
+def _check_judged(
+    val: Examined, dataset: settings.Dataset, detector: settings.Detector, found: Findings
+) -> None:
+    shown = Boxes.of(val.content.annotations)
+    evaluation = "coco" if dataset.format == "coco" else "lvis"
+    if not len(shown.image):
+        found.remarks.append(f"{val.annotations.name}: no boxes to evaluate: AP will be absent")
+    said = crowding_sentences(shown, detector, evaluation)
+    found.remarks += [f"{val.annotations.name}: {sentence}" for sentence in said]
 
 
 def _check_counts(train: Examined, found: Findings) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bacl.datasets.annotations import Prepared
 from bacl.evaluation import Detections, Evaluator
-from bacl_platform.matching import RECALLS, Matched, Truth, match, precision_at, read_truth
+from bacl_platform.matching import RECALLS, Iou, Matched, Truth, match, precision_at, read_truth
 from bacl_platform.mistakes import Confusion, confusion, errors, judged_pairs
 from bacl_platform.report import Report, Result
 
@@ -60,10 +60,12 @@ def evaluator_of(prepared: Prepared) -> Evaluator:
     return Evaluator(Path(prepared.val.annotations), prepared.categories, prepared.evaluation)
 
 
-def match_result(evaluator: Evaluator, result: Result) -> tuple[Matched, np.ndarray]:
+def match_result(
+    evaluator: Evaluator, result: Result, iou: Iou = "bbox"
+) -> tuple[Matched, np.ndarray]:
     """A result's matched detections, and the boxes (N, 4) of all its detections."""
     detections = Detections.read(result.folder / "detections.parquet")
-    return match(evaluator, detections), detections.bbox
+    return match(evaluator, detections, iou), detections.bbox
 
 
 def analyse(report: Report, console: "Console") -> Analysis:

@@ -25,6 +25,7 @@ from bacl_platform.plots import (
     _line,
     _over_seeds,
     _plain,
+    named,
 )
 from bacl_platform.report import Report, Result
 from bacl_platform.store import CHECKPOINT
@@ -40,17 +41,15 @@ _MOST_CELLS = 100
 
 
 def analysis_pictures(report: Report, analysis: "Analysis") -> list[Picture]:
-    """What a report's analysis looks like."""
+    """What a report's analysis looks like; nothing of a split without boxes."""
+    if not analysis.members:
+        return []
     curves = precision_recall(report, analysis)
-    made = [
+    return [
         Picture("precision_recall.png", "Precision and recall by frequency group", curves),
         Picture("errors.png", "Errors by frequency group", error_gains(report, analysis)),
         Picture("confusion.png", "Confusion between categories", confusion_maps(report, analysis)),
     ]
-    matrix = indicator_maps(report, analysis)
-    if matrix:
-        made.append(Picture("indicator.png", "Confusion matrix M of training", matrix))
-    return made
 
 
 def precision_recall(report: Report, analysis: Analysis) -> Figure:
@@ -60,8 +59,9 @@ def precision_recall(report: Report, analysis: Analysis) -> Figure:
     for axes, (group, labels) in zip(panels, analysis.members.items()):
         for name in report.variants:
             mean_precision = analysis.profiles[name].precision[labels].mean(axis=0)
-            ap = mean(report.values(name, f"AP_{group}"))
-            text = f"{name} {100 * mean_precision.mean():.1f} ({100 * ap:.1f})"
+            aps = report.values(name, f"AP_{group}")
+            ap = f"{100 * mean(aps):.1f}" if aps else "–"
+            text = f"{named(name)} {100 * mean_precision.mean():.1f} ({ap})"
             axes.plot(RECALLS, mean_precision, label=text, **_line(report.variants, name))
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
@@ -84,7 +84,9 @@ def precision_recall(report: Report, analysis: Analysis) -> Figure:
 def error_gains(report: Report, analysis: Analysis) -> Figure:
     """Stacked bars: AP50 in points that a group would gain if the errors of one kind were mended,
     for each variant. Kinds are mended one at a time, so bars do not add up to 100 with the AP50."""
-    figure, panels = _panels(analysis, 3.4 + 0.05 * max(map(len, report.variants)))
+    figure, panels = _panels(
+        analysis, 3.4 + 0.05 * max(len(named(name)) for name in report.variants)
+    )
     for axes, (group, labels) in zip(panels, analysis.members.items()):
         gains = np.array(
             [100 * analysis.profiles[name].gain[:, labels].mean(axis=1) for name in report.variants]
@@ -97,7 +99,9 @@ def error_gains(report: Report, analysis: Analysis) -> Figure:
                 range(len(bottom)), height, 0.75, bottom, color=colour, label=f"{kind}: {words}"
             )
             bottom += height
-        axes.set_xticks(range(len(bottom)), report.variants, rotation=90, fontsize=8)
+        axes.set_xticks(
+            range(len(bottom)), list(map(named, report.variants)), rotation=90, fontsize=8
+        )
         axes.grid(axis="x", visible=False)
         axes.margins(y=0.08)
         axes.set_title(f"{report.groups[group]}, {_categories(len(labels))}", fontsize=10)
@@ -193,7 +197,7 @@ def _maps(
         axes.set_xticks(list(ticks), list(ticks.values()), rotation=90, fontsize=size)
         axes.set_yticks(list(down), list(down.values()), fontsize=size)
         axes.tick_params(length=0)
-        axes.set_title(name, fontsize=10)
+        axes.set_title(named(name), fontsize=10)
         if place % columns == 0:
             axes.set_ylabel("the box is of")
         if place + columns >= len(matrices):
@@ -204,14 +208,22 @@ def _maps(
     return figure
 
 
-def changes(comparison: "Comparison") -> Figure:
-    """Differences with their intervals: of the metrics, and of the categories that changed most."""
-    changed = [*comparison.gained(), *reversed(comparison.lost())]
+def changes(comparison: "Comparison", kind: str = "AP") -> Figure:
+    """Differences with their intervals: of the metrics, and of the categories that changed most.
+
+    kind: `AP`, or `mask_AP` for those of masks.
+    """
+    changed = [*comparison.gained(kind), *reversed(comparison.lost(kind))]
+    metrics = {name: one for name, one in comparison.metrics.items() if name.startswith(kind)}
     figure = Figure(figsize=(8, 1.6 + 0.19 * max(len(changed), 6)), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, names, of in (
-        (left, list(comparison.metrics), list(comparison.metrics.values())),
-        (right, [f"{c.category.name} ({c.category.image_count})" for c in changed], changed),
+        (left, list(metrics), list(metrics.values())),
+        (
+            right,
+            [f"{named(c.category.name)} ({c.category.image_count})" for c in changed],
+            changed,
+        ),
     ):
         _plain(axes)
         for place, change in enumerate(of):
@@ -226,7 +238,7 @@ def changes(comparison: "Comparison") -> Figure:
         axes.set_xlabel("difference (points)")
     left.set_title("metrics", fontsize=10)
     right.set_title("most changed (training images)", fontsize=10)
-    figure.suptitle(f"{comparison.second} against {comparison.first}")
+    figure.suptitle(f"{named(comparison.second)} against {named(comparison.first)}")
     return figure
 
 
@@ -271,7 +283,7 @@ def _bins(analysis: Analysis) -> list[np.ndarray]:
 def _ticks(analysis: Analysis, bins: list[np.ndarray]) -> dict[int, str]:
     """What stands at which bin: names where they fit, else the rank of some bins' first ones."""
     if len(analysis.order) <= _MOST_NAMES:
-        return {k: analysis.prepared.categories[one].name for k, (one,) in enumerate(bins)}
+        return {k: named(analysis.prepared.categories[one].name) for k, (one,) in enumerate(bins)}
     first = np.cumsum([1, *map(len, bins)])
     return {place: str(first[place]) for place in range(0, len(bins), 10)}
 

@@ -16,6 +16,7 @@ from bacl.errors import BaclError, UsageError
 from bacl_platform import data, method_cards, store_commands
 from bacl_platform.options import DEFAULT_STORE, App, Debug, StoreOption
 from bacl_platform.redaction import redacted
+from bacl_platform.texts import one_line
 
 if TYPE_CHECKING:
     from bacl_platform.plan import Plan
@@ -92,11 +93,10 @@ def plan(
       bacl plan experiments/embedded/demo.yaml
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.plan import print_plan
         from bacl_platform.sweep import is_sweep
         from bacl_platform.sweep_report import print_sweep
+        from bacl_platform.terminal import Console
 
         if is_sweep(file):
             (sweep,), where, _ = swept([file], store, set_, seeds)
@@ -124,10 +124,9 @@ def run(
       bacl run mine.yaml --seeds 0,1 --set stages.classifier.recipe.flip=0
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.run import run as run_plan
         from bacl_platform.status import driving
+        from bacl_platform.terminal import Console
         from bacl_platform.tracking import Tracking
 
         console = Console()
@@ -166,10 +165,9 @@ def sweep(
       bacl sweep experiments/sweeps/embedded/table3.yaml
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import tuning
         from bacl_platform.status import driving
+        from bacl_platform.terminal import Console
 
         console = Console()
         plans, where, prepare = swept(files, store, set_, seeds, max_trials)
@@ -232,10 +230,9 @@ def submit(
       bacl submit mine.yaml --address http://HEAD:8265 --store s3://bacl/store
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.submit import submit as submit_file
         from bacl_platform.sweep import is_sweep
+        from bacl_platform.terminal import Console
 
         if max_trials is not None and not is_sweep(file):
             raise UsageError(f"--max-trials: expected a sweep, got the experiment {file}")
@@ -254,10 +251,9 @@ def status(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     Runs and sweeps of all processes and machines are shown, whoever started them.
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.status import print_status
         from bacl_platform.store import Store
+        from bacl_platform.terminal import Console
 
         print_status(Store(store), Console())
 
@@ -279,10 +275,9 @@ def stop(
     They write a checkpoint first. What they have trained stays, and their commands go on from it.
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.status import stop as stop_drivers
         from bacl_platform.store import Store
+        from bacl_platform.terminal import Console
 
         stop_drivers(Store(store), pid, patience, Console())
 
@@ -308,10 +303,9 @@ def logs(
     A job is unfinished while it runs, and when it was interrupted or has failed.
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.joblogs import print_logs
         from bacl_platform.store import Store
+        from bacl_platform.terminal import Console
 
         print_logs(Store(store), job, lines, Console())
 
@@ -383,11 +377,10 @@ def report(
       bacl report experiments/sweeps/embedded/table3.yaml --paper
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import report as reporting
         from bacl_platform import sweep_report
         from bacl_platform.sweep import is_sweep
+        from bacl_platform.terminal import Console
 
         looks = {"--images": "images", "--draw": "draw", "--score-threshold": "score_threshold"}
         chosen = [option for option, name in looks.items() if _is_given(context, name)]
@@ -455,10 +448,9 @@ def compare(
       bacl compare experiments/embedded/demo.yaml softmax bacl
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import compare as comparing
         from bacl_platform import report as reporting
+        from bacl_platform.terminal import Console
 
         what, where = planned(file, store, set_, seeds)
         found = reporting.collect(what, where, again(file, store, set_, seeds))
@@ -510,16 +502,15 @@ def predict(
 ) -> None:
     """Detect objects in images with a trained variant.
 
-    Writes each image with its detections drawn, and predictions.json.
+    Writes each image with its boxes and masks drawn, and predictions.json.
 
     \b
     Example:
       bacl predict photo.jpg --run experiments/embedded/demo.yaml --variant bacl
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import predict as prediction
+        from bacl_platform.terminal import Console
 
         if (run is None) == (checkpoint is None):
             raise UsageError("expected either --run FILE with --variant NAME or --checkpoint FILE")
@@ -596,9 +587,8 @@ def trees(
       bacl trees mine.yaml --stage representation --out trees.json
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import trees as making
+        from bacl_platform.terminal import Console
 
         what, where = planned(file, store, set_, None)
         wanted = making.Wanted(visual, geometric, lexical, stage, boxes, wordnet, device)
@@ -652,12 +642,11 @@ def complexity(
       bacl complexity experiments/lvis/v1.0_r50.yaml --categories 1203
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl.datasets.annotations import Prepared
         from bacl_platform import complexity as counting
         from bacl_platform.experiment import load
         from bacl_platform.standin import stand_in
+        from bacl_platform.terminal import Console
 
         if categories is None:
             what, where = planned(file, store, set_, None)
@@ -711,9 +700,8 @@ def bench(
     with its limit.
     """
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform import bench as benches
+        from bacl_platform.terminal import Console
 
         unknown = [name for name in what if name not in benches.BENCHES]
         if unknown:
@@ -741,7 +729,7 @@ def planned(
     prepare = Preparation(where)
     prepared = prepare(experiment.dataset)
     for warning in prepare.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {one_line(warning)}", file=sys.stderr)
     try:
         return make_plan(experiment, prepared, where), where
     except UsageError as error:
@@ -774,9 +762,8 @@ def _report_sweep(
     as_json: bool,
     paper: bool,
 ) -> None:
-    from rich.console import Console
-
     from bacl_platform import sweep_report
+    from bacl_platform.terminal import Console
 
     (sweep,), where, _ = swept([file], store, overrides, seeds)
     table = sweep_report.collect(sweep, where, paper)
@@ -815,7 +802,7 @@ def swept(
     prepare = Preparation(where)
     plans = plan_sweeps(read, [file.trials(where) for file in read], prepare, where)
     for warning in prepare.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {one_line(warning)}", file=sys.stderr)
     return plans, where, prepare
 
 

@@ -5,6 +5,8 @@ computed anew from what each of their detections matched. hotcoco's `compare` is
 LVIS's three groups and one pair of runs, and (1.3.0) counts an image that is drawn twice only once,
 which makes its intervals a fifth too narrow.
 
+Where both variants have masks, the same is said of their masks' AP.
+
 Letters: B resamples, C categories, M = 3 measures (AP, AP50, AP75), S seeds.
 """
 
@@ -17,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bacl.datasets.annotations import Category
+from bacl.datasets.annotations import Category, Prepared
 from bacl.errors import UsageError
 from bacl_platform.analysis import evaluator_of, match_result
-from bacl_platform.matching import Matched, average_precision
+from bacl_platform.judged import notes
+from bacl_platform.matching import Iou, Matched, average_precision
 from bacl_platform.pages import Section, Shown, Table, html_page, html_section, markdown_section
-from bacl_platform.report import Report, Result
+from bacl_platform.report import MEANS, Report, Result
 from bacl_platform.store import disk_errors
+from bacl_platform.texts import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,18 +36,23 @@ CONFIDENCE = 0.95
 MOST_CHANGED = 10
 """Categories shown on each side."""
 FEWEST_IMAGES = 5
-"""For the interval of a category: fewer can be resampled in so few ways that it would say nothing,
-and look sure."""
+"""For an interval: fewer can be resampled in so few ways that it would say nothing, and look
+sure."""
 _BATCH = 50
 """Resamples at a time."""
-_MEASURES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
-"""IoU thresholds that each is the mean of."""
+_MEASURES = {"": slice(None), "50": slice(0, 1), "75": slice(5, 6)}
+"""What follows `AP` in its name, and the IoU thresholds that each is the mean of."""
+_IOUS: dict[str, Iou] = {"AP": "bbox", "mask_AP": "segm"}
+_SPOKEN = {"AP": "", "mask_AP": " by mask AP"}
 
 
 @dataclass(frozen=True)
 class Change:
     """From one variant to the other, as fractions: means over seeds, their difference, and the
-    interval that `CONFIDENCE` of the resamples lie in. by_seed: the difference of each seed."""
+    interval that `CONFIDENCE` of the resamples lie in. by_seed: the difference of each seed.
+
+    low and high are NaN where fewer than `FEWEST_IMAGES` images show what it is of.
+    """
 
     first: float
     second: float
@@ -63,10 +72,7 @@ class Change:
 
 @dataclass(frozen=True)
 class CategoryChange(Change):
-    """The change of a category's AP; boxes: its instances in the validation split.
-
-    low and high are NaN where fewer than `FEWEST_IMAGES` images have such boxes.
-    """
+    """The change of a category's AP; boxes: its instances in the validation split."""
 
     category: Category
     boxes: int
@@ -76,8 +82,8 @@ class CategoryChange(Change):
 class Comparison:
     """What `second` gains over `first`.
 
-    metrics: by name, those without any category left out. categories: those with boxes in the
-    validation split, the largest gain first.
+    metrics: by name, those without any category left out. categories: by `AP` or `mask_AP`, those
+    with boxes in the validation split, the largest gain first. notes: what else is to be known.
     """
 
     experiment: str
@@ -87,15 +93,16 @@ class Comparison:
     resamples: int
     images: int
     metrics: dict[str, Change]
-    categories: list[CategoryChange]
+    categories: dict[str, list[CategoryChange]]
+    notes: list[str]
 
-    def gained(self) -> list[CategoryChange]:
+    def gained(self, kind: str = "AP") -> list[CategoryChange]:
         """The categories that gained most."""
-        return [c for c in self.categories[:MOST_CHANGED] if c.difference > 0]
+        return [c for c in self.categories[kind][:MOST_CHANGED] if c.difference > 0]
 
-    def lost(self) -> list[CategoryChange]:
+    def lost(self, kind: str = "AP") -> list[CategoryChange]:
         """The categories that lost most, the largest loss first."""
-        return [c for c in self.categories[: -MOST_CHANGED - 1 : -1] if c.difference < 0]
+        return [c for c in self.categories[kind][: -MOST_CHANGED - 1 : -1] if c.difference < 0]
 
     def verdict(self, name: str) -> str:
         """A metric in words, such as `AP_r +3.1 [0.4, 6.0]: bacl is better than softmax`."""
@@ -105,6 +112,8 @@ class Comparison:
 
     def word(self, change: Change) -> str:
         """Which way a change goes, in words."""
+        if math.isnan(change.low):
+            return "too few images for an interval"
         if not change.clear:
             return "no clear difference"
         return f"{self.second} is {'better' if change.difference > 0 else 'worse'}"
@@ -130,24 +139,42 @@ def compare(
 
     pairs = _pairs(report, first, second)
     evaluator = evaluator_of(report.prepared)
+    kinds = [name for name in MEANS if all(name in r.metrics for pair in pairs for r in pair)]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading detections", total=2 * len(pairs))
-        matched: list[tuple[Matched, Matched]] = []
-        for one, other in pairs:
-            matched.append((match_result(evaluator, one)[0], match_result(evaluator, other)[0]))
-            progress.advance(task, 2)
-        images = matched[0][0].images
+        task = progress.add_task("reading detections", total=2 * len(pairs) * len(kinds))
+        matched: dict[str, list[tuple[Matched, Matched]]] = {kind: [] for kind in kinds}
+        for kind in kinds:
+            for pair in pairs:
+                one, other = (match_result(evaluator, run, _IOUS[kind])[0] for run in pair)
+                matched[kind].append((one, other))
+                progress.advance(task, 2)
+        images = matched[kinds[0]][0][0].images
         task = progress.add_task("resampling images", total=resamples)
         generator = np.random.default_rng(seed)
-        drawn = []
+        drawn: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
         for size in _batches(resamples):
             weights = np.stack([_draw(generator, images) for _ in range(size)])
-            differences = [
-                _measures(other, weights) - _measures(one, weights) for one, other in matched
-            ]
-            drawn.append(np.mean(differences, axis=0))
+            for kind, runs in matched.items():
+                differences = [
+                    _measures(other, weights) - _measures(one, weights) for one, other in runs
+                ]
+                drawn[kind].append(np.mean(differences, axis=0))
             progress.advance(task, size)
-    return _comparison(report, (first, second), pairs, matched, np.concatenate(drawn))
+    changes = [
+        _changes(report.prepared, kind, runs, np.concatenate(drawn[kind]))
+        for kind, runs in matched.items()
+    ]
+    return Comparison(
+        experiment=report.experiment.name,
+        first=first,
+        second=second,
+        seeds=[one.job.seed for one, _ in pairs],
+        resamples=resamples,
+        images=images,
+        metrics={name: change for metrics, _ in changes for name, change in metrics.items()},
+        categories={kind: of for kind, (_, of) in zip(kinds, changes, strict=True)},
+        notes=notes([(report.experiment, report.prepared)]),
+    )
 
 
 def _pairs(report: Report, first: str, second: str) -> list[tuple[Result, Result]]:
@@ -186,64 +213,64 @@ def _measures(matched: Matched, weights: np.ndarray) -> np.ndarray:
     return np.stack([ap[:, steps].mean(axis=1) for steps in _MEASURES.values()], axis=1)
 
 
-def _comparison(
-    report: Report,
-    names: tuple[str, str],
-    pairs: list[tuple[Result, Result]],
-    matched: list[tuple[Matched, Matched]],
-    drawn: np.ndarray,
-) -> Comparison:
-    """From the resamples' differences (B, M, C), means over seeds."""
-    prepared = report.prepared
-    truth = matched[0][0].truth
+def _changes(
+    prepared: Prepared, kind: str, runs: list[tuple[Matched, Matched]], drawn: np.ndarray
+) -> tuple[dict[str, Change], list[CategoryChange]]:
+    """Of the metrics and categories, from the resamples' differences (B, M, C), means over seeds.
+
+    kind: `AP` or `mask_AP`. runs: both variants of each seed.
+    """
+    truth = runs[0][0].truth
     total = truth.totals(len(prepared.categories))
-    every_image = np.ones((1, matched[0][0].images), dtype=np.int64)
+    every_image = np.ones((1, runs[0][0].images), dtype=np.int64)
     points = np.stack(  # (S, 2, M, C)
-        [[_measures(run, every_image)[0] for run in both] for both in matched]
+        [[_measures(run, every_image)[0] for run in both] for both in runs]
     )
 
     def change(measure: int, labels: np.ndarray) -> dict[str, Any]:
         of_seeds = points[:, :, measure, labels].mean(axis=2)  # (S, 2)
-        with np.errstate(invalid="ignore"):
-            known = ~np.isnan(drawn[:, measure, labels])
-            sums = np.where(known, drawn[:, measure, labels], 0).sum(axis=1)
-            means = sums / known.sum(axis=1)
-        tails = 50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)
-        low, high = np.nanpercentile(means, tails)
         first, second = of_seeds.mean(axis=0)
-        by_seed = (of_seeds[:, 1] - of_seeds[:, 0]).tolist()
+        low, high = math.nan, math.nan
+        shown = truth.image[truth.counted & np.isin(truth.label, labels)]
+        if len(np.unique(shown)) >= FEWEST_IMAGES:
+            low, high = _interval_of(drawn[:, measure, labels])
         return {
             "first": float(first),
             "second": float(second),
-            "low": float(low),
-            "high": float(high),
-            "by_seed": by_seed,
+            "low": low,
+            "high": high,
+            "by_seed": (of_seeds[:, 1] - of_seeds[:, 0]).tolist(),
         }
 
     known = np.flatnonzero(total)
-    metrics = {name: Change(**change(k, known)) for k, name in enumerate(_MEASURES)}
+    if not len(known):
+        return {}, []
+    metrics = {f"{kind}{name}": Change(**change(k, known)) for k, name in enumerate(_MEASURES)}
     for group in prepared.groups.names:
         labels = known[[prepared.categories[label].frequency == group for label in known]]
         if len(labels):
-            metrics[f"AP_{group}"] = Change(**change(0, labels))
-    categories = []
-    for label in known:
-        found = change(0, np.array([label]))
-        if len(np.unique(truth.image[truth.counted & (truth.label == label)])) < FEWEST_IMAGES:
-            found |= {"low": math.nan, "high": math.nan}
-        categories.append(
-            CategoryChange(**found, category=prepared.categories[label], boxes=int(total[label]))
+            metrics[f"{kind}_{group}"] = Change(**change(0, labels))
+    categories = [
+        CategoryChange(
+            **change(0, np.array([label])),
+            category=prepared.categories[label],
+            boxes=int(total[label]),
         )
-    return Comparison(
-        experiment=report.experiment.name,
-        first=names[0],
-        second=names[1],
-        seeds=[one.job.seed for one, _ in pairs],
-        resamples=len(drawn),
-        images=matched[0][0].images,
-        metrics=metrics,
-        categories=sorted(categories, key=lambda one: -one.difference),
-    )
+        for label in known
+    ]
+    return metrics, sorted(categories, key=lambda one: -one.difference)
+
+
+def _interval_of(differences: np.ndarray) -> tuple[float, float]:
+    """From resamples' differences (B, L) of categories, NaN where none of their boxes was drawn."""
+    known = ~np.isnan(differences)
+    count = known.sum(axis=1)
+    sums = np.where(known, differences, 0).sum(axis=1)
+    if not count.any():
+        return math.nan, math.nan
+    tails = 50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)
+    low, high = np.percentile(sums[count > 0] / count[count > 0], tails)
+    return float(low), float(high)
 
 
 # How it is told
@@ -280,6 +307,11 @@ def legend(comparison: Comparison) -> str:
     )
     if len(seeds) > 1:
         said += " ± is the standard deviation of the difference over seeds."
+    of_categories = (one for changes in comparison.categories.values() for one in changes)
+    if any(math.isnan(one.low) for one in (*comparison.metrics.values(), *of_categories)):
+        said += (
+            f" No interval where fewer than {FEWEST_IMAGES} validation images show what it is of."
+        )
     return said
 
 
@@ -330,23 +362,37 @@ def sections(comparison: Comparison) -> list[Section]:
     from bacl_platform.plots import png
 
     names = f"{comparison.second} against {comparison.first}"
-    picture = Shown(f"compare_{_slug(comparison)}.png", names, png(changes(comparison)))
-    few = f"No interval where fewer than {FEWEST_IMAGES} validation images show the category."
+    if not comparison.metrics:
+        return [Section(names, comparison.notes)]
+    pictures = [
+        Shown(f"{kind.removesuffix('AP')}compare_{_slug(comparison)}.png", title, png(figure))
+        for kind in comparison.categories
+        for title, figure in [(f"{names}{_SPOKEN[kind]}", changes(comparison, kind))]
+    ]
     made = [
         Section(
             names,
-            [legend(comparison)],
+            [legend(comparison), *comparison.notes],
             [metric_table(comparison)],
-            [picture],
+            pictures,
         )
     ]
-    for title, changed in (
-        ("Categories that gained most", comparison.gained()),
-        ("Categories that lost most", comparison.lost()),
-    ):
-        if changed:
-            made.append(Section(title, [few], [category_table(comparison, changed)]))
+    for title, changed in _most_changed(comparison):
+        made.append(
+            Section(f"Categories that {title}", tables=[category_table(comparison, changed)])
+        )
     return made
+
+
+def _most_changed(comparison: Comparison) -> Iterator[tuple[str, list[CategoryChange]]]:
+    """The categories that gained or lost most, with a title for them, where there are any."""
+    for kind in comparison.categories:
+        for title, changed in (
+            ("gained most", comparison.gained(kind)),
+            ("lost most", comparison.lost(kind)),
+        ):
+            if changed:
+                yield f"{title}{_SPOKEN[kind]}", changed
 
 
 def _slug(comparison: Comparison) -> str:
@@ -391,10 +437,13 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "resamples": comparison.resamples,
         "images": comparison.images,
         "metrics": {name: told(change) for name, change in comparison.metrics.items()},
-        "categories": [
-            {**one.category.model_dump(), "boxes": one.boxes, **told(one)}
-            for one in comparison.categories
-        ],
+        **{
+            kind.replace("AP", "categories"): [
+                {**one.category.model_dump(), "boxes": one.boxes, **told(one)} for one in changed
+            ]
+            for kind, changed in comparison.categories.items()
+        },
+        "notes": comparison.notes,
     }
 
 
@@ -406,15 +455,14 @@ def print_comparison(comparison: Comparison, page: Path, console: "Console") -> 
 
     for name in comparison.metrics:
         say(comparison.verdict(name))
-    for title, changes in (
-        ("gained most", comparison.gained()),
-        ("lost most", comparison.lost()),
-    ):
-        if changes:
-            say("")
-            _print_table(title, category_table(comparison, changes), console)
-    say("")
-    say(legend(comparison))
+    for title, changed in _most_changed(comparison):
+        say("")
+        _print_table(title, category_table(comparison, changed), console)
+    if comparison.metrics:
+        say("")
+        say(legend(comparison))
+    for note in comparison.notes:
+        say(note)
     say(f"report: {page} (and .md)")
 
 
@@ -426,7 +474,7 @@ def _print_table(title: str, table: Table, console: "Console") -> None:
     for number, head in enumerate([title, *table.head[1:]]):
         shown.add_column(head, justify="left" if number < 2 else "right", overflow="fold")
     for cells in table.body:
-        shown.add_row(*cells)
+        shown.add_row(*map(one_line, cells))
     if not console.is_terminal:  # a file or a pipe has no edge to wrap at
         needed = console.measure(shown, options=console.options.update(width=1000))
         console.width = max(console.width, needed.maximum)

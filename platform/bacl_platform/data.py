@@ -127,10 +127,9 @@ def prepare(
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
-
         from bacl.datasets.provide import Request, provide
         from bacl.datasets.sources import NAMED
+        from bacl_platform.terminal import Console
 
         console = Console()
         if name not in NAMED:
@@ -189,22 +188,28 @@ def verify(
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
-
         from bacl.datasets import verify as checks
         from bacl.datasets.sources import NAMED, all_spoilt
+        from bacl_platform.terminal import Console
+        from bacl_platform.texts import one_line
 
         console = Console()
         dataset = _dataset(what, root, [train, val, images, val_images], format_, set_)
         with Watching(console, unit="images") as watching:
             found = checks.verify(
-                dataset, _cache(dataset, store), quick, workers or os.cpu_count() or 1, watching
+                dataset,
+                _cache(dataset, store),
+                quick,
+                workers or os.cpu_count() or 1,
+                watching,
+                _detector(what, set_),
             )
         if what in NAMED:
             found.problems[:0] = all_spoilt(root, what)
         for kind, sentences in (("problem", found.problems), ("remark", found.remarks)):
             for sentence in sentences:
-                console.print(f"{kind}: {sentence}", markup=False, highlight=False, soft_wrap=True)
+                told_of = f"{kind}: {one_line(sentence)}"
+                console.print(told_of, markup=False, highlight=False, soft_wrap=True)
         how = "their headers" if quick else "decoding them"
         depth = (
             f"{_count(found.images, 'image')} checked by {how}"
@@ -249,9 +254,8 @@ def stats(
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
-
         from bacl.datasets.stats import stats as count
+        from bacl_platform.terminal import Console
 
         if what is None and train and images is None:
             images = train.parent  # counting needs no images
@@ -367,6 +371,14 @@ def _dataset(
     return load(what, set_).dataset
 
 
+def _detector(what: str | None, set_: list[str] | None) -> "settings.Detector | None":
+    """The detector of what the user means, if that is an experiment file."""
+    from bacl.datasets.sources import NAMED
+    from bacl_platform.experiment import load
+
+    return None if what is None or what in NAMED else load(what, set_).detector
+
+
 def _cache(dataset: "settings.Dataset", store: str) -> Path:
     """Where an experiment's embedded set is made; other datasets leave it alone."""
     from bacl_platform.store import Store
@@ -459,10 +471,10 @@ def _print_stats(counted: "Stats", console: "Console") -> None:
         groups.add_row(group.name, group.range, *(f"{number:,}" for number in numbers))
     console.print(groups)
     unseen = sum(category.instances == 0 for category in counted.categories)
+    told = [f"{ratio:,.0f} : 1 in {kind}" for kind, ratio in counted.imbalance.items() if ratio]
+    imbalance = f"imbalance: {', '.join(reversed(told))}; " if told else ""
     console.print(
-        f"imbalance: {counted.imbalance['instances']:,.0f} : 1 in instances, "
-        f"{counted.imbalance['images']:,.0f} : 1 in images; "
-        f"categories without a training instance: {unseen}",
+        f"{imbalance}categories without a training instance: {unseen}",
         highlight=False,
     )
 

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from bacl.datasets.stats import Stats
-from bacl_platform.plots import _COLOURS, _MOST_NAMES, _name_groups, _plain, _shade
+from bacl_platform.plots import _COLOURS, _MOST_NAMES, _name_groups, _plain, _shade, named
 
 
 def long_tail(stats: Stats) -> Figure:
@@ -44,14 +44,14 @@ def long_tail(stats: Stats) -> Figure:
     axes.set_ylim(0, 12 * max([*instances, *(row.val_instances for row in rows), 1]))
     axes.set_xlim(-0.5, len(rows) - 0.5)
     if not many:
-        axes.set_xticks(places, [row.name for row in rows], rotation=90, fontsize=7)
+        axes.set_xticks(places, [named(row.name) for row in rows], rotation=90, fontsize=7)
     ranges = ", ".join(f"{group.name}: {group.range}" for group in reversed(stats.groups))
     axes.set_xlabel(f"{len(rows):,} categories by training {stats.grouped_by} ({ranges})")
     axes.set_ylabel("number")
-    axes.set_title(
-        f"{stats.train.instances:,} training instances in {stats.train.images:,} images; "
-        f"most to least frequent {stats.imbalance['instances']:,.0f} : 1"
-    )
+    title = f"{stats.train.instances:,} training instances in {stats.train.images:,} images"
+    if ratio := stats.imbalance["instances"]:
+        title += f"; most to least frequent {ratio:,.0f} : 1"
+    axes.set_title(title)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -19,9 +19,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from bacl_platform.terminal import Console
 
 State = Literal["ok", "optional, missing", "failed"]
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from bacl.errors import UsageError
 from bacl_platform.analysis import Analysis, Mistaken, featured, mistaken
-from bacl_platform.analysis_plots import analysis_pictures
+from bacl_platform.analysis_plots import analysis_pictures, indicator_maps
 from bacl_platform.pages import Section, Shown, Table
 from bacl_platform.pictures import scenes
-from bacl_platform.plots import png
+from bacl_platform.plots import Picture, png
 from bacl_platform.report import Report
 
 _MOST_CONFUSED = 12
@@ -33,22 +33,26 @@ def sections(
             f"{report.experiment.name}: expected variants to draw among "
             f"{', '.join(report.variants)}, got {unknown[0]}"
         )
-    pictures = [
-        Shown(picture.file, picture.title, png(picture.figure))
-        for picture in analysis_pictures(report, analysis)
-    ]
-    made = [
-        Section(
-            "Where the AP is lost",
-            [
-                "Precision and recall are means over the categories of a group. Errors are TIDE's, "
-                "at IoU 0.5: what a group's AP50 would gain if all errors of one kind were mended, "
-                "each kind by itself. In the matrix, the best detection on a box says what it is "
-                "taken for; only what the annotation can judge counts."
-            ],
-            pictures=pictures,
+    made = []
+    boxes = " All of this is of boxes, not of masks." if "mask_AP" in report.kinds else ""
+    boxes = " All of this is of boxes, not of masks." if "mask_AP" in report.kinds else ""
+    if lost := analysis_pictures(report, analysis):
+        made.append(
+            Section(
+                "Where the AP is lost",
+                [
+                    "Precision and recall are means over the categories of a group. Errors are "
+                    "TIDE's, at IoU 0.5: what a group's AP50 would gain if all errors of one kind "
+                    "were mended, each kind by itself. In the matrix, the best detection on a box "
+                    "says what it is taken for; only what the annotation can judge "
+                    f"counts.{boxes}"
+                ],
+                pictures=[_shown(picture) for picture in lost],
+            )
         )
-    ]
+    if matrix := indicator_maps(report, analysis):
+        picture = Picture("indicator.png", "Confusion matrix M of training", matrix)
+        made.append(Section("What guided training", pictures=[_shown(picture)]))
     pairs = mistaken(analysis, featured(report, 4), _MOST_CONFUSED)
     if pairs:
         made.append(_confusions(analysis, pairs))
@@ -57,6 +61,10 @@ def sections(
         if shown:
             made.append(_differences(names, threshold, shown))
     return made
+
+
+def _shown(picture: Picture) -> Shown:
+    return Shown(picture.file, picture.title, png(picture.figure))
 
 
 def _confusions(analysis: Analysis, pairs: Sequence[Mistaken]) -> Section:

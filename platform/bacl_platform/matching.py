@@ -1,7 +1,7 @@
 """Which detections are right: what hotcoco matched, in columns, and average precision from it.
 
 An evaluation keeps means; comparing two runs image by image, or asking what an error costs, needs
-the matches that they are means of. Boxes only.
+the matches that they are means of.
 
 Letters: N detections that are judged, G ground-truth boxes, I images, C categories, B weightings
 of the images, P right detections of one category, T IoU thresholds 0.5, 0.55, ..., 0.95, R recall
@@ -10,12 +10,13 @@ thresholds 0, 0.01, ..., 1.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import hotcoco
 import numpy as np
 
-from bacl.evaluation import MAX_DETECTIONS, Detections, Evaluator
+from bacl import rle
+from bacl.evaluation import MAX_DETECTIONS, Detections, Evaluator, countable
 
 RECALLS = np.linspace(0, 1, 101)
 THRESHOLDS = 10
@@ -72,16 +73,24 @@ class Matched:
         return slice(int(start), int(end))
 
 
-def match(evaluator: Evaluator, detections: Detections) -> Matched:
-    """Match detections with the ground truth as `Evaluator.evaluate` does."""
-    rows = np.arange(len(detections.score))
+Iou = Literal["bbox", "segm"]
+"""What overlaps: boxes, or masks where the detections have them."""
+
+
+def match(evaluator: Evaluator, detections: Detections, iou: Iou = "bbox") -> Matched:
+    """Match detections with the ground truth as `Evaluator.evaluate` does.
+
+    hotcoco keeps LVIS's 300 best by itself, but of the categories that it is asked for.
+    """
+    kept = np.ones(len(detections.score), dtype=bool)
     if evaluator.mode == "lvis":
-        rows = _countable(detections)
+        kept = countable(detections, _areas(detections, iou))
+    rows = np.flatnonzero(kept)
     truth, images = read_truth(evaluator)
     by_annotation = {number: place for place, number in enumerate(truth.id.tolist())}
     finder = np.full(len(truth.id), -1)
     columns: list[tuple[np.ndarray, ...]] = []
-    for entry in _entries(evaluator, detections, rows):
+    for entry in _entries(evaluator, detections, rows, iou):
         scores = np.array(entry["dtScores"], dtype=np.float64)
         ids = np.array(entry["dtIds"], dtype=np.int64)
         for annotation, detection in zip(entry["gtIds"], entry["gtMatches"][0]):
@@ -122,15 +131,12 @@ def match(evaluator: Evaluator, detections: Detections) -> Matched:
     )
 
 
-def _countable(detections: Detections) -> np.ndarray:
-    """Rows of the 300 best of each image, without those of no area: what LVIS's AP is made of.
-
-    hotcoco keeps the 300 best by itself, but of the categories that it is asked for.
-    """
-    order = np.lexsort((-detections.score, detections.image))
-    image = detections.image[order]
-    best = np.sort(order[np.arange(len(image)) - np.searchsorted(image, image) < MAX_DETECTIONS])
-    return best[np.prod(detections.bbox[best, 2:].astype(np.float64), axis=1) > 0]
+def _areas(detections: Detections, iou: Iou) -> np.ndarray:
+    """Pixels (N,) of the boxes or masks."""
+    if iou == "segm":
+        assert detections.mask is not None
+        return rle.measure(detections.mask.tolist())[1]
+    return np.prod(detections.bbox[:, 2:].astype(np.float64), axis=1)
 
 
 def read_truth(evaluator: Evaluator) -> tuple[Truth, int]:
@@ -149,7 +155,7 @@ def read_truth(evaluator: Evaluator) -> tuple[Truth, int]:
 
 
 def _entries(
-    evaluator: Evaluator, detections: Detections, rows: np.ndarray
+    evaluator: Evaluator, detections: Detections, rows: np.ndarray, iou: Iou
 ) -> Iterator[dict[str, Any]]:
     """hotcoco's matches of each image and category that has any box; settings as for the AP.
 
@@ -157,19 +163,33 @@ def _entries(
     """
     columns = (detections.image, detections.bbox, detections.score, detections.label)
     found = evaluator.ground_truth.load_res(
-        np.column_stack([column[rows].astype(np.float64) for column in columns])
+        np.column_stack([column[rows].astype(np.float64) for column in columns]),
+        segmentation=_masks(evaluator, detections, rows) if iou == "segm" else None,
     )
     labels = list(range(len(evaluator.categories)))
     for start in range(0, len(labels), _AT_ONCE):
         run = hotcoco.COCOeval(
-            evaluator.ground_truth, found, "bbox", lvis_style=evaluator.mode == "lvis"
+            evaluator.ground_truth, found, iou, lvis_style=evaluator.mode == "lvis"
         )
-        run.params.max_dets = [MAX_DETECTIONS]
+        run.params.max_dets = [MAX_DETECTIONS if evaluator.mode == "lvis" else max(len(rows), 1)]
         run.params.area_rng = [run.params.area_rng[0]]
         run.params.area_rng_lbl = ["all"]
         run.params.cat_ids = labels[start : start + _AT_ONCE]
         run.evaluate()
         yield from (entry for entry in run.eval_imgs if entry)
+
+
+def _masks(evaluator: Evaluator, detections: Detections, rows: np.ndarray) -> list[Any]:
+    """The masks of some detections as COCO has them."""
+    assert detections.mask is not None
+    images = evaluator.ground_truth.imgs  # made anew for whoever asks
+    sizes = {number: [image["height"], image["width"]] for number, image in images.items()}
+    return [
+        {"size": sizes[image], "counts": counts}
+        for image, counts in zip(
+            detections.image[rows].tolist(), detections.mask[rows].tolist(), strict=True
+        )
+    ]
 
 
 # Average precision

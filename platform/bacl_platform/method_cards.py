@@ -28,10 +28,10 @@ def methods(context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from rich.console import Console
     from rich.table import Table
 
     from bacl.method_settings import METHODS
+    from bacl_platform.terminal import Console
 
     table = Table("method", "what it does", "source")
     for name, method in METHODS.items():
@@ -55,9 +55,8 @@ def show(
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
-
         from bacl.method_settings import METHODS
+        from bacl_platform.terminal import Console
 
         if name not in METHODS:
             raise UsageError(f"NAME: expected one of {', '.join(METHODS)}, got {name!r}")

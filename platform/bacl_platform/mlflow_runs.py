@@ -29,6 +29,8 @@ _LONGEST_PARAM = 6000
 _METRICS_A_CALL = 1000
 _PARAMS_A_CALL = 100
 _TABLE = "categories.json"
+_NUMBERS = ("image_count", "instance_count", "AP", "mask_AP")
+"""Its columns of numbers; a category may be called 7 or nan, and ids too long for a float."""
 
 Metrics = list[tuple[str, float, int, int]]
 """Name, value, step, and milliseconds since 1970."""
@@ -362,7 +364,10 @@ class Runs:
         """Log a CSV file as MLflow's `log_table` does, which would append when it is repeated."""
         with path.open(newline="", encoding="utf-8") as file:
             columns, *rows = csv.reader(file)
-        data = [[_number(cell) for cell in row] for row in rows]
+        data = [
+            [_number(cell) if name in _NUMBERS else cell for name, cell in zip(columns, row)]
+            for row in rows
+        ]
         self.client.log_dict(run, {"columns": columns, "data": data}, _TABLE)
         tables = json.dumps([{"path": _TABLE, "type": "table"}])
         self.client.set_tag(run, "mlflow.loggedArtifacts", tables)
@@ -383,11 +388,8 @@ def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: v for name, v in metrics.items() if isinstance(v, int | float)}
 
 
-def _number(cell: str) -> float | str | None:
-    try:
-        return float(cell) if cell else None
-    except ValueError:
-        return cell
+def _number(cell: str) -> float | None:
+    return float(cell) if cell else None
 
 
 @functools.cache

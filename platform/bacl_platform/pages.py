@@ -3,7 +3,8 @@
 import base64
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
+
+from bacl_platform.texts import html, markdown
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Shown:
     inside: bytes | None = None
     caption: str = ""
     wide: bool = False
+
+
+class Bold(str):
+    """The text of a cell that stands out."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +46,28 @@ class Section:
 
 
 def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table."""
-    yield f"| {' | '.join(head)} |"
+    """Lines of a table; cells are plain text, `Bold` ones are set in bold."""
+    yield _markdown_row(head)
     yield f"|{'---|' * len(head)}"
-    for cells in body:
-        yield f"| {' | '.join(cells)} |"
+    yield from map(_markdown_row, body)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    shown = (f"**{markdown(c)}**" if isinstance(c, Bold) else markdown(c) for c in cells)
+    return f"| {' | '.join(shown)} |"
 
 
 def markdown_section(section: Section) -> Iterator[str]:
     """Lines of a section; pictures are links to files beside the page."""
-    yield from (f"## {section.title}", "")
+    yield from (f"## {markdown(section.title)}", "")
     for paragraph in section.paragraphs:
-        yield from (paragraph, "")
+        yield from (markdown(paragraph), "")
     for table in section.tables:
         yield from (*markdown_table(table.head, table.body), "")
     for picture in section.pictures:
-        yield from (f"![{picture.title}]({picture.file})", "")
+        yield from (f"![{markdown(picture.title)}]({picture.file})", "")
         if picture.caption:
-            yield from (picture.caption, "")
+            yield from (markdown(picture.caption), "")
 
 
 def html_table(head: Sequence[str], body: Iterable[Sequence[str]], style: str = "") -> str:
@@ -70,17 +79,17 @@ def html_table(head: Sequence[str], body: Iterable[Sequence[str]], style: str = 
 
 def html_section(section: Section) -> Iterator[str]:
     """Parts of a page, pictures and all."""
-    yield f"<h2>{escape(section.title)}</h2>"
+    yield f"<h2>{html(section.title)}</h2>"
     for paragraph in section.paragraphs:
-        yield f"<p>{escape(paragraph)}</p>"
+        yield f"<p>{html(paragraph)}</p>"
     for table in section.tables:
-        body = [[escape(cell) for cell in cells] for cells in table.body]
-        yield html_table([escape(cell) for cell in table.head], body, "names")
+        body = [[html(cell) for cell in cells] for cells in table.body]
+        yield html_table([html(cell) for cell in table.head], body, "names")
     for picture in section.pictures:
         yield '<figure class="wide">' if picture.wide else "<figure>"
         yield html_picture(picture.title, picture.inside or picture.content)
         if picture.caption:
-            yield f"<figcaption>{escape(picture.caption)}</figcaption>"
+            yield f"<figcaption>{html(picture.caption)}</figcaption>"
         yield "</figure>"
 
 
@@ -88,7 +97,7 @@ def html_picture(title: str, content: bytes) -> str:
     """A picture in the page itself; content is PNG or JPEG."""
     kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
     data = base64.b64encode(content).decode()
-    return f'<img alt="{escape(title)}" src="data:image/{kind};base64,{data}">'
+    return f'<img alt="{html(title)}" src="data:image/{kind};base64,{data}">'
 
 
 _PAGE = """<!doctype html>
@@ -124,4 +133,4 @@ figcaption {{ font-size: .85rem; color: #444; margin-top: .3rem; }}
 
 def html_page(title: str, body: Iterable[str]) -> str:
     """One page that needs no other file."""
-    return _PAGE.format(title=escape(title), body="\n".join(body))
+    return _PAGE.format(title=html(title), body="\n".join(body))

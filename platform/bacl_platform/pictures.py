@@ -19,6 +19,7 @@ from bacl_platform.analysis import Analysis
 from bacl_platform.pages import Shown
 from bacl_platform.predict import Mark, as_picture, font, mark
 from bacl_platform.report import Report
+from bacl_platform.texts import shortened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +29,8 @@ _LONGEST = 420
 _GAP = 12
 _SAME_PLACE = 0.5
 """IoU from which detections are of the same place."""
+_MOST_LETTERS = 40
+"""Of a column's title."""
 _MOST_TOLD = 4
 """Boxes that a caption names."""
 _COLOURS = ((213, 48, 39), (230, 150, 20), (38, 130, 80), (60, 100, 190))
@@ -186,7 +189,13 @@ def _side_by_side(
     for place, (picture, (title, _)) in enumerate(zip(pictures, columns)):
         left = place * (width + _GAP)
         whole.paste(picture, (left, line))
-        pen.text((left + width / 2, line / 2), title, fill="black", font=letters, anchor="mm")
+        pen.text(
+            (left + width / 2, line / 2),
+            shortened(title, _MOST_LETTERS),
+            fill="black",
+            font=letters,
+            anchor="mm",
+        )
     x, middle = 0.0, height + 1.5 * line
     for number, word in enumerate(groups.values()):
         colour = _COLOURS[number % len(_COLOURS)]

@@ -96,8 +96,23 @@ def make_plan(
     stage are grouped into jobs. A population is of all variants of classifier stages, and enters
     their keys.
     """
+    _check_kept(experiment, prepared)
     planner = _Planner(experiment, prepared, store, population)
     return Plan(experiment=experiment, jobs=[j for seed in experiment.seeds for j in planner(seed)])
+
+
+def _check_kept(experiment: Experiment, prepared: "Prepared") -> None:
+    """Refuse to keep the best checkpoint where none can be told to be it."""
+    from bacl_platform.judged import why_absent
+
+    why = why_absent("AP", prepared, experiment.detector)
+    sentences = [
+        f"{experiment.name}: stages.{name}.recipe.keep_best: expected false, got true: {why}"
+        for name, stage in experiment.stages.items()
+        if why and stage.recipe.keep_best
+    ]
+    if sentences:
+        raise UsageError("\n".join(sentences))
 
 
 class _Planner:
@@ -250,6 +265,8 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
     """Show jobs, what is in the store, what they ask for, what shares a trunk and what it costs."""
     from rich.table import Table
 
+    from bacl_platform.judged import notes, prepared_of
+
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -276,7 +293,9 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
         recipes.setdefault(recipe, []).append(job.stage)
     for recipe, stages in recipes.items():
         say(f"{', '.join(stages)}: {recipe}")
-    for line in (*sharing(plan.experiment), *cost_lines(plan, store)):
+    prepared = prepared_of(plan.jobs[0].dataset_digest, store)
+    judged = notes([(plan.experiment, prepared)])
+    for line in (*sharing(plan.experiment), *cost_lines(plan, store), *judged):
         say(line)
 
 

@@ -5,19 +5,23 @@ A variant has one colour in all of them. C categories, S seeds, T logged steps.
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from bacl.warmstart import read_checkpoint
 from bacl_platform.plan import Job, owner
 from bacl_platform.report import Report
+from bacl_platform.texts import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +46,28 @@ _LEGEND_WIDTH = 100
 """Letters that fit side by side under a picture, with six for each line's sample."""
 _MOST_NAMES = 60
 """Categories whose names still fit under a picture."""
+_MOST_LETTERS = 28
+"""Of a name in a picture; longer ones are cut in their middle."""
+_OTHER_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Emoji",
+    "Symbola",
+)
+"""Fonts for letters that matplotlib's own lacks, where this machine has them."""
+
+# Names are shown as they are: a `$` begins no formula.
+matplotlib.rcParams["text.parse_math"] = False
+matplotlib.rcParams["font.family"] = [
+    "DejaVu Sans",
+    *(name for name in _OTHER_SCRIPTS if name in font_manager.get_font_names()),
+]
 _LEAST_POINTS = 50
 """Of a training curve: with as many again, neighbours are averaged."""
 
@@ -56,14 +82,15 @@ class Picture:
 
 
 def pictures(report: Report) -> list[Picture]:
-    """All pictures of a report."""
+    """All pictures of a report; none of an AP that no category has."""
+    kinds = [kind for kind in report.kinds if any(_counts(report, kind).values())]
     made = [
         Picture(
             f"{kind.lower()}_by_group.png",
             f"{_spoken(kind)} by frequency group",
             ap_by_group(report, kind),
         )
-        for kind in report.kinds
+        for kind in kinds
     ]
     made += [
         Picture(
@@ -71,7 +98,7 @@ def pictures(report: Report) -> list[Picture]:
             f"{_spoken(kind)} of each variant by frequency group",
             ap_by_variant(report, kind),
         )
-        for kind in report.kinds
+        for kind in kinds
     ]
     made += [
         Picture(
@@ -79,7 +106,7 @@ def pictures(report: Report) -> list[Picture]:
             f"{_spoken(kind)} by how often training shows a category",
             ap_by_count(report, kind),
         )
-        for kind in report.kinds
+        for kind in kinds
     ]
     made += [
         Picture("weight_norms.png", "Classifier weight norm per category", weight_norms(report)),
@@ -94,8 +121,16 @@ def pictures(report: Report) -> list[Picture]:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file, 1600 pixels wide."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=200)
+    with warnings.catch_warnings():
+        # what no font has is drawn as an empty box, which says so by itself
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        figure.savefig(content, format="png", dpi=200)
     return content.getvalue()
+
+
+def named(name: str) -> str:
+    """The name of a category or variant as pictures show it."""
+    return shortened(name, _MOST_LETTERS)
 
 
 def ap_by_group(report: Report, kind: str = "AP") -> Figure:
@@ -117,7 +152,7 @@ def ap_by_group(report: Report, kind: str = "AP") -> Figure:
             centres,
             heights,
             width * 0.94,
-            label=name,
+            label=named(name),
             color=_colour(names, name),
             hatch=_HATCHES[number // len(_COLOURS) % len(_HATCHES)],
             edgecolor="white",
@@ -129,7 +164,7 @@ def ap_by_group(report: Report, kind: str = "AP") -> Figure:
                 centres, heights, deviations, fmt="none", ecolor="#333333", elinewidth=1, capsize=2
             )
         if len(names) <= 6:
-            texts = [f"{h:.1f}" for h in heights]
+            texts = [f"{h:.1f}" if v else "–" for h, v in zip(heights, values)]
             for bar, height, deviation, text in zip(bars, heights, deviations, texts):
                 middle = bar.get_x() + bar.get_width() / 2
                 axes.annotate(
@@ -155,7 +190,7 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
     standard deviation over seeds. kind: AP or mask_AP."""
     names = report.variants
     groups = {group: count for group, count in _counts(report, kind).items() if count}
-    figure, axes = _figure(1.6 + 0.17 * len(names) * (len(groups) + 0.8))
+    figure, axes = _figure(max(3, 1.6 + 0.17 * len(names) * (len(groups) + 0.8)))
     width = 0.82 / max(len(groups), 1)
     for number, (group, count) in enumerate(groups.items()):
         values = [[100 * v for v in report.values(name, f"{kind}_{group}")] for name in names]
@@ -179,16 +214,16 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
                 elinewidth=1,
                 capsize=2,
             )
-        for centre, length, deviation in zip(centres, lengths, deviations):
+        for centre, length, deviation, seeds in zip(centres, lengths, deviations, values):
             axes.annotate(
-                f"{length:.1f}",
+                f"{length:.1f}" if seeds else "–",
                 (length + deviation, centre),
                 (3, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=7,
             )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), list(map(named, names)))
     axes.set_ylim(len(names) - 0.5, -0.5)  # the first variant at the top
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"{_spoken(kind)} (points)")
@@ -216,7 +251,8 @@ def ap_by_count(report: Report, kind: str = "AP") -> Figure:
     figure, axes = _figure(4.8)
     axes.set_xscale("symlog", linthresh=1, linscale=0.3)
     start = min(0.7, counts.min(initial=1) - 0.3)
-    edges = [start, *(bound + 0.5 for bound in groups.bounds), counts.max(initial=1) * 1.3]
+    end = counts.max(initial=1) * 1.3
+    edges = [start, *(min(bound + 0.5, end) for bound in groups.bounds), end]
     for number, (low, high) in enumerate(pairwise(edges)):
         axes.axvspan(low, high, color=_SHADES[number % len(_SHADES)], linewidth=0, zorder=0)
     for name in report.variants:
@@ -225,8 +261,8 @@ def ap_by_count(report: Report, kind: str = "AP") -> Figure:
         style = _line(report.variants, name)
         axes.scatter(counts, ap, 14, style["color"], alpha=_dot_strength(report), linewidths=0)
         means = [(counts[bins == b].mean(), ap[bins == b].mean()) for b in np.unique(bins)]
-        axes.plot(*zip(*means), label=name, **style, linewidth=1.5)
-    axes.set_xlim(start, edges[-1])
+        axes.plot(*zip(*means), label=named(name), **style, linewidth=1.5)
+    axes.set_xlim(start, end)
     axes.xaxis.set_major_formatter("{x:g}")
     for word, low, high in zip(report.groups.values(), edges, edges[1:]):
         if low < high:
@@ -267,7 +303,7 @@ def weight_norms(report: Report) -> Figure:
         found = [values for values in norms if values is not None]
         if found:
             style = _line(report.variants, name)
-            axes.plot(np.mean(found, axis=0)[order], label=name, **style, linewidth=width)
+            axes.plot(np.mean(found, axis=0)[order], label=named(name), **style, linewidth=width)
     axes.margins(y=0.12)  # room for the groups' names
     axes.set_ylim(bottom=0)
     axes.set_ylabel("L2 norm of the weights")
@@ -278,7 +314,7 @@ def weight_norms(report: Report) -> Figure:
     below.set_ylabel("training\ninstances")
     below.set_xlim(-0.5, len(order) - 0.5)
     if len(order) <= _MOST_NAMES:
-        names = [categories[label]["name"] for label in order]
+        names = [named(categories[k]["name"]) for k in order]
         below.set_xticks(range(len(order)), names, rotation=90, fontsize=7)
     below.set_xlabel("categories, most training instances first")
     _legend(figure, axes)
@@ -302,7 +338,7 @@ def training(report: Report, stage: str) -> Figure:
         _plain(axes)
     for name in variants:
         mine = [job for job in jobs if name in job.variants]
-        _curve(above, *_losses(report, mine, name), name, _line(report.variants, name))
+        _curve(above, *_losses(report, mine, name), named(name), _line(report.variants, name))
     above.set_title(f"Training of {stage}{_over_seeds(report)}: classification loss")
     for number, loss in enumerate(_trunk_losses(report, first)):
         label = loss.removeprefix("loss_").replace("_", " ")

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bacl.errors import RunError, UsageError
 from bacl_platform.plan import Plan
 from bacl_platform.sentences import is_text
 from bacl_platform.store import CHECKPOINT, Store, disk_errors, write_text
+from bacl_platform.texts import shortened
 
 if TYPE_CHECKING:
-    import numpy as np
+    from mmengine.structures import InstanceData
     from PIL import Image
     from PIL.ImageFont import FreeTypeFont
     from rich.console import Console
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 
 _SHORTEST_PICTURE = 640
 """Pixels of the longer side; smaller images are enlarged, so that names can be read."""
+_OPACITY = 0.45
+"""Of masks over the image."""
+_MOST_LETTERS = 40
+"""Of what stands at a box; longer texts are cut in their middle."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Detection:
     """One box (x1, y1, x2, y2) in pixels of the image, with its category and score in 0..1.
 
     category_id is the annotation file's, None where the checkpoint came without its ids.
+    mask is COCO's compressed RLE (`size`, `counts`) over the whole image, None of a detector that
+    has none.
     """
 
     label: int
@@ -42,6 +51,13 @@ class Detection:
     category_id: int | str | None
     score: float
     box: list[float]
+    mask: dict[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields; no mask where it has none."""
+        return {
+            name: value for name, value in vars(self).items() if value is not None or name != "mask"
+        }
 
 
 def exported(plan: Plan, store: Store, variant: str | None, command: str) -> Path:
@@ -102,9 +118,13 @@ def predict(
             found = inference_detector(detector, pixels).pred_instances.cpu()
             found = found[found.scores >= threshold]
             detections = [
-                Detection(label, classes[label], ids[label] if ids else None, score, box)
-                for label, score, box in zip(
-                    found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist()
+                Detection(label, classes[label], ids[label] if ids else None, score, box, mask)
+                for label, score, box, mask in zip(
+                    found.labels.tolist(),
+                    found.scores.tolist(),
+                    found.bboxes.tolist(),
+                    _masks(found),
+                    strict=True,
                 )
             ]
             draw(as_picture(pixels), detections).save(pictures[image])
@@ -112,7 +132,7 @@ def predict(
                 {
                     "image": str(image),
                     "picture": pictures[image].name,
-                    "detections": [vars(detection) for detection in detections],
+                    "detections": [detection.as_json() for detection in detections],
                 }
             )
             total += len(detections)
@@ -126,6 +146,19 @@ def predict(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _masks(found: "InstanceData") -> list[dict[str, Any] | None]:
+    """The mask of each detection as RLE, None of a detector without masks."""
+    if "masks" not in found:
+        return [None] * len(found)
+    from pycocotools import mask as coco
+
+    made: list[dict[str, Any] | None] = []
+    for pixels in found.masks.numpy():
+        encoded = coco.encode(np.asfortranarray(pixels, dtype=np.uint8))
+        made.append({"size": list(encoded["size"]), "counts": encoded["counts"].decode()})
+    return made
 
 
 def load_detector(
@@ -272,7 +305,7 @@ class Mark:
 
 
 def draw(image: "Image.Image", detections: Sequence[Detection]) -> "Image.Image":
-    """The image with boxes, names and scores; small images are enlarged by a whole factor."""
+    """The image with boxes, masks, names and scores; small ones are enlarged by a whole factor."""
     from PIL import Image
 
     factor = -(-_SHORTEST_PICTURE // max(image.size))
@@ -280,6 +313,7 @@ def draw(image: "Image.Image", detections: Sequence[Detection]) -> "Image.Image"
     if factor > 1:
         size = (image.width * factor, image.height * factor)
         picture = image.resize(size, Image.Resampling.BICUBIC)
+    picture = _painted(picture, [one for one in detections if one.mask], factor)
     marks = [
         Mark(
             [value * factor for value in one.box],
@@ -289,6 +323,20 @@ def draw(image: "Image.Image", detections: Sequence[Detection]) -> "Image.Image"
         for one in sorted(detections, key=lambda one: one.score)  # the surest last: on top
     ]
     return mark(picture, marks)
+
+
+def _painted(picture: "Image.Image", detections: Sequence[Detection], factor: int) -> "Image.Image":
+    """The picture, so many times the image's size, with the masks' pixels in their colours."""
+    if not detections:
+        return picture
+    from PIL import Image
+    from pycocotools import mask as coco
+
+    pixels = np.asarray(picture, dtype=np.float32).copy()
+    for one in sorted(detections, key=lambda one: one.score):
+        inside = np.kron(coco.decode(one.mask), np.ones((factor, factor), dtype=np.uint8)) > 0
+        pixels[inside] += _OPACITY * (np.array(_colour(one.label)) - pixels[inside])
+    return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 def mark(image: "Image.Image", marks: Sequence[Mark]) -> "Image.Image":
@@ -302,13 +350,14 @@ def mark(image: "Image.Image", marks: Sequence[Mark]) -> "Image.Image":
     pen = ImageDraw.Draw(picture)
     for one in marks:
         x1, y1, x2, y2 = one.box
+        text = shortened(one.text, _MOST_LETTERS)
         pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=one.colour, width=line)
-        _, _, right, bottom = pen.textbbox((0, 0), one.text, font=letters)
+        _, _, right, bottom = pen.textbbox((0, 0), text, font=letters)
         width, height = right + 6, bottom + 4
         x = max(0, min(x1, picture.width - width))
         y = y1 - height if y1 >= height else y1
         pen.rectangle((x, y, x + width, y + height), fill=one.colour)
-        pen.text((x + 3, y + 1), one.text, fill=_ink(one.colour), font=letters)
+        pen.text((x + 3, y + 1), text, fill=_ink(one.colour), font=letters)
     return picture
 
 

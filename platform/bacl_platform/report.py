@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 from bacl.datasets.annotations import Prepared
 from bacl.errors import RunError
 from bacl.settings import Groups
+from bacl_platform import texts
 from bacl_platform.experiment import Experiment
+from bacl_platform.judged import notes, prepared_of, words
 from bacl_platform.pages import (
+    Bold,
     Section,
     html_page,
     html_picture,
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 
     from bacl_platform.plots import Picture
 
-WORDS = {"r": "rare", "c": "common", "f": "frequent"}
-"""For groups that are named as LVIS's."""
 MEANS = ("AP", "mask_AP")
 """Over all categories: of boxes, and of masks where the detector has them."""
 
@@ -95,7 +95,7 @@ class Report:
     @property
     def groups(self) -> dict[str, str]:
         """The frequency groups' names, and what they are called in texts."""
-        return {name: WORDS.get(name, f"group {name}") for name in self.prepared.groups.names}
+        return words(self.prepared.groups)
 
     def of(self, variant: str) -> list[Result]:
         """The variant's results, one for each seed."""
@@ -133,7 +133,7 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
         )
     return Report(
         plan.experiment,
-        Prepared.load(store.datasets / plan.jobs[0].dataset_digest / "dataset.json"),
+        prepared_of(plan.jobs[0].dataset_digest, store),
         finished,
         unfinished,
         [_read(job, variant, store) for job in finished for variant in job.variants],
@@ -171,6 +171,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "keys": keys,
         "evaluators": report.evaluators,
         "unfinished": [job.name for job in report.unfinished],
+        "notes": notes([(report.experiment, report.prepared)]),
     }
 
 
@@ -256,6 +257,7 @@ def _notes(report: Report, command: str) -> Iterator[str]:
             for e in report.evaluators
         )
         yield f"Not all rows compare, for they were evaluated differently: {said}."
+    yield from notes([(report.experiment, report.prepared)])
 
 
 def table(report: Report, metrics: list[str]) -> "Table":
@@ -342,7 +344,7 @@ def write(report: Report, out: Path, command: str, sections: Sequence[Section] =
             "report.html": html(report, pictures, command, sections),
         }
         for name, text in texts.items():
-            (out / name).write_text(text, encoding="utf-8")
+            (out / name).write_text(text, encoding="utf-8", newline="")
 
 
 def per_category(report: Report) -> str:
@@ -364,7 +366,7 @@ def markdown(
 ) -> str:
     """The report for a README or an issue; pictures are links to files beside it."""
     made = rows(report)
-    lines = [f"# {report.experiment.name}", "", _legend(report), ""]
+    lines = [f"# {texts.markdown(report.experiment.name)}", "", _legend(report), ""]
     for metrics in report.kinds.values():
         lines += [
             *markdown_table(
@@ -373,10 +375,7 @@ def markdown(
                     [
                         row.name,
                         str(row.seeds),
-                        *(
-                            f"**{row.cells[m]}**" if m in row.best else row.cells[m]
-                            for m in metrics
-                        ),
+                        *(Bold(row.cells[m]) if m in row.best else row.cells[m] for m in metrics),
                     ]
                     for row in made
                 ],
@@ -429,28 +428,28 @@ def html(
     compared = any(row.differences for row in made)
     second = f" Second lines: difference to {report.experiment.baseline}." if compared else ""
     body = [
-        f"<p>{escape(_legend(report))} <b>Bold</b>: best.{escape(second)}</p>",
+        f"<p>{texts.html(_legend(report))} <b>Bold</b>: best.{texts.html(second)}</p>",
         *(
             html_table(
                 ["variant", "seeds", *metrics],
                 [
-                    [escape(row.name), str(row.seeds), *(_html_cell(row, m) for m in metrics)]
+                    [texts.html(row.name), str(row.seeds), *(_html_cell(row, m) for m in metrics)]
                     for row in made
                 ],
             )
             for metrics in report.kinds.values()
         ),
-        *(f"<p>{escape(note)}</p>" for note in _notes(report, command)),
+        *(f"<p>{texts.html(note)}</p>" for note in _notes(report, command)),
     ]
     for picture, content in pictures:
         body.append(html_picture(picture.title, content))
     for section in sections:
         body += html_section(section)
-    checkpoints = [[escape(cell) for cell in cells] for cells in _checkpoints(report)]
+    checkpoints = [[texts.html(cell) for cell in cells] for cells in _checkpoints(report)]
     body += [
         "<h2>Checkpoints</h2>",
         html_table(_CHECKPOINT_HEAD, checkpoints, "left"),
-        f"<p>{escape(_provenance(report))}</p>",
+        f"<p>{texts.html(_provenance(report))}</p>",
     ]
     return html_page(report.experiment.name, body)
 

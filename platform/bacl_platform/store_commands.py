@@ -34,13 +34,13 @@ def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
         from rich.filesize import decimal
         from rich.table import Table
 
         from bacl_platform.holdings import holdings
         from bacl_platform.status import unfinished
         from bacl_platform.store import Store
+        from bacl_platform.terminal import Console
 
         console, where = Console(), Store(store)
         table = Table("key", "stage", "seed", "variants", "size", "created", "tags", "state")
@@ -81,10 +81,9 @@ def verify(
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
-
         from bacl_platform.holdings import verify as verified
         from bacl_platform.store import Store
+        from bacl_platform.terminal import Console
 
         console, where = Console(), Store(store)
         count = bad = 0
@@ -154,12 +153,12 @@ def gc(
     from bacl_platform.cli import told
 
     with told(debug):
-        from rich.console import Console
         from rich.filesize import decimal
         from rich.table import Table
 
         from bacl_platform import garbage
         from bacl_platform.store import Store
+        from bacl_platform.terminal import Console
 
         console, where = Console(), Store(store)
         pieces = garbage.find(where, _needed(keep, store) if keep else None)

@@ -487,8 +487,7 @@ def plan_sweeps(
             groups.setdefault(_shared(file, trial), []).append(trial)
             populations[_shared(file, trial)] = _population(file.sweep, its)
     for file, its in zip(files, trials, strict=True):
-        if its:
-            _check_trial(file, its[0], prepare)
+        _check_trial(file, its[0] if its else file.example(), prepare)
     planned: dict[str, Plan] = {}
     for shared, members in groups.items():
         first, stage = members[0], members[0].stage
@@ -523,6 +522,8 @@ def _of_a_trial(problem: str, files: Sequence[SweepFile], trials: Sequence[Seque
 
 def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
     """Refuse a metric that no trial will have, and a scheduler with nothing to judge by."""
+    from bacl_platform.judged import why_absent
+
     sweep, experiment = file.sweep, trial.experiment
     prepared, recipe = prepare(experiment.dataset), experiment.stages[trial.stage].recipe
     known = ["AP", "AP50", "AP75", *(f"AP_{name}" for name in prepared.groups.names)]
@@ -531,6 +532,12 @@ def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
     if sweep.metric not in known:
         raise UsageError(
             f"{file.path}: metric: expected one of {', '.join(known)}, got {sweep.metric!r}"
+        )
+    absent = why_absent(sweep.metric, prepared, experiment.detector)
+    if sweep.adaptive and absent:
+        raise UsageError(
+            f"{file.path}: metric: expected one that trials can be judged by, got {sweep.metric}: "
+            f"{absent}"
         )
     if sweep.scheduler is not None and recipe.evaluate_every is None:
         raise UsageError(

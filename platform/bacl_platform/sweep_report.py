@@ -9,14 +9,16 @@ import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bacl_platform import texts
 from bacl_platform.cost import duration, step_seconds
+from bacl_platform.judged import notes, prepared_of
+from bacl_platform.pages import markdown_table
 from bacl_platform.paper import published
 from bacl_platform.plan import state
 from bacl_platform.population import Move
@@ -49,6 +51,8 @@ class Row:
     error: str = ""
     ended: dict[str, str] = field(default_factory=dict)
     """Of a trial whose values changed while it trained, the last ones."""
+    seeds: int = 0
+    """How many are finished."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class ResultTable:
     metrics: list[str]
     rows: list[Row]
     with_paper: bool
+    notes: list[str] = field(default_factory=list)
+    """What else is to be known of the points, in sentences."""
 
     @property
     def fields(self) -> list[str]:
@@ -102,8 +108,12 @@ def collect(plan: SweepPlan, store: Store, with_paper: bool) -> ResultTable:
         paper = next((points for match, points in theirs if match.items() <= own.items()), {})
         metrics |= dict.fromkeys(paper)
         ended = _ended(cells[-1], store) if plan.file.sweep.competes and not open_ else {}
-        rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error, ended))
-    return ResultTable(plan.file.sweep.name, title, list(metrics), rows, with_paper)
+        done = states.count("done")
+        rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error, ended, done))
+    said = notes(
+        (cell.trial.experiment, prepared_of(cell.job.dataset_digest, store)) for cell in plan.cells
+    )
+    return ResultTable(plan.file.sweep.name, title, list(metrics), rows, with_paper, said)
 
 
 def _ended(cell: Cell, store: Store) -> dict[str, str]:
@@ -140,8 +150,10 @@ def beside_paper(report: "Report", file: Path) -> ResultTable:
     for name in dict.fromkeys([*theirs, *own]):
         found = {metric: [100 * v for v in report.values(name, metric)] for metric in metrics}
         state = f"{to_run[name]} to run" if to_run[name] else "done" if name in own else "-"
-        made.append(Row({"variant": name}, state, found, theirs.get(name, {})))
-    return ResultTable(report.experiment.name, title, metrics, made, with_paper=True)
+        seeds = len(report.of(name))
+        made.append(Row({"variant": name}, state, found, theirs.get(name, {}), seeds=seeds))
+    said = notes([(report.experiment, report.prepared)])
+    return ResultTable(report.experiment.name, title, metrics, made, True, said)
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -174,8 +186,7 @@ def cells_of(table: ResultTable) -> tuple[list[str], list[list[str]]]:
     head.append("state")
     lines = []
     for row in table.rows:
-        seeds = max((len(values) for values in row.found.values()), default=0)
-        line = [*(row.varied.get(field, "") for field in table.fields), str(seeds)]
+        line = [*(row.varied.get(field, "") for field in table.fields), str(row.seeds)]
         for metric in shown:
             values = row.found.get(metric, [])
             line.append(_shown(values))
@@ -191,16 +202,11 @@ def cells_of(table: ResultTable) -> tuple[list[str], list[list[str]]]:
 
 def markdown(table: ResultTable) -> str:
     """The table in Markdown."""
-    head, lines = cells_of(table)
-    rows = [head, ["---"] * len(head), *lines]
-    body = "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
-    )
-    return (
-        f"# {table.name}\n\n{table.title}\n\n{body}\n"
-        if table.title
-        else f"# {table.name}\n\n{body}\n"
-    )
+    title = [texts.markdown(table.title), ""] if table.title else []
+    lines = [f"# {texts.markdown(table.name)}", "", *title, *markdown_table(*cells_of(table))]
+    for note in table.notes:
+        lines += ["", texts.markdown(note)]
+    return "\n".join(lines) + "\n"
 
 
 def latex(table: ResultTable) -> str:
@@ -208,17 +214,11 @@ def latex(table: ResultTable) -> str:
     head, lines = cells_of(table)
 
     def row(cells: list[str]) -> str:
-        return " & ".join(_tex(cell) for cell in cells) + r" \\"
+        return " & ".join(texts.tex(cell) for cell in cells) + r" \\"
 
     columns = "l" * len(table.fields) + "r" * (len(head) - len(table.fields) - 1) + "l"
     rules = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", row(head), r"\hline"]
     return "\n".join([*rules, *map(row, lines), r"\hline", r"\end{tabular}"]) + "\n"
-
-
-def _tex(text: str) -> str:
-    for character in ("&", "%", "$", "#", "_", "{", "}"):
-        text = text.replace(character, f"\\{character}")
-    return text.replace("±", r"$\pm$")
 
 
 def html(table: ResultTable) -> str:
@@ -226,17 +226,18 @@ def html(table: ResultTable) -> str:
     head, lines = cells_of(table)
 
     def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{texts.html(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = "\n".join(row(line, "td") for line in lines)
     return (
-        f"<!doctype html><meta charset=utf-8><title>{escape(table.name)}</title>\n"
+        f"<!doctype html><meta charset=utf-8><title>{texts.html(table.name)}</title>\n"
         "<style>body{font:15px/1.4 system-ui,sans-serif;margin:2em}"
         "table{border-collapse:collapse}th,td{padding:.3em .8em;text-align:right;"
         "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}"
         "tr:hover{background:#f4f6fa}th{background:#eef1f6;position:sticky;top:0}</style>\n"
-        f"<h1>{escape(table.name)}</h1>\n<p>{escape(table.title)}</p>\n"
+        f"<h1>{texts.html(table.name)}</h1>\n<p>{texts.html(table.title)}</p>\n"
         f"<table><thead>{row(head, 'th')}</thead>\n<tbody>{body}</tbody></table>\n"
+        + "".join(f"<p>{texts.html(note)}</p>\n" for note in table.notes)
     )
 
 
@@ -254,7 +255,7 @@ def write(table: ResultTable, folder: Path) -> None:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, form in (("md", markdown), ("html", html), ("tex", latex), ("csv", as_csv)):
-            (folder / f"table.{suffix}").write_text(form(table), encoding="utf-8")
+            (folder / f"table.{suffix}").write_text(form(table), encoding="utf-8", newline="")
 
 
 def as_json(table: ResultTable) -> dict[str, Any]:
@@ -289,6 +290,8 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     for line in lines:
         shown.add_row(*(Text(line[place]) for place in told))
     console.print(shown)
+    for note in table.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     print_written(folder, console)
 
 
@@ -345,6 +348,8 @@ def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
         )
     elif sweep.scheduler is not None:
         say("scheduler pbt: which trials go on from which others is not known in advance")
+    for note in rows.notes:
+        say(note)
 
 
 def _search(plan: SweepPlan) -> str:

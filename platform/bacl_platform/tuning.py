@@ -205,7 +205,8 @@ def _trainable() -> type:
                 return self._next_evaluation()
             found = [_found(board.outcome.remote(c.key, c.job.key)) for c in self.cells]
             self.ended = True
-            return {sweep.metric: sum(f[sweep.metric] for f in found) / len(found), "done": True}
+            values = [f.get(sweep.metric, math.nan) for f in found]  # NaN: nothing to evaluate
+            return {sweep.metric: sum(values) / len(values), "done": True}
 
         def _next_evaluation(self) -> dict[str, Any]:
             (cell,) = self.cells

@@ -1,5 +1,6 @@
 """What the platform's tests share: a tiny experiment on the embedded set, and its plan."""
 
+import copy
 import json
 import math
 import uuid
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from moto.server import ThreadedMotoServer
+from pycocotools import mask as coco
 
 from bacl.datasets.annotations import Category, Prepared, prepare
 from bacl.evaluation import Detections, Evaluator, Result
@@ -292,5 +294,34 @@ def trial() -> Callable[..., Trial]:
             category.model_dump() | {"id": label} for label, category in enumerate(categories)
         ]
         return Trial(content, rows, mode, categories)
+
+    return make
+
+
+@pytest.fixture
+def masked() -> Callable[[Trial], tuple[Trial, Detections]]:
+    """Gives a trial's boxes and detections masks: the right half of the box, and the middle half
+    of some, so that masks overlap otherwise than their boxes."""
+
+    def polygon(number: int, box: np.ndarray) -> list[float]:
+        x, y, width, height = np.maximum(box, 1e-3)
+        left, right = ((0.5, 1), (0.25, 0.75))[number % 3 == 0]
+        x1, x2 = x + left * width, x + right * width
+        return [x1, y, x2, y, x2, y + height, x1, y + height]
+
+    def make(trial: Trial) -> tuple[Trial, Detections]:
+        content = copy.deepcopy(trial.content)
+        for annotation in content["annotations"]:
+            outline = polygon(annotation["id"], np.array(annotation["bbox"]))
+            annotation["segmentation"] = [outline]
+            if annotation["iscrowd"]:
+                (annotation["segmentation"],) = coco.frPyObjects([outline], 100, 100)
+                counts = annotation["segmentation"]["counts"].decode()
+                annotation["segmentation"]["counts"] = counts
+        found = trial.detections
+        outlines = [[polygon(k, box)] for k, box in enumerate(found.bbox)]
+        counts = [coco.frPyObjects(outline, 100, 100)[0]["counts"] for outline in outlines]
+        masks = np.array(counts, dtype=object)
+        return replace(trial, content=content), replace(found, mask=masks)
 
     return make

@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pycocotools import mask as coco
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -138,17 +141,17 @@ def test_equal_variants_do_not_differ(plan, store, fill):
 
 
 def test_categories_come_from_the_largest_gain_to_the_largest_loss(prepared, study, compared):
-    differences = [change.difference for change in compared.categories]
+    differences = [change.difference for change in compared.categories["AP"]]
     assert differences == sorted(differences, reverse=True)
     first, second = (evaluated(study, prepared, name) for name in ("softmax", "bacl"))
-    for change in compared.categories:
+    for change in compared.categories["AP"]:
         label = prepared.categories.index(change.category)
         ap = [np.mean([r.per_category[label]["AP"] for r in runs]) for runs in (first, second)]
         assert change.difference == pytest.approx(ap[1] - ap[0])
 
 
 def test_category_in_few_images_has_no_interval(study, prepared, compared, monkeypatch):
-    assert all(change.low <= change.high for change in compared.categories)
+    assert all(change.low <= change.high for change in compared.categories["AP"])
     content = json.loads(Path(prepared.val.annotations).read_text())
     images = {}
     for annotation in content["annotations"]:
@@ -156,10 +159,11 @@ def test_category_in_few_images_has_no_interval(study, prepared, compared, monke
     fewest = min(map(len, images.values())) + 1
     monkeypatch.setattr(compare, "FEWEST_IMAGES", fewest)
     without = compare.compare(study, "softmax", "bacl", 20, QUIET)
-    bare = {change.category.id for change in without.categories if np.isnan(change.low)}
+    of_boxes = without.categories["AP"]
+    bare = {change.category.id for change in of_boxes if np.isnan(change.low)}
     few = [label for label, shown in images.items() if len(shown) < fewest]
     assert bare == {prepared.categories[label].id for label in few} != set()
-    assert not any(c.clear for c in without.categories if c.category.id in bare)
+    assert not any(c.clear for c in of_boxes if c.category.id in bare)
     json.dumps(compare.as_json(without), allow_nan=False)
     png(changes(without))
 
@@ -216,3 +220,50 @@ def test_command_prints_verdicts_or_json(tiny, plan, store, fill):
     done = CliRunner().invoke(cli.app, [*words[:3], "softmx", *words[4:]])
     assert done.exit_code == 2
     assert "got softmx" in done.stderr
+
+
+def with_masks(study, prepared):
+    """Gives all results masks: the upper thirds of their boxes."""
+    path = Path(prepared.val.annotations)
+    content = json.loads(path.read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    for result in study.results:
+        file = result.folder / "detections.parquet"
+        table = pq.read_table(file)
+        rows = table.to_pylist()
+        masks = []
+        for row in rows:
+            x, y, width, height = (row[side] for side in ("x", "y", "width", "height"))
+            outline = [x, y, x + width, y, x + width, y + height / 3, x, y + height / 3]
+            masks.append(coco.frPyObjects([outline], *sizes[row["image"]])[0]["counts"])
+        pq.write_table(table.append_column("mask", pa.array(masks, pa.binary())), file)
+        result.metrics.update({f"mask_{k}": v for k, v in list(result.metrics.items())})
+
+
+def test_masks_are_compared_where_both_variants_have_them(study, prepared, tmp_path):
+    assert prepared.val.masks
+    with_masks(study, prepared)
+    compared = compare.compare(study, "softmax", "bacl", 30, QUIET)
+    names = ["AP", "AP50", "AP75", "AP_r", "AP_c", "AP_f"]
+    assert list(compared.metrics) == [*names, *(f"mask_{name}" for name in names)]
+    first, second = (evaluated(study, prepared, name) for name in ("softmax", "bacl"))
+    for name, change in compared.metrics.items():
+        assert change.first == pytest.approx(np.mean([r.metrics[name] for r in first]))
+        assert change.second == pytest.approx(np.mean([r.metrics[name] for r in second]))
+    assert compared.metrics["mask_AP"].first < compared.metrics["AP"].first
+    for change in compared.categories["mask_AP"]:
+        label = prepared.categories.index(change.category)
+        assert change.second == pytest.approx(
+            np.mean([r.per_category[label]["mask_AP"] for r in second])
+        )
+    said = compare.as_json(compared)
+    assert [row["id"] for row in said["mask_categories"]] != []
+    page = compare.write(compared, tmp_path)
+    text = page.with_suffix(".md").read_text()
+    assert "| mask_AP50 |" in text
+    assert (tmp_path / "mask_compare_softmax_bacl.png").is_file()
+    for result in study.results:
+        if result.variant == "softmax":
+            for name in names:
+                del result.metrics[f"mask_{name}"]
+    assert list(compare.compare(study, "softmax", "bacl", 20, QUIET).metrics) == names

@@ -35,6 +35,19 @@ def test_every_image_once_gives_the_evaluators_ap(trial, tmp_path, mode, seed):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_are_matched_as_the_evaluator_does(trial, masked, tmp_path, mode, seed):
+    one, detections = masked(trial(seed, mode))
+    evaluator = one.evaluator(tmp_path)
+    result = evaluator.evaluate(detections)
+    matched = match(evaluator, detections, "segm")
+    ap = average_precision(matched, once(matched))[0]
+    expected = [np.nan if r["mask_AP"] is None else r["mask_AP"] for r in result.per_category]
+    np.testing.assert_allclose(ap.mean(axis=0), expected, atol=1e-9)
+    assert result.metrics["mask_AP"] != pytest.approx(result.metrics["AP"])
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("seed", range(4))
 def test_weights_are_copies_of_images(trial, tmp_path, mode, seed):
     one = trial(seed, mode).untied()
@@ -133,6 +146,19 @@ def test_no_more_than_the_300_best_of_an_image_and_none_without_area_count(trial
     ap = average_precision(matched, once(matched))[0].mean(axis=0)
     np.testing.assert_allclose(ap, per_category(evaluator, one.detections), atol=1e-9)
     assert (matched.image == 0).sum() <= 300
+
+
+def test_all_detections_of_an_image_count_in_coco(tmp_path, trial):
+    """As many as the detector keeps, and not the first 100 or 300 of a category."""
+    one = trial(0, "coco")
+    boxes = [(x * 2.0, y * 2.0, 1.5, 1.5) for x in range(40) for y in range(20)]
+    box = {"image_id": 1, "category_id": 2, "iscrowd": 0, "area": 2.25}
+    annotations = [{**box, "id": k, "bbox": list(b)} for k, b in enumerate(boxes, start=1)]
+    rows = [(1, 2, 1 - k / 1000, *b) for k, b in enumerate(boxes)]
+    one = dataclasses.replace(one, content={**one.content, "annotations": annotations}, rows=rows)
+    matched = match(one.evaluator(tmp_path), one.detections)
+    assert (matched.found > 0).sum() == len(boxes) == 800
+    assert average_precision(matched, once(matched))[0, :, 2] == pytest.approx(1)
 
 
 def test_no_detections_is_no_precision(trial, tmp_path):

@@ -204,3 +204,16 @@ def test_loss_of_a_variant_is_the_sum_of_its_parts_and_stages(study):
                 row |= {"bacl.loss_group0": 1.0, "s1.bacl.loss_foreground": 0.5}
     above = plots.training(study, "heads").axes[0]
     assert lines(above)["bacl"].get_ydata() == pytest.approx(1.5)
+
+
+def test_names_are_drawn_as_they_are_and_nothing_is_warned_of(study, recwarn):
+    names = ["$1_$", "a_$x^$", "line\nbreak", "😀", "שלום", "n" * 200]
+    for result in study.results:
+        for number, row in enumerate(result.categories):
+            row["name"] = names[number % len(names)]
+    figure = plots.weight_norms(study)
+    assert plots.png(figure)
+    shown = [text.get_text() for text in figure.axes[1].get_xticklabels()]
+    assert {"$1_$", "a_$x^$", "line↵break", "😀", "שלום"} < set(shown)
+    assert max(map(len, shown)) <= 28
+    assert not [warning for warning in recwarn if "lyph" in str(warning.message)]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from PIL import Image
+from pycocotools import mask as coco
 from typer.testing import CliRunner
 
 import bacl.register  # noqa: F401
@@ -36,8 +37,11 @@ def categories(prepared):
 @pytest.fixture
 def entry(planned, categories, store):
     """The store's entry of a classifier job whose bank has not been trained."""
+    return untrained(planned().jobs[1], categories, store)
+
+
+def untrained(job, categories, store):
     register_all_modules(init_default_scope=True)
-    job = planned().jobs[1]
     model = MODELS.build(ConfigDict(job.config["model"]))
     torch.manual_seed(0)
     model.init_weights()
@@ -70,6 +74,46 @@ def predict(*words, catch=False):
 
 def errors(done):
     return [line.removeprefix("error: ") for line in done.stderr.splitlines()]
+
+
+def test_masks_are_drawn_and_written(tiny, planned, store, image, tmp_path, categories):
+    masks = "detector.type=mask_rcnn"
+    untrained(planned(masks).jobs[1], categories, store)
+    out = tmp_path / "out"
+    words = [image, "--run", tiny, "--variant", "softmax", "--store", store.root, "--set", masks]
+    done = predict(*words, "--out", out, "--score-threshold", 0)
+    assert done.exit_code == 0, done.stderr
+    (found,) = json.loads((out / "predictions.json").read_text())["images"]
+    assert found["detections"]
+    areas = []
+    for detection in found["detections"]:
+        decoded = coco.decode(detection["mask"])
+        assert decoded.shape == (64, 96)
+        rows, columns = np.nonzero(decoded)
+        areas.append(len(rows))
+        if len(rows):  # a mask lies in its box, to a pixel
+            x1, y1, x2, y2 = detection["box"]
+            assert x1 - 1 <= columns.min() and columns.max() <= x2 + 1
+            assert y1 - 1 <= rows.min() and rows.max() <= y2 + 1
+    assert max(areas) > 0
+    assert Image.open(out / "photo.png").size == (96 * 7, 64 * 7)
+
+
+def test_pixels_of_a_mask_have_its_colour_and_others_stay():
+    pixels = np.zeros((20, 20), dtype=np.uint8, order="F")
+    pixels[12:16, 2:10] = 1
+    encoded = coco.encode(pixels)
+    mask = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+    box = [2.0, 12.0, 10.0, 16.0]
+    grey = Image.new("RGB", (20, 20), (100, 100, 100))
+    with_mask = np.asarray(draw(grey, [Detection(0, "a", 1, 0.9, box, mask)]), dtype=int)
+    without = np.asarray(draw(grey, [Detection(0, "a", 1, 0.9, box)]), dtype=int)
+    changed = (with_mask != without).any(axis=2)
+    assert changed[13 * 32 + 16, 5 * 32 + 16]  # the image is enlarged 32 times
+    rows, columns = np.nonzero(changed)
+    assert rows.min() >= 12 * 32 and rows.max() < 16 * 32
+    assert columns.min() >= 2 * 32 and columns.max() < 10 * 32
+    assert "mask" not in Detection(0, "a", 1, 0.9, box).as_json()
 
 
 def test_detections_of_a_run_are_drawn_and_written(
