@@ -174,6 +174,8 @@ def _check(plan: "Plan", store: "Store", rows: int) -> None:
 @contextmanager
 def _server(folder: Path) -> Iterator[None]:
     """Within, MLFLOW_TRACKING_URI is that of an MLflow server of the bench's own."""
+    from bacl_platform.tracking import sqlite_uri
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -182,7 +184,7 @@ def _server(folder: Path) -> Iterator[None]:
     where = ["--host", "127.0.0.1", "--port", str(port), "--artifacts-destination", str(folder)]
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
-            [*command, *where, "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"],
+            [*command, *where, "--backend-store-uri", sqlite_uri(folder / "mlflow.db")],
             env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=log,
             stderr=subprocess.STDOUT,
