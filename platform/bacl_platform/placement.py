@@ -38,6 +38,40 @@ def lacking(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], where: str)
     return list(found.values())
 
 
+def waiting_for(
+    asked: Resources,
+    pending: list[Sequence[Mapping[str, float]]],
+    free: Mapping[str, float],
+) -> str | None:
+    """What a job waits for, such as `waiting for 2 CPU, 0 free`; None if it does not wait.
+
+    pending: resources of each worker, of all jobs that wait; the job's own is taken out. free: what
+    the cluster has left.
+    """
+    worker = of_worker(asked)
+    for group in pending:
+        if len(group) == asked.workers and all(worker.items() <= each.items() for each in group):
+            pending.remove(group)
+            break
+    else:
+        return None
+    lacks = {
+        name: amount * asked.workers
+        for name, amount in worker.items()
+        if amount * asked.workers > free.get(name, 0)
+    }
+    if not lacks:  # enough in all, but not where it is asked for
+        return f"waiting for room for {asked.workers} workers of {asked.each} each"
+    return "waiting for " + ", ".join(
+        f"{_amount(name, amount)}, {_amount(name, free.get(name, 0)).split()[0]} free"
+        for name, amount in lacks.items()
+    )
+
+
+def _amount(name: str, amount: float) -> str:
+    return f"{amount / GIB:.3g} GiB" if name == "memory" else f"{amount:g} {name}"
+
+
 _how = {
     "PACK": "",
     "SPREAD": "",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import bacl
 import bacl_platform
 from bacl.errors import RunError, UsageError
+from bacl_platform.cluster import token_wanted
 from bacl_platform.experiment import checked, data_paths, is_relative, override_field, read_yaml
 from bacl_platform.sweep import SweepFile, is_sweep
 
@@ -209,15 +210,16 @@ def _told(address: str | None) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.AuthenticationError as error:
-        raise RunError(
-            f"{where}: expected its token in RAY_AUTH_TOKEN, and RAY_AUTH_MODE=token, got "
-            f"{'none' if 'required' in str(error) else 'one that it refuses'}"
-        ) from error
+        raise RunError(token_wanted(where)) from error
     except (OSError, RuntimeError, requests.RequestException, aiohttp.ClientError) as error:
         raise RunError(
-            f"{where}: {(str(error) or type(error).__name__).splitlines()[0]}; expected the "
+            f"{where}: {_reason(error)}; expected the "
             "address of its dashboard, such as http://127.0.0.1:8265, in --address"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _announce(

@@ -41,6 +41,7 @@ from bacl_platform import datasets, works
 from bacl_platform.plan import Job, owner
 from bacl_platform.population import Move, evolve
 from bacl_platform.retention import Retention
+from bacl_platform.retries import failure, lasts
 from bacl_platform.store import (
     CHECKPOINT,
     CHECKPOINTS,
@@ -94,7 +95,7 @@ def train(
     job without any left ends without an entry in the store. asked_to_stop: asked every few seconds
     whether to write a checkpoint and end. Returns the sentence to tell when the job was stopped so,
     or cannot succeed however often it is retried, else None. Anything else that goes wrong is
-    raised, and Ray Train starts the ranks again.
+    raised, and what lasts of one of several ranks: the others wait for it.
     """
     torch.set_num_threads(job.resources.cpus)
     try:
@@ -102,9 +103,9 @@ def train(
             together(lambda: held.enter_context(store.lock(job.key)))
             if not together(lambda: store.complete(job.key)):
                 _train(job, store, tell, report, stopped, asked_to_stop)
-    except BaclError as error:
-        if isinstance(error, Agreed) or get_world_size() == 1:
-            return str(error)
+    except Exception as error:
+        if isinstance(error, Agreed) or (lasts(error) and get_world_size() == 1):
+            return failure(job.name, job.key, error)
         raise
     return None
 
