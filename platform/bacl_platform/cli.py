@@ -57,12 +57,16 @@ def plan(
         from bacl_platform.plan import print_plan
         from bacl_platform.sweep import is_sweep
         from bacl_platform.sweep_report import print_sweep
+        from bacl_platform.weights import check_weights
 
         if is_sweep(file):
             (sweep,), where, _ = swept([file], store, set_, seeds)
+            check_weights(sweep.missing(where))
             print_sweep(sweep, where, Console())
         else:
-            print_plan(*planned(file, store, set_, seeds), Console())
+            what, where = planned(file, store, set_, seeds)
+            check_weights(what.missing(where))
+            print_plan(what, where, Console())
 
 
 @app.command()
@@ -83,9 +87,11 @@ def run(
         from bacl_platform.run import run as run_plan
         from bacl_platform.status import driving
         from bacl_platform.tracking import Tracking
+        from bacl_platform.weights import check_weights
 
         console = Console()
         what, where = planned(file, store, set_, seeds)
+        check_weights(what.missing(where))
         with driving(where):
             run_plan(what, where, Tracking.of_plan(what, where), console, address)
         console.print(
@@ -118,9 +124,11 @@ def sweep(
 
         from bacl_platform import tuning
         from bacl_platform.status import driving
+        from bacl_platform.weights import check_weights
 
         console = Console()
         plans, where, prepare = swept(files, store, set_, seeds, max_trials)
+        check_weights(job for each in plans for job in each.missing(where))
         with driving(where):
             tuning.run_sweeps(plans, where, prepare, console, address, retry_failed)
         for file in files:
@@ -211,7 +219,10 @@ def stop(
 def logs(
     job: Annotated[
         str | None,
-        typer.Argument(metavar="[KEY or NAME]", help="Of an unfinished job; else the last failed."),
+        typer.Argument(
+            metavar="[KEY or NAME]",
+            help="Of an unfinished job; else the last that failed or, if none has, that logged.",
+        ),
     ] = None,
     lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 40,
     store: StoreOption = DEFAULT_STORE,

@@ -28,7 +28,8 @@ _EXPECTED = (
     "nodes, or `auto` there"
 )
 _CONNECT = """
-import sys
+import signal, sys
+signal.alarm(int(sys.argv[2]))  # should nobody be left to end this process
 import ray
 try:
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
@@ -144,7 +145,7 @@ def reach(cluster: Cluster) -> None:
         raise RunError(f"{cluster.named}: no answer ({reason}): {_EXPECTED}") from None
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            [sys.executable, "-c", _CONNECT, cluster.address],
+            [sys.executable, "-c", _CONNECT, cluster.address, f"{PATIENCE + 5:.0f}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,

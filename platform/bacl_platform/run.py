@@ -145,7 +145,7 @@ def check_room(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], console:
 
 
 def pending_groups() -> list[Sequence[Mapping[str, float]]]:
-    """What this driver's jobs asked Ray for and have not got: resources of each of their workers."""
+    """What this driver asked Ray for and has not got: resources of each worker, for each job."""
     import ray
 
     own = ray.get_runtime_context().get_job_id()  # the end of its groups' ids

@@ -442,7 +442,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 @contextlib.contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Tell a full or unwritable disk in a sentence (RunError)."""
+    """Tell a full disk, or what may not be read or written, in a sentence (RunError)."""
     try:
         yield
     except OSError as error:
@@ -459,8 +459,19 @@ def disk_sentence(error: OSError, place: Path) -> str | None:
             "command again; it goes on from the last complete checkpoint"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.filename or place}: expected a writable place: {error.strerror}"
+        return f"{_barred(Path(error.filename or place))}: {error.strerror}"
     return None
+
+
+def _barred(path: Path) -> str:
+    """Which file or folder this user may not do what with, of a path that could not be used."""
+    for folder in [*reversed(path.parents), path]:
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK, effective_ids=True):
+            return f"{folder}: expected a folder that may be entered"
+    if os.path.exists(path) and not os.access(path, os.R_OK, effective_ids=True):
+        what = "folder" if os.path.isdir(path) else "file"
+        return f"{path}: expected a {what} that may be read"
+    return f"{path}: expected a writable place"
 
 
 def sha256(path: Path) -> str:
