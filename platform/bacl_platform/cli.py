@@ -1,7 +1,9 @@
 """The command line. Commands import what they need when they run, so `bacl --help` is quick."""
 
 import contextlib
+import io
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -675,4 +677,20 @@ def _of_disk(error: Exception) -> str | None:
 
 def main() -> None:
     """The `bacl` command."""
+    _in_utf8()
     app()
+
+
+def _in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where file names would be ASCII; show letters that the
+    terminal lacks as escapes.
+
+    Python does the former by itself in the C locale unless its environment forbids it, and then no
+    file whose name has another letter can be opened, in this process or in those of its jobs.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
