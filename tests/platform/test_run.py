@@ -158,7 +158,7 @@ def test_job_that_waits_for_room_says_for_what(tiny, planned, store):
     text = tiny.read_text(encoding="utf-8")
     tiny.write_text(text[: text.index("  heads:")], encoding="utf-8")
     cpus = os.cpu_count() or 1
-    both = [*LONG, "seeds=[0, 1]", f"stages.features.resources.cpus={cpus}"]
+    both = ["seeds=[0, 1]", f"stages.features.resources.cpus={cpus}"]
     with bacl_run(tiny, store, *both) as process:
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
