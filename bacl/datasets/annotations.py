@@ -79,7 +79,7 @@ class Prepared(BaseModel):
     def save(self, path: Path) -> None:
         """Write to `path`, whole or not at all."""
         part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(self.model_dump_json(indent=1) + "\n")
+        part.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
         part.replace(path)
 
 
@@ -677,7 +677,7 @@ def _write_json(
         ),
         "categories": iter(categories),
     }
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for number, (name, items) in enumerate(lists.items()):
             file.write(f'{"," if number else "{"}"{name}":[')
             for place, item in enumerate(items):
@@ -763,7 +763,7 @@ def _remember(
     note.parent.mkdir(exist_ok=True)
     part = note.with_name(f".{note.name}.{os.getpid()}")
     looked = [folder.resolve() for folder, files in folders.files.items() if files]
-    part.write_text(json.dumps({"digest": digest, "folders": _times(looked)}))
+    part.write_text(json.dumps({"digest": digest, "folders": _times(looked)}), encoding="utf-8")
     part.replace(note)
 
 
@@ -774,7 +774,7 @@ def _recall(
     note = cache / "inputs" / f"{_input_key(dataset, train, val)}.json"
     if not note.exists():
         return None
-    known = json.loads(note.read_text())
+    known = json.loads(note.read_text(encoding="utf-8"))
     if _times(known["folders"]) != known["folders"]:
         return None
     if not (cache / known["digest"] / "dataset.json").exists():

@@ -81,7 +81,7 @@ class Stats:
 
     def save_categories(self, path: Path) -> None:
         """Write the categories as CSV."""
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [f.name for f in fields(CategoryStats)])
             writer.writeheader()
             writer.writerows(asdict(category) for category in self.categories)

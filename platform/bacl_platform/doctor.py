@@ -343,6 +343,7 @@ def _in_process(script: str) -> str:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        encoding="utf-8",
     )
     try:
         output, errors = process.communicate(timeout=SECONDS)

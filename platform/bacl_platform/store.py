@@ -288,12 +288,12 @@ class Store:
         try:
             lock.acquire(timeout=patience)
         except Timeout:
-            who = holder.read_text() if holder.exists() else "another process"
+            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
             raise RunError(being_built(key, who)) from None
         try:
             who = f"process {os.getpid()} on {socket.gethostname()} since {_now()}"
             with disk_errors(self.root):
-                holder.write_text(who)
+                holder.write_text(who, encoding="utf-8")
             with self._lease(key, who, patience):
                 yield
         finally:
@@ -322,7 +322,7 @@ class Store:
         with self.bringing():
             if not path.exists():
                 write_text(path, uuid.uuid4().hex)
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
 
 
 def _cache_of(url: str) -> Path:
@@ -359,7 +359,7 @@ def write_manifest(folder: Path, **facts: Any) -> None:
 
 def read_manifest(folder: Path) -> dict:
     """The manifest of a complete folder."""
-    return json.loads((folder / MANIFEST).read_text())
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
 def broken(folder: Path) -> str | None:

@@ -241,7 +241,7 @@ def result_of(cell: Cell, store: Store) -> dict[str, float]:
     path = store.entry(cell.job.key) / "variants" / cell.trial.variant / "metrics.json"
     if not path.exists():
         raise RunError(f"{cell.trial.label}: it left job {cell.job.name} before its end")
-    metrics = json.loads(path.read_text())["metrics"]
+    metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
     return {name: value for name, value in metrics.items() if value is not None}
 
 

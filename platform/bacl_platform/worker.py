@@ -335,7 +335,7 @@ class Stops(Hook):
     def restore(self, runner: Runner) -> None:
         """Take out what had left before the job was interrupted."""
         noted: dict[str, str | None] = together(
-            lambda: json.loads(self.path.read_text()) if self.path.exists() else {}
+            lambda: json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         )
         self._leave(runner, noted)
 
@@ -400,7 +400,9 @@ class Moves(Hook):
 
     def before_train(self, runner: Runner) -> None:
         step = runner.iter
-        noted = together(lambda: json.loads(self.path.read_text()) if self.path.exists() else [])
+        noted = together(
+            lambda: json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
+        )
         self.made = [row for row in noted if row["step"] <= step]
         for member, values in self.values.items():
             self._change(runner, member, values)
@@ -462,11 +464,11 @@ class Scalars(Hook):
 
     def start(self, step: int) -> None:
         """Keep what was logged up to the step that training goes on from (rank 0)."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]
         kept = [row for row in rows if row["step"] <= step and not self._is_final_evaluation(row)]
         whole = self.path.with_suffix(".new")
-        whole.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        whole.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         whole.replace(self.path)
         self.tell("started", self.job.key, step)
         self.tell("scalars", self.job.key, kept)
@@ -499,7 +501,7 @@ class Scalars(Hook):
     def _write(self, row: dict[str, Any]) -> None:
         row = {name: value for name, value in row.items() if math.isfinite(value)}
         if is_main_process():
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             self.tell("scalars", self.job.key, [row])
 
@@ -583,7 +585,7 @@ def _publish(job: Job, store: Store, results: Path, model: nn.Module, loop_secon
     """
     state = weights_to_cpu(model.state_dict())
     with disk_errors(results):
-        (results / JOB).write_text(_described(job, loop_seconds=loop_seconds))
+        (results / JOB).write_text(_described(job, loop_seconds=loop_seconds), encoding="utf-8")
         write_text(results / "config.py", config_text(job.config))
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
         _save({"state_dict": state, "meta": meta}, results / CHECKPOINT)

@@ -185,7 +185,9 @@ def detect(prepared: Prepared, quality: float, path: Path) -> None:
     """Writes a detection on each validation box, nearly on it: a share `quality` of them (from the
     front of each category) rightly named with score 0.9, the others with the next category's id
     and score 0.5."""
-    annotations = json.loads(Path(prepared.val.annotations).read_text())["annotations"]
+    annotations = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))[
+        "annotations"
+    ]
     ids = [category.id for category in prepared.categories]
     total = Counter(annotation["category_id"] for annotation in annotations)
     seen: Counter[int] = Counter()
