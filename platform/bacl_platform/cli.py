@@ -76,7 +76,11 @@ def run(
     file: File,
     store: StoreOption = DEFAULT_STORE,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster to run on; without it, this machine.")
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto|local",
+            help="Ray cluster to run on; else RAY_ADDRESS, or a new Ray on this machine.",
+        ),
     ] = None,
     set_: Set = None,
     seeds: Seeds = None,
@@ -108,7 +112,11 @@ def sweep(
     ],
     store: StoreOption = DEFAULT_STORE,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster to run on; without it, this machine.")
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto|local",
+            help="Ray cluster to run on; else RAY_ADDRESS, or a new Ray on this machine.",
+        ),
     ] = None,
     set_: Set = None,
     seeds: Seeds = None,

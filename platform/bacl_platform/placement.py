@@ -38,23 +38,14 @@ def lacking(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], where: str)
     return list(found.values())
 
 
-def waiting_for(
-    asked: Resources,
-    pending: list[Sequence[Mapping[str, float]]],
-    free: Mapping[str, float],
-) -> str | None:
-    """What a job waits for, such as `waiting for 2 CPU, 0 free`; None if it does not wait.
+def groups_of(asked: Resources) -> list[dict[str, float]]:
+    """What a job asks Ray for at once: the resources of each of its workers."""
+    return [of_worker(asked)] * asked.workers
 
-    pending: resources of each worker, of all jobs that wait; the job's own is taken out. free: what
-    the cluster has left.
-    """
+
+def waiting_for(asked: Resources, free: Mapping[str, float]) -> str:
+    """What a job waits for, as `waiting for 2 CPU, 0 free`; free: what the cluster has left."""
     worker = of_worker(asked)
-    for group in pending:
-        if len(group) == asked.workers and all(worker.items() <= each.items() for each in group):
-            pending.remove(group)
-            break
-    else:
-        return None
     lacks = {
         name: amount * asked.workers
         for name, amount in worker.items()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bacl.errors import RunError, unwrapped
 from bacl_platform import cluster, datasets
 from bacl_platform.joblogs import clear_failure, logs_command, note_failure
-from bacl_platform.placement import lacking, of_worker, waiting_for
+from bacl_platform.placement import groups_of, lacking, of_worker, waiting_for
 from bacl_platform.plan import Job, Plan
 from bacl_platform.progress import Progress
 from bacl_platform.retries import failure, lasts
@@ -144,15 +144,18 @@ def check_room(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], console:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def pending_groups() -> list[Sequence[Mapping[str, float]]]:
+def pending_groups() -> list[list[dict[str, float]]]:
     """What this driver asked Ray for and has not got: resources of each worker, for each job."""
     import ray
 
     own = ray.get_runtime_context().get_job_id()  # the end of its groups' ids
     return [
-        list(group["bundles"].values())
-        for name, group in ray.util.placement_group_table().items()
-        if group["state"] in ("PENDING", "RESCHEDULING") and name.endswith(own)
+        [
+            {name: amount for name, amount in worker.items() if not name.startswith("accelerator_")}
+            for worker in group["bundles"].values()
+        ]
+        for identity, group in ray.util.placement_group_table().items()
+        if group["state"] in ("PENDING", "RESCHEDULING") and identity.endswith(own)
     ]
 
 
@@ -325,14 +328,16 @@ class Jobs:
         self._looked = time.monotonic()
         pending, free = pending_groups(), ray.available_resources()
         before, self._waiting = self._waiting, {}
-        for key in reversed(self.running):  # of those that ask for the same, the first comes first
-            job = self._jobs[key]
-            if key in self._placed or job.parent in self.running:
+        jobs = [self._jobs[key] for key in self.running if key not in self._placed]
+        jobs = [job for job in jobs if job.parent not in self.running]
+        asked = [groups_of(job.resources) for job in jobs]
+        for job, group in zip(jobs, asked):
+            # of jobs that ask for the same, nobody knows which one waits until all do
+            if pending.count(group) < asked.count(group):
                 continue
-            if sentence := waiting_for(job.resources, pending, free):
-                self._waiting[key] = sentence
-                if key in before:
-                    self.progress.wait(job, sentence)
+            self._waiting[job.key] = waiting_for(job.resources, free)
+            if job.key in before:
+                self.progress.wait(job, self._waiting[job.key])
 
     def stop(self, patience: float = STOP_PATIENCE) -> None:
         """Let jobs that train write a checkpoint and end; wait `patience` seconds for that."""
@@ -383,12 +388,13 @@ class Jobs:
     def _told(self, kind: str, job: Job, content: Any) -> None:
         if kind == "started":
             self._training.add(job.key)
-            self._placed.add(job.key)
             self.progress.begin(job, content)
         elif kind == "scalars":
             self.progress.move(job, content)
         elif kind == "checkpoint":
             self.progress.checkpoint(job, content)
+        elif kind == "placed":
+            self._placed.add(job.key)
         elif kind == "trouble":
             self._placed.discard(job.key)
             self.progress.say(f"{job.name}: {content}")
@@ -516,6 +522,7 @@ def _train(config: dict[str, Any]) -> str | None:
     import ray.train
 
     wire, attempt = config["wire"], config["attempt"]
+    wire.tell.remote("placed", config["job"].key, None)
     # Ray Train starts the ranks again whatever one of them failed with
     if (sentence := ray.get(wire.given_up.remote(attempt))) is not None:
         return sentence

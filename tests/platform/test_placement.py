@@ -94,14 +94,4 @@ def test_cluster_that_may_grow_is_waited_for(planned, capsys):
     ],
 )
 def test_job_that_waits_says_for_what(asked, free, expected):
-    resources = Resources(**asked)
-    pending = [[of_worker(resources)] * resources.workers]
-    assert waiting_for(resources, pending, free) == expected
-    assert waiting_for(resources, pending, free) is None  # one group is one job's
-
-
-def test_job_does_not_wait_for_what_another_one_asks():
-    pending = [[{"CPU": 1.0}] * 2, [{"CPU": 2.0}]]
-    assert waiting_for(Resources(), pending, {}) is None
-    assert waiting_for(Resources(workers=2), pending, {}) is not None
-    assert pending == [[{"CPU": 2.0}]]
+    assert waiting_for(Resources(**asked), free) == expected

@@ -162,6 +162,7 @@ def test_job_that_waits_for_room_says_for_what(tiny, planned, store):
     with bacl_run(tiny, store, *both) as process:
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    waited = re.findall(r"features seed \d: waiting for .*", output)
-    assert len(waited) == 1, output
-    assert waited[0].endswith(f": waiting for {cpus} CPU, 0 free")
+    ((waiting, what),) = re.findall(r"features seed (\d): waiting for (.*)", output)
+    assert what == f"{cpus} CPU, 0 free"
+    started = re.findall(r"features seed (\d): started", output)
+    assert started[1] == waiting, output  # and not the one that had the room
