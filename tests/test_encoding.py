@@ -29,13 +29,12 @@ def _leaves_it_to_the_locale(call: ast.Call) -> bool:
     if name == "write_text":  # of a path; the store's own function takes the path as well
         return isinstance(function, ast.Attribute) and len(call.args) == 1
     if name == "open":
-        own = isinstance(function, ast.Name)
-        owner = getattr(getattr(function, "value", None), "id", "")
-        if owner in ("Image", "os", "zipfile", "tarfile"):
+        if getattr(getattr(function, "value", None), "id", "") in ("Image", "os"):
             return False
-        places = call.args[1:] if own else call.args
-        mode = options.get("mode", places[0] if places else None)
-        return not (isinstance(mode, ast.Constant) and "b" in mode.value)
+        places = call.args[isinstance(function, ast.Name) :]
+        mode = options.get("mode", places[0] if places else ast.Constant("r"))
+        modes = [n.value for n in ast.walk(mode) if isinstance(n, ast.Constant)]
+        return any("b" not in text for text in modes)  # an archive's takes the name of a member
     return False
 
 

@@ -204,7 +204,7 @@ def _request(address: str, wanted: Wanted, part: Path, watch: Watch) -> None:
             need_space(part.parent, total - start, f"download {wanted.name}")
         if start == 0:
             _remember(part, address, response)
-        with part.open("r+b" if start else "wb", encoding="utf-8") as file:
+        with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             done = start
             for block in response.iter_content(BLOCK):
@@ -374,7 +374,7 @@ def _extract(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
-        with content.open(member, encoding="utf-8") as source, part.open("wb") as file:
+        with content.open(member) as source, part.open("wb") as file:
             while block := source.read(BLOCK):
                 file.write(block)
                 done += len(block)
