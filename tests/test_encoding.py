@@ -29,7 +29,7 @@ def _leaves_it_to_the_locale(call: ast.Call) -> bool:
     if name == "write_text":  # of a path; the store's own function takes the path as well
         return isinstance(function, ast.Attribute) and len(call.args) == 1
     if name == "open":
-        if getattr(getattr(function, "value", None), "id", "") in ("Image", "os"):
+        if getattr(getattr(function, "value", None), "id", "") in ("Image", "os", "tarfile"):
             return False
         places = call.args[isinstance(function, ast.Name) :]
         mode = options.get("mode", places[0] if places else ast.Constant("r"))
