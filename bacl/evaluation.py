@@ -107,11 +107,12 @@ class Result:
         metrics = {k: None if math.isnan(v) else v for k, v in self.metrics.items()}
         content = {"metrics": metrics, "evaluator": self.evaluator}
         _write(
-            folder / "metrics.json", lambda p: p.write_text(json.dumps(content, indent=1) + "\n")
+            folder / "metrics.json",
+            lambda p: p.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"),
         )
 
         def rows(path: Path) -> None:
-            with path.open("w", newline="") as file:
+            with path.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, list(self.per_category[0]))
                 writer.writeheader()
                 writer.writerows(self.per_category)

@@ -1,6 +1,7 @@
 """Reading checkpoints safely, and starting a bank from another stage's checkpoint."""
 
 import re
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +21,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises RunError where the file is absent, truncated, or would need code to be read.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such checkpoint") from None
-    except Exception as error:
-        reason = str(error).split("\n")[0]
-        raise RunError(
-            f"{path}: expected a whole checkpoint of tensors and plain values, got a file that "
-            f"cannot be read as one ({reason})"
-        ) from None
+    content = read_tensors(path)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise RunError(f"{path}: expected a checkpoint with a `state_dict`, found none")
     return content
+
+
+def read_tensors(path: Path, mapped: bool = False) -> Any:
+    """What a file of `torch.save` holds, which may be tensors and plain values only.
+
+    mapped: whether tensors shall stay on the disk until they are used, where the file's format
+    allows that. Raises RunError as `read_checkpoint` does.
+    """
+    expected = f"{path}: expected a whole checkpoint of tensors and plain values, got"
+    try:
+        return torch.load(path, "cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such checkpoint") from None
+    except IsADirectoryError:
+        raise RunError(f"{expected} a folder") from None
+    except PermissionError:
+        raise RunError(f"{path}: expected a file that may be read") from None
+    except Exception as error:  # of torch's text, only what it met is about this file
+        foreign = re.search(r"Unsupported global: GLOBAL (\S+)|Unsupported class (\S+)", str(error))
+        if foreign:
+            raise RunError(
+                f"{expected} one that only code can read: it holds {foreign[1] or foreign[2]}"
+            ) from None
+        raise RunError(f"{expected} a file that is damaged or something else") from None
 
 
 def load_trunk(model: "BankDetector", path: Path) -> list[str]:

@@ -87,7 +87,7 @@ class Prepared(BaseModel):
     def save(self, path: Path) -> None:
         """Write to `path`, whole or not at all."""
         part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(self.model_dump_json(indent=1) + "\n")
+        part.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
         part.replace(path)
 
 

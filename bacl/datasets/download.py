@@ -252,7 +252,7 @@ def _note(part: Path) -> Path:
 def _version(part: Path) -> dict:
     """What identifies the remote version that `part` is the beginning of; {} where unknown."""
     try:
-        version = json.loads(_note(part).read_text())
+        version = json.loads(_note(part).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return version if isinstance(version, dict) and "validator" in version else {}
@@ -264,7 +264,9 @@ def _remember(part: Path, address: str, response: requests.Response) -> None:
     tag = response.headers.get("ETag", "")
     # A weak tag does not promise equal bytes, so a range cannot rest on it.
     validator = response.headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
-    _note(part).write_text(json.dumps({"address": address, "validator": validator}))
+    _note(part).write_text(
+        json.dumps({"address": address, "validator": validator}), encoding="utf-8"
+    )
 
 
 def _forget(part: Path) -> None:

@@ -64,7 +64,7 @@ def generate(folder: Path, dataset: Dataset) -> None:
     categories = _categories(names, splits["train"]["annotations"])
     for split, content in splits.items():
         content = {"info": _info(dataset), **content, "categories": categories}
-        (folder / f"{split}.json").write_text(json.dumps(content))
+        (folder / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def _info(dataset: Dataset) -> dict:

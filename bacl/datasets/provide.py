@@ -272,7 +272,7 @@ def _make_coco_lt(place: str, request: Request) -> Record:
     path = root / place
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("w") as file:
+        with part.open("w", encoding="utf-8") as file:
             json.dump(content, file)
         digest = sha256(part, lambda *_: None)
         size = part.stat().st_size

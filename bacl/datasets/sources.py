@@ -223,7 +223,7 @@ def write_record(root: Path, record: Record) -> None:
     path = record_path(root, record.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(record.model_dump_json())
+    part.write_text(record.model_dump_json(), encoding="utf-8")
     part.replace(path)
 
 

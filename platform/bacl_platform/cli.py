@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -48,8 +49,8 @@ Address = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Ray cluster to run on: auto on one of its nodes, else HEAD:PORT; without it, Ray is "
-        "started on this machine.",
+        help="Ray cluster to run on: auto on one of its nodes, HEAD:PORT, or local for a new Ray on "
+        "this machine; without it, RAY_ADDRESS says it, else Ray is started on this machine.",
     ),
 ]
 Out = Annotated[
@@ -97,12 +98,16 @@ def plan(
         from bacl_platform.sweep import is_sweep
         from bacl_platform.sweep_report import print_sweep
         from bacl_platform.terminal import Console
+        from bacl_platform.weights import check_weights
 
         if is_sweep(file):
             (sweep,), where, _ = swept([file], store, set_, seeds)
+            check_weights(sweep.missing(where))
             print_sweep(sweep, where, Console())
         else:
-            print_plan(*planned(file, store, set_, seeds), Console())
+            what, where = planned(file, store, set_, seeds)
+            check_weights(what.missing(where))
+            print_plan(what, where, Console())
 
 
 @app.command()
@@ -128,9 +133,11 @@ def run(
         from bacl_platform.status import driving
         from bacl_platform.terminal import Console
         from bacl_platform.tracking import Tracking
+        from bacl_platform.weights import check_weights
 
         console = Console()
         what, where = planned(file, store, set_, seeds)
+        check_weights(what.missing(where))
         with driving(where):
             run_plan(what, where, Tracking.of_plan(what, where), console, address)
         console.print(
@@ -168,9 +175,11 @@ def sweep(
         from bacl_platform import tuning
         from bacl_platform.status import driving
         from bacl_platform.terminal import Console
+        from bacl_platform.weights import check_weights
 
         console = Console()
         plans, where, prepare = swept(files, store, set_, seeds, max_trials)
+        check_weights(job for each in plans for job in each.missing(where))
         with driving(where):
             tuning.run_sweeps(plans, where, prepare, console, address, retry_failed)
         for file in files:
@@ -289,7 +298,7 @@ def logs(
         typer.Argument(
             metavar="KEY|NAME",
             help="An unfinished job, by the key or name that `bacl status` shows; without it, the "
-            "job that failed last.",
+            "job that failed last or, if none has, that logged last.",
         ),
     ] = None,
     lines: Annotated[
@@ -842,7 +851,20 @@ def _of_disk(error: Exception) -> str | None:
 
 def main() -> None:
     """The `bacl` command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
-            stream.reconfigure(errors="backslashreplace")
+    _in_utf8()
     app()
+
+
+def _in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where file names would be ASCII; show letters that the
+    terminal lacks as escapes.
+
+    Python does the former by itself in the C locale unless its environment forbids it, and then no
+    file whose name has another letter can be opened, in this process or in those of its jobs.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -177,7 +177,11 @@ def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]
             continue
         if known["recipe"]["schedule"]["batch"] != job.recipe.schedule.batch:
             continue
-        times = [r["time"] for r in map(json.loads, log.read_text().splitlines()) if "time" in r]
+        times = [
+            r["time"]
+            for r in map(json.loads, log.read_text(encoding="utf-8").splitlines())
+            if "time" in r
+        ]
         if times:
             share = _bank_cost(len(job.variants)) / _bank_cost(len(known["variants"]))
             found[known["stage"] == job.stage, log.stat().st_mtime] = median(times) * share

@@ -269,7 +269,7 @@ def stats(
         from bacl_platform.plots import png
 
         out.mkdir(parents=True, exist_ok=True)
-        (out / "stats.json").write_text(text + "\n")
+        (out / "stats.json").write_text(text + "\n", encoding="utf-8")
         counted.save_categories(out / "categories.csv")
         (out / "long_tail.png").write_bytes(png(long_tail(counted)))
         _print_stats(counted, Console())

@@ -46,7 +46,7 @@ def _archive(name: str) -> str:
 
 def _made_with(store: Store, digest: str) -> list[str]:
     """Folders beside a prepared dataset that hold its images."""
-    prepared = json.loads((store.datasets / digest / "dataset.json").read_text())
+    prepared = json.loads((store.datasets / digest / "dataset.json").read_text(encoding="utf-8"))
     images = Path(prepared["train"]["images"])
     inside = images.is_relative_to(store.datasets)
     return [images.relative_to(store.datasets).parts[0]] if inside else []

@@ -294,14 +294,15 @@ print(evaluation.get_results()["AP"])
 
 
 def _tracking() -> str:
+    from bacl_platform.tracking import sqlite_uri
+
     with tempfile.TemporaryDirectory() as folder:
         found = _in_process(
             f"""
 from pathlib import Path
 from mlflow import MlflowClient
-folder = Path({folder!r})
-client = MlflowClient(tracking_uri=f"sqlite:///{{folder / 'mlflow.db'}}")
-experiment = client.create_experiment("doctor", (folder / "artifacts").as_uri())
+client = MlflowClient(tracking_uri={sqlite_uri(Path(folder, "mlflow.db"))!r})
+experiment = client.create_experiment("doctor", Path({folder!r}, "artifacts").as_uri())
 run = client.create_run(experiment)
 client.log_metric(run.info.run_id, "AP", 0.5)
 client.set_terminated(run.info.run_id)
@@ -344,6 +345,7 @@ def _in_process(script: str) -> str:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        encoding="utf-8",
     )
     try:
         output, errors = process.communicate(timeout=SECONDS)

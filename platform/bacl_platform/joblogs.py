@@ -33,10 +33,13 @@ def print_logs(store: Store, which: str | None, lines: int, console: "Console") 
     """Show the last lines of a job's log, and how it failed if it did.
 
     which: key or name of a running, interrupted or failed job, of those with a name the newest;
-    without one, of those that failed the one that logged last. Raises UsageError where there is no
-    such job or log.
+    without one, the one that logged last of those that failed or, if none has, of all. Raises
+    UsageError where there is no such job or log.
     """
     job = _chosen(store, which)
+    if job is None:
+        console.print(f"no unfinished jobs in {store.url}", soft_wrap=True, highlight=False)
+        return
     place = f"{store.url}/.work/{job.key}/{LOG}"
     log = works.read(store, job.key, LOG)
     if log is None:
@@ -47,15 +50,17 @@ def print_logs(store: Store, which: str | None, lines: int, console: "Console") 
         console.print(f"failed: {job.failure}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _chosen(store: Store, which: str | None) -> Unfinished:
+def _chosen(store: Store, which: str | None) -> Unfinished | None:
+    """The job to show; None where none was named and there is none."""
     known = sorted(unfinished(store), key=lambda job: job.quiet)
     if which is None:
-        found = [job for job in known if job.failure is not None and not job.running]
-        expected = "a job that failed"
-    else:
-        found = [job for job in known if which in (job.key, job.name)]
-        expected = f"an unfinished job with key or name {which!r}"
+        failed = [job for job in known if job.failure is not None and not job.running]
+        return next(iter([*failed, *known]), None)
+    found = [job for job in known if which in (job.key, job.name)]
     if not found:
         names = ", ".join(f"{job.name} ({job.key})" for job in known) or "none"
-        raise UsageError(f"{store.root}: expected {expected}; its unfinished jobs: {names}")
+        raise UsageError(
+            f"{store.root}: expected an unfinished job with key or name {which!r}; its unfinished "
+            f"jobs: {names}"
+        )
     return found[0]

@@ -92,9 +92,9 @@ class Runs:
         folder.mkdir(parents=True, exist_ok=True)
         latest = folder / f"{self.digest}.latest"
         with FileLock(folder / "turn.lock"):
-            if not latest.exists() or latest.read_text() != self._token:
+            if not latest.exists() or latest.read_text(encoding="utf-8") != self._token:
                 self.forget()
-                latest.write_text(self._token)
+                latest.write_text(self._token, encoding="utf-8")
             yield
 
     def connect(self) -> None:
@@ -158,7 +158,7 @@ class Runs:
             return
         entry = self.store.entry(job.key)
         files = read_manifest(entry)["files"]
-        lines = (entry / SCALARS).read_text().splitlines()
+        lines = (entry / SCALARS).read_text(encoding="utf-8").splitlines()
         self.log([Event("log", job, [json.loads(line) for line in lines], at)])
         for variant in (None, *self._variants(job)):
             run = self._run(job, variant)
@@ -176,7 +176,7 @@ class Runs:
                 },
             )
             if variant:
-                metrics = json.loads((entry / prefix / "metrics.json").read_text())
+                metrics = json.loads((entry / prefix / "metrics.json").read_text(encoding="utf-8"))
                 numbers = _numbers(metrics.get("metrics", metrics))
                 self._log_once(run, [(n, v, job.iterations, at) for n, v in numbers.items()])
                 for name in ("metrics.json", "categories.csv"):
@@ -397,7 +397,9 @@ def _git_commit() -> str | None:
     """The commit of the source tree that runs, if it runs from one."""
     command = ["git", "-C", str(Path(bacl.__file__).parent), "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=False, encoding="utf-8"
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

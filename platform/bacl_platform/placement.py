@@ -38,6 +38,31 @@ def lacking(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], where: str)
     return list(found.values())
 
 
+def groups_of(asked: Resources) -> list[dict[str, float]]:
+    """What a job asks Ray for at once: the resources of each of its workers."""
+    return [of_worker(asked)] * asked.workers
+
+
+def waiting_for(asked: Resources, free: Mapping[str, float]) -> str:
+    """What a job waits for, as `waiting for 2 CPU, 0 free`; free: what the cluster has left."""
+    worker = of_worker(asked)
+    lacks = {
+        name: amount * asked.workers
+        for name, amount in worker.items()
+        if amount * asked.workers > free.get(name, 0)
+    }
+    if not lacks:  # enough in all, but not where it is asked for
+        return f"waiting for room for {asked.workers} workers of {asked.each} each"
+    return "waiting for " + ", ".join(
+        f"{_amount(name, amount)}, {_amount(name, free.get(name, 0)).split()[0]} free"
+        for name, amount in lacks.items()
+    )
+
+
+def _amount(name: str, amount: float) -> str:
+    return f"{amount / GIB:.3g} GiB" if name == "memory" else f"{amount:g} {name}"
+
+
 _how = {
     "PACK": "",
     "SPREAD": "",

@@ -29,6 +29,8 @@ class Progress(AbstractContextManager):
         self._loss: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
         self._tasks: dict[str, progress.TaskID] = {}
+        self._waits: set[str] = set()
+        """Jobs of which was told that they wait, and not that they began."""
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
@@ -60,8 +62,17 @@ class Progress(AbstractContextManager):
 
     def begin(self, job: Job, step: int) -> None:
         """A job trains, from the beginning or from a checkpoint."""
+        self._waits.discard(job.key)
         self._show(job, step, "")
         self.say(f"{job.name}: {f'goes on from step {step}' if step else 'started'}")
+
+    def wait(self, job: Job, text: str) -> None:
+        """A job waits for something; off a terminal this is told once."""
+        if self.console.is_terminal:
+            self._show(job, self._step(job), text)
+        elif job.key not in self._waits:
+            self.say(f"{job.name}: {text}")
+        self._waits.add(job.key)
 
     def checkpoint(self, job: Job, step: int) -> None:
         """A checkpoint is on the disk; off a terminal this is where progress is told."""
@@ -85,6 +96,11 @@ class Progress(AbstractContextManager):
         """In words, how long a job that has logged will train yet."""
         seconds = self._seconds[job.key]
         return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+    def _step(self, job: Job) -> int:
+        """The step that a job's bar shows."""
+        own = self._tasks.get(job.key)
+        return next((int(task.completed) for task in self._bars.tasks if task.id == own), 0)
 
     def _view(self) -> RenderableType:
         """What stands below the events on a terminal."""

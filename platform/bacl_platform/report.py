@@ -143,7 +143,7 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
 
 def _read(job: Job, variant: str, store: Store) -> Result:
     folder = store.entry(job.key) / "variants" / variant
-    content = json.loads((folder / "metrics.json").read_text())
+    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     with (folder / "categories.csv").open(newline="", encoding="utf-8") as file:
         categories: list[dict[str, Any]] = list(csv.DictReader(file))
     for row in categories:
@@ -152,7 +152,7 @@ def _read(job: Job, variant: str, store: Store) -> Result:
 
 
 def _scalars(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def as_json(report: Report) -> dict[str, Any]:

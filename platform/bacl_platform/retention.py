@@ -41,7 +41,7 @@ class Retention:
     def _scores(self) -> dict[int, float]:
         """AP of every evaluation so far, the mean over the variants that were evaluated."""
         path = self.work / SCALARS
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         found: dict[int, float] = {}
         for line in lines:
             row = json.loads(line)

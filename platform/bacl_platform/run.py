@@ -18,12 +18,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bacl.errors import BaclError, RunError
-from bacl_platform import datasets
+from bacl.errors import RunError, unwrapped
+from bacl_platform import cluster, datasets
 from bacl_platform.joblogs import clear_failure, logs_command, note_failure
-from bacl_platform.placement import lacking, of_worker
+from bacl_platform.placement import groups_of, lacking, of_worker, waiting_for
 from bacl_platform.plan import Job, Plan
 from bacl_platform.progress import Progress
+from bacl_platform.retries import failure, lasts
 from bacl_platform.store import Store
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 _OBJECT_STORE = 128 * 2**20
 """Bytes for Ray's object store: nothing large goes through it."""
+LOOK_EVERY = 3.0
+"""Seconds, at least, between looks which jobs wait for room on the cluster."""
 STOP_PATIENCE = 30.0
 """Seconds that a driver which was asked to end waits for its jobs' checkpoints."""
 
@@ -73,7 +76,7 @@ def run(
 def ray_for(jobs: list[Job], address: str | None, console: "Console") -> Iterator[None]:
     """Ray at `address`, or a new local one with cores for the largest of the jobs; ended after.
 
-    Raises RunError where it has no room for a job and never will.
+    Raises RunError where it cannot be reached, or has no room for a job and never will.
     """
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with ExitStack() as ending:
@@ -83,15 +86,15 @@ def ray_for(jobs: list[Job], address: str | None, console: "Console") -> Iterato
 
 
 def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending: ExitStack) -> None:
+    found = cluster.chosen(address)
+    if found is not None:
+        cluster.reach(found)  # before Ray is imported, which reads how to ask for access then
+
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address:
-        try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise RunError(f"expected a Ray cluster at {address}: {error}") from error
+    if found is not None:
+        ray.init(address=found.address, **quiet)
         ending.callback(_end_ray)
         check_room(jobs, ray.nodes(), console)
         return
@@ -99,7 +102,7 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
     # one machine's own Ray is not drained before it is reclaimed
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     cpus = [job.resources.workers * job.resources.cpus for job in jobs]
-    folder = tempfile.mkdtemp(prefix="bacl-ray-")
+    folder = tempfile.mkdtemp(prefix=cluster.PRIVATE)
     ending.callback(shutil.rmtree, folder, ignore_errors=True)
     # without a dashboard Ray gives back the resources of a stopped run late, which only others want
     ray.init(
@@ -141,6 +144,21 @@ def check_room(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], console:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def pending_groups() -> list[list[dict[str, float]]]:
+    """What this driver asked Ray for and has not got: resources of each worker, for each job."""
+    import ray
+
+    own = ray.get_runtime_context().get_job_id()  # the end of its groups' ids
+    return [
+        [
+            {name: amount for name, amount in worker.items() if not name.startswith("accelerator_")}
+            for worker in group["bundles"].values()
+        ]
+        for identity, group in ray.util.placement_group_table().items()
+        if group["state"] in ("PENDING", "RESCHEDULING") and identity.endswith(own)
+    ]
+
+
 class Listener(Protocol):
     """What is told of jobs; `bacl_platform.tracking.Tracking` is one."""
 
@@ -161,6 +179,15 @@ class Wire:
         self._told: list[tuple[str, str, Any]] = []
         self._stop = False
         self._places: dict[tuple[str, int], tuple[str, int]] = {}
+        self._given_up: dict[str, str] = {}
+
+    def give_up(self, attempt: str, sentence: str) -> None:
+        """A rank of a job has failed as it would again: none shall be started anew."""
+        self._given_up[attempt] = sentence
+
+    def given_up(self, attempt: str) -> str | None:
+        """What that rank told, if one did."""
+        return self._given_up.get(attempt)
 
     def place(self, key: str, rank: int, node: str, process: int) -> None:
         """Where a rank of a job is: node and process id."""
@@ -240,7 +267,12 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._results: dict[str, ObjectRef] = {}
         self._training: set[str] = set()
+        self._placed: set[str] = set()
+        """Jobs whose workers have their places on the cluster."""
         self._stopping, self._deadline = False, math.inf
+        self._looked = time.monotonic()
+        self._waiting: dict[str, str] = {}
+        """What jobs waited for at the last look."""
         self._build = ray.remote(_build).options(**beside_driver())
 
     def submit(self, job: Job) -> None:
@@ -282,10 +314,30 @@ class Jobs:
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0.5) if refs else ([], [])
         for kind, key, content in ray.get(self.wire.told.remote()):
             self._told(kind, self._jobs[key], content)
+        if time.monotonic() - self._looked > LOOK_EVERY:
+            self._look_who_waits()
         ended = [self._jobs[key] for key, ref in self.running.items() if ref in done]
         for job in ended:
             self._end(job, _failure(job, self.running.pop(job.key)))
         return ended
+
+    def _look_who_waits(self) -> None:
+        """Tell for what jobs wait that did at the last look as well."""
+        import ray
+
+        self._looked = time.monotonic()
+        pending, free = pending_groups(), ray.available_resources()
+        before, self._waiting = self._waiting, {}
+        jobs = [self._jobs[key] for key in self.running if key not in self._placed]
+        jobs = [job for job in jobs if job.parent not in self.running]
+        asked = [groups_of(job.resources) for job in jobs]
+        for job, group in zip(jobs, asked):
+            # of jobs that ask for the same, nobody knows which one waits until all do
+            if pending.count(group) < asked.count(group):
+                continue
+            self._waiting[job.key] = waiting_for(job.resources, free)
+            if job.key in before:
+                self.progress.wait(job, self._waiting[job.key])
 
     def stop(self, patience: float = STOP_PATIENCE) -> None:
         """Let jobs that train write a checkpoint and end; wait `patience` seconds for that."""
@@ -313,6 +365,7 @@ class Jobs:
 
     def _end(self, job: Job, failure: str | None) -> None:
         self._training.discard(job.key)
+        self._placed.discard(job.key)
         if self._stopping and failure is not None:
             self.progress.end(job, failure)
         elif failure is None and not self.store.complete(job.key):
@@ -340,7 +393,10 @@ class Jobs:
             self.progress.move(job, content)
         elif kind == "checkpoint":
             self.progress.checkpoint(job, content)
+        elif kind == "placed":
+            self._placed.add(job.key)
         elif kind == "trouble":
+            self._placed.discard(job.key)
             self.progress.say(f"{job.name}: {content}")
         elif kind == "failed":
             for variant, sentence in content.items():
@@ -419,7 +475,13 @@ def _build(job: Job, store: Store, wire: Any, board: Any, parent_failure: str | 
     earlier = list(storage.glob(f"{job.key}-*"))
     trainer = TorchTrainer(
         _train,
-        train_loop_config={"job": job, "store": store, "wire": wire, "board": board},
+        train_loop_config={
+            "job": job,
+            "store": store,
+            "wire": wire,
+            "board": board,
+            "attempt": name,
+        },
         # ranks wait for each other while one evaluates or publishes, so their patience stays Ray's
         torch_config=TorchConfig(backend=None if asked.backend == "auto" else asked.backend),
         scaling_config=ScalingConfig(
@@ -461,6 +523,12 @@ def _train(config: dict[str, Any]) -> str | None:
     """What each Ray Train worker runs."""
     import ray.train
 
+    wire, attempt = config["wire"], config["attempt"]
+    wire.tell.remote("placed", config["job"].key, None)
+    # Ray Train starts the ranks again whatever one of them failed with
+    if (sentence := ray.get(wire.given_up.remote(attempt))) is not None:
+        return sentence
+
     from bacl_platform import worker
 
     if config["job"].resources.gpus:
@@ -468,8 +536,6 @@ def _train(config: dict[str, Any]) -> str | None:
         from ray.train.torch import get_device
 
         torch.cuda.set_device(get_device())  # mmengine trains on the current device
-
-    wire = config["wire"]
 
     def tell(kind: str, key: str, content: Any) -> None:
         ray.get(wire.tell.remote(kind, key, content))
@@ -486,30 +552,34 @@ def _train(config: dict[str, Any]) -> str | None:
         keys = ray.get(board.verdict.remote(list(names), evaluations), timeout=300)
         return [names[key] for key in keys]
 
-    return worker.train(
-        job,
-        config["store"],
-        tell,
-        ray.train.report,
-        stopped if board is not None else None,
-        asked_to_stop,
-    )
+    try:
+        return worker.train(
+            job,
+            config["store"],
+            tell,
+            ray.train.report,
+            stopped if board is not None else None,
+            asked_to_stop,
+        )
+    except Exception as error:
+        if lasts(error):
+            ray.get(wire.give_up.remote(attempt, failure(job.name, job.key, error)))
+        raise
 
 
 def _sentence(job: Job, error: Exception) -> str:
     causes = getattr(error, "worker_failures", {}).values()
     bare = [getattr(cause, "_base_exc", cause) for cause in causes]
     for cause in bare:
-        if isinstance(cause, BaclError):
-            return str(cause)
+        if lasts(cause):
+            return failure(job.name, job.key, cause)
     reason = _first_line(bare[0] if bare else error)
-    return (
-        f"job {job.name} ({job.key}) failed {job.resources.retries + 1} times, the last time with: "
-        f"{reason}"
-    )
+    times = job.resources.retries + 1
+    often = f" {times} times, the last time with" if times > 1 else ""
+    return f"job {job.name} ({job.key}) failed{often}: {reason}"
 
 
 def _first_line(error: BaseException) -> str:
     error = getattr(error, "_base_exc", error)
-    lines = str(error).strip().splitlines()
+    lines = unwrapped(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from bacl.errors import RunError
+from bacl.errors import RunError, UsageError
 from bacl_platform import works
 from bacl_platform.redaction import redacted
 from bacl_platform.store import JOB, SCALARS, Store, failure_note
@@ -180,15 +180,28 @@ def _ago(seconds: float) -> str:
 def stop(store: Store, pid: int | None, patience: float, console: "Console") -> None:
     """Interrupt drivers of the store on this machine, one or all, and wait for their end.
 
-    What they trained stays, and their commands go on from the newest checkpoints. Raises RunError
-    where there is none, or one does not end in `patience` seconds.
+    What they trained stays, and their commands go on from the newest checkpoints. Where nothing
+    runs there is nothing to do. Raises UsageError where `pid` is none of them, RunError where they
+    are on other machines or one does not end in `patience` seconds.
     """
     known = drivers(store)
     chosen = [driver for driver in known if driver.here and pid in (None, driver.pid)]
     if not chosen:
-        elsewhere = ", ".join(f"{driver.pid} on {driver.host}" for driver in known)
-        hint = f"; there are {elsewhere}: run `bacl stop` there" if elsewhere else ""
-        raise RunError(f"{store.url}: expected a run or sweep to stop here, found none{hint}")
+        here = ", ".join(str(driver.pid) for driver in known if driver.here)
+        elsewhere = [f"{driver.pid} on {driver.host}" for driver in known if not driver.here]
+        if elsewhere and not here:
+            raise RunError(
+                f"{store.url}: no run or sweep is on this machine; there are "
+                f"{', '.join(elsewhere)}: run `bacl stop` there"
+            )
+        if pid is not None:
+            raise UsageError(
+                f"process {pid}: expected one that runs in {store.url}, as `bacl status` shows "
+                f"them: {here or 'none'}"
+            )
+        text = f"nothing to stop: no run or sweep is in {store.url}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        return
     for driver in chosen:
         os.kill(driver.pid, signal.SIGTERM)  # SIGINT is ignored in the background
     deadline = time.monotonic() + patience

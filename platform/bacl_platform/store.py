@@ -291,12 +291,12 @@ class Store:
         try:
             lock.acquire(timeout=patience)
         except Timeout:
-            who = holder.read_text() if holder.exists() else "another process"
+            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
             raise RunError(being_built(key, who)) from None
         try:
             who = f"process {os.getpid()} on {socket.gethostname()} since {_now()}"
             with disk_errors(self.root):
-                holder.write_text(who)
+                holder.write_text(who, encoding="utf-8")
             with self._lease(key, who, patience):
                 yield
         finally:
@@ -325,7 +325,7 @@ class Store:
         with self.bringing():
             if not path.exists():
                 write_text(path, uuid.uuid4().hex)
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
 
 
 def _cache_of(url: str) -> Path:
@@ -362,7 +362,7 @@ def write_manifest(folder: Path, **facts: Any) -> None:
 
 def read_manifest(folder: Path) -> dict:
     """The manifest of a complete folder."""
-    return json.loads((folder / MANIFEST).read_text())
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
 def broken(folder: Path) -> str | None:
@@ -445,7 +445,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 @contextlib.contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Tell a full or unwritable disk in a sentence (RunError)."""
+    """Tell a full disk, or what may not be read or written, in a sentence (RunError)."""
     try:
         yield
     except OSError as error:
@@ -462,8 +462,19 @@ def disk_sentence(error: OSError, place: Path) -> str | None:
             "command again; it goes on from the last complete checkpoint"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.filename or place}: expected a writable place: {error.strerror}"
+        return f"{_barred(Path(error.filename or place))}: {error.strerror}"
     return None
+
+
+def _barred(path: Path) -> str:
+    """Which file or folder this user may not do what with, of a path that could not be used."""
+    for folder in [*reversed(path.parents), path]:
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK, effective_ids=True):
+            return f"{folder}: expected a folder that may be entered"
+    if os.path.exists(path) and not os.access(path, os.R_OK, effective_ids=True):
+        what = "folder" if os.path.isdir(path) else "file"
+        return f"{path}: expected a {what} that may be read"
+    return f"{path}: expected a writable place"
 
 
 def sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import bacl
 import bacl_platform
 from bacl.errors import RunError, UsageError
+from bacl_platform.cluster import PATIENCE, token_wanted
 from bacl_platform.experiment import checked, data_paths, is_relative, override_field, read_yaml
 from bacl_platform.sweep import SweepFile, is_sweep
 
@@ -187,6 +190,9 @@ def _client(address: str | None) -> Any:
     for module in ("dashboard_sdk", "job.sdk"):  # what they tell of, we do
         logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
+    chosen = address or os.environ.get(_ADDRESS) or os.environ.get("RAY_ADDRESS")
+    if chosen and chosen not in ("auto", "local"):
+        _knock(chosen)
     if not address:
         return JobSubmissionClient()
     before = os.environ.get(_ADDRESS)
@@ -199,6 +205,15 @@ def _client(address: str | None) -> Any:
             os.environ[_ADDRESS] = before
 
 
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at an address, which Ray would find out much later."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname is None:
+        raise ValueError("this is no address")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    socket.create_connection((parts.hostname, port), timeout=PATIENCE).close()
+
+
 @contextmanager
 def _told(address: str | None) -> Iterator[None]:
     """Tell in a sentence what is wrong with the cluster."""
@@ -206,19 +221,25 @@ def _told(address: str | None) -> Iterator[None]:
     import ray.exceptions
     import requests
 
-    where = f"Ray cluster at {address}" if address else "Ray cluster"
+    chosen = [f"of {n}={os.environ[n]}" for n in (_ADDRESS, "RAY_ADDRESS") if os.environ.get(n)]
+    where = " ".join(["Ray cluster", *([f"at {address}"] if address else chosen[:1])])
     try:
         yield
     except ray.exceptions.AuthenticationError as error:
+        raise RunError(token_wanted(where)) from error
+    except (
+        *(OSError, RuntimeError, ValueError, ray.exceptions.RayError),
+        *(requests.RequestException, aiohttp.ClientError),
+    ) as error:
         raise RunError(
-            f"{where}: expected its token in RAY_AUTH_TOKEN, and RAY_AUTH_MODE=token, got "
-            f"{'none' if 'required' in str(error) else 'one that it refuses'}"
-        ) from error
-    except (OSError, RuntimeError, requests.RequestException, aiohttp.ClientError) as error:
-        raise RunError(
-            f"{where}: {(str(error) or type(error).__name__).splitlines()[0]}; expected the "
+            f"{where}: {_reason(error)}; expected the "
             "address of its dashboard, such as http://127.0.0.1:8265, in --address"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.splitlines()[0].rstrip(".")
 
 
 def _announce(

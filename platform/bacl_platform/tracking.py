@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, NoReturn
 
 from bacl.errors import RunError, UsageError
@@ -33,6 +34,7 @@ LONGEST_PAUSE = 10.0
 ATTEMPTS = 100
 """Times that a server which answers otherwise may fail to carry out one call: a quarter of an hour,
 after which it is taken for the call's fault."""
+_URI = "MLFLOW_TRACKING_URI"
 
 
 class Tracking:
@@ -70,6 +72,7 @@ class Tracking:
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints passwords as well
         uri = tracking_uri(store)
         self.where, self.patience, self._say = redacted(uri), patience, say or _print
+        self._variable = f"{_URI}=" if os.environ.get(_URI) else ""
         self.runs = Runs(uri, name, digest, settings, store, trials)
         self.outbox = Outbox(store.root / ".tracking", digest)
         self._away = False
@@ -169,7 +172,8 @@ class Tracking:
                 if not passes(error) or failures >= ATTEMPTS:
                     if not self._answered.is_set():
                         self._refusals.append(
-                            f"expected an MLflow tracking store at {self.where}: {sentence}"
+                            f"{self._variable}{self.where}: expected an MLflow tracking store "
+                            f"that takes runs: {sentence.rstrip('.')}"
                         )
                         self._answered.set()
                         return False
@@ -250,7 +254,24 @@ def _status(error: Exception) -> int | None:
 def tracking_uri(store: Store) -> str:
     """Where runs are tracked: MLFLOW_TRACKING_URI, else a SQLite file in the store."""
     store.root.mkdir(parents=True, exist_ok=True)
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.root / 'mlflow.db'}"
+    return os.environ.get(_URI) or sqlite_uri(store.root / "mlflow.db")
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of an SQLite file as MLflow takes it, whatever characters its path has.
+
+    Raises UsageError where the installed SQLAlchemy has no address for it.
+    """
+    from sqlalchemy import URL, make_url
+
+    # named with its driver: without, MLflow also makes the folder that the quoted path would name
+    uri = URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
+    if make_url(uri).database != str(path):  # before 2.1 it quotes nothing
+        raise UsageError(
+            f"{path}: expected a path without `?` for MLflow's database, unless SQLAlchemy is 2.1 "
+            "or newer: choose another --store"
+        )
+    return uri
 
 
 def serve(store: Store, port: int) -> NoReturn:
@@ -261,8 +282,7 @@ def serve(store: Store, port: int) -> NoReturn:
     uri = tracking_uri(store)
     if uri.startswith(("http://", "https://")):
         raise UsageError(
-            f"runs are tracked by the server at {redacted(uri)} (MLFLOW_TRACKING_URI): "
-            "open it there"
+            f"runs are tracked by the server at {redacted(uri)} ({_URI}): open it there"
         )
     if not _is_free(port):
         free = next((p for p in range(port + 1, port + 100) if _is_free(p)), 0)

@@ -245,7 +245,7 @@ def result_of(cell: Cell, store: Store) -> dict[str, float]:
             f"{cell.trial.label}: expected its result in job {cell.job.name}, which ended without "
             "it: the trial was stopped early or failed there"
         )
-    metrics = json.loads(path.read_text())["metrics"]
+    metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
     return {name: value for name, value in metrics.items() if value is not None}
 
 

@@ -41,6 +41,7 @@ from bacl_platform import datasets, works
 from bacl_platform.plan import Job, owner
 from bacl_platform.population import Move, evolve
 from bacl_platform.retention import Retention
+from bacl_platform.retries import failure, lasts
 from bacl_platform.store import (
     CHECKPOINT,
     CHECKPOINTS,
@@ -94,7 +95,7 @@ def train(
     job without any left ends without an entry in the store. asked_to_stop: asked every few seconds
     whether to write a checkpoint and end. Returns the sentence to tell when the job was stopped so,
     or cannot succeed however often it is retried, else None. Anything else that goes wrong is
-    raised, and Ray Train starts the ranks again.
+    raised, and what lasts of one of several ranks: the others wait for it.
     """
     torch.set_num_threads(job.resources.cpus)
     try:
@@ -102,9 +103,9 @@ def train(
             together(lambda: held.enter_context(store.lock(job.key)))
             if not together(lambda: store.complete(job.key)):
                 _train(job, store, tell, report, stopped, asked_to_stop)
-    except BaclError as error:
-        if isinstance(error, Agreed) or get_world_size() == 1:
-            return str(error)
+    except Exception as error:
+        if isinstance(error, Agreed) or (lasts(error) and get_world_size() == 1):
+            return failure(job.name, job.key, error)
         raise
     return None
 
@@ -334,7 +335,7 @@ class Stops(Hook):
     def restore(self, runner: Runner) -> None:
         """Take out what had left before the job was interrupted."""
         noted: dict[str, str | None] = together(
-            lambda: json.loads(self.path.read_text()) if self.path.exists() else {}
+            lambda: json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         )
         self._leave(runner, noted)
 
@@ -399,7 +400,9 @@ class Moves(Hook):
 
     def before_train(self, runner: Runner) -> None:
         step = runner.iter
-        noted = together(lambda: json.loads(self.path.read_text()) if self.path.exists() else [])
+        noted = together(
+            lambda: json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
+        )
         self.made = [row for row in noted if row["step"] <= step]
         for member, values in self.values.items():
             self._change(runner, member, values)
@@ -461,11 +464,11 @@ class Scalars(Hook):
 
     def start(self, step: int) -> None:
         """Keep what was logged up to the step that training goes on from (rank 0)."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]
         kept = [row for row in rows if row["step"] <= step and not self._is_final_evaluation(row)]
         whole = self.path.with_suffix(".new")
-        whole.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        whole.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         whole.replace(self.path)
         self.tell("started", self.job.key, step)
         self.tell("scalars", self.job.key, kept)
@@ -498,7 +501,7 @@ class Scalars(Hook):
     def _write(self, row: dict[str, Any]) -> None:
         row = {name: value for name, value in row.items() if math.isfinite(value)}
         if is_main_process():
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             self.tell("scalars", self.job.key, [row])
 
@@ -582,7 +585,7 @@ def _publish(job: Job, store: Store, results: Path, model: nn.Module, loop_secon
     """
     state = weights_to_cpu(model.state_dict())
     with disk_errors(results):
-        (results / JOB).write_text(_described(job, loop_seconds=loop_seconds))
+        (results / JOB).write_text(_described(job, loop_seconds=loop_seconds), encoding="utf-8")
         write_text(results / "config.py", config_text(job.config))
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
         _save({"state_dict": state, "meta": meta}, results / CHECKPOINT)

@@ -49,7 +49,7 @@ def read(store: Store, key: str, name: str) -> str | None:
     if store.bucket is not None and _is_behind(store, key):
         return store.bucket.read_text(f".work/{key}/{name}")
     path = store.work(key) / name
-    return path.read_text() if path.exists() else None
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def newest_step(store: Store, key: str) -> int | None:
@@ -78,14 +78,14 @@ def push(store: Store, key: str, over: Callable[[], bool] = lambda: False) -> No
     work = store.work(key)
     for name in SMALL:
         with contextlib.suppress(FileNotFoundError):
-            store.bucket.write(f".work/{key}/{name}", (work / name).read_text())
+            store.bucket.write(f".work/{key}/{name}", (work / name).read_text(encoding="utf-8"))
     there, kept = _steps_there(store, key), checkpoints(work / CHECKPOINTS)
     for step, path in kept:
         name = f".work/{key}/{CHECKPOINTS}/step_{step}"
         if over():
             return
         with contextlib.suppress(FileNotFoundError):  # newer ones have taken its place meanwhile
-            manifest = (path / MANIFEST).read_text()
+            manifest = (path / MANIFEST).read_text(encoding="utf-8")
             if step not in there or store.bucket.read_text(f"{name}/{MANIFEST}") != manifest:
                 store.push_folder(path, name)
     for step in there - {step for step, _ in kept} if kept else ():

@@ -22,7 +22,7 @@ DOCKER = ROOT / "docker"
 
 def variables(path: Path) -> dict[str, str]:
     """The NAME=value lines of an .env file."""
-    return dict(line.split("=", 1) for line in path.read_text().splitlines())
+    return dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def free_port() -> int:
@@ -139,7 +139,7 @@ def wait_for(
     """Wait until `check` is true, at most 60 seconds and no longer than the process lives."""
     end = time.monotonic() + 60
     while not check():
-        told = f"{what}:\n{log.read_text()[-4000:]}"
+        told = f"{what}:\n{log.read_text(encoding='utf-8')[-4000:]}"
         assert process.poll() is None, f"ended before: {told}"
         assert time.monotonic() < end, f"not in a minute: {told}"
         time.sleep(0.2)

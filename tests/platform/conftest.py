@@ -187,7 +187,8 @@ def detect(prepared: Prepared, quality: float, path: Path) -> None:
     """Writes a detection on each validation box, nearly on it: a share `quality` of them (from the
     front of each category) rightly named with score 0.9, the others as the next category and
     with score 0.5."""
-    annotations = json.loads(Path(prepared.val.annotations).read_text())["annotations"]
+    content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
+    annotations = content["annotations"]
     total = Counter(annotation["category_id"] for annotation in annotations)
     seen: Counter[int] = Counter()
     rows = []

@@ -46,7 +46,7 @@ def lines_until(process: subprocess.Popen, pattern: str) -> str:
 
 def ranks_of(raylet: int) -> list[int]:
     """The training processes that a node's raylet has started."""
-    children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
+    children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text(encoding="utf-8").split()
     return [
         int(c) for c in children if b"RayTrainWorker" in Path(f"/proc/{c}/cmdline").read_bytes()
     ]

@@ -71,7 +71,7 @@ def test_differences_are_the_evaluators_means_over_seeds(study, prepared, compar
 def test_interval_is_that_of_a_loop_that_evaluates_every_resample(study, prepared, tmp_path):
     resamples = 40
     compared = compare.compare(study, "softmax", "bacl", resamples, QUIET, seed=3)
-    content = json.loads(Path(prepared.val.annotations).read_text())
+    content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
     images = content["images"]
     assert [image["id"] for image in images] == list(range(len(images)))
     runs = {
@@ -152,7 +152,7 @@ def test_categories_come_from_the_largest_gain_to_the_largest_loss(prepared, stu
 
 def test_category_in_few_images_has_no_interval(study, prepared, compared, monkeypatch):
     assert all(change.low <= change.high for change in compared.categories["AP"])
-    content = json.loads(Path(prepared.val.annotations).read_text())
+    content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
     images = {}
     for annotation in content["annotations"]:
         images.setdefault(annotation["category_id"], set()).add(annotation["image_id"])
@@ -225,7 +225,7 @@ def test_command_prints_verdicts_or_json(tiny, plan, store, fill):
 def with_masks(study, prepared):
     """Gives all results masks: the upper thirds of their boxes."""
     path = Path(prepared.val.annotations)
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     for result in study.results:
         file = result.folder / "detections.parquet"

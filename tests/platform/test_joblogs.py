@@ -59,8 +59,15 @@ def test_unknown_job_is_told_with_those_there_are(begun, store, capsys):
     job = begun()
     with pytest.raises(UsageError, match=rf"name 'nope'; its .* features \({job.key}\)"):
         shown(store, capsys, "nope")
-    with pytest.raises(UsageError, match="expected a job that failed"):
-        shown(store, capsys)
+
+
+def test_interrupted_job_is_shown_without_a_name_where_none_has_failed(begun, store, capsys):
+    assert shown(store, capsys) == f"no unfinished jobs in {store.url}\n"
+    first, second = begun(0), begun(1)
+    os.utime(store.work(first.key) / SCALARS, (1, 1))
+    assert shown(store, capsys).startswith(f"job heads ({second.key})")
+    joblogs.note_failure(store, first.key, "it broke")
+    assert shown(store, capsys).startswith(f"job features ({first.key})")
 
 
 def test_job_that_is_started_again_has_not_failed(begun, store):

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from bacl.errors import RunError
 from bacl_platform.experiment import Resources
-from bacl_platform.placement import lacking, of_worker
+from bacl_platform.placement import lacking, of_worker, waiting_for
 from bacl_platform.run import check_room
 
 
@@ -77,3 +77,21 @@ def test_cluster_that_may_grow_is_waited_for(planned, capsys):
         check_room(jobs, TWO, Console())
     check_room(jobs, [*TWO, node({"ray.io/node-group": "workers"}, CPU=1)], Console())
     assert "has it for 0 so far: the job waits for more nodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "asked, free, expected",
+    [
+        ({"workers": 2}, {}, "waiting for 2 CPU, 0 free"),
+        ({"workers": 2, "cpus": 2}, {"CPU": 3.0}, "waiting for 4 CPU, 3 free"),
+        ({"gpus": 0.5}, {"CPU": 8, "GPU": 0.25}, "waiting for 0.5 GPU, 0.25 free"),
+        (
+            {"memory": 4, "custom": {"nvme": 1}},
+            {"memory": 2**30},
+            "waiting for 1 CPU, 0 free, 4 GiB, 1 free, 1 nvme, 0 free",
+        ),
+        ({"workers": 2, "cpus": 2}, {"CPU": 4}, "waiting for room for 2 workers of 2 CPU each"),
+    ],
+)
+def test_job_that_waits_says_for_what(asked, free, expected):
+    assert waiting_for(Resources(**asked), free) == expected

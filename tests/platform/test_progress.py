@@ -202,3 +202,28 @@ def test_without_a_terminal_each_event_is_a_line(plan):
         "alpha=0.1 seed 0: stopped",
         "heads: done",
     ]
+
+
+def test_what_a_job_waits_for_is_told_once_and_again_after_it_began(plan):
+    (job,) = [job for job in plan().jobs if job.stage == "heads"]
+    file = io.StringIO()
+    progress = TrialProgress(Console(file=file, width=100))
+    for free in (0, 1):
+        progress.wait(job, f"waiting for 2 CPU, {free} free")
+    progress.begin(job, 0)
+    progress.wait(job, "waiting for 2 CPU, 0 free")
+    lines = [line for line in file.getvalue().splitlines() if "waiting" in line]
+    assert lines == ["heads: waiting for 2 CPU, 0 free"] * 2
+
+
+def test_terminal_shows_what_a_job_waits_for_now(plan, terminal):
+    (job,) = [job for job in plan().jobs if job.stage == "heads"]
+    progress, screen = terminal()
+    with progress:
+        progress.add(plan().cells)
+        progress.wait(job, "waiting for 2 CPU, 0 free")
+        progress.wait(job, "waiting for 2 CPU, 1 free")
+        shown = "\n".join(screen())
+        assert "2 CPU, 1 free" in shown and "0 free" not in shown
+        progress.begin(job, 0)
+        assert "free" not in "\n".join(screen())

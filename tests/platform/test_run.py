@@ -152,3 +152,17 @@ def test_failed_job_stops_its_dependants_and_is_told_in_a_sentence(tiny, planned
     assert f"its last log lines: bacl logs {job.key} --store {store.root}" in output
     assert "error: job heads was not run: it starts from job features" in output
     assert "Traceback" not in output
+
+
+def test_job_that_waits_for_room_says_for_what(tiny, planned, store):
+    text = tiny.read_text(encoding="utf-8")
+    tiny.write_text(text[: text.index("  heads:")], encoding="utf-8")
+    cpus = os.cpu_count() or 1
+    both = ["seeds=[0, 1]", f"stages.features.resources.cpus={cpus}"]
+    with bacl_run(tiny, store, *both) as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    ((waiting, what),) = re.findall(r"features seed (\d): waiting for (.*)", output)
+    assert what == f"{cpus} CPU, 0 free"
+    started = re.findall(r"features seed (\d): started", output)
+    assert started[1] == waiting, output  # and not the one that had the room

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import time
 import pytest
 from rich.console import Console
 
-from bacl.errors import RunError
+from bacl.errors import RunError, UsageError
 from bacl_platform import status, worker
 from bacl_platform.store import write_text
 
@@ -78,3 +79,11 @@ def test_driver_on_another_machine_cannot_be_stopped_from_here(store):
     note(store, 1, "elsewhere")
     with pytest.raises(RunError, match="there are 1 on elsewhere: run `bacl stop` there"):
         status.stop(store, None, 1, Console())
+
+
+def test_stop_has_nothing_to_do_where_nothing_runs(store, capsys):
+    status.stop(store, None, 1, Console(width=200))
+    assert capsys.readouterr().out == f"nothing to stop: no run or sweep is in {store.url}\n"
+    note(store, os.getpid(), socket.gethostname())
+    with pytest.raises(UsageError, match=rf"process 1: expected one .*: {os.getpid()}$"):
+        status.stop(store, 1, 1, Console())

@@ -97,6 +97,19 @@ def test_variables_are_passed_by_name_and_their_values_not_shown(
     assert f"tiny.yaml  {tiny.stat().st_size / 1024:.1f} KiB" in said
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:1", "ray://127.0.0.1:1", "x"])
+def test_address_without_an_answer_is_told_at_once(tiny, monkeypatch, address):
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    began = time.monotonic()
+    with pytest.raises(RunError) as told:
+        submitting.submit(tiny, "/shared", Console(), wait=False)
+    named = f"Ray cluster of RAY_ADDRESS={address}: "
+    assert str(told.value).startswith(named) and "; expected the address" in str(told.value)
+    assert ".;" not in str(told.value)
+    assert time.monotonic() - began < 10
+
+
 def test_more_than_the_limit_is_not_sent(tiny, monkeypatch):
     monkeypatch.setattr(submitting, "LIMIT", 1000)
     with pytest.raises(UsageError, match="expected at most 0 MiB to send"):
@@ -203,7 +216,7 @@ def test_token_that_a_cluster_refuses_is_told(head, tiny):
     process = head.submit(tiny, "--store", "/shared", token="f" * 64)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
-    assert "expected its token in RAY_AUTH_TOKEN" in output and "one that it refuses" in output
+    assert "asks for its token" in output and "got a token that it refuses" in output
     assert "Traceback" not in output
 
 

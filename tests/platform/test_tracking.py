@@ -8,15 +8,18 @@ import socket
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
 
 from bacl.errors import RunError, UsageError
 from bacl_platform import tracking as tracking_module
 from bacl_platform.mlflow_runs import flatten
-from bacl_platform.store import sha256
-from bacl_platform.tracking import Tracking, serve
+from bacl_platform.store import Store, sha256
+from bacl_platform.tracking import Tracking, serve, sqlite_uri
 
 ROWS = [
     {"step": 10, "lr": 0.01, "loss": 3.0, "bacl.loss_cls": 2.0, "softmax.loss_cls": 1.0},
@@ -98,12 +101,48 @@ def test_job_and_variants_are_children_of_one_parent_run(planned, store, client,
     names = {artifact.path for artifact in client.list_artifacts(bacl.info.run_id)}
     assert names == {"metrics.json", "categories.csv", "categories.json"}
     table = json.loads(
-        Path(client.download_artifacts(bacl.info.run_id, "categories.json")).read_text()
+        Path(client.download_artifacts(bacl.info.run_id, "categories.json")).read_text(
+            encoding="utf-8"
+        )
     )
     assert table == {"columns": ["id", "name", "AP"], "data": [["3", "nan", 0.5], ["4", "7", None]]}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)  # where it looks for the run
     shown = client.load_table(bacl.info.experiment_id, "categories.json", [bacl.info.run_id])
     assert shown.columns.tolist() == ["id", "name", "AP"]
+
+
+ODD = ["my%20store", "why?", "#1", "a;b", "two words", "größe", "it's", 'a "b"', "a@b:c", "100%"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_address_of_a_database_leads_to_its_file(tmp_path, name):
+    (tmp_path / name).mkdir()
+    engine = sqlalchemy.create_engine(sqlite_uri(tmp_path / name / "mlflow.db"))
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE one (number INTEGER)"))
+    assert (tmp_path / name / "mlflow.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_database_and_artifacts_are_in_the_store_whatever_its_name(planned, tmp_path):
+    name = " ".join(ODD)
+    store, beside = Store(tmp_path / "place" / name), tmp_path / "place"
+    plan = planned()
+    heads = plan.jobs[1]
+    with Tracking.of_plan(plan, store) as tracking:
+        tracking.start(heads)
+        finish(store, heads)
+        tracking.finish(heads, cached=False)
+    assert [path.name for path in beside.iterdir()] == [name]
+    assert (store.root / "mlflow.db").is_file()
+    client = MlflowClient(tracking_module.tracking_uri(store))
+    run = runs(client)["bacl seed 0"]
+    metrics = store.root / "mlartifacts" / "tiny" / run.info.run_id / "artifacts" / "metrics.json"
+    assert metrics.is_file()
+    read = Path(client.download_artifacts(run.info.run_id, "metrics.json", str(tmp_path)))
+    assert json.loads(read.read_text(encoding="utf-8"))["metrics"]["AP"] == 0.25
+    checkpoint = store.entry(heads.key) / "variants" / "bacl" / "checkpoint.pth"
+    assert url2pathname(urlsplit(run.data.tags["bacl.checkpoint"]).path) == str(checkpoint)
 
 
 def test_step_logged_before_an_interruption_is_not_logged_again(planned, store, client):
@@ -160,7 +199,10 @@ def test_failed_job_carries_its_sentence(planned, store, client):
 
 def test_tracking_store_that_cannot_be_used_is_told(planned, store, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "carrier-pigeon://loft")
-    with pytest.raises(RunError, match="expected an MLflow tracking store at carrier-pigeon"):
+    with pytest.raises(
+        RunError,
+        match=r"^MLFLOW_TRACKING_URI=carrier-pigeon://loft: expected an MLflow tracking store",
+    ):
         Tracking.of_plan(planned(), store)
 
 
@@ -185,7 +227,7 @@ def test_ui_serves_this_stores_runs_on_loopback_only(store, monkeypatch):
     monkeypatch.setattr(tracking_module, "_is_free", lambda port: True)
     serve(store, 5000)
     assert started[started.index("--host") + 1] == "127.0.0.1"
-    uri = f"sqlite:///{store.root}/mlflow.db"
+    uri = sqlite_uri(store.root / "mlflow.db")
     assert tracking_module.os.environ["MLFLOW_BACKEND_STORE_URI"] == uri
     assert uri not in started  # where other users of the machine would see its password
 
@@ -341,7 +383,7 @@ def test_server_that_is_away_at_first_is_told_all_later(server, tracked, request
 @pytest.mark.parametrize("status", ["401", "403", "400"])
 def test_server_that_refuses_at_first_is_told_before_anything_starts(server, tracked, status):
     server.mode = status
-    with pytest.raises(RunError, match=f"expected an MLflow tracking store at http.*{status}"):
+    with pytest.raises(RunError, match=f"http.*: expected an MLflow tracking store.*{status}"):
         tracked()
 
 

@@ -35,7 +35,7 @@ def checkpoint(setting: Setting, size: str = "standard", batch: int = 16) -> lis
     recipe = "stages.classifier.recipe"
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, redirect_stderr(StringIO()):
         path, store = Path(folder) / "experiment.yaml", Store(Path(folder) / "store")
-        path.write_text(experiment(size, 1, 1, 4, setting.threads))
+        path.write_text(experiment(size, 1, 1, 4, setting.threads), encoding="utf-8")
         prepared = prepare(load(path).dataset, store.datasets)
         steps = -(-prepared.train.image_total // (batch * worker.LOG_EVERY)) * worker.LOG_EVERY
         chosen = [
@@ -47,7 +47,7 @@ def checkpoint(setting: Setting, size: str = "standard", batch: int = 16) -> lis
             watch = Watch()
             if failure := worker.train(job, store, watch.tell, watch.report):
                 raise RuntimeError(failure)
-        lines = (store.entry(jobs[-1].key) / SCALARS).read_text().splitlines()
+        lines = (store.entry(jobs[-1].key) / SCALARS).read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if "time" in row]
     # a step's time begins where the one before has been computed: a checkpoint is in the next one's
     others = [row["time"] for row in rows if row["step"] % steps != worker.LOG_EVERY]

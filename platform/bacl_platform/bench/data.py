@@ -167,7 +167,7 @@ def _read(dataset: Any) -> None:
 
 def _private() -> float:
     """MiB that this process shares with no other."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 2**10
 
 

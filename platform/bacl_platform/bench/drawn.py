@@ -63,7 +63,7 @@ def write_annotations(path: Path, size: Size, first: int = 1) -> list[str]:
             for n in range(size.categories)
         ),
     }
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for number, (name, items) in enumerate(lists.items()):
             file.write(f'{"," if number else "{"}"{name}":[')
             for place, item in enumerate(items):

@@ -94,7 +94,10 @@ def ours(folder: Path) -> Taken:
     from bacl.datasets.annotations import Category
     from bacl.evaluation import Detections, Evaluator
 
-    categories = [Category(**item) for item in json.loads((folder / "categories.json").read_text())]
+    categories = [
+        Category(**item)
+        for item in json.loads((folder / "categories.json").read_text(encoding="utf-8"))
+    ]
     before, start = resident(), time.perf_counter()
     evaluator = Evaluator(folder / "val.json", categories, "lvis")
     result = evaluator.evaluate(Detections.read(*_shards(folder)))
@@ -173,8 +176,8 @@ def draw_set(folder: Path, images: int) -> None:
         table = pa.table({n: c.astype(t) for n, c, t in zip(names, columns, types)})
         pq.write_table(table, path)
     content = {"images": rows, "annotations": annotations, "categories": categories}
-    (folder / "val.json").write_text(json.dumps(content))
-    (folder / "categories.json").write_text(json.dumps(categories))
+    (folder / "val.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / "categories.json").write_text(json.dumps(categories), encoding="utf-8")
 
 
 def _boxes(draw: np.random.Generator, count: int) -> np.ndarray:

@@ -40,7 +40,9 @@ def _peak(count: int, setting: Setting, detector: Detector) -> float:
 def resident() -> float:
     """The most MiB that this process has held."""
     if STATUS.exists():  # where there is /proc, a child's ru_maxrss begins with its parent's
-        fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+        fields = dict(
+            line.split(":", 1) for line in STATUS.read_text(encoding="utf-8").splitlines()
+        )
         return int(fields["VmHWM"].removesuffix("kB")) / 2**10
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

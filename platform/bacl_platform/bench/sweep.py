@@ -82,7 +82,7 @@ def sweep(setting: Setting) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, _own_tracking():
         place = Path(folder)
         text = experiment(size, features, heads, drawn, setting.threads)
-        (place / "experiment.yaml").write_text(text)
+        (place / "experiment.yaml").write_text(text, encoding="utf-8")
         whole, all_loops = _run(place, "whole", TRIALS, alone=False, start=0.0)
         fused, loops = _run(place, "fused", TRIALS, alone=False, start=0.1)
         single, _ = _run(place, "single", SINGLES, alone=True, start=0.5)
@@ -126,7 +126,7 @@ def _run(place: Path, name: str, trials: int, alone: bool, start: float) -> tupl
     alphas = [round(start + number / 1000, 4) for number in range(trials)]
     per_job = "variants_per_job: 1\nmax_concurrent: 1\n" if alone else ""
     path = place / f"{name}.yaml"
-    path.write_text(SWEEP.format(name=name, alphas=alphas, per_job=per_job))
+    path.write_text(SWEEP.format(name=name, alphas=alphas, per_job=per_job), encoding="utf-8")
     began = time.perf_counter()
     store = Store(place / "store")
     file, prepare = SweepFile(path), Preparation(store)
@@ -134,7 +134,7 @@ def _run(place: Path, name: str, trials: int, alone: bool, start: float) -> tupl
     keys = {job.key for plan in plans for job in plan.missing(store)}
     tuning.run_sweeps(plans, store, prepare, Console(file=io.StringIO()))
     taken = time.perf_counter() - began
-    jobs = [json.loads((store.entry(key) / JOB).read_text()) for key in keys]
+    jobs = [json.loads((store.entry(key) / JOB).read_text(encoding="utf-8")) for key in keys]
     return taken, sum(job["loop_seconds"] for job in jobs)
 
 

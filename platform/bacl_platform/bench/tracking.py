@@ -143,7 +143,7 @@ def _planned(folder: Path) -> tuple["Plan", "Store"]:
     from bacl_platform.store import Store
 
     path, store = folder / "bench.yaml", Store(folder / "store")
-    path.write_text(EXPERIMENT)
+    path.write_text(EXPERIMENT, encoding="utf-8")
     experiment = load(path, [f"seeds={list(range(JOBS))}"])
     return make_plan(experiment, prepare(experiment.dataset, store.datasets), store), store
 
@@ -174,15 +174,17 @@ def _check(plan: "Plan", store: "Store", rows: int) -> None:
 @contextmanager
 def _server(folder: Path) -> Iterator[None]:
     """Within, MLFLOW_TRACKING_URI is that of an MLflow server of the bench's own."""
+    from bacl_platform.tracking import sqlite_uri
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     known = os.environ.get("MLFLOW_TRACKING_URI")
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     where = ["--host", "127.0.0.1", "--port", str(port), "--artifacts-destination", str(folder)]
-    with (folder / "server.log").open("w") as log:
+    with (folder / "server.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
-            [*command, *where, "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"],
+            [*command, *where, "--backend-store-uri", sqlite_uri(folder / "mlflow.db")],
             env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -207,4 +209,5 @@ def _wait(server: subprocess.Popen, port: int, log: Path) -> None:
             return
         except OSError:
             time.sleep(0.1)
-    raise RunError(f"bench tracking: expected an MLflow server at port {port}: {log.read_text()}")
+    said = log.read_text(encoding="utf-8")
+    raise RunError(f"bench tracking: expected an MLflow server at port {port}: {said}")

@@ -63,7 +63,7 @@ def bank(setting: Setting) -> Row:
     variants = {name: {"method": name, **own.get(name, {})} for name in METHODS if name not in _NOT}
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, redirect_stderr(StringIO()):
         path, store = Path(folder) / "experiment.yaml", Store(Path(folder) / "store")
-        path.write_text(experiment(size, 10, heads, drawn, setting.threads))
+        path.write_text(experiment(size, 10, heads, drawn, setting.threads), encoding="utf-8")
         prepared = prepare(load(path).dataset, store.datasets)
         # Planned before any is trained: a plan leaves out variants that the store has.
         plans = []
@@ -77,7 +77,7 @@ def bank(setting: Setting) -> Row:
             for job in plan.missing(store):
                 if failure := worker.train(job, store, lambda *_: None, lambda _: None):
                     raise RuntimeError(failure)
-            record = json.loads((store.entry(plan.jobs[-1].key) / JOB).read_text())
+            record = json.loads((store.entry(plan.jobs[-1].key) / JOB).read_text(encoding="utf-8"))
             taken.append((1000 * record["loop_seconds"], len(record["variants"])))
     _, (alone, _), (together, together_variants) = taken
     what = f"{together_variants} methods in one bank, {heads} steps"
@@ -137,7 +137,7 @@ def _trees(path: Path) -> Path:
             for name, parents in TREES.items()
         },
     }
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 

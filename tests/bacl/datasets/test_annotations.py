@@ -76,7 +76,7 @@ def folder(tmp_path):
 
 
 def content(split):
-    return json.loads(Path(split.annotations).read_text())
+    return json.loads(Path(split.annotations).read_text(encoding="utf-8"))
 
 
 def entries(split):
