@@ -229,10 +229,17 @@ def config_text(config: Mapping[str, Any]) -> str:
     return "".join(f"{key} = {text}\n" for key, text in texts.items())
 
 
+def weights_file(init_cfg: Mapping[str, Any]) -> str | None:
+    """The file that weights come from, of a part's `init_cfg`; None where it is none, or a name
+    that MMEngine knows, as `torchvision://resnet50`."""
+    checkpoint = init_cfg.get("checkpoint") if init_cfg.get("type") == "Pretrained" else None
+    return checkpoint if checkpoint and "://" not in checkpoint else None
+
+
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without what does not change results: paths, loading, how ranks share.
 
-    Used for a job's key; the dataset enters the key by its digest.
+    Used for a job's key, which the dataset and a file of weights enter by their digests.
     """
     drop = {
         "ann_file",
@@ -249,7 +256,10 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: clean(item) for key, item in value.items() if key not in drop}
+            kept = {key: item for key, item in value.items() if key not in drop}
+            if weights_file(value):
+                del kept["checkpoint"]
+            return {key: clean(item) for key, item in kept.items()}
         if isinstance(value, list | tuple):
             return [clean(item) for item in value]
         return value

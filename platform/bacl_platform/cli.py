@@ -49,8 +49,8 @@ Address = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Ray cluster to run on: auto on one of its nodes, HEAD:PORT, or local for a new Ray on "
-        "this machine; without it, RAY_ADDRESS says it, else Ray is started on this machine.",
+        help="Ray cluster to run on: auto on one of its nodes, HEAD:PORT, or local for a new Ray "
+        "on this machine; without it, RAY_ADDRESS says it, else Ray is started on this machine.",
     ),
 ]
 Out = Annotated[

@@ -131,6 +131,7 @@ class _Planner:
         self.known = store.variants()
         self.complete = functools.cache(store.complete)  # once for all variants of an entry
         self.code, self.versions = code_version(), _versions()
+        self.weights = _weights_digest(experiment.detector.weights)
 
     def __call__(self, seed: int) -> Iterator[Job]:
         parents: dict[str, Job] = {}
@@ -194,10 +195,10 @@ class _Planner:
 
         lineage = next(iter(parent.variant_keys.values())) if parent else None
         config = portable(self._config(stage, seed, variant))
-        competes: list[Any] = []
+        more: list[Any] = [self.weights] if self.weights else []
         if self.population and parent:
-            competes = [self.population.model_dump(), stage.recipe.evaluate_every]
-        return digest_of([config, self.prepared.digest, lineage, self.code, *competes])
+            more += [self.population.model_dump(), stage.recipe.evaluate_every]
+        return digest_of([config, self.prepared.digest, lineage, self.code, *more])
 
     def _config(
         self, stage: RepresentationStage | ClassifierStage, seed: int, variants: dict[str, Any]
@@ -236,6 +237,19 @@ def owner(name: str, job: Job) -> tuple[str | None, str]:
     if match and match["variant"] in job.variants:
         return match["variant"], (match["stage"] or "") + match["metric"]
     return None, name
+
+
+def _weights_digest(weights: str | None) -> str:
+    """SHA-256 of the file that `detector.weights` names; nothing where it names none that can be
+    read, which `check_weights` tells."""
+    from bacl.datasets.annotations import sha256
+
+    if weights is None or weights == "torchvision":
+        return ""
+    try:
+        return sha256(Path(weights))
+    except OSError:
+        return ""
 
 
 def code_version() -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bacl.config import weights_file
 from bacl.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def check_weights(jobs: Iterable["Job"]) -> None:
 def _of(model: dict[str, Any]) -> tuple[str, str] | None:
     """The file that a model's backbone starts from and the kind of the backbone."""
     backbone = model["backbone"]
-    file = (backbone.get("init_cfg") or {}).get("checkpoint", "")
-    return None if not file or "://" in file else (file, backbone["type"])
+    file = weights_file(backbone.get("init_cfg") or {})
+    return (file, backbone["type"]) if file else None
 
 
 def _problem(file: Path, kind: str) -> str | None:

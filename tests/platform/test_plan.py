@@ -90,6 +90,19 @@ def test_plan_tells_how_many_images_train_where_some_do_not(planned, prepared, s
     assert text.count(expected) == 1  # of both stages
 
 
+def test_key_depends_on_what_weights_are_and_not_on_where_they_lie(planned, tmp_path):
+    def keys(name):
+        return [job.key for job in planned(f"detector.weights={tmp_path / name}").jobs]
+
+    for name, content in (("a.pth", b"one"), ("b.pth", b"one"), ("c.pth", b"two")):
+        (tmp_path / name).write_bytes(content)
+    assert keys("a.pth") == keys("b.pth")
+    first = keys("a.pth")
+    assert not set(first) & set(keys("c.pth"))
+    (tmp_path / "a.pth").write_bytes(b"two")
+    assert keys("a.pth") == keys("c.pth")
+
+
 def test_code_version_covers_the_method_and_its_file_names(tmp_path, monkeypatch):
     copy = tmp_path / "bacl"
     shutil.copytree(bacl.__path__[0], copy, ignore=shutil.ignore_patterns("__pycache__"))
