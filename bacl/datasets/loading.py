@@ -8,15 +8,7 @@ from bacl.errors import RunError
 
 
 class ImageError(RunError):
-    """An image of the dataset cannot be read.
-
-    torch raises an error of a loader worker again with the worker's whole traceback as message;
-    the sentence is that text's last line.
-    """
-
-    def __str__(self) -> str:
-        last = super().__str__().strip().splitlines()[-1]
-        return last.removeprefix(f"{__name__}.{type(self).__name__}: ")
+    """An image of the dataset cannot be read."""
 
 
 _WITHOUT_OPTIONS = vars(mmcv.transforms.LoadImageFromFile())

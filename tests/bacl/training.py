@@ -38,6 +38,7 @@ RECIPE = Recipe(
     scales=[(96, 96)],
     test_scale=(96, 96),
     proposals=100,
+    proposals_before_nms=100,  # with 2000, rounding turned a pixel of a mask target that was at 0.5
     loader_workers=0,
 )
 CATEGORIES = [

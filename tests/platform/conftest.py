@@ -3,6 +3,11 @@
 import copy
 import json
 import math
+import os
+import pickle
+import socket
+import subprocess
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -326,3 +331,52 @@ def masked() -> Callable[[Trial], tuple[Trial, Detections]]:
         return replace(trial, content=content), replace(found, mask=masks)
 
     return make
+
+
+_RANK = """
+import pickle, sys
+from pathlib import Path
+import torch
+from bacl.variants import Softmax
+from bacl_platform import worker
+job, store, stopped, asked = pickle.loads(Path(sys.argv[1]).read_bytes())
+torch.distributed.init_process_group("gloo")
+quiet = lambda *_: None
+print("RESULT", worker.train(job, store, quiet, quiet, lambda _: stopped, lambda: asked))
+"""
+
+
+@pytest.fixture
+def on_two_ranks():
+    """Trains a job on two ranks without Ray."""
+    return _on_two_ranks
+
+
+def _on_two_ranks(
+    job: Job, store: Store, stopped: tuple[str, ...] = (), asked_to_stop: bool = False
+) -> list[str]:
+    """The result of each rank, in processes of their own; `stopped` variants leave at step 10."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    store.root.mkdir(parents=True, exist_ok=True)
+    task = store.root / "task.pickle"
+    task.write_bytes(pickle.dumps((job, store, stopped, asked_to_stop)))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RANK, str(task)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    return [output.rpartition("RESULT ")[2].strip() for output in outputs]

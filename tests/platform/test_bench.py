@@ -204,7 +204,7 @@ def test_command_prints_a_list_and_nothing_else(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["losses"], f"expected some of {', '.join(bench.BENCHES)}, got 'losses'"),
+        (["losses"], f"BENCH: expected some of {', '.join(bench.BENCHES)}, got 'losses'"),
         (["step", "--scale", "huge"], "--scale: expected small or full, got 'huge'"),
         (["loss", "--device", "tpu"], "--device: expected cpu or cuda, got 'tpu'"),
     ],

@@ -80,9 +80,9 @@ def test_plan_tells_how_many_images_train_where_some_do_not(planned, prepared, s
     for place in range(len(read)):
         entry = read.image(place)
         image = {"id": place, "width": entry.width, "height": entry.height}
-        box = {"id": place, "category_id": 0, "bbox": [1, 1, 9, 9]}
+        box = {"id": place, "label": 0, "bbox": [1, 1, 9, 9]}
         rows.append((image, entry.file, [box] if place % 2 else []))
-    write(tmp_path / "half.arrow", rows, {0: 0}, tmp_path)
+    write(tmp_path / "half.arrow", rows)
     half = prepared.train.model_copy(update={"index": str(tmp_path / "half.arrow")})
     plan = make_plan(planned().experiment, prepared.model_copy(update={"train": half}), store)
     text = " ".join(shown(plan, store).split())

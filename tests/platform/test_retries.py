@@ -8,7 +8,7 @@ import ray.train
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from bacl.datasets.detection import ImageError
+from bacl.datasets.loading import ImageError
 from bacl.errors import RunError, UsageError
 from bacl_platform import run, worker
 from bacl_platform.retries import failure, lasts

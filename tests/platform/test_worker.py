@@ -2,11 +2,6 @@
 
 import json
 import math
-import os
-import pickle
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -243,50 +238,8 @@ def test_evaluation_that_is_due_comes_before_a_stop(planned, store, monkeypatch)
     assert "features/AP" in reported[0]
 
 
-_RANK = """
-import pickle, sys
-from pathlib import Path
-import torch
-from bacl.variants import Softmax
-from bacl_platform import worker
-job, store, stopped, asked = pickle.loads(Path(sys.argv[1]).read_bytes())
-torch.distributed.init_process_group("gloo")
-quiet = lambda *_: None
-print("RESULT", worker.train(job, store, quiet, quiet, lambda _: stopped, lambda: asked))
-"""
-
-
-def run_on_two_ranks(
-    job: Job, store: Store, stopped: tuple[str, ...] = (), asked_to_stop: bool = False
-) -> list[str]:
-    """The result of each rank, in processes of their own; `stopped` variants leave at step 10."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    task = store.root / "task.pickle"
-    task.write_bytes(pickle.dumps((job, store, stopped, asked_to_stop)))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RANK, str(task)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    return [output.rpartition("RESULT ")[2].strip() for output in outputs]
-
-
 @pytest.mark.slow
-def test_two_ranks_end_with_the_weights_of_one(planned, store, tmp_path):
+def test_two_ranks_end_with_the_weights_of_one(planned, store, tmp_path, on_two_ranks):
     one = planned("stages.features.recipe.schedule.batch=4").jobs[0]
     two = planned(
         "stages.features.recipe.schedule.batch=4", "stages.features.resources.workers=2"
@@ -295,33 +248,33 @@ def test_two_ranks_end_with_the_weights_of_one(planned, store, tmp_path):
     alone = Store(tmp_path / "alone")
     assert train(one, alone)[0] is None
     said = f"job features ({two.key}) was stopped at step 1"
-    assert run_on_two_ranks(two, store, asked_to_stop=True) == [said, said]
-    assert run_on_two_ranks(two, store) == ["None", "None"]  # from there on
+    assert on_two_ranks(two, store, asked_to_stop=True) == [said, said]
+    assert on_two_ranks(two, store) == ["None", "None"]  # from there on
     alone_weights, shared_weights = weights(alone.entry(one.key)), weights(store.entry(two.key))
     for name, value in alone_weights.items():
         torch.testing.assert_close(shared_weights[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 @pytest.mark.slow
-def test_both_ranks_stop_with_the_same_sentence(planned, store):
+def test_both_ranks_stop_with_the_same_sentence(planned, store, on_two_ranks):
     job = planned(
         "stages.features.recipe.schedule.batch=4",
         "stages.features.resources.workers=2",
         "stages.features.recipe.schedule.lr=1e30",
     ).jobs[0]
-    first, second = run_on_two_ranks(job, store)
+    first, second = on_two_ranks(job, store)
     assert first == second
     assert "is not finite at step 2" in first
 
 
 @pytest.mark.slow
-def test_stopped_variant_leaves_a_bank_on_two_ranks(planned, store, tmp_path):
+def test_stopped_variant_leaves_a_bank_on_two_ranks(planned, store, tmp_path, on_two_ranks):
     features, heads = planned(*STOPPABLE, "stages.heads.resources.workers=2").jobs
     undisturbed = Store(tmp_path / "undisturbed")
     for place in (store, undisturbed):
         train(features, place)
     assert train(planned(*STOPPABLE).jobs[1], undisturbed)[0] is None
-    assert run_on_two_ranks(heads, store, ("softmax",)) == ["None", "None"]
+    assert on_two_ranks(heads, store, ("softmax",)) == ["None", "None"]
     entry_without_softmax_equals(undisturbed, store, heads, exact=False)
 
 
