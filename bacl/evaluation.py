@@ -325,8 +325,8 @@ class BankMetric(BaseMetric):
     Each rank writes what it sees to files in columns, so memory stays flat; rank 0 then merges
     them variant by variant. Images that a sampler repeats to even out the ranks count once.
 
-    Every rank returns `{"<variant>/AP": ..., ...}`, and for each variant rank 0 writes
-    `<folder>/<variant>/{metrics.json, categories.csv, detections.parquet}`.
+    Every rank returns `{"<variant>/AP": ..., ...}`, without what is absent. For each variant rank 0
+    writes `<folder>/<variant>/{metrics.json, categories.csv, detections.parquet}`.
 
     Args:
         annotations: normalised annotations of the split.
@@ -440,7 +440,11 @@ class BankMetric(BaseMetric):
             folder.mkdir(parents=True, exist_ok=True)
             _write(folder / "detections.parquet", partial(pq.write_table, table))
             result.save(folder)
-            metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
+            metrics |= {
+                f"{name}/{key}": value
+                for key, value in result.metrics.items()
+                if not math.isnan(value)
+            }
         shutil.rmtree(self.shards)
         return metrics
 
