@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := experiments/embedded/demo.yaml
 
-.PHONY: demo test quick soak audit clean
+.PHONY: demo test quick soak audit gpu-kit clean
 
 demo: .venv/.installed
 	$(BIN)/bacl run $(DEMO)
@@ -28,8 +28,12 @@ audit: .venv/.installed
 soak: .venv/.installed
 	$(BIN)/python tests/soak/soak.py $(SOAK)
 
+# What a CUDA machine without internet lacks, as wheels; docs/gpu.md. KIT="--python 3.11" is for another.
+gpu-kit: .venv/.installed
+	$(BIN)/python tests/gpu/kit.py build $(KIT)
+
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .gpu-kit build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Both opencv packages arrive (mmcv asks for one, imaug for both) and write to the same folder. Where
 # the one that landed last needs a libGL that the machine lacks, the headless one is put on top.
