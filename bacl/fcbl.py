@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bacl.precision import at_least_float32
-from bacl.rows import rows_of
+from bacl.rows import rows_of, taken
 
 FLOOR = 1e-3
 """Long-term indicators are clamped below at this before their ratio is taken (design.md)."""
@@ -73,12 +73,12 @@ def fcbl(
     categories = logits.size(1) - 1
     foreground = labels < categories
     rows = rows_of(foreground)
-    own = labels[rows].clamp_max(categories - 1)
+    own = taken(labels, rows).clamp_max(categories - 1)
     if delta is None:
         delta = logits.new_zeros(len(own), categories)
     if term != "none":
         # Softplus of -inf is 0 and has gradient 0: a margin of -inf is a weight of 0.
-        kept = weight(logits.detach()[rows], own, threshold, term)
+        kept = weight(taken(logits, rows), own, threshold, term)
         delta = delta.masked_fill(kept == 0, -math.inf)
     shift = F.pad(delta, (0, 1))
     if isinstance(rows, slice):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mmengine.registry import Registry
 from torch import Tensor, nn
 
-from bacl.rows import rows_of
+from bacl.rows import rows_of, taken
 
 INDICATORS = Registry("indicator", scope="bacl", locations=["bacl.indicators"])
 """Indicators by the name that experiment files use."""
@@ -184,9 +184,10 @@ class ConfusionMatrix(Indicator):
         C + 1 wide: nothing, of others among them."""
         foreground = labels < self.tally.size(0)
         rows = rows_of(foreground)
-        added = F.pad(self.scores(logits[rows, :-1].float()), (0, 1), value=1.0)
-        added = added.masked_fill(~foreground[rows, None], 0)
-        return labels[rows].clamp_max(self.tally.size(0) - 1), added
+        added = F.pad(self.scores(taken(logits, rows)[:, :-1].float()), (0, 1), value=1.0)
+        if isinstance(rows, slice):
+            added = added.masked_fill(~foreground[:, None], 0)
+        return taken(labels, rows).clamp_max(self.tally.size(0) - 1), added
 
     @torch.no_grad()
     def increment(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bacl import fcbl
 from bacl.indicators import INDICATORS, Indicator
 from bacl.precision import at_least_float32
-from bacl.rows import rows_of
+from bacl.rows import rows_of, taken
 
 LAYERS = ("pooled", "fc1", "fc2")
 """What variants may read of a RoI: its pooled features, flattened, and what each shared FC makes of
@@ -283,7 +283,7 @@ class FCBL(BCE):
         delta = None
         if self.alpha:
             rows = rows_of(labels < self.categories)
-            own, other = self.indicator.pairwise(labels[rows].clamp_max(self.categories - 1))
+            own, other = self.indicator.pairwise(taken(labels, rows).clamp_max(self.categories - 1))
             delta = fcbl.margin(own, other, self.alpha)
         return fcbl.fcbl(logits, labels, delta, self.threshold, self.weight_term)
 

@@ -1,15 +1,18 @@
 """Steps and tests of everything on a device that is not the CPU: no tensor is left on the CPU, and
 what comes out is what comes out there."""
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
+from batches import COUNTS, batch_of, built, drawn_labels
 from field import VARIANTS, grown, in_short_epochs
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
-from simulated import DEVICE, simulated
+from simulated import DEVICE, aten, simulated
+from torch.utils._python_dispatch import TorchDispatchMode
 from training import CATEGORIES, build, config_of, train
 
 from bacl.export import export_variants
@@ -144,3 +147,75 @@ def test_method_that_forgets_its_device_is_found(dataset_info):
             RuntimeError, match=r"aten\.add\.Tensor.* got one of shape .* on the CPU"
         ):
             train(config, model, 1)
+
+
+class Waits(TorchDispatchMode):
+    """Which operators made the host wait for values."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in {aten.nonzero, aten._local_scalar_dense, aten.bincount}:
+            self.found.append(str(func))
+        if func.overloadpacket in {aten.index, aten.index_put_}:
+            self.found += [str(func) for at in args[1] if at is not None and at.dtype == torch.bool]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("indicator", sorted(INDICATORS.module_dict))
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_step_of_fcbl_waits_for_no_device(indicator, ranks):
+    counts = {"image_counts": COUNTS["images"], "instance_counts": COUNTS["instances"]}
+    settings = FCBL(method="fcbl", indicator=indicator).model_dump()
+    variant = built({**settings, "category_counts": counts})
+    batch = batch_of(drawn_labels(2, 20))
+    with simulated():
+        variant.to(DEVICE)
+        given = {name: getattr(batch, name).to(DEVICE) for name in ("features", "labels", "images")}
+        there = replace(batch, **given)
+        with Waits() as waits:
+            logits = variant.logits(there.features)
+            variant.terms(logits, there)["cls"][0].backward()
+            if ranks == 1:
+                variant.update(logits, there)
+            else:
+                variant.add(variant.increment(logits, there))
+            variant.strength()
+        assert waits.found == []
+
+
+REFUSED = {
+    "sum": lambda there: there + torch.zeros(3),
+    "scalar there": lambda there: there.sum() + torch.zeros(3),
+    "choice": lambda there: torch.where(there > 0, there, torch.zeros(3)),
+    "stacked number": lambda there: torch.stack([there.sum(), torch.tensor(1.0)]),
+    "rows": lambda there: there.index_add(0, torch.tensor([0]), there[:1]),
+    "index": lambda there: there[torch.tensor([0])],
+    "drawn there": lambda there: torch.rand(3, generator=torch.Generator(), device=there.device),
+    "drawn here": lambda there: torch.rand(3, generator=torch.Generator(there.device)),
+}
+TAKEN = {
+    "number": lambda there: there + torch.tensor(1.0),
+    "choice of a number": lambda there: torch.where(there > 0, there, 0.0),
+    "list": lambda there: there[[0, 1]],
+    "moved": lambda there: there + torch.zeros(3).to(there.device),
+    "copied": lambda there: there.clone().copy_(torch.zeros(3)),
+    "made alike": lambda there: there[:2] + there.new_tensor([1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_simulated_device_refuses_what_is_on_the_cpu(name):
+    with simulated(), pytest.raises(RuntimeError, match=r"expected .* got one"):
+        REFUSED[name](torch.ones(3).to(DEVICE))
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_simulated_device_takes_numbers_and_what_is_moved(name):
+    expected = TAKEN[name](torch.ones(3))
+    with simulated():
+        found = TAKEN[name](torch.ones(3).to(DEVICE))
+    assert found.device == DEVICE
+    assert torch.equal(here(found), expected)
