@@ -89,6 +89,7 @@ class BankBBoxHead(ConvFCBBoxHead):
         self._positions: list[int] = []
         self._ids: list[int] = []
         self._drawn_for: list[int] | None = None
+        self._sampled: list[int] | None = None
         self._terms: list[str] = []
         """Names of the variants' losses of the step."""
         self.tally: dict[str, Tensor] = {}
@@ -132,6 +133,7 @@ class BankBBoxHead(ConvFCBBoxHead):
         self._ids = [sample.img_id for sample in samples]
         drawn = [sample.get("drawn_for") for sample in samples]
         self._drawn_for = None if None in drawn else drawn
+        self._sampled = None
         self.tally = {}
 
     @torch.no_grad()
@@ -161,6 +163,21 @@ class BankBBoxHead(ConvFCBBoxHead):
         ]
         features, labels = zip(*made, strict=True)
         return torch.cat(features), torch.cat(labels)
+
+    def loss_and_target(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        rois: Tensor,
+        sampling_results: list[SamplingResult],
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        self._sampled = [len(sampled.priors) for sampled in sampling_results]
+        found: dict[str, Any] = super().loss_and_target(
+            cls_score, bbox_pred, rois, sampling_results, *args, **kwargs
+        )
+        return found
 
     def loss(
         self,
@@ -195,6 +212,7 @@ class BankBBoxHead(ConvFCBBoxHead):
                 ids=self._ids,
                 generator=partial(self._draw_of, name, labels.device),
                 drawn_for=self._drawn_for,
+                sampled=self._sampled,
             )
             logits = variant.logits(batch.features)
             made = self._hallucinate(variant, batch)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bacl.precision import at_least_float32
+from bacl.rows import rows_of, taken
 
 FLOOR = 1e-3
 """Long-term indicators are clamped below at this before their ratio is taken (design.md)."""
@@ -64,18 +65,24 @@ def fcbl(
 ) -> Tensor:
     """Eq. (6) for foreground and Eq. (2) for background samples.
 
-    logits (N, C + 1), labels (N,) in 0..C, delta (P, C) the margins of the foreground samples in
-    their order, 0 at a sample's own category, or None for no margin. `term` is `weight`'s, or
-    `none` for weights of 1. Returns (N,) in float32.
+    logits (N, C + 1), labels (N,) in 0..C, delta the margins of `rows_of` the foreground samples, 0
+    at a sample's own category, or None for no margin. `term` is `weight`'s, or `none` for weights
+    of 1. Returns (N,) in float32.
     """
     logits = logits.float()
-    foreground = (labels < logits.size(1) - 1).nonzero()[:, 0]
-    own = labels[foreground]
+    categories = logits.size(1) - 1
+    foreground = labels < categories
+    rows = rows_of(foreground)
+    own = taken(labels, rows).clamp_max(categories - 1)
     if delta is None:
-        delta = logits.new_zeros(len(own), logits.size(1) - 1)
+        delta = logits.new_zeros(len(own), categories)
     if term != "none":
         # Softplus of -inf is 0 and has gradient 0: a margin of -inf is a weight of 0.
-        kept = weight(logits.index_select(0, foreground), own, threshold, term)
+        kept = weight(taken(logits, rows), own, threshold, term)
         delta = delta.masked_fill(kept == 0, -math.inf)
-    shifted = logits.index_add(0, foreground, F.pad(delta, (0, 1)))
+    shift = F.pad(delta, (0, 1))
+    if isinstance(rows, slice):
+        shifted = logits + shift.masked_fill(~foreground[:, None], 0)
+    else:
+        shifted = logits.index_add(0, rows, shift)
     return F.softplus(shifted).sum(dim=1) - logits.gather(1, labels[:, None])[:, 0]

@@ -8,6 +8,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from bacl.rows import rows_of
+
 SIGNS = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)))
 """The 16 sign patterns of (x1, y1, x2, y2) that Eq. (10)'s eta takes; magnitudes are uniform."""
 
@@ -64,8 +66,7 @@ class FeatureStatistics(nn.Module):
         """Move the statistics by one step's `moments`, summed over all ranks."""
         width = self.prototype.size(1)
         counts = packed[:, -1]
-        # Few categories are present. Finding them costs a GPU more than working on all of them.
-        rows = counts.nonzero()[:, 0] if packed.device.type == "cpu" else slice(None)
+        rows = rows_of(counts > 0)  # few categories are present
         sums, squares, count = packed[rows].split([width, width, 1], dim=1)
         mean = sums / count.clamp_min(1)
         variance = (squares - count * mean.square()).clamp_min(0) / (count - 1).clamp_min(1)

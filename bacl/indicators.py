@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from mmengine.registry import Registry
 from torch import Tensor, nn
 
+from bacl.rows import rows_of, taken
+
 INDICATORS = Registry("indicator", scope="bacl", locations=["bacl.indicators"])
 """Indicators by the name that experiment files use."""
 
@@ -178,10 +180,14 @@ class ConfusionMatrix(Indicator):
         return logits.softmax(dim=1)
 
     def _rows(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Categories (P,) of the foreground samples and what each adds to its row, (P, C + 1)."""
-        foreground = (labels < self.tally.size(0)).nonzero()[:, 0]
-        scores = self.scores(logits.index_select(0, foreground)[:, :-1].float())
-        return labels[foreground], F.pad(scores, (0, 1), value=1.0)
+        """Categories of `rows_of` the foreground samples, and what each adds to its category's row,
+        C + 1 wide: nothing, of others among them."""
+        foreground = labels < self.tally.size(0)
+        rows = rows_of(foreground)
+        added = F.pad(self.scores(taken(logits, rows)[:, :-1].float()), (0, 1), value=1.0)
+        if isinstance(rows, slice):
+            added = added.masked_fill(~foreground[:, None], 0)
+        return taken(labels, rows).clamp_max(self.tally.size(0) - 1), added
 
     @torch.no_grad()
     def increment(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bacl import fcbl
 from bacl.indicators import INDICATORS, Indicator
 from bacl.precision import at_least_float32
+from bacl.rows import rows_of, taken
 
 LAYERS = ("pooled", "fc1", "fc2")
 """What variants may read of a RoI: its pooled features, flattened, and what each shared FC makes of
@@ -47,10 +48,14 @@ class Batch:
     """(N,), False for samples that stand for nothing; None where all count."""
     drawn_for: Sequence[int] | None = None
     """Labels of the categories that the rank's images were drawn for; None where images were."""
+    sampled: Sequence[int] | None = None
+    """Samples of each image, where they are known without asking the device."""
 
     @cached_property
     def sizes(self) -> list[int]:
         """Samples of each image. They are together, in the images' order."""
+        if self.sampled is not None:
+            return list(self.sampled)
         numbers = self.images.long()
         return numbers.bincount(minlength=len(self.positions)).tolist()
 
@@ -277,7 +282,8 @@ class FCBL(BCE):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         delta = None
         if self.alpha:
-            own, other = self.indicator.pairwise(labels[labels < self.categories])
+            rows = rows_of(labels < self.categories)
+            own, other = self.indicator.pairwise(taken(labels, rows).clamp_max(self.categories - 1))
             delta = fcbl.margin(own, other, self.alpha)
         return fcbl.fcbl(logits, labels, delta, self.threshold, self.weight_term)
 

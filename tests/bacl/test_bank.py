@@ -3,6 +3,7 @@
 import copy
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import pytest
@@ -96,6 +97,15 @@ def test_frozen_trunk_keeps_no_autograd_state_and_takes_no_gradient(config, star
     assert len(frozen) >= 3
     assert all(p.grad is None for module in frozen for p in module.parameters())
     assert model.rpn_head.rpn_cls.weight.grad is not None
+
+
+def test_variants_are_told_how_many_samples_each_image_has(config, start):
+    with patch.object(bank_module, "Batch", wraps=bank_module.Batch) as shown:
+        train(config, build(config, start), 1)
+    assert shown.call_count
+    for call in shown.call_args_list:
+        counted = call.kwargs["images"].long().bincount(minlength=4)
+        assert call.kwargs["sampled"] == counted.tolist()
 
 
 def test_interrupted_and_resumed_equals_undisturbed(config, start, bank):

@@ -1,10 +1,9 @@
 """Every method of the field keeps the bank's promises: alone or fused, on any number of ranks,
 interrupted or not, exported or not, it is the same variant."""
 
-import json
-
 import pytest
 import torch
+from field import VARIANTS, grown, in_short_epochs
 from training import (
     build,
     config_of,
@@ -15,63 +14,15 @@ from training import (
     train_and_save,
 )
 
-from bacl.datasets.annotations import Prepared
-from bacl.method_settings import (
-    ACSL,
-    BAGS,
-    BALMS,
-    EQL,
-    FASA,
-    LOCE,
-    PCB,
-    RIO,
-    TDE,
-    Cosine,
-    DisAlign,
-    DropLoss,
-    EQLv2,
-    Forest,
-    Seesaw,
-    SimCal,
-)
 from bacl.precision import BFloat16OptimWrapper
 
-VARIANTS = {
-    "eql": EQL(method="eql"),
-    "droploss": DropLoss(method="droploss"),
-    "balms": BALMS(method="balms"),
-    "eqlv2": EQLv2(method="eqlv2"),
-    "seesaw": Seesaw(method="seesaw"),
-    "seesaw_cosine": Seesaw(method="seesaw", classifier="cosine"),
-    "acsl": ACSL(method="acsl"),
-    "bags": BAGS(method="bags", bounds=[20]),
-    "disalign": DisAlign(method="disalign"),
-    "cosine": Cosine(method="cosine"),
-    "tde": TDE(method="tde"),
-    "pcb": PCB(method="pcb", start=0),
-    "loce": LOCE(method="loce", slots=5),
-    "rio": RIO(method="rio", slots=5, most_images=1000),
-    "fasa": FASA(method="fasa", held_out=0.5),
-    "simcal": SimCal(method="simcal", threshold=20),
-    "forest": Forest(method="forest", trees="trees.json"),
-}
 STEPS = 4
-
-
-def grown(dataset_info, folder):
-    """A forest of two trees over the dataset's six categories."""
-    names = [category.name for category in Prepared.load(dataset_info).categories]
-    trees = {"visual": [0, 0, 1, 1, 2, 2], "geometric": [1, 0, 1, 0, 1, 0]}
-    (folder / "trees.json").write_text(json.dumps({"categories": names, "trees": trees}))
-    return Forest(method="forest", trees=str(folder / "trees.json"))
 
 
 @pytest.fixture(scope="module")
 def config(dataset_info, tmp_path_factory):
     variants = {**VARIANTS, "forest": grown(dataset_info, tmp_path_factory.mktemp("trees"))}
-    config = config_of(dataset_info, variants, sampler="class_aware")
-    # so that its second epoch begins within the test
-    config["model"]["roi_head"]["bbox_head"]["variants"]["fasa"]["epoch"] = 4
+    config = in_short_epochs(config_of(dataset_info, variants, sampler="class_aware"))
     config["model"]["test_cfg"]["rcnn"]["score_thr"] = 0.0
     return config
 

@@ -1,0 +1,221 @@
+"""Steps and tests of everything on a device that is not the CPU: no tensor is left on the CPU, and
+what comes out is what comes out there."""
+
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from batches import COUNTS, batch_of, built, drawn_labels
+from field import VARIANTS, grown, in_short_epochs
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from simulated import DEVICE, aten, simulated
+from torch.utils._python_dispatch import TorchDispatchMode
+from training import CATEGORIES, build, config_of, train
+
+from bacl.export import export_variants
+from bacl.indicators import INDICATORS
+from bacl.method_settings import PCB
+from bacl.settings import BACL, BCE, FCBL, Hallucination, Sigmoid, Softmax
+from bacl.variants import METHODS
+from bacl.variants import Softmax as SoftmaxVariant
+
+HALLUCINATION = Hallucination(categories=3, samples=4)
+BACL_VARIANT = BACL(method="bacl", hallucination=HALLUCINATION)
+GUIDED = {
+    f"by_{indicator}": BACL(method="bacl", indicator=indicator, hallucination=HALLUCINATION)
+    for indicator in INDICATORS.module_dict
+}
+OWN = {
+    "softmax": Softmax(method="softmax"),
+    "sigmoid": Sigmoid(method="sigmoid"),
+    "bce": BCE(method="bce"),
+    "fcbl": FCBL(method="fcbl", alpha=0, weight_term="none"),
+    **GUIDED,
+}
+
+
+def everything(dataset_info, folder):
+    variants = {**VARIANTS, "forest": grown(dataset_info, folder), **OWN}
+    return in_short_epochs(config_of(dataset_info, variants, sampler="class_aware"))
+
+
+CONFIGS = {
+    "everything": everything,
+    "cascade_rcnn": lambda info, _: config_of(
+        info, {"bacl": BACL_VARIANT}, detector="cascade_rcnn"
+    ),
+    "mask_rcnn": lambda info, _: config_of(info, {"bacl": BACL_VARIANT}, detector="mask_rcnn"),
+    "iterative": lambda info, _: config_of(
+        info, {"pcb": PCB(method="pcb", start=0, passes=[0.2, 0.2, 0.6])}, freeze=()
+    ),
+    "resampling": lambda info, _: config_of(
+        info, {"softmax": OWN["softmax"]}, freeze=(), proposal_nms=[0.9, 0.8, 0.7]
+    ),
+}
+
+
+def here(tensor):
+    """The tensor's values on the CPU."""
+    return getattr(tensor, "held", tensor)
+
+
+def trained_and_tested(config, device, start, steps):
+    """State after that many steps, and what the detector then finds."""
+    model = build(config, start).to(device)
+    train(config, model, steps)
+    return model.state_dict(), detected(model.eval(), config)
+
+
+@torch.no_grad()
+def detected(model, config):
+    """What a detector finds in the first image."""
+    sample = DATASETS.build(config["val_dataloader"]["dataset"])[0]
+    inputs = {key: [sample[key]] for key in ("inputs", "data_samples")}
+    return model.test_step(inputs)[0].pred_instances
+
+
+def equal(found, expected):
+    """Asserts that detections elsewhere are those on the CPU."""
+    assert len(found) == len(expected) > 0
+    for field, values in expected.items():
+        if field == "masks":
+            assert found.masks == values
+        else:
+            assert found[field].device == DEVICE, field
+            torch.testing.assert_close(here(found[field]), values, msg=field)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "ranks"),
+    [
+        ("everything", 3, 1),  # in the third, FASA has two epochs behind it
+        ("everything", 3, 2),
+        ("cascade_rcnn", 2, 2),
+        ("mask_rcnn", 2, 1),
+        ("iterative", 2, 1),
+        ("resampling", 2, 1),
+    ],
+)
+def test_training_and_test_are_what_they_are_on_the_cpu(dataset_info, tmp_path, name, steps, ranks):
+    config = CONFIGS[name](dataset_info, tmp_path)
+    config["model"]["test_cfg"]["rcnn"]["score_thr"] = 0.0
+    start = build(config).state_dict()
+    # one rank that believes in another, which has nothing to add
+    with patch("bacl.bank.get_world_size", return_value=ranks), patch("bacl.bank.all_reduce"):
+        expected, detections = trained_and_tested(config, "cpu", start, steps)
+        with simulated():
+            state, found = trained_and_tested(config, DEVICE, start, steps)
+    assert any(not torch.equal(value, start[key]) for key, value in expected.items())
+    for key, value in expected.items():
+        assert state[key].device == DEVICE, key
+        torch.testing.assert_close(here(state[key]), value, msg=key)
+    equal(found, detections)
+
+
+def test_every_method_and_indicator_is_among_them():
+    methods = {settings.method for settings in (*VARIANTS.values(), *OWN.values())}
+    assert methods == set(METHODS.module_dict)
+    assert {settings.indicator for settings in GUIDED.values()} == set(INDICATORS.module_dict)
+
+
+def test_exported_detectors_find_what_they_find_on_the_cpu(dataset_info, tmp_path):
+    """One of each `loss_cls` of ours, and a variant that reads all layers."""
+    names = ("sigmoid", "bce", "forest", "simcal")
+    config = everything(dataset_info, tmp_path)
+    config["model"]["test_cfg"]["rcnn"]["score_thr"] = 0.0
+    export_variants(config, build(config).state_dict(), CATEGORIES, tmp_path)
+    for name in names:
+        model = MODELS.build(Config.fromfile(tmp_path / name / "config.py").model).eval()
+        state = torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)["state_dict"]
+        model.load_state_dict(state)
+        expected = detected(model, config)
+        with simulated():
+            equal(detected(model.to(DEVICE), config), expected)
+
+
+def test_method_that_forgets_its_device_is_found(dataset_info):
+    def forgetful(variant, logits, labels):
+        return F.cross_entropy(logits, labels, reduction="none") + torch.zeros(len(labels))
+
+    config = config_of(dataset_info, {"softmax": OWN["softmax"]})
+    with patch.object(SoftmaxVariant, "loss", forgetful), simulated():
+        model = build(config).to(DEVICE)
+        with pytest.raises(
+            RuntimeError, match=r"aten\.add\.Tensor.* got one of shape .* on the CPU"
+        ):
+            train(config, model, 1)
+
+
+class Waits(TorchDispatchMode):
+    """Which operators made the host wait for values."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in {aten.nonzero, aten._local_scalar_dense, aten.bincount}:
+            self.found.append(str(func))
+        if func.overloadpacket in {aten.index, aten.index_put_}:
+            self.found += [str(func) for at in args[1] if at is not None and at.dtype == torch.bool]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("indicator", sorted(INDICATORS.module_dict))
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_step_of_fcbl_waits_for_no_device(indicator, ranks):
+    counts = {"image_counts": COUNTS["images"], "instance_counts": COUNTS["instances"]}
+    settings = FCBL(method="fcbl", indicator=indicator).model_dump()
+    variant = built({**settings, "category_counts": counts})
+    batch = batch_of(drawn_labels(2, 20))
+    with simulated():
+        variant.to(DEVICE)
+        given = {name: getattr(batch, name).to(DEVICE) for name in ("features", "labels", "images")}
+        there = replace(batch, **given)
+        with Waits() as waits:
+            logits = variant.logits(there.features)
+            variant.terms(logits, there)["cls"][0].backward()
+            if ranks == 1:
+                variant.update(logits, there)
+            else:
+                variant.add(variant.increment(logits, there))
+            variant.strength()
+        assert waits.found == []
+
+
+REFUSED = {
+    "sum": lambda there: there + torch.zeros(3),
+    "scalar there": lambda there: there.sum() + torch.zeros(3),
+    "choice": lambda there: torch.where(there > 0, there, torch.zeros(3)),
+    "stacked number": lambda there: torch.stack([there.sum(), torch.tensor(1.0)]),
+    "rows": lambda there: there.index_add(0, torch.tensor([0]), there[:1]),
+    "index": lambda there: there[torch.tensor([0])],
+    "drawn there": lambda there: torch.rand(3, generator=torch.Generator(), device=there.device),
+    "drawn here": lambda there: torch.rand(3, generator=torch.Generator(there.device)),
+}
+TAKEN = {
+    "number": lambda there: there + torch.tensor(1.0),
+    "choice of a number": lambda there: torch.where(there > 0, there, 0.0),
+    "list": lambda there: there[[0, 1]],
+    "moved": lambda there: there + torch.zeros(3).to(there.device),
+    "copied": lambda there: there.clone().copy_(torch.zeros(3)),
+    "made alike": lambda there: there[:2] + there.new_tensor([1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_simulated_device_refuses_what_is_on_the_cpu(name):
+    with simulated(), pytest.raises(RuntimeError, match=r"expected .* got one"):
+        REFUSED[name](torch.ones(3).to(DEVICE))
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_simulated_device_takes_numbers_and_what_is_moved(name):
+    expected = TAKEN[name](torch.ones(3))
+    with simulated():
+        found = TAKEN[name](torch.ones(3).to(DEVICE))
+    assert found.device == DEVICE
+    assert torch.equal(here(found), expected)
