@@ -160,8 +160,9 @@ def test_driver_that_connects_obeys_signals(silent, number):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         (child,) = started
+        time.sleep(0.5)  # the driver learns of it a moment after it has begun
         process.send_signal(number)
-        assert process.wait(timeout=5) == 130
+        assert process.wait(timeout=10) == 130
         assert not psutil.pid_exists(child.pid)
     finally:
         process.kill()
