@@ -674,13 +674,17 @@ def bench(
         list[str],
         typer.Argument(
             metavar="BENCH",
-            help="Any of loss, hallucination, bank, step, postprocess, evaluate, index, loader, "
-            "sweep, checkpoint, tracking, zoo.",
+            help="Any of loss, hallucination, bank, step, throughput, postprocess, inference, "
+            "evaluate, index, loader, sweep, checkpoint, tracking, zoo.",
         ),
     ],
     json_: Annotated[
         bool,
-        typer.Option("--json", help="Print JSON and nothing else: a list of {name, ratio, limit}."),
+        typer.Option(
+            "--json",
+            help="Print JSON and nothing else: a list of rows, each with its name, ratio, limit, "
+            "and what was measured on both sides.",
+        ),
     ] = False,
     repeat: Annotated[
         int | None,

@@ -23,10 +23,13 @@ from bacl_platform.bench import (
     data,
     detector,
     evaluate,
+    inference,
     measure,
     postprocess,
     sweep,
+    throughput,
     tracking,
+    training,
     zoo,
 )
 from bacl_platform.bench.drawn import Size, write_annotations
@@ -75,7 +78,7 @@ def test_looped_synthesis_draws_from_the_same_distribution_as_ours():
 def test_classifier_benches_measure_both_sides(run):
     (row,) = run(SETTING, SIZE)
     assert row.ours > 0 and row.theirs > 0
-    assert row.as_json() == {"name": run.__name__, "ratio": row.ratio, "limit": row.limit}
+    assert row.name == run.__name__ and row.limit is not None
 
 
 def test_bank_rows_have_times_parts_and_memory(monkeypatch):
@@ -88,12 +91,12 @@ def test_bank_rows_have_times_parts_and_memory(monkeypatch):
     }
     assert rows["bank_8_memory"].ratio == 108 / 101
     for taken in rows["bank_8"].parts.values():
-        assert list(taken) == list(detector.PARTS)
+        assert list(taken) == list(training.PARTS)
         assert min(taken.values()) > 0
 
 
 def test_stock_step_has_our_weights_and_trains_what_ours_trains():
-    ours = detector.Training(1, SETTING, TINY)
+    ours = training.Training(1, SETTING, TINY)
     theirs = ours.stock()
     trained = {
         name.replace("variants.bacl0.", "")
@@ -132,15 +135,49 @@ def test_evaluation_is_measured_in_processes_of_its_own():
     assert memory.unit == "MiB" and memory.ours > 0
 
 
-def test_postprocessing_is_measured_with_many_candidates_with_few_and_in_a_detector():
+def test_postprocessing_is_measured_with_many_candidates_and_with_few():
     size = postprocess.Size(regions=40, categories=30, few=200, most=20)
-    rows = postprocess.postprocess(SETTING, size, TINY)
-    assert {row.name: row.limit for row in rows} == {
-        "postprocess_flat": 1.1,
-        "postprocess": 0.1,
-        "inference": 1.1,
-    }
+    rows = postprocess.postprocess(SETTING, size)
+    assert {row.name: row.limit for row in rows} == {"postprocess_flat": 1.1, "postprocess": 0.1}
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
+
+
+def test_inference_is_measured_with_one_variant_and_with_eight():
+    rows = inference.inference(SETTING, TINY)
+    assert {row.name: row.limit for row in rows} == {"inference": 1.1, "inference_8": None}
+    assert all(row.ours > 0 and row.theirs > 0 for row in rows)
+
+
+def test_throughput_has_stages_banks_precisions_and_layouts():
+    rows = {row.name: row for row in throughput.throughput(SETTING, TINY)}
+    expected = {"channels_last_float32": None, "channels_last_bfloat16": None}
+    for precision in ("float32", "bfloat16"):
+        expected[f"stage1_{precision}"] = None
+        expected |= {f"stage2_{n}_{precision}": limit for n, limit in throughput.BANKS.items()}
+    assert {name: row.limit for name, row in rows.items()} == expected
+    row = rows["stage2_8_bfloat16"]
+    assert row.what == f"8 variants, frozen trunk, {2000 / row.ours:.3g} images/s"
+    for whose, taken in row.parts.items():
+        assert list(taken) == list(training.PARTS)
+        idle = {"feature statistics"} if whose == "MMDetection" else set()
+        assert {name for name, time_ in taken.items() if not time_} == idle
+
+
+def test_end_to_end_step_trains_all_that_mmdetection_s_own_trains():
+    ours = training.Training(1, SETTING, TINY, end_to_end=True, images=2)
+    theirs = ours.stock()
+    names = [
+        {
+            name.replace("variants.softmax.", "")
+            for name, parameter in training_.model.named_parameters()
+            if parameter.requires_grad
+        }
+        for training_ in (ours, theirs)
+    ]
+    assert names[0] == names[1] and "backbone.layer1.0.conv1.weight" in names[0]
+    before = theirs.model.state_dict()["roi_head.bbox_head.fc_cls.weight"].clone()
+    theirs.step()
+    assert not torch.equal(before, theirs.model.state_dict()["roi_head.bbox_head.fc_cls.weight"])
 
 
 def test_scores_of_the_bench_are_mostly_candidates():
@@ -195,7 +232,18 @@ def test_command_prints_a_list_and_nothing_else(monkeypatch):
     row = measure.Row("loss", "FCBL", 13.0, "cross-entropy", 10.0, 1.25)
     monkeypatch.setattr(bench, "run", lambda what, setting: [row])
     result = CliRunner().invoke(cli.app, ["bench", "loss", "--json"])
-    assert json.loads(result.stdout) == [{"name": "loss", "ratio": 1.3, "limit": 1.25}]
+    assert json.loads(result.stdout) == [
+        {
+            "name": "loss",
+            "ratio": 1.3,
+            "limit": 1.25,
+            "what": "FCBL",
+            "ours": 13.0,
+            "peer": "cross-entropy",
+            "theirs": 10.0,
+            "unit": "ms",
+        }
+    ]
     result = CliRunner().invoke(cli.app, ["bench", "loss"])
     assert result.exit_code == 0
     assert "OVER" in result.stdout

@@ -48,7 +48,18 @@ class Row:
         return self.ours / self.theirs
 
     def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "ratio": self.ratio, "limit": self.limit}
+        parts = {"parts": self.parts} if self.parts else {}
+        return {
+            "name": self.name,
+            "ratio": self.ratio,
+            "limit": self.limit,
+            "what": self.what,
+            "ours": self.ours,
+            "peer": self.peer,
+            "theirs": self.theirs,
+            "unit": self.unit,
+            **parts,
+        }
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def _peak(count: int, setting: Setting, detector: Detector) -> float:
     with quiet():
         import torch
 
-        from bacl_platform.bench.detector import Training
+        from bacl_platform.bench.training import Training
 
         torch.set_num_threads(setting.threads)
         before = resident()

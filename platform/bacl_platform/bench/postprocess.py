@@ -1,30 +1,21 @@
-"""From boxes and scores to detections, beside MMDetection's function, and whole inference.
+"""From boxes and scores to detections, beside MMDetection's function.
 
 N regions, C categories.
 """
 
-import copy
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl import fcbl
-from bacl.config import stage_config
-from bacl.method_settings import Variant
 from bacl.postprocess import top_detections
-from bacl.settings import BACL, Detector, Recipe, Schedule, Softmax
-from bacl_platform.bench.detector import CATEGORIES, R50, build
 from bacl_platform.bench.measure import Row, Setting, in_turns
-from bacl_platform.standin import stand_in
+from bacl_platform.bench.training import CATEGORIES
 
 IOU = 0.5
 THRESHOLD = 1e-4
-LIKELY = 10
-"""Categories that a softmax classifier gives more than the threshold, in every region."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +33,8 @@ class Size:
 LVIS = Size()
 
 
-def postprocess(setting: Setting, size: Size = LVIS, detector: Detector = R50) -> list[Row]:
-    """The best detections of a million candidates and of ten thousand, and whole inference."""
-    return [*_candidates(setting, size), _inference(setting, detector)]
-
-
-def _candidates(setting: Setting, size: Size) -> list[Row]:
+def postprocess(setting: Setting, size: Size = LVIS) -> list[Row]:
+    """The best detections of a million candidates and of ten thousand."""
     from mmdet.models.layers import multiclass_nms
 
     boxes, probabilities = (tensor.to(setting.device) for tensor in _scores(size))
@@ -89,53 +76,3 @@ def _scores(size: Size) -> tuple[Tensor, Tensor]:
     boxes = boxes.clamp_min(0).minimum(image.repeat(2))
     logits = 1.5 * torch.randn(size.regions, size.categories + 1, generator=draw) - 6.9
     return boxes.view(size.regions, -1), fcbl.probabilities(logits)
-
-
-def _inference(setting: Setting, detector: Detector) -> Row:
-    """A detector with BACL, all of whose scores are candidates, beside one with softmax.
-
-    A trained softmax classifier gives a region to few categories; its stand-in to `LIKELY`.
-    """
-    balanced = _detector(BACL(method="bacl"), setting, detector)
-    plain = _detector(Softmax(method="softmax"), setting, detector)
-    head: Any = plain.roi_head.bbox_head  # type: ignore[union-attr]
-    with torch.no_grad():
-        head.variants["variant"].fc_cls.bias[LIKELY:-1] = -20
-    batch = _batch(setting)
-
-    def step(model: Any) -> None:
-        with torch.no_grad():
-            model.test_step(copy.deepcopy(batch))
-
-    repeat = 5 if setting.repeat is None else setting.repeat
-    ours, theirs = in_turns(
-        [lambda: step(balanced), lambda: step(plain)], repeat, 1, setting.device
-    )
-    what = f"BACL, {'x'.join(map(str, setting.image))}"
-    return Row("inference", what, ours, "softmax", theirs, 1.1)
-
-
-def _detector(variant: Variant, setting: Setting, detector: Detector) -> nn.Module:
-    """A bank of one variant, ready for inference."""
-    config = stage_config(
-        detector,
-        stand_in(CATEGORIES),
-        Path("-"),
-        Recipe(schedule=Schedule(iterations=1)),
-        {"variant": variant},
-        [],
-        0,
-        workers=1,
-    )
-    torch.manual_seed(0)
-    return build(config["model"]).to(setting.device).eval()
-
-
-def _batch(setting: Setting) -> dict[str, list[Any]]:
-    """One image of noise, as a test pipeline hands it on."""
-    from mmdet.structures import DetDataSample
-
-    draw = torch.Generator().manual_seed(0)
-    facts = {"img_shape": setting.image, "ori_shape": setting.image, "scale_factor": (1.0, 1.0)}
-    image = torch.randint(256, (3, *setting.image), generator=draw, dtype=torch.uint8)
-    return {"inputs": [image], "data_samples": [DetDataSample(metainfo=facts)]}
