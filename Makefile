@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := experiments/embedded/demo.yaml
 
-.PHONY: demo test quick soak audit gpu-kit clean
+.PHONY: demo test quick soak audit gpu-kit gpu clean
 
 demo: .venv/.installed
 	$(BIN)/bacl run $(DEMO)
@@ -32,8 +32,12 @@ soak: .venv/.installed
 gpu-kit: .venv/.installed
 	$(BIN)/python tests/gpu/kit.py build $(KIT)
 
+# On a CUDA machine, with its own Python and without .venv: GPU="--device cpu --small" needs no GPU.
+gpu:
+	$(PYTHON) tests/gpu/prove.py $(GPU)
+
 clean:
-	rm -rf .venv .gpu-kit build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .gpu-kit .gpu-proof build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Both opencv packages arrive (mmcv asks for one, imaug for both) and write to the same folder. Where
 # the one that landed last needs a libGL that the machine lacks, the headless one is put on top.

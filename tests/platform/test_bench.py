@@ -213,12 +213,17 @@ def test_index_is_measured_in_processes_of_its_own():
 
 def test_loader_says_where_the_time_goes(monkeypatch):
     monkeypatch.setattr(data, "LOADED", Size(4, 12, 3))
-    monkeypatch.setattr(data, "SIDE", 96)
-    (row,) = data.loader(SETTING)
-    assert row.limit == 1 and row.ours > 0
-    for taken in row.parts.values():
-        assert list(taken) == list(data.PARTS)
-        assert min(taken.values()) > 0
+    small = {"copy_paste_size": 96, "scales": [(96, 96)]}
+    for name in ("RECIPE", "COPY_PASTE"):
+        monkeypatch.setattr(data, name, getattr(data, name).model_copy(update=small))
+    pasted, scaled = data.loader(SETTING)
+    assert (pasted.name, scaled.name) == ("loader", "loader_multi_scale")
+    own = ({"CopyPaste", "RandomCrop"}, {"RandomChoiceResize"})
+    for row, expected in zip((pasted, scaled), own):
+        assert row.limit == 1 and row.ours > 0
+        ours, theirs = row.parts.values()
+        assert set(ours) == set(theirs) >= {"LoadImageFromFile", "PackDetInputs"} | expected
+        assert min(*ours.values(), *theirs.values()) > 0
 
 
 def test_clock_gives_each_part_its_own_time_only():

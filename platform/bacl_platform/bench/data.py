@@ -27,20 +27,8 @@ MOST_SECONDS, MOST_MIB = 2.0, 300e6 / 2**20
 READ = 1_000
 """Images that a process reads after it has opened a split."""
 SIDE = 1280
-PARTS = (
-    "annotations of an image",
-    "LoadImageFromFile",
-    "LoadAnnotations",
-    "RandomResize",
-    "RandomCrop",
-    "FilterAnnotations",
-    "RequireBoxes",
-    "RandomFlip",
-    "PadBehindShape",
-    "CopyPaste",
-    "PackDetInputs",
-    "the rest",
-)
+RECIPE = settings.Recipe(schedule=settings.Schedule(iterations=1))
+COPY_PASTE = RECIPE.model_copy(update={"augmentation": "copy_paste", "copy_paste_size": SIDE})
 
 # Annotations
 
@@ -181,7 +169,7 @@ def _scope() -> Any:
 
 
 def loader(setting: Setting, dataset: settings.Dataset | None = None) -> list[Row]:
-    """Copy-Paste samples of stage 1 in one process, from `dataset` or a drawn one."""
+    """Copy-Paste and multi-scale samples in one process, from `dataset` or a drawn one."""
     import cv2
 
     with TemporaryDirectory(prefix="bacl-bench-") as name:
@@ -195,17 +183,31 @@ def loader(setting: Setting, dataset: settings.Dataset | None = None) -> list[Ro
         threads = cv2.getNumThreads()
         cv2.setNumThreads(setting.threads if setting.threads > 1 else 0)
         try:
-            pair = _pair(dataset, folder / "cache")
-            repeat = 40 if setting.repeat is None else setting.repeat
-            ours, theirs = in_turns([_each(one) for one in pair], repeat, 4, setting.device)
-            parts = dict(zip(("ours", "MMDetection"), _parts(pair, repeat)))
+            return [
+                _loaded("loader", f"Copy-Paste at {SIDE}", COPY_PASTE, setting, dataset, folder),
+                _loaded("loader_multi_scale", "multi-scale", RECIPE, setting, dataset, folder),
+            ]
         finally:
             cv2.setNumThreads(threads)
-    what = f"Copy-Paste at {SIDE}, {1000 / ours:.1f} images/s on {setting.threads} core(s)"
-    return [Row("loader", what, ours, "MMDetection", theirs, 1.0, parts=parts)]
 
 
-def _pair(dataset: settings.Dataset, cache: Path) -> tuple[Any, Any]:
+def _loaded(
+    name: str,
+    what: str,
+    recipe: settings.Recipe,
+    setting: Setting,
+    dataset: settings.Dataset,
+    folder: Path,
+) -> Row:
+    pair = _pair(dataset, recipe, folder / "cache")
+    repeat = 40 if setting.repeat is None else setting.repeat
+    ours, theirs = in_turns([_each(one) for one in pair], repeat, 4, setting.device)
+    parts = dict(zip(("ours", "MMDetection"), _parts(pair, repeat)))
+    what = f"{what}, {1000 / ours:.1f} images/s on {setting.threads} core(s)"
+    return Row(name, what, ours, "MMDetection", theirs, 1.0, parts=parts)
+
+
+def _pair(dataset: settings.Dataset, recipe: settings.Recipe, cache: Path) -> tuple[Any, Any]:
     """Our dataset as a stage's configuration has it, and MMDetection's with the same transforms."""
     from mmdet.registry import DATASETS
 
@@ -214,26 +216,24 @@ def _pair(dataset: settings.Dataset, cache: Path) -> tuple[Any, Any]:
     from bacl.datasets.annotations import prepare
 
     prepared = prepare(dataset, cache)
-    recipe = settings.Recipe(
-        schedule=settings.Schedule(iterations=1),
-        augmentation="copy_paste",
-        copy_paste_size=SIDE,
-    )
     info = Path(prepared.train.index).with_name("dataset.json")
     variants = {"bce": settings.BCE(method="bce")}
     detector = settings.Detector()
     config = stage_config(detector, prepared, info, recipe, variants, [], seed=0, workers=1)
     ours = config["train_dataloader"]["dataset"]
-    stock = {
+    pasted = recipe.augmentation == "copy_paste"
+    read = ours["dataset"] if pasted else ours
+    pack = {**ours["pipeline"][-1], "meta_keys": ("img_id", "img_path", "img_shape", "flip")}
+    theirs = {
         "type": "LVISV1Dataset" if prepared.evaluation == "lvis" else "CocoDataset",
         "ann_file": dataset.train,
         "data_prefix": {"img": dataset.images},
         "metainfo": {"classes": tuple(category.name for category in prepared.categories)},
-        "pipeline": ours["dataset"]["pipeline"],
+        "pipeline": read["pipeline"] if pasted else [*read["pipeline"][:-1], pack],
     }
-    paste = {"type": "CopyPaste", "max_num_pasted": 100}
-    pack = {**ours["pipeline"][-1], "meta_keys": ("img_id", "img_path", "img_shape", "flip")}
-    theirs = {"type": "MultiImageMixDataset", "dataset": stock, "pipeline": [paste, pack]}
+    if pasted:
+        paste = {"type": "CopyPaste", "max_num_pasted": 100}
+        theirs = {"type": "MultiImageMixDataset", "dataset": theirs, "pipeline": [paste, pack]}
     with _scope():
         return DATASETS.build(ours), DATASETS.build(theirs)
 
@@ -255,9 +255,10 @@ def _parts(datasets: Sequence[Any], repeat: int) -> list[dict[str, float]]:
     watched = [(Clock("cpu"), dataset, _each(dataset)) for dataset in datasets]
     for _ in range(repeat):
         for clock, dataset, step in watched:
-            steps = [*dataset.dataset.pipeline.transforms, *dataset.pipeline]
+            read = getattr(dataset, "dataset", dataset)
+            steps = [*read.pipeline.transforms, *(dataset.pipeline if read is not dataset else [])]
             calls = [(s, "transform", type(s).__name__.removeprefix("Quick")) for s in steps]
-            calls.append((dataset.dataset, "get_data_info", "annotations of an image"))
+            calls.append((read, "get_data_info", "annotations of an image"))
             with clock.watching(calls), clock.part("the rest"):
                 step()
-    return [{name: clock.taken[name] / repeat for name in PARTS} for clock, *_ in watched]
+    return [{name: taken / repeat for name, taken in clock.taken.items()} for clock, *_ in watched]
