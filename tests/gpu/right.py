@@ -48,7 +48,7 @@ stages:
   representation:
     kind: representation
     recipe: &recipe
-      schedule: {{iterations: {features}, batch: {batch}, warmup: {warmup}}}
+      schedule: {{iterations: {features}, batch: {batch}, lr: 0.01, warmup: {warmup}}}
       scales: [[128, 128]]
       test_scale: [128, 128]
       proposals: 200
@@ -65,7 +65,7 @@ stages:
       softmax: {{method: softmax}}
     recipe:
       <<: *recipe
-      schedule: {{iterations: {heads}, batch: {batch}, warmup: {warmup}}}
+      schedule: {{iterations: {heads}, batch: {batch}, lr: 0.01, warmup: {warmup}}}
     resources: *resources
 baseline: softmax
 """
@@ -207,7 +207,7 @@ def trained(device: str, small: bool, folder: Path) -> dict[str, Any]:
             features=features,
             heads=heads,
             batch=batch,
-            warmup=min(features, heads) // 3,
+            warmup=min(features, heads) // 2,
             # the tests run beside it
             cpus=max(1, min(4, (os.cpu_count() or 1) // 2)),
             gpus=0 if device == "cpu" else 1,
