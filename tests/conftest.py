@@ -1,6 +1,8 @@
-"""How the suite runs on two cores: what starts Ray one after the other, beside the rest."""
+"""How the suite runs on two cores: what starts Ray one after the other, beside the rest. And what
+tests of more than one folder ask for."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -14,3 +16,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.fixture(scope="session")
+def dataset_info(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`dataset.json` of the small embedded set."""
+    from bacl.datasets.annotations import prepare
+    from bacl.settings import Dataset
+
+    cache = tmp_path_factory.mktemp("datasets")
+    prepared = prepare(Dataset(format="embedded", size="small"), cache)
+    return cache / prepared.digest / "dataset.json"
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """What tests marked `gpu` compare with the CPU: CUDA, or what BACL_DEVICE names instead.
+
+    With BACL_DEVICE=cpu they compare the CPU with itself, which tries their own code anywhere.
+    On CUDA, float32 is computed in float32 and convolutions the same way every time.
+    """
+    import torch
+
+    name = os.environ.get("BACL_DEVICE", "cuda")
+    if torch.device(name).type == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device; BACL_DEVICE=cpu runs this test on the CPU")
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    return name

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from batches import COUNTS, batch_of, built, drawn_labels
-from field import VARIANTS, grown, in_short_epochs
-from mmdet.registry import DATASETS, MODELS
+from everything import CONFIGS, GUIDED, OWN, detected, everything
+from field import VARIANTS
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from simulated import DEVICE, aten, simulated
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,44 +18,9 @@ from training import CATEGORIES, build, config_of, train
 
 from bacl.export import export_variants
 from bacl.indicators import INDICATORS
-from bacl.method_settings import PCB
-from bacl.settings import BACL, BCE, FCBL, Hallucination, Sigmoid, Softmax
+from bacl.settings import FCBL
 from bacl.variants import METHODS
 from bacl.variants import Softmax as SoftmaxVariant
-
-HALLUCINATION = Hallucination(categories=3, samples=4)
-BACL_VARIANT = BACL(method="bacl", hallucination=HALLUCINATION)
-GUIDED = {
-    f"by_{indicator}": BACL(method="bacl", indicator=indicator, hallucination=HALLUCINATION)
-    for indicator in INDICATORS.module_dict
-}
-OWN = {
-    "softmax": Softmax(method="softmax"),
-    "sigmoid": Sigmoid(method="sigmoid"),
-    "bce": BCE(method="bce"),
-    "fcbl": FCBL(method="fcbl", alpha=0, weight_term="none"),
-    **GUIDED,
-}
-
-
-def everything(dataset_info, folder):
-    variants = {**VARIANTS, "forest": grown(dataset_info, folder), **OWN}
-    return in_short_epochs(config_of(dataset_info, variants, sampler="class_aware"))
-
-
-CONFIGS = {
-    "everything": everything,
-    "cascade_rcnn": lambda info, _: config_of(
-        info, {"bacl": BACL_VARIANT}, detector="cascade_rcnn"
-    ),
-    "mask_rcnn": lambda info, _: config_of(info, {"bacl": BACL_VARIANT}, detector="mask_rcnn"),
-    "iterative": lambda info, _: config_of(
-        info, {"pcb": PCB(method="pcb", start=0, passes=[0.2, 0.2, 0.6])}, freeze=()
-    ),
-    "resampling": lambda info, _: config_of(
-        info, {"softmax": OWN["softmax"]}, freeze=(), proposal_nms=[0.9, 0.8, 0.7]
-    ),
-}
 
 
 def here(tensor):
@@ -67,14 +33,6 @@ def trained_and_tested(config, device, start, steps):
     model = build(config, start).to(device)
     train(config, model, steps)
     return model.state_dict(), detected(model.eval(), config)
-
-
-@torch.no_grad()
-def detected(model, config):
-    """What a detector finds in the first image."""
-    sample = DATASETS.build(config["val_dataloader"]["dataset"])[0]
-    inputs = {key: [sample[key]] for key in ("inputs", "data_samples")}
-    return model.test_step(inputs)[0].pred_instances
 
 
 def equal(found, expected):
@@ -101,7 +59,6 @@ def equal(found, expected):
 )
 def test_training_and_test_are_what_they_are_on_the_cpu(dataset_info, tmp_path, name, steps, ranks):
     config = CONFIGS[name](dataset_info, tmp_path)
-    config["model"]["test_cfg"]["rcnn"]["score_thr"] = 0.0
     start = build(config).state_dict()
     # one rank that believes in another, which has nothing to add
     with patch("bacl.bank.get_world_size", return_value=ranks), patch("bacl.bank.all_reduce"):

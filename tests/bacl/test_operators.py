@@ -381,17 +381,18 @@ def test_compiled_mmcv_is_left_alone(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_operators_on_the_gpu_equal_those_on_the_cpu():
+def test_operators_on_the_gpu_equal_those_on_the_cpu(device):
     generator = torch.Generator().manual_seed(11)
     boxes, scores = random_boxes(500, 60.0, generator), torch.rand(500, generator=generator)
-    assert nms(boxes.cuda(), scores.cuda(), 0.5)[1].tolist() == nms(boxes, scores, 0.5)[1].tolist()
+    there = nms(boxes.to(device), scores.to(device), 0.5)[1]
+    assert there.device.type == device
+    assert there.tolist() == nms(boxes, scores, 0.5)[1].tolist()
 
     features, rois = torch.randn(2, 3, 8, 8, generator=generator), regions(32.0)
     gradients = []
-    for device in ("cpu", "cuda"):
-        leaf = features.to(device, copy=True).requires_grad_()
-        pooled = RoIAlign(2, 0.25, 0)(leaf, rois.to(device))
+    for place in ("cpu", device):
+        leaf = features.to(place, copy=True).requires_grad_()
+        pooled = RoIAlign(2, 0.25, 0)(leaf, rois.to(place))
         (pooled**2).sum().backward()
         gradients.append(leaf.grad.cpu())
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)

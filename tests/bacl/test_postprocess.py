@@ -300,14 +300,13 @@ def test_exported_head_finds_what_mmdetection_s_head_finds(agnostic, regions):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("agnostic", [True, False])
-def test_detections_on_the_gpu_equal_those_on_the_cpu_and_multiclass_nms(agnostic):
+def test_detections_on_the_gpu_equal_those_on_the_cpu_and_multiclass_nms(device, agnostic):
     boxes, probabilities = scene(200, 120, 1 if agnostic else 120, seed=13)
     for rounded in (probabilities, (probabilities * 20).ceil() / 20):
-        mine = top_detections(boxes.cuda(), rounded.cuda(), 1e-4, 0.5, 300)
+        mine = top_detections(boxes.to(device), rounded.to(device), 1e-4, 0.5, 300)
         on_cpu = top_detections(boxes, rounded, 1e-4, 0.5, 300)
-        other = theirs(boxes.cuda(), rounded.cuda(), 1e-4, 300)
+        other = theirs(boxes.to(device), rounded.to(device), 1e-4, 300)
         for one, two, three in zip(mine, on_cpu, other, strict=True):
             assert torch.equal(one.cpu(), two)
             assert torch.equal(one, three.to(one.device))

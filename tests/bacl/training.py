@@ -126,8 +126,11 @@ def batch_of(dataset, sampler, size):
     }
 
 
-def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapper):
-    """`steps` optimizer steps after the first `skip`; returns the optimizer."""
+def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapper, told=None):
+    """`steps` optimizer steps after the first `skip`; returns the optimizer.
+
+    told: a list that takes the losses of each step by name.
+    """
     ranks = get_world_size()
     dataset = DATASETS.build(config["train_dataloader"]["dataset"])
     stream = stream_of(config, dataset)
@@ -143,7 +146,9 @@ def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapp
     model.train()
     stepped = MMDistributedDataParallel(model, broadcast_buffers=False) if ranks > 1 else model
     for _ in range(steps):
-        stepped.train_step(batch_of(dataset, samples, share), optim_wrapper)
+        losses = stepped.train_step(batch_of(dataset, samples, share), optim_wrapper)
+        if told is not None:
+            told.append(losses)
     return optimizer
 
 
@@ -184,7 +189,8 @@ def step_without_boxes_on_rank_1(folder: Path, config):
 
 
 def exported_and_own(config, model, folder):
-    """(variant, detections of its exported detector, the bank's own), on the first image."""
+    """(variant, detections of its exported detector, the bank's own), on the first image and where
+    the model is."""
     model.eval()
     export_variants(config, model.state_dict(), CATEGORIES, folder)
     dataset = DATASETS.build(config["val_dataloader"]["dataset"])
@@ -194,7 +200,7 @@ def exported_and_own(config, model, folder):
         found = model.test_step(inputs)[0].pred_instances
     for index, name in enumerate(model.banks()[0]):
         files = [str(folder / name / file) for file in ("config.py", "checkpoint.pth")]
-        stock = init_detector(*files, device="cpu")
+        stock = init_detector(*files, device=next(model.parameters()).device)
         theirs = inference_detector(stock, dataset.get_data_info(0)["img_path"]).pred_instances
         yield name, theirs, found[found.variant == index]
 

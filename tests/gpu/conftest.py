@@ -1,0 +1,1 @@
+import bacl.register  # noqa: F401  before anything imports mmdet.models
