@@ -492,10 +492,16 @@ class BankDetector(TwoStageDetector):
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Pyramid of features of images (B, 3, H, W)."""
-        features: tuple[Tensor, ...] = super().extract_feat(
-            batch_inputs.contiguous(memory_format=self.memory_format)
-        )
+        trained = torch.is_grad_enabled() and self._trains_pyramid()
+        with torch.set_grad_enabled(trained):
+            features: tuple[Tensor, ...] = super().extract_feat(
+                batch_inputs.contiguous(memory_format=self.memory_format)
+            )
         return features
+
+    def _trains_pyramid(self) -> bool:
+        parts = (self.backbone, self.neck)
+        return any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         for sample in batch_data_samples:

@@ -16,6 +16,8 @@ from mmdet.registry import TASK_UTILS
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from bacl.transfer import sent
+
 
 def seed_of(*key: int | str) -> int:
     """A 63-bit seed from any key, the same on every machine."""
@@ -55,4 +57,4 @@ class KeyedRandomSampler(RandomSampler):
 
     def random_choice(self, gallery: Tensor, num: int) -> Tensor:
         chosen = torch.randperm(gallery.numel(), generator=self._generator)[:num]
-        return gallery[chosen.to(gallery.device)]
+        return gallery[sent(chosen, gallery.device)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bacl.rows import rows_of
+from bacl.transfer import sent
 
 SIGNS = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)))
 """The 16 sign patterns of (x1, y1, x2, y2) that Eq. (10)'s eta takes; magnitudes are uniform."""
@@ -17,15 +18,16 @@ SIGNS = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)))
 def jitter_boxes(boxes: Tensor, magnitudes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """16 boxes around each ground-truth box, Eq. (10), clipped to the image.
 
-    boxes (G, 4) as x1, y1, x2, y2 in pixels; magnitudes (16, 4) in [0, 1), one draw per image;
-    image_size (height, width). Returns (G * 16, 4), a box's 16 together.
+    boxes (G, 4) as x1, y1, x2, y2 in pixels; magnitudes (16, 4) in [0, 1), one draw per image, on
+    the CPU; image_size (height, width). Returns (G * 16, 4), a box's 16 together.
     """
     height, width = image_size
-    eta = SIGNS.to(boxes) * magnitudes.to(boxes)
+    eta = sent(SIGNS * magnitudes, boxes.device).to(boxes)
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     jittered = boxes[:, None] + eta * sides[:, None] / 6
-    limit = boxes.new_tensor([width, height, width, height])
-    return jittered.clamp_min(0).minimum(limit).flatten(0, 1)
+    jittered[..., 0::2].clamp_(0, width)
+    jittered[..., 1::2].clamp_(0, height)
+    return jittered.flatten(0, 1)
 
 
 def moments(features: Tensor, labels: Tensor, categories: int) -> Tensor:

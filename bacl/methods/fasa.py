@@ -10,6 +10,7 @@ from torch import Tensor
 from bacl.draws import seed_of
 from bacl.hallucination import FeatureStatistics, moments
 from bacl.methods.counts import Counts
+from bacl.transfer import sent
 from bacl.variants import METHODS, Batch, Softmax
 
 _LEAST = 3
@@ -76,7 +77,7 @@ class FASA(Softmax):
         """(N,) samples that are not trained on: of held-out images, and of categories that have
         others."""
         draws = [seed_of("held out", image) / 2**63 for image in batch.ids]
-        out = batch.labels.new_tensor([draw < self.held_out for draw in draws], dtype=torch.bool)
+        out = sent(torch.tensor([draw < self.held_out for draw in draws]), batch.labels.device)
         return out[batch.images.long()] & self.spare[batch.labels]
 
     @torch.no_grad()

@@ -1,8 +1,12 @@
 """A memory of features, which all ranks fill alike and checkpoints hold."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from bacl.rows import rows_of
+from bacl.transfer import sent
 from bacl.variants import Batch
 
 
@@ -27,14 +31,17 @@ class Memory(nn.Module):
         """Of each image up to `rows` of the `wanted` (N,) samples, drawn: features, and label + 1,
         which is 0 where there is none, (images * rows, D + 1)."""
         rank = batch.rank(wanted, batch.uniform(1)[:, 0])
-        chosen = (rank < self.rows).nonzero()[:, 0]
-        places = batch.labels.new_tensor([position % self.images for position in batch.positions])
-        place = places[batch.images.long()[chosen]] * self.rows + rank[chosen]
-        labels = batch.labels[chosen, None] + 1
-        packed = self.features.new_zeros(self.images * self.rows, self.features.size(2) + 1)
+        chosen, most = rank < self.rows, self.images * self.rows
+        positions = torch.tensor([position % self.images for position in batch.positions])
+        first = sent(positions * self.rows, rank.device)[batch.images.long()]
+        # what is not chosen goes behind the rest, where it is cut off
+        place = torch.where(chosen, first + rank, most)
+        rows = rows_of(chosen)
+        packed = self.features.new_zeros(most + 1, self.features.size(2) + 1)
+        labels = batch.labels[rows, None] + 1
         # in the buffer's precision: half precision has no room for labels
-        packed[place] = torch.cat([batch.features[chosen].to(packed), labels.to(packed)], dim=1)
-        return packed
+        packed[place[rows]] = torch.cat([batch.features[rows].to(packed), labels.to(packed)], dim=1)
+        return packed[:-1]
 
     def add(self, packed: Tensor) -> None:
         """Push what all ranks had, in the order of images."""
@@ -59,8 +66,17 @@ class Memory(nn.Module):
         uniform = torch.rand(len(labels), generator=generator, device=labels.device)
         return self.features[labels, (uniform * held).long()], held > 0
 
-    def newest(self, label: int, count: int) -> Tensor:
-        """The last features of a category, at most `count`, (H, D)."""
-        pushed, slots = int(self.pushed[label]), self.features.size(1)
-        numbers = range(max(0, pushed - min(count, slots)), pushed)
-        return self.features[label, [number % slots for number in numbers]]
+    def newest(
+        self, labels: Sequence[int], pushed: Sequence[int], count: int
+    ) -> tuple[Tensor, Tensor]:
+        """The last features (H, D) of the categories `labels`, at most `count` of each, and their
+        labels (H,). `pushed` are the values of the buffer of that name."""
+        slots = self.features.size(1)
+        at = [
+            (label, number % slots)
+            for label in labels
+            for number in range(max(0, pushed[label] - min(count, slots)), pushed[label])
+        ]
+        found = torch.tensor(at, dtype=torch.long).view(-1, 2)
+        labels_there, places = sent(found, self.features.device).unbind(dim=1)
+        return self.features[labels_there, places], labels_there

@@ -79,7 +79,7 @@ class PCB(Softmax):
         # positions of a step are on one side on all ranks
         started = batch.positions[0] >= self.start
         if started:
-            all_seen = (self.confusion.sum(dim=1) > 0)[self.expected].all()
+            all_seen = ((self.confusion.sum(dim=1) > 0) | ~self.expected).all()
             mixable = (labels < self.categories) & all_seen
             target = self.targets()[labels.clamp_max(self.categories - 1)]
             entropy = torch.xlogy(target, target).sum(dim=1)

@@ -57,13 +57,16 @@ class RIO(Softmax):
 
     def replay(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features (H, D) and labels (H,): the last of each rare category that an image shows."""
-        features, labels = [batch.features[:0].detach()], [batch.labels[:0]]
-        for shown in batch.labels.split(batch.sizes):
-            for label in shown[self.targets[shown]].unique().tolist():
-                found = self.memory.newest(label, self.samples)
-                features.append(found.to(batch.features))
-                labels.append(batch.labels.new_full((len(found),), label))
-        return torch.cat(features), torch.cat(labels)
+        wanted = torch.where(self.targets[batch.labels], batch.labels, -1)
+        # the host waits once, for all that it has to know
+        values = torch.cat([wanted, self.memory.pushed]).tolist()
+        shown, pushed = values[: len(wanted)], values[len(wanted) :]
+        rare = []
+        for size in batch.sizes:
+            rare += sorted({label for label in shown[:size] if label >= 0})
+            shown = shown[size:]
+        features, labels = self.memory.newest(rare, pushed, self.samples)
+        return features.to(batch.features), labels
 
     def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         features, labels = self.replay(batch)

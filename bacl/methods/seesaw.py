@@ -45,17 +45,18 @@ class Seesaw(Variant):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits = at_least_float32(logits)
         foreground = labels < self.categories
-        among = seesaw_ce_loss(
-            logits[:, :-2],
-            labels.clamp_max(self.categories - 1),
-            foreground.float(),
-            self.seen,
-            self.categories,
-            self.p,
-            self.q,
-            _EPS,
-            reduction="none",
-        )
+        with logits.device:  # what it makes is made there, or the host would wait for a copy
+            among = seesaw_ce_loss(
+                logits[:, :-2],
+                labels.clamp_max(self.categories - 1),
+                foreground.float(),
+                self.seen,
+                self.categories,
+                self.p,
+                self.q,
+                _EPS,
+                reduction="none",
+            )
         object_or_not = F.cross_entropy(logits[:, -2:], (~foreground).long(), reduction="none")
         return among + object_or_not
 

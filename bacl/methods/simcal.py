@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bacl.methods.counts import Counts
+from bacl.transfer import sent
 from bacl.variants import METHODS, Batch, Softmax
 
 
@@ -64,7 +65,7 @@ class SimCal(Softmax):
     def sampled(self, batch: Batch) -> Tensor:
         """(N,) in each image, the samples of the category that it was drawn for, and as many of
         background."""
-        drawn_for = batch.labels.new_tensor(batch.drawn_for)
+        drawn_for = sent(torch.tensor(batch.drawn_for), batch.labels.device)
         own = batch.labels == drawn_for[batch.images.long()]
         background = batch.labels == self.categories
         return own | batch.few(background, batch.of_images(own), batch.uniform(1)[:, 0])

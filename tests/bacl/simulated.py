@@ -48,6 +48,11 @@ class Elsewhere(Tensor):
         raise RuntimeError(f"{func}: expected tensors of the simulated device within its context")
 
 
+def here(tensor):
+    """The tensor's values on the CPU."""
+    return getattr(tensor, "held", tensor)
+
+
 class _Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -12,20 +12,15 @@ from everything import CONFIGS, GUIDED, OWN, detected, everything
 from field import VARIANTS
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from simulated import DEVICE, aten, simulated
-from torch.utils._python_dispatch import TorchDispatchMode
+from simulated import DEVICE, here, simulated
 from training import CATEGORIES, build, config_of, train
+from waiting import Waits
 
 from bacl.export import export_variants
 from bacl.indicators import INDICATORS
 from bacl.settings import FCBL
 from bacl.variants import METHODS
 from bacl.variants import Softmax as SoftmaxVariant
-
-
-def here(tensor):
-    """The tensor's values on the CPU."""
-    return getattr(tensor, "held", tensor)
 
 
 def trained_and_tested(config, device, start, steps):
@@ -106,21 +101,6 @@ def test_method_that_forgets_its_device_is_found(dataset_info):
             train(config, model, 1)
 
 
-class Waits(TorchDispatchMode):
-    """Which operators made the host wait for values."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket in {aten.nonzero, aten._local_scalar_dense, aten.bincount}:
-            self.found.append(str(func))
-        if func.overloadpacket in {aten.index, aten.index_put_}:
-            self.found += [str(func) for at in args[1] if at is not None and at.dtype == torch.bool]
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("indicator", sorted(INDICATORS.module_dict))
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_step_of_fcbl_waits_for_no_device(indicator, ranks):
@@ -132,7 +112,8 @@ def test_step_of_fcbl_waits_for_no_device(indicator, ranks):
         variant.to(DEVICE)
         given = {name: getattr(batch, name).to(DEVICE) for name in ("features", "labels", "images")}
         there = replace(batch, **given)
-        with Waits() as waits:
+        found = []
+        with Waits(found.append):
             logits = variant.logits(there.features)
             variant.terms(logits, there)["cls"][0].backward()
             if ranks == 1:
@@ -140,7 +121,7 @@ def test_step_of_fcbl_waits_for_no_device(indicator, ranks):
             else:
                 variant.add(variant.increment(logits, there))
             variant.strength()
-        assert waits.found == []
+        assert found == []
 
 
 REFUSED = {

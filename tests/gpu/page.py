@@ -142,15 +142,29 @@ def _waits(name: str, part: dict[str, Any]) -> Iterator[str]:
     for bank, sites in part.get("step", {}).items():
         yield f"Host-device waits in a step of {bank}:"
         yield ""
-        reasons = part["explained"]
+        ours = {place: times for place, times in sites.items() if place.startswith("bacl/")}
         yield from _table(
             ["place", "times", "why"],
-            ([f"`{site}`", times, reasons.get(site, "")] for site, times in sites.items()),
+            (
+                [f"`{place}`", times, part["explained"].get(place, "")]
+                for place, times in ours.items()
+            ),
         )
         yield ""
-    for key, value in part.items():
-        if isinstance(value, int | float) and key != "seconds":
-            yield f"{key.replace('_', ' ')}: {value:.4g}."
+        theirs = sum(sites.values()) - sum(ours.values())
+        yield f"MMDetection's own: {theirs} at {len(sites) - len(ours)} places, all in the file."
+        yield ""
+    if "generators" in part:
+        made = (
+            f"{' and '.join(f'{count} on {place}' for place, count in places.items())} for {bank}"
+            for bank, places in part["generators"].items()
+        )
+        yield f"Generators of random numbers in a step: {'; '.join(made)}."
+        yield f"To make and seed one takes {part['generator_us']} µs."
+        yield ""
+    if "memory" in part:
+        each = (f"{at} {size / 1e6:.1f} MB" for at, size in part["memory"]["bytes"].items())
+        yield f"Memory, {part['memory']['what']}: {', '.join(each)}."
 
 
 def _fast(name: str, part: dict[str, Any]) -> Iterator[str]:

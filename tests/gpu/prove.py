@@ -11,6 +11,7 @@ writes down after each what was found: a run that is cut short keeps what it has
 import argparse
 import contextlib
 import json
+import logging
 import os
 import platform
 import re
@@ -55,9 +56,10 @@ def pieces(
 
         yield right(device, small, temporary)
     elif part == "waits":
-        from waits import waits
+        from waits import memory, waits
 
         yield waits(device, small)
+        yield {"memory": memory(device, small)}
     elif part == "fast":
         from fast import fast
 
@@ -106,7 +108,8 @@ def run(part: str, device: str, small: bool, folder: Path, limit: float) -> dict
         into = Path(temporary) / "pieces.json"
         command = [sys.executable, __file__, "--device", device, "--parts", part]
         command += ["--out", str(folder), "--into", str(into), *(["--small"] if small else [])]
-        paths = [str(ROOT), str(ROOT / "platform"), os.environ.get("PYTHONPATH")]
+        folders = (ROOT, ROOT / "platform", ROOT / "tests" / "bacl")
+        paths = [*map(str, folders), os.environ.get("PYTHONPATH")]
         path = os.pathsep.join(filter(None, paths))
         child = subprocess.Popen(
             command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True
@@ -137,6 +140,7 @@ def end(child: subprocess.Popen) -> None:
 def work(part: str, device: str, small: bool, folder: Path, into: Path) -> None:
     """Run a part in this process, and write down its pieces as they come."""
     found: dict[str, Any] = {}
+    logging.disable(logging.INFO)  # mmengine tells of each weight that it initialises
     try:
         for piece in pieces(part, device, small, folder, into.parent):
             found |= piece

@@ -75,7 +75,9 @@ def test_memory_holds_the_last_features_of_each_category_whichever_rank_had_them
         assert held == {tuple(feature.tolist()) for feature in features[-3:]}
         assert int(one.held()[label]) == min(3, len(features))
         newest = torch.stack(features[-2:])
-        torch.testing.assert_close(one.newest(label, 2), newest)
+        found, labels = one.newest([label], one.pushed.tolist(), 2)
+        torch.testing.assert_close(found, newest)
+        assert labels.tolist() == [label] * len(newest)
     torch.testing.assert_close(one.features, two.features)
 
 
@@ -85,7 +87,8 @@ def test_memory_of_fewer_slots_than_a_step_brings_keeps_the_last():
     packed = memory.increment(batch, batch.labels < C)
     memory.add(packed)
     pushed = [row[:-1] for row in packed if row[-1]]
-    torch.testing.assert_close(memory.newest(1, 9), torch.stack(pushed[-2:]))
+    newest, _ = memory.newest([1], memory.pushed.tolist(), 9)
+    torch.testing.assert_close(newest, torch.stack(pushed[-2:]))
 
 
 def test_memory_with_more_room_than_there_are_samples_takes_none_but_the_wanted():
@@ -183,7 +186,8 @@ def test_rare_categories_are_replayed_where_an_image_shows_them():
     batch = batch_of([[0, 0, 2], [1, C]], first=2)
     features, labels = variant.replay(batch)
     assert labels.tolist() == [0, 0, 1]
-    torch.testing.assert_close(features[:2], variant.memory.newest(0, 2))
+    newest, _ = variant.memory.newest([0, 1], variant.memory.pushed.tolist(), 2)
+    torch.testing.assert_close(features, newest)
     logits = torch.cat([variant.logits(batch.features), variant.logits(features)])
     total, count = variant.terms(variant.logits(batch.features), batch)["cls"]
     everything = torch.cat([batch.labels, labels])
