@@ -28,9 +28,10 @@ def find(store: Store, needed: set[str] | None = None) -> list[Piece]:
     """What can go.
 
     Always: what a dead process left half written, what Ray and Tune left where no run or sweep is
-    known to be alive, the work of finished jobs, and entries that are not whole (of a bucket's, by
-    names and sizes). With `needed`, the keys that some experiments' plans ask for: also all other
-    entries, but not tagged ones, nor what a kept entry or an unfinished job was trained from.
+    known to be alive, the work of finished jobs, entries that are not whole (of a bucket's, by
+    names and sizes), and outdated ones, which no plan of this code asks for. With `needed`, the
+    keys that some experiments' plans ask for: also all other entries. Of whole entries, tagged ones
+    stay, and what a kept entry or an unfinished job was trained from.
     """
     held = {key for key in (*store.entries(), *works.works(store)) if store.held(key)}
     entries = [entry for entry in holdings(store) if entry.key not in held]
@@ -52,18 +53,19 @@ def find(store: Store, needed: set[str] | None = None) -> list[Piece]:
             found += _partial_checkpoints(store, key)
     if not status.drivers(store):
         found += _leftovers(store)
-    if needed is not None:
-        kept = _with_ancestors(
-            needed
-            | {entry.key for entry in whole if entry.tags}
-            | {parent for key in unfinished if (parent := _parent_of_work(store, key))},
-            store,
-        )
-        found += [
-            Piece("entry", entry.key, "nothing that is kept needs it", entry.bytes)
-            for entry in whole
-            if entry.key not in kept
-        ]
+    if needed is None:
+        needed = {entry.key for entry in whole if not entry.outdated}
+    kept = _with_ancestors(
+        needed
+        | {entry.key for entry in whole if entry.tags}
+        | {parent for key in unfinished if (parent := _parent_of_work(store, key))},
+        store,
+    )
+    found += [
+        Piece("entry", entry.key, entry.outdated or "nothing that is kept needs it", entry.bytes)
+        for entry in whole
+        if entry.key not in kept
+    ]
     return found
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from bacl.errors import UsageError
+from bacl.result_versions import version_of
 from bacl_platform.store import MANIFEST, Store, broken
 
 _TAGS = ".tags"
@@ -25,6 +26,18 @@ class Holding:
     tags: list[str]
     problem: str | None
     """Why it cannot be relied on, by what is there and how large it is; None if it seems whole."""
+
+    @property
+    def outdated(self) -> str | None:
+        """Why no plan of this code asks for it; None if one may."""
+        if "result_versions" not in self.job:
+            return "its key is of an older kind"
+        changed = [
+            f"{part} {version}, by now {version_of(part)}"
+            for part, version in self.job["result_versions"].items()
+            if version != version_of(part)
+        ]
+        return f"its results are older: {', '.join(changed)}" if changed else None
 
 
 def holdings(store: Store) -> Iterator[Holding]:

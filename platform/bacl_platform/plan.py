@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import bacl
 from bacl.errors import UsageError
 from bacl.method_settings import Variant
+from bacl.result_versions import parts_of, version_of
 from bacl.settings import Recipe, Settings
 from bacl_platform.cost import cost_lines
 from bacl_platform.experiment import (
@@ -57,6 +58,10 @@ class Job(Settings):
     dataset_digest: str
     versions: dict[str, str]
     """Installed versions, for the record; they do not enter the key."""
+    result_versions: dict[str, int]
+    """Versions of the parts that its results depend on, `bacl.result_versions`."""
+    code: str
+    """Digest of the method's sources, for the record; it does not enter the key."""
     population: Population | None = None
     """How the variants compete while they train, if they do."""
 
@@ -91,10 +96,10 @@ def make_plan(
     """The DAG of jobs, once per seed.
 
     Every variant has a key of its own, which covers what its results depend on: the configuration
-    of its bank of one without paths, the dataset's digest, its parent's key and the code. Variants
-    that the store has are not trained again, whichever bank they were trained in; the others of a
-    stage are grouped into jobs. A population is of all variants of classifier stages, and enters
-    their keys.
+    of its bank of one without paths, the dataset's digest, its parent's key and the versions of the
+    results of the parts it uses. Variants that the store has are not trained again, whichever bank
+    they were trained in; the others of a stage are grouped into jobs. A population is of all
+    variants of classifier stages, and enters their keys.
     """
     _check_kept(experiment, prepared)
     planner = _Planner(experiment, prepared, store, population)
@@ -130,7 +135,7 @@ class _Planner:
         self.dataset_info = store.datasets / prepared.digest / "dataset.json"
         self.known = store.variants()
         self.complete = functools.cache(store.complete)  # once for all variants of an entry
-        self.code, self.versions = code_version(), _versions()
+        self.code, self.versions = source_digest(), _versions()
         self.weights = _weights_digest(experiment.detector.weights)
 
     def __call__(self, seed: int) -> Iterator[Job]:
@@ -179,6 +184,8 @@ class _Planner:
                 config=self._config(stage, seed, group),
                 dataset_digest=self.prepared.digest,
                 versions=self.versions,
+                result_versions=self._result_versions(stage, group),
+                code=self.code,
                 population=self.population if parent else None,
             )
             for number, (key, group) in enumerate(groups, start=1)
@@ -198,7 +205,17 @@ class _Planner:
         more: list[Any] = [self.weights] if self.weights else []
         if self.population and parent:
             more += [self.population.model_dump(), stage.recipe.evaluate_every]
-        return digest_of([config, self.prepared.digest, lineage, self.code, *more])
+        versions = self._result_versions(stage, variant)
+        return digest_of([config, self.prepared.digest, lineage, versions, *more])
+
+    def _result_versions(
+        self, stage: RepresentationStage | ClassifierStage, variants: dict[str, Any]
+    ) -> dict[str, int]:
+        return {
+            part: version_of(part)
+            for settings in variants.values()
+            for part in parts_of(self.experiment.detector, stage.recipe, settings)
+        }
 
     def _config(
         self, stage: RepresentationStage | ClassifierStage, seed: int, variants: dict[str, Any]
@@ -252,19 +269,14 @@ def _weights_digest(weights: str | None) -> str:
         return ""
 
 
-def code_version() -> str:
-    """Digest of the sources of `bacl`, the method: what a job computes.
-
-    Neither the platform nor the installed versions of torch and the rest are in it: a job gives
-    the same results, to rounding, however it was started and on a CPU or a CUDA build. Versions
-    are recorded with the job instead.
-    """
+def source_digest() -> str:
+    """The first 16 hex digits of SHA-256 over the sources of `bacl`, the method."""
     folder = Path(bacl.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def state(job: Job, store: Store) -> str:
@@ -309,8 +321,28 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
         say(f"{', '.join(stages)}: {recipe}")
     prepared = prepared_of(plan.jobs[0].dataset_digest, store)
     judged = notes([(plan.experiment, prepared)])
-    for line in (*sharing(plan.experiment), *cost_lines(plan, store), *judged):
+    for line in (
+        *_of_other_code(plan, store),
+        *sharing(plan.experiment),
+        *cost_lines(plan, store),
+        *judged,
+    ):
         say(line)
+
+
+def _of_other_code(plan: Plan, store: Store) -> Iterator[str]:
+    """Which finished jobs were made by sources other than these, in a sentence, if any."""
+    known = store.descriptions()
+    others = [
+        job.name
+        for job in plan.jobs
+        if store.complete(job.key) and known.get(job.key, {}).get("code") != job.code
+    ]
+    if others:
+        made = "was" if len(others) == 1 else "were"
+        yield (
+            f"{_listed(others)}: {made} made by other code than this, with the same result versions"
+        )
 
 
 def _left_out(job: Job) -> str:

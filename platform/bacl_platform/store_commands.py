@@ -13,6 +13,8 @@ from bacl_platform.options import DEFAULT_STORE, App, Debug, StoreOption
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bacl_platform.holdings import Holding
+
 app = App(
     help="List, verify, tag and tidy up what a store holds.",
     no_args_is_help=True,
@@ -29,7 +31,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the tag.")]
 def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     """List finished and unfinished jobs of a store.
 
-    Of a finished job's entry: size, age, tags, and whether all of its files have their sizes.
+    Of a finished job's entry: size, age, tags, whether all of its files have their sizes, and
+    whether plans of this version still ask for it.
     """
     from bacl_platform.cli import told
 
@@ -54,7 +57,7 @@ def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
                 decimal(entry.bytes),
                 entry.created,
                 ", ".join(entry.tags),
-                "whole" if entry.problem is None else f"broken: {entry.problem}",
+                _state(entry),
             )
         if entries:
             console.print(table)
@@ -64,6 +67,12 @@ def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
             step = "no checkpoint yet" if job.checkpoint is None else f"step {job.checkpoint}"
             state = "running" if job.running else "interrupted"
             _say(console, f"unfinished: {job.name} {job.key}, {state}, {step} of {job.steps}")
+
+
+def _state(entry: "Holding") -> str:
+    if entry.problem is not None:
+        return f"broken: {entry.problem}"
+    return "whole" if entry.outdated is None else f"whole, not used any more: {entry.outdated}"
 
 
 @app.command()
@@ -142,7 +151,7 @@ def gc(
     store: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
-    """Remove leftovers, broken entries and what is not needed.
+    """Remove leftovers, broken and outdated entries and what is not needed.
 
     Tagged entries, what they were trained from, and what unfinished jobs need stay in any case.
 

@@ -26,14 +26,15 @@ def full(request, tmp_path) -> Store:
 
 def described(key: str, parent: str | None) -> str:
     job = {"name": "heads", "stage": "heads", "seed": 3, "parent": parent, "iterations": 9}
-    return json.dumps({**job, "variants": {"bacl": {}}, "variant_keys": {"bacl": f"v-{key}"}})
+    job |= {"variants": {"bacl": {}}, "variant_keys": {"bacl": f"v-{key}"}}
+    return json.dumps({**job, "result_versions": {"training": 1, "method.bacl": 1}})
 
 
-def publish(store: Store, key: str, parent: str | None) -> None:
+def publish(store: Store, key: str, parent: str | None, description: str = "") -> None:
     folder = store.work(key) / "entry"
     folder.mkdir(parents=True)
     (folder / "checkpoint.pth").write_bytes(b"weights of " + key.encode())
-    (folder / "job.json").write_text(described(key, parent))
+    (folder / "job.json").write_text(description or described(key, parent))
     store.publish(key, folder)
 
 
@@ -69,6 +70,26 @@ def test_ls_shows_entries_with_what_is_wrong_and_unfinished_jobs(full):
     assert "paper" in softmax and "whole" in softmax and "heads" in softmax and "bacl" in softmax
     assert f"unfinished: heads {'d' * 16}, interrupted, no checkpoint yet of 9" in shown.output
     assert "4 entries" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("versions", "why"),
+    [
+        ({"training": 0}, "its results are older: training 0, by now 1"),
+        (None, "its key is of an older kind"),
+    ],
+)
+def test_entries_that_no_plan_asks_for_are_shown_and_offered(full, versions, why):
+    description = {**json.loads(described("d" * 16, None)), "result_versions": versions}
+    if versions is None:
+        del description["result_versions"]
+    publish(full, "d" * 16, None, json.dumps(description))
+    (piece,) = garbage.find(full)
+    assert (piece.kind, piece.name, piece.why) == ("entry", "d" * 16, why)
+    (line,) = [line for line in bacl(full, "ls").output.splitlines() if "d" * 16 in line]
+    assert "whole, not used any more" in line
+    tag(full, "d" * 16, "paper")
+    assert not garbage.find(full)
 
 
 def test_verify_finds_a_byte_that_changed(full):

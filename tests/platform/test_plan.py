@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 import bacl
+from bacl import result_versions
 from bacl.datasets.index import Index, write
-from bacl_platform import plan as planning
 from bacl_platform.plan import make_plan, owner, print_plan, sharing
 from bacl_platform.store import write_checkpoint
 
@@ -103,14 +103,46 @@ def test_key_depends_on_what_weights_are_and_not_on_where_they_lie(planned, tmp_
     assert keys("a.pth") == keys("c.pth")
 
 
-def test_code_version_covers_the_method_and_its_file_names(tmp_path, monkeypatch):
+def test_keys_hold_the_result_versions_of_the_parts_that_a_job_uses(planned, monkeypatch):
+    def keys(versions):
+        monkeypatch.setattr(result_versions, "VERSIONS", versions)
+        features, heads = planned().jobs
+        return features.key, heads.variant_keys["bacl"], heads.variant_keys["softmax"]
+
+    before = keys({})
+    changed = {
+        "method.bacl": {1},
+        "method.fcbl": {1},
+        "hallucination": {1},
+        "indicator.confusion_matrix": {1},
+        "method.softmax": {2},
+        "method.seesaw": set(),
+        "detector.mask_rcnn": set(),
+        "training": {0, 1, 2},
+        "evaluation": {0, 1, 2},
+    }
+    for part, expected in changed.items():
+        after = keys({part: 2})
+        assert {n for n, (old, new) in enumerate(zip(before, after)) if old != new} == expected
+
+
+def test_edit_of_the_sources_keeps_keys_and_is_told(planned, store, tmp_path, monkeypatch):
+    plan = planned()
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "job.json").write_text(plan.jobs[0].model_dump_json())
+    store.publish(plan.jobs[0].key, folder)
+    assert "other code" not in shown(plan, store)
     copy = tmp_path / "bacl"
     shutil.copytree(bacl.__path__[0], copy, ignore=shutil.ignore_patterns("__pycache__"))
-    before = planning.code_version()
     monkeypatch.setattr(bacl, "__file__", str(copy / "__init__.py"))
-    assert planning.code_version() == before
-    (copy / "fcbl.py").rename(copy / "fcbl2.py")
-    assert planning.code_version() != before
+    assert planned().jobs[0].code == plan.jobs[0].code
+    with (copy / "fcbl.py").open("a") as file:
+        file.write("# a comment\n")
+    edited = planned()
+    assert [job.key for job in edited.jobs] == [job.key for job in plan.jobs]
+    told = "features: was made by other code than this, with the same result versions"
+    assert told in shown(edited, store).splitlines()
 
 
 def test_variants_are_grouped_by_variants_per_job(planned):

@@ -1,0 +1,236 @@
+"""Results as they were recorded, which hold while versions of results do (`bacl.result_versions`).
+
+    python tests/bacl/golden.py    # record anew what changed on purpose
+
+Recording refuses a case whose results changed while the versions of its parts did not.
+"""
+
+import json
+import math
+import sys
+import tempfile
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from everything import CONFIGS, OWN, detected
+from mmdet.registry import DATASETS
+from pycocotools import mask as mask_utils
+from training import build, config_of, stream_of, train
+
+from bacl.config import bank_heads
+from bacl.datasets.annotations import Prepared, prepare
+from bacl.datasets.index import Index
+from bacl.evaluation import Detections, evaluate
+from bacl.method_settings import METHODS
+from bacl.method_settings import Variant as Settings
+from bacl.result_versions import parts_of, version_of
+from bacl.settings import Dataset, Detector, Recipe, Schedule
+
+FILE = Path(__file__).with_name("golden.json")
+RELATIVE = 1e-4
+"""What values on another machine may differ by."""
+COUNTED = 1e-2
+"""The same of `boxes` and `masks`, in which rounding decides over single boxes and pixels."""
+STEPS = 3
+
+Values = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Results that depend on some parts; the first of them is the most likely to have changed."""
+
+    parts: list[str]
+    values: Values
+
+    @property
+    def versions(self) -> dict[str, int]:
+        return {part: version_of(part) for part in self.parts}
+
+
+def cases(folder: Path) -> dict[str, Case]:
+    """All cases by name, as this code computes them; `folder` takes what they need."""
+    torch.set_num_threads(1)  # sums round otherwise with other numbers of threads
+    prepared = prepare(Dataset(format="embedded", size="small"), folder)
+    info = folder / prepared.digest / "dataset.json"
+    found: dict[str, Case] = {}
+    for name, make in CONFIGS.items():
+        found |= _trained(name, make(info, folder), **_FACTS.get(name, {}))
+    pasted = {"augmentation": "copy_paste", "copy_paste_size": 96}
+    one = {"softmax": OWN["softmax"]}
+    found |= _trained("copy_paste", config_of(info, one, **pasted), augmentation="copy_paste")
+    for name in get_args(Recipe.model_fields["sampler"].annotation):
+        config = config_of(info, one, sampler=name, repeat_threshold=0.3)
+        dataset = DATASETS.build(config["train_dataloader"]["dataset"])
+        order = [float(drawn.index) for drawn in islice(stream_of(config, dataset), 40)]
+        found[f"order of {name}"] = Case([f"sampler.{name}"], {"images": order})
+    found["metrics"] = Case(["evaluation"], _metrics(prepared))
+    return found
+
+
+_FACTS: dict[str, dict[str, Any]] = {
+    "everything": {"sampler": "class_aware"},
+    "cascade_rcnn": {"detector": "cascade_rcnn"},
+    "mask_rcnn": {"detector": "mask_rcnn"},
+    "resampling": {"proposal_nms": [0.9, 0.8, 0.7]},
+}
+"""What the configurations of CONFIGS are made from, where it is not the default."""
+
+
+def _trained(
+    name: str, config: dict[str, Any], detector: str = "faster_rcnn", **recipe: Any
+) -> dict[str, Case]:
+    """Losses of some steps and what is then found in an image: of what variants share, and of each
+    variant."""
+    parts = config["model"]["train_cfg"], config["model"]["test_cfg"]
+    parts[1]["rcnn"]["score_thr"] = 0.0
+    # few proposals, with scores far apart: rounding changes neither their order nor which are kept
+    for rpn in (parts[0]["rpn_proposal"], parts[1]["rpn"]):
+        rpn |= {"nms_pre": 20, "max_per_img": 20}
+    model = build(config)
+    with torch.no_grad():
+        model.rpn_head.rpn_cls.weight *= 10
+    told: list[dict[str, Any]] = []
+    train(config, model, STEPS, told=told)
+    found = detected(model.eval(), config)
+
+    facts = Recipe(schedule=Schedule(iterations=1), **recipe)
+    about = Detector(type=detector)
+    options = bank_heads(config)[0]["variants"]
+    variants = list(model.banks()[0])
+    result: dict[str, Case] = {}
+    shared: Values = {}
+    own: dict[str, Values] = {variant: {} for variant in variants}
+    for loss in told[0]:
+        values = [float(torch.as_tensor(losses[loss]).detach()) for losses in told]
+        variant = next((v for v in variants if f"{v}.loss" in loss), None)
+        if variant is not None:
+            own[variant][loss.replace(f"{variant}.", "")] = values
+        elif loss != "loss":
+            shared[loss] = values
+    for index, variant in enumerate(variants):
+        parts = parts_of(about, facts, _settings(options[variant]))
+        own[variant] |= _found(found[found.variant == index])
+        result[f"{name}: {variant}"] = Case(parts[::-1], own[variant])
+    trunk = [p for p in parts if p.split(".")[0] in _OF_THE_TRUNK]
+    return {f"{name}: trunk": Case(trunk[::-1], shared), **result}
+
+
+_OF_THE_TRUNK = ("training", "detector", "sampler", "augmentation", "resampling")
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    """A variant's settings, as far as its parts depend on them."""
+    kind: Any = METHODS[options["method"]]
+    return kind.model_construct(**{k: v for k, v in options.items() if k in kind.model_fields})
+
+
+def _found(instances: Any) -> Values:
+    """The best scores of an image, and the mean of all boxes by score."""
+    scores = instances.scores.double().sort(descending=True).values
+    mean = (instances.scores[:, None] * instances.bboxes).double().sum(dim=0) / scores.sum()
+    values = {"scores": scores[:10].tolist(), "boxes": mean.tolist()}
+    if "masks" in instances:
+        values["masks"] = [float(mask_utils.area(instances.masks).mean())]
+    return values
+
+
+def _metrics(prepared: Prepared) -> Values:
+    """Metrics of detections that are drawn: the objects of the split, moved, and some elsewhere."""
+    draw = np.random.default_rng(0)
+    index = Index(prepared.val.index)
+    columns: list[tuple[int, int, float, list[float]]] = []
+    for place in range(len(index)):
+        entry = index.image(place)
+        for label, box in zip(entry.labels.tolist(), entry.boxes.tolist(), strict=True):
+            for score in (0.9, 0.4):
+                moved = (np.array(box) + draw.normal(0, 4, 4)).round(3).tolist()
+                label = label if draw.random() < 0.8 else int(draw.integers(6))
+                columns.append((place, label, round(score * draw.random(), 6), moved))
+    image, label, score, box = zip(*columns)
+    boxes = np.array(box, dtype=np.float32)
+    boxes[:, 2:] = boxes[:, 2:].clip(1)
+    detections = Detections(
+        np.array(image), np.array(label), np.array(score, dtype=np.float32), boxes
+    )
+    result = evaluate(
+        Path(prepared.val.annotations),
+        prepared.categories,
+        detections,
+        prepared.evaluation,
+        prepared.groups,
+    )
+    return {name: [value] for name, value in result.metrics.items()}
+
+
+def changed(case: Case, recorded: dict[str, Any]) -> str | None:
+    """The first value that is not what was recorded, in words; None where there is none."""
+    if case.values.keys() != recorded["values"].keys():
+        return f"values are {', '.join(case.values)}, were {', '.join(recorded['values'])}"
+    for name, values in case.values.items():
+        before = recorded["values"][name]
+        if len(values) != len(before):
+            return f"{name} has {len(values)} values, had {len(before)}"
+        relative = COUNTED if name in ("boxes", "masks") else RELATIVE
+        for number, (now, then) in enumerate(zip(values, before, strict=True)):
+            if not math.isclose(now, then, rel_tol=relative, abs_tol=1e-7):
+                return f"{name}[{number}] is {now:.7g}, was {then:.7g}"
+    return None
+
+
+def problem(name: str, case: Case, recorded: dict[str, Any] | None) -> str | None:
+    """What is to be done about a case, in a sentence; None where nothing is."""
+    again = "record anew with `python tests/bacl/golden.py`"
+    if recorded is None:
+        return f"{name} is not recorded: {again}."
+    difference = changed(case, recorded)
+    if case.versions != recorded["versions"]:
+        raised = [f"{p} {v}" for p, v in case.versions.items() if recorded["versions"].get(p) != v]
+        gone = [part for part in recorded["versions"] if part not in case.versions]
+        return f"{name}: versions changed ({', '.join(raised + gone)}): {again}."
+    if difference is None:
+        return None
+    return (
+        f"{name}: results changed ({difference}): if that is on purpose, raise the version of the "
+        f"part that changed ({', '.join(case.parts)}) in bacl/result_versions.py and {again}; "
+        "finished jobs that used the part are then trained again."
+    )
+
+
+def read() -> dict[str, Any]:
+    """What is recorded, by case."""
+    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+
+
+def main() -> None:
+    """Record all cases; exit code 1 where results changed and no version did."""
+    recorded = read()
+    with tempfile.TemporaryDirectory(prefix="bacl-golden-") as folder:
+        found = cases(Path(folder))
+    refused = [
+        sentence
+        for name, case in found.items()
+        if name in recorded
+        and case.versions == recorded[name]["versions"]
+        and (sentence := problem(name, case, recorded[name]))
+    ]
+    if refused:
+        sys.exit("\n".join(refused))
+    kept = {
+        # what holds stays as it is, to the digit
+        name: recorded[name]
+        if name in recorded and problem(name, case, recorded[name]) is None
+        else {"versions": case.versions, "values": case.values}
+        for name, case in found.items()
+    }
+    lines = (f"{json.dumps(name)}: {json.dumps(case)}" for name, case in kept.items())
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    print(f"{len(kept)} cases in {FILE}")
+
+
+if __name__ == "__main__":
+    main()
