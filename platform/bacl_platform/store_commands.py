@@ -151,9 +151,11 @@ def gc(
     store: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
-    """Remove leftovers, broken and outdated entries and what is not needed.
+    """Remove leftovers, broken entries and what is not needed.
 
-    Tagged entries, what they were trained from, and what unfinished jobs need stay in any case.
+    Not needed are entries that no plan of this version asks for and, with --keep, those that none of
+    the files asks for. Tagged entries, what they were trained from, and what unfinished jobs need
+    stay in any case.
 
     \b
     Example:
