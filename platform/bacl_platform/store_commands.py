@@ -153,9 +153,9 @@ def gc(
 ) -> None:
     """Remove leftovers, broken entries and what is not needed.
 
-    Not needed are entries that no plan of this version asks for and, with --keep, those that none of
-    the files asks for. Tagged entries, what they were trained from, and what unfinished jobs need
-    stay in any case.
+    Not needed are entries that no plan of this version asks for and, with --keep, those that none
+    of the files asks for. Tagged entries, what they were trained from, and what unfinished jobs
+    need stay in any case.
 
     \b
     Example:
