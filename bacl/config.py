@@ -11,8 +11,9 @@ from typing import Any
 
 from bacl.datasets.annotations import Prepared
 from bacl.datasets.index import Index
-from bacl.detectors import POOLED, roi_head, two_stage
+from bacl.detector.two_stage import POOLED, roi_head, two_stage
 from bacl.errors import UsageError
+from bacl.forest.trees import read_trees
 from bacl.method_settings import (
     ACSL,
     BAGS,
@@ -26,7 +27,6 @@ from bacl.method_settings import (
     Variant,
 )
 from bacl.settings import BACL, Detector, Recipe
-from bacl.trees import read_trees
 
 _PRECISION = {
     "float32": {"type": "OptimWrapper"},
@@ -386,7 +386,7 @@ def test_pipeline(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _resampling(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
-    """What `bacl.resampling` adds to the proposals' configuration, where the recipe wants it."""
+    """What `bacl.detector.resampling` adds to the proposals' options, where the recipe wants it."""
     given, names = recipe.proposal_nms, prepared.groups.names
     if given is None:
         return None

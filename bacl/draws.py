@@ -35,7 +35,7 @@ class KeyedRandomSampler(RandomSampler):
     """MMDetection's random sampler with draws keyed by (seed, stream, image position).
 
     `stream` tells the samplers of one detector apart (`rpn`, `roi`). Ground truth handed to
-    `sample` carries its image's `position`; `bacl.bank.BankDetector` puts it there.
+    `sample` carries its image's `position`; `bacl.detector.bank.BankDetector` puts it there.
     """
 
     def __init__(

@@ -244,7 +244,8 @@ class Recipe(Settings):
     every released configuration, however many are kept."""
     proposal_nms: list[Annotated[float, Field(gt=0, le=1)]] | None = None
     """IoU at which proposals of each frequency group, rarest first, suppress each other while
-    training; null means 0.7 for all. Forest R-CNN's is [0.9, 0.8, 0.7], `bacl.resampling`."""
+    training; null means 0.7 for all. Forest R-CNN's is [0.9, 0.8, 0.7],
+    `bacl.detector.resampling`."""
     evaluate_every: int | None = Field(None, gt=0)
     """Iterations between evaluations; null evaluates at the end only."""
     checkpoint_every: int = Field(1000, gt=0)

@@ -56,7 +56,7 @@ def test_no_text_is_read_or_written_in_the_locales_encoding(path):
 def test_command_reads_and_says_what_the_locale_cannot(tmp_path, environment, encoding, umlaut):
     (tmp_path / "größe.yaml").write_text("name: [grün]\ndetector: {tüpe: x}\n", encoding="utf-8")
     known = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHONUTF8"))}
-    code = "from bacl_platform.cli import main; main()"
+    code = "from bacl_platform.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "plan", os.fsencode("größe.yaml")],
         cwd=tmp_path,
@@ -70,7 +70,7 @@ def test_command_reads_and_says_what_the_locale_cannot(tmp_path, environment, en
 
 def test_tables_are_shown_without_the_letters_of_the_locale():
     code = """
-from bacl_platform import cli
+from bacl_platform.cli import main as cli
 from rich.console import Console
 from rich.table import Table
 def show():

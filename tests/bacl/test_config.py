@@ -244,7 +244,9 @@ def test_proposals_and_jittered_boxes_end_at_the_image_and_not_at_what_is_padded
     outputs = model.rpn_head(model.extract_feat(data["inputs"]))
     cfg = ConfigDict(config["model"]["train_cfg"]["rpn_proposal"])
     jittered = []
-    with patch("bacl.bank.bbox2roi", wraps=lambda boxes: jittered.append(boxes) or bbox2roi(boxes)):
+    with patch(
+        "bacl.detector.bank.bbox2roi", wraps=lambda boxes: jittered.append(boxes) or bbox2roi(boxes)
+    ):
         model.loss(data["inputs"], data["data_samples"])
     proposed = model.rpn_head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=cfg)
     for meta, proposals, boxes in zip(metas, proposed, jittered[0], strict=True):

@@ -56,7 +56,10 @@ def test_training_and_test_are_what_they_are_on_the_cpu(dataset_info, tmp_path, 
     config = CONFIGS[name](dataset_info, tmp_path)
     start = build(config).state_dict()
     # one rank that believes in another, which has nothing to add
-    with patch("bacl.bank.get_world_size", return_value=ranks), patch("bacl.bank.all_reduce"):
+    with (
+        patch("bacl.detector.bank.get_world_size", return_value=ranks),
+        patch("bacl.detector.bank.all_reduce"),
+    ):
         expected, detections = trained_and_tested(config, "cpu", start, steps)
         with simulated():
             state, found = trained_and_tested(config, DEVICE, start, steps)

@@ -13,9 +13,9 @@ from training import CATEGORIES, build, config_of, train
 
 from bacl import rle
 from bacl.datasets.decoding import read
+from bacl.detector.stock import TopKBBoxHead
 from bacl.export import export_variants, variant_state
 from bacl.settings import BACL, Hallucination, Sigmoid, Softmax
-from bacl.stock import TopKBBoxHead
 
 VARIANTS = {
     "bacl": BACL(method="bacl", hallucination=Hallucination(categories=4)),

@@ -8,7 +8,7 @@ from mmdet.registry import DATASETS
 from saved import saved_storages
 from training import backward, batch_of, build, config_of, stream_of
 
-from bacl.bank import BankDetector
+from bacl.detector.bank import BankDetector
 from bacl.settings import BACL, FROZEN_TRUNK, Hallucination, Softmax
 
 VARIANTS = {

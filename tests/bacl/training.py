@@ -15,10 +15,10 @@ from mmengine.dist import get_world_size
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 
-from bacl import bank
 from bacl.config import stage_config
 from bacl.datasets.annotations import Category, Prepared
 from bacl.datasets.index import Index, write
+from bacl.detector import bank
 from bacl.export import export_variants
 from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
 
@@ -166,7 +166,7 @@ def train_and_save(folder: Path, config):
     A bank's steps must have made one reduction of their own each.
     """
     model = build(config)
-    with patch("bacl.bank.all_reduce", wraps=bank.all_reduce) as reduction:
+    with patch("bacl.detector.bank.all_reduce", wraps=bank.all_reduce) as reduction:
         train(config, model, 3)
     assert reduction.call_count == 3
     torch.save(model.state_dict(), folder / f"{torch.distributed.get_rank()}.pth")

@@ -163,7 +163,7 @@ def bacl_command(words: list[str]) -> list[str]:
     """What follows `bacl` in a command line, accepted by the command line of this version."""
     from typer.testing import CliRunner
 
-    from bacl_platform.cli import app
+    from bacl_platform.cli.main import app
 
     assert words[0] == "bacl"
     command, file, *options = words[1:]

@@ -42,7 +42,10 @@ class _OnCPU(TorchFunctionMode):
 def drawn_on_cpu():
     """In it, variants draw on the CPU and the numbers are moved: a generator of the same seed draws
     other numbers on CUDA, which is neither's mistake."""
-    with patch("bacl.bank.generator", lambda device, *key: draws.generator("cpu", *key)), _OnCPU():
+    with (
+        patch("bacl.detector.bank.generator", lambda device, *key: draws.generator("cpu", *key)),
+        _OnCPU(),
+    ):
         yield
 
 

@@ -23,8 +23,8 @@ SMALL = (
     "tests/gpu/test_right.py::test_bank_equals_alone[by_confusion_matrix]",
     "tests/gpu/test_right.py::test_resumed_equals_undisturbed",
     "tests/gpu/test_right.py::test_every_export_predicts_as_its_bank_does",
-    "tests/bacl/test_operators.py",
-    "tests/bacl/test_postprocess.py",
+    "tests/bacl/detector/test_operators.py",
+    "tests/bacl/detector/test_postprocess.py",
 )
 """One of each kind."""
 SECONDS = {"tests": 100, "chain": 120}
@@ -190,10 +190,11 @@ def trained(device: str, small: bool, folder: Path) -> dict[str, Any]:
 
     import bacl.register  # noqa: F401  before anything imports mmdet.models
     from bacl.datasets.annotations import prepare
-    from bacl_platform import report, worker
-    from bacl_platform.experiment import load
-    from bacl_platform.plan import make_plan
-    from bacl_platform.store import Store
+    from bacl_platform.plan.planner import make_plan
+    from bacl_platform.report import experiment_report
+    from bacl_platform.spec.experiment import load
+    from bacl_platform.store.store import Store
+    from bacl_platform.train import worker
 
     if get_device() != torch.device(device).type:
         error = f"expected mmengine to train on {device}, it would train on {get_device()}"
@@ -228,7 +229,7 @@ def trained(device: str, small: bool, folder: Path) -> dict[str, Any]:
             name: None if (value := result.metrics[name]) is None else round(100 * value, 2)
             for name in METRICS
         }
-        for result in report.collect(plan, store, "right").results
+        for result in experiment_report.collect(plan, store, "right").results
     }
     return {"table": table, "seconds": seconds, "device": device, "error": None}
 

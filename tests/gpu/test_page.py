@@ -125,8 +125,8 @@ def test_page_names_a_file_that_is_no_proof(tmp_path):
         ),
         (
             "waits",
-            {"unexplained": ["bacl/bank.py:1 (f)"]},
-            "no reason is known for the wait at bacl/bank.py:1 (f)",
+            {"unexplained": ["bacl/detector/bank.py:1 (f)"]},
+            "no reason is known for the wait at bacl/detector/bank.py:1 (f)",
         ),
         (
             "fast",

@@ -38,7 +38,7 @@ def test_every_wait_of_ours_has_a_reason_and_every_reason_a_wait(found):
 def test_bank_of_the_paper_waits_where_mmdetection_does_alone(found):
     step = found["step"]["bacl fcbl bce softmax"]
     ours = [place for place in step if place.startswith("bacl/")]
-    assert [waits._key(place) for place in ours] == ["bacl/operators.py:nms"]
+    assert [waits._key(place) for place in ours] == ["bacl/detector/operators.py:nms"]
     assert any(place.startswith("mmdet/models/task_modules/samplers/") for place in step)
 
 

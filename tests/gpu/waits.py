@@ -68,7 +68,7 @@ REASONS = {
     "take a write of every row of the memory.",
     "bacl/methods/rio.py:replay": "How many features are replayed depends on which rare categories "
     "an image shows and on how many of them are in memory: one wait a step for both.",
-    "bacl/operators.py:nms": "Suppression returns as many boxes as it keeps.",
+    "bacl/detector/operators.py:nms": "Suppression returns as many boxes as it keeps.",
 }
 """Why the host waits, by the file and the function that does."""
 
@@ -82,7 +82,12 @@ _PACKAGES = {
     name: str(Path(find_spec(name).origin).parent) + "/"
     for name in ("bacl", "mmdet", "mmengine", "mmcv")
 }
-_OVER_MMDETECTION = ("bacl/bank.py", "bacl/draws.py", "bacl/resampling.py", "bacl/datasets/")
+_OVER_MMDETECTION = (
+    "bacl/detector/bank.py",
+    "bacl/draws.py",
+    "bacl/detector/resampling.py",
+    "bacl/datasets/",
+)
 """Parts of MMDetection that call what they are made from: what waits in there is MMDetection's."""
 
 
@@ -283,7 +288,7 @@ def _tiny(config, device):
 def _full(device, freeze=FROZEN_TRUNK):
     from bacl_platform.bench.measure import IMAGES, Setting
     from bacl_platform.bench.training import CATEGORIES, Training
-    from bacl_platform.standin import stand_in
+    from bacl_platform.tools.stand_in import stand_in
 
     recipe = Recipe(schedule=Schedule(iterations=1))
     prepared = stand_in(CATEGORIES)

@@ -26,9 +26,9 @@ from pycocotools import mask as coco
 
 from bacl.datasets.annotations import Category, Prepared, prepare
 from bacl.evaluation import Detections, Evaluator, Result
-from bacl_platform.experiment import load
-from bacl_platform.plan import Job, Plan, make_plan
-from bacl_platform.store import JOB, Store
+from bacl_platform.plan.planner import Job, Plan, make_plan
+from bacl_platform.spec.experiment import load
+from bacl_platform.store.store import JOB, Store
 
 TINY = """
 name: tiny
@@ -338,7 +338,7 @@ import pickle, sys
 from pathlib import Path
 import torch
 from bacl.variants import Softmax
-from bacl_platform import worker
+from bacl_platform.train import worker
 job, store, stopped, asked = pickle.loads(Path(sys.argv[1]).read_bytes())
 torch.distributed.init_process_group("gloo")
 quiet = lambda *_: None

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from bacl_platform import status
 from bacl_platform.redaction import redacted
+from bacl_platform.store import status
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,17 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.table import Table
 
-from bacl_platform import sweep_report, texts
-from bacl_platform.pages import Bold, Section, Shown, html_section, markdown_section, markdown_table
-from bacl_platform.terminal import Console
+from bacl_platform import texts
+from bacl_platform.console import Console
+from bacl_platform.report import sweep_report
+from bacl_platform.report.pages import (
+    Bold,
+    Section,
+    Shown,
+    html_section,
+    markdown_section,
+    markdown_table,
+)
 
 ODD = [
     "$1_$",

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from cluster import kill
 
-from bacl_platform.cli import planned
-from bacl_platform.plan import Job
-from bacl_platform.store import SCALARS, Store
+from bacl_platform.cli.main import planned
+from bacl_platform.plan.planner import Job
+from bacl_platform.store.store import SCALARS, Store
 
 STEPS, CHECKPOINT_EVERY = 200, 20
 """Of stage 2, which the faults hit."""
@@ -122,7 +122,7 @@ class Driver:
 
     def __init__(self, place: Place) -> None:
         self.began = time.monotonic()
-        command = [sys.executable, "-c", "from bacl_platform.cli import main; main()", "run"]
+        command = [sys.executable, "-c", "from bacl_platform.cli.main import main; main()", "run"]
         command += [str(place.file), "--store", place.store]
         command += [part for override in place.overrides for part in ("--set", override)]
         command += ["--address", place.address] if place.address else []

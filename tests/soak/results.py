@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from mlflow import MlflowClient
 
-from bacl_platform.plan import Job
-from bacl_platform.store import CHECKPOINT, SCALARS, broken
+from bacl_platform.plan.planner import Job
+from bacl_platform.store.store import CHECKPOINT, SCALARS, broken
 
 _TIMES = {"time", "data_time"}
 _SYSTEM = "system/"

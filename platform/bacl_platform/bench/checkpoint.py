@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from bacl.datasets.annotations import prepare
-from bacl_platform import worker
 from bacl_platform.bench.measure import Row, Setting
 from bacl_platform.bench.sweep import experiment
-from bacl_platform.experiment import load
-from bacl_platform.plan import make_plan
-from bacl_platform.store import SCALARS, Store
+from bacl_platform.plan.planner import make_plan
+from bacl_platform.spec.experiment import load
+from bacl_platform.store.store import SCALARS, Store
+from bacl_platform.train import worker
 
 EPOCHS = 6
 

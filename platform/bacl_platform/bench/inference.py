@@ -14,7 +14,7 @@ from bacl.method_settings import Variant
 from bacl.settings import BACL, Detector, Softmax
 from bacl_platform.bench.measure import Row, Setting, in_turns
 from bacl_platform.bench.training import CATEGORIES, R50, RECIPE, build
-from bacl_platform.standin import stand_in
+from bacl_platform.tools.stand_in import stand_in
 
 LIKELY = 10
 """Categories that a softmax classifier gives more than the threshold, in every region."""

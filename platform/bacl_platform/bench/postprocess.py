@@ -10,7 +10,7 @@ from torch import Tensor
 
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl import fcbl
-from bacl.postprocess import top_detections
+from bacl.detector.postprocess import top_detections
 from bacl_platform.bench.measure import Row, Setting, in_turns
 from bacl_platform.bench.training import CATEGORIES
 

@@ -119,9 +119,9 @@ def _run(place: Path, name: str, trials: int, alone: bool, start: float) -> tupl
     them, of the jobs that it ran."""
     from rich.console import Console
 
-    from bacl_platform import tuning
-    from bacl_platform.store import JOB, Store
-    from bacl_platform.sweep import Preparation, SweepFile, plan_sweeps
+    from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
+    from bacl_platform.store.store import JOB, Store
+    from bacl_platform.tune import sweeps
 
     alphas = [round(start + number / 1000, 4) for number in range(trials)]
     per_job = "variants_per_job: 1\nmax_concurrent: 1\n" if alone else ""
@@ -132,7 +132,7 @@ def _run(place: Path, name: str, trials: int, alone: bool, start: float) -> tupl
     file, prepare = SweepFile(path), Preparation(store)
     plans = plan_sweeps([file], [file.trials(store)], prepare, store)
     keys = {job.key for plan in plans for job in plan.missing(store)}
-    tuning.run_sweeps(plans, store, prepare, Console(file=io.StringIO()))
+    sweeps.run_sweeps(plans, store, prepare, Console(file=io.StringIO()))
     taken = time.perf_counter() - began
     jobs = [json.loads((store.entry(key) / JOB).read_text(encoding="utf-8")) for key in keys]
     return taken, sum(job["loop_seconds"] for job in jobs)

@@ -22,9 +22,9 @@ from bacl.errors import RunError
 from bacl_platform.bench.measure import Row, Setting
 
 if TYPE_CHECKING:
-    from bacl_platform.plan import Plan
-    from bacl_platform.store import Store
-    from bacl_platform.tracking import Tracking
+    from bacl_platform.plan.planner import Plan
+    from bacl_platform.store.store import Store
+    from bacl_platform.tracking.tracking import Tracking
 
 JOBS = 8
 METRICS = 4
@@ -51,7 +51,7 @@ def tracking(setting: Setting) -> list[Row]:
     Raises:
         RunError: the server has not got every metric of every round, once.
     """
-    from bacl_platform.tracking import Tracking
+    from bacl_platform.tracking.tracking import Tracking
 
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, _server(Path(folder)):
         plan, store = _planned(Path(folder))
@@ -138,9 +138,9 @@ class _Logger:
 
 def _planned(folder: Path) -> tuple["Plan", "Store"]:
     from bacl.datasets.annotations import prepare
-    from bacl_platform.experiment import load
-    from bacl_platform.plan import make_plan
-    from bacl_platform.store import Store
+    from bacl_platform.plan.planner import make_plan
+    from bacl_platform.spec.experiment import load
+    from bacl_platform.store.store import Store
 
     path, store = folder / "bench.yaml", Store(folder / "store")
     path.write_text(EXPERIMENT, encoding="utf-8")
@@ -151,7 +151,7 @@ def _planned(folder: Path) -> tuple["Plan", "Store"]:
 def _check(plan: "Plan", store: "Store", rows: int) -> None:
     from mlflow import MlflowClient
 
-    from bacl_platform.tracking import tracking_uri
+    from bacl_platform.tracking.tracking import tracking_uri
 
     client = MlflowClient(tracking_uri(store))
     experiment = client.get_experiment_by_name(plan.experiment.name)
@@ -174,7 +174,7 @@ def _check(plan: "Plan", store: "Store", rows: int) -> None:
 @contextmanager
 def _server(folder: Path) -> Iterator[None]:
     """Within, MLFLOW_TRACKING_URI is that of an MLflow server of the bench's own."""
-    from bacl_platform.tracking import sqlite_uri
+    from bacl_platform.tracking.tracking import sqlite_uri
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

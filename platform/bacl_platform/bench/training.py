@@ -18,7 +18,7 @@ from bacl.settings import BACL, FROZEN_TRUNK, Detector, Recipe, Schedule
 from bacl.settings import Softmax as SoftmaxSettings
 from bacl.variants import Softmax
 from bacl_platform.bench.measure import Clock, Setting
-from bacl_platform.standin import stand_in
+from bacl_platform.tools.stand_in import stand_in
 
 CATEGORIES = 1203  # LVIS v1.0
 BOXES = 12

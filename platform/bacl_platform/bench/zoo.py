@@ -18,18 +18,18 @@ from torch import Tensor
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.config import variant_options
 from bacl.datasets.annotations import Category, Prepared, Split, prepare
+from bacl.detector.layers import read
 from bacl.draws import generator
-from bacl.layers import read
 from bacl.method_settings import METHODS
 from bacl.method_settings import Variant as MethodSettings
 from bacl.settings import Detector
 from bacl.variants import Batch, build_variant
-from bacl_platform import worker
 from bacl_platform.bench.measure import Row, Setting, in_turns
 from bacl_platform.bench.sweep import STEPS, experiment
-from bacl_platform.experiment import load
-from bacl_platform.plan import make_plan
-from bacl_platform.store import JOB, Store
+from bacl_platform.plan.planner import make_plan
+from bacl_platform.spec.experiment import load
+from bacl_platform.store.store import JOB, Store
+from bacl_platform.train import worker
 
 CATEGORIES, WIDTH, ROWS = 1203, 1024, 1024
 """LVIS v1.0's, of the released heads, and of the RoIs of two images."""

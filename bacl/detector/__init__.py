@@ -1,0 +1,1 @@
+"""The bank of classifiers as parts of an MMDetection detector."""

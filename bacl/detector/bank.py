@@ -1,0 +1,514 @@
+"""The bank: one trunk, many variants, as MMDetection parts.
+
+N sampled RoIs, C foreground categories, D feature width, K_v logits of variant v. While training,
+the box head hands on its D-wide features where MMDetection's heads hand on classification scores,
+and in evaluation the logits of all variants side by side; so the RoI heads' own flow, a cascade's
+averaging over its stages included, stays as it is. Where variants read more of a RoI than h
+(`bacl.variants.LAYERS`), all that any of them reads is handed on, side by side.
+"""
+
+import fnmatch
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
+from mmdet.models.task_modules.samplers import SamplingResult
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmdet.structures.bbox import bbox2roi, scale_boxes
+from mmengine.config import ConfigDict
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from bacl import rle
+from bacl.detector.layers import layers, passed, read
+from bacl.detector.postprocess import detect
+from bacl.draws import generator
+from bacl.errors import UsageError
+from bacl.hallucination import FeatureStatistics, jitter_boxes, moments
+from bacl.variants import LAYERS, Batch, Variant, build_variant
+
+_MASKS_AT_ONCE = 100
+"""Detections that pass the mask head together: it makes a map for each category of each."""
+
+
+def reduce_sum(tallies: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Sums of each tensor over all ranks, in one reduction of one flat buffer.
+
+    The buffer is of the widest type among them; each sum is of its tensor's own.
+    """
+    if get_world_size() == 1:
+        return list(tallies)
+    tensors = [tensor for tally in tallies for tensor in tally.values()]
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    all_reduce(flat, "sum")
+    parts = iter(flat.split([tensor.numel() for tensor in tensors]))
+    return [
+        {name: next(parts).view_as(tensor).to(tensor.dtype) for name, tensor in tally.items()}
+        for tally in tallies
+    ]
+
+
+@MODELS.register_module()
+class BankBBoxHead(ConvFCBBoxHead):
+    """Two shared FCs and the box regressor of the trunk, and the classifiers of the variants.
+
+    `variants` maps names to plain settings (`bacl.settings`). A variant's hallucinated features
+    are drawn from generators keyed by (seed, cascade stage, variant, image pair), design.md. Each
+    stage of a cascade is a bank with classifiers and state of its own.
+    """
+
+    def __init__(
+        self, variants: dict[str, dict[str, Any]], seed: int, stage: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(num_shared_fcs=2, with_cls=False, **kwargs)
+        self.seed = seed
+        self.stage = stage
+        width = self.shared_out_channels
+        self.variants = nn.ModuleDict(
+            {
+                name: build_variant(
+                    settings, width, self.num_classes, self.draw("cpu", "init", name)
+                )
+                for name, settings in variants.items()
+            }
+        )
+        betas = {
+            variant.hallucination["beta"]
+            for variant in self._bank().values()
+            if variant.hallucination
+        }
+        self.statistics = nn.ModuleDict(
+            {_key(beta): FeatureStatistics(self.num_classes, width, beta) for beta in sorted(betas)}
+        )
+        self._positions: list[int] = []
+        self._ids: list[int] = []
+        self._drawn_for: list[int] | None = None
+        self._sampled: list[int] | None = None
+        self._terms: list[str] = []
+        """Names of the variants' losses of the step."""
+        self.tally: dict[str, Tensor] = {}
+        """This rank's part of the step in what moves state and scales losses; see `settle`."""
+
+    def draw(self, device: torch.device | str, *key: int | str) -> torch.Generator:
+        """A generator of this head's own for draws that `key` names.
+
+        The first stage of a cascade draws as a detector without one.
+        """
+        stage = (self.stage,) if self.stage else ()
+        return generator(device, self.seed, *stage, *key)
+
+    def _bank(self) -> dict[str, Variant]:
+        return dict(self.variants.items())  # type: ignore[arg-type]
+
+    def _handed_on(self) -> list[str]:
+        """The layers that variants read."""
+        return [name for name in LAYERS if any(name in v.reads for v in self._bank().values())]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(layers in training, else all variants' logits (N, sum of K_v); box deltas)."""
+        bank = self._bank().values()
+        found, deltas = passed(self, x, list(bank))
+        if self.training:
+            return read(found, self._handed_on()), deltas
+        logits = [variant.logits(read(found, variant.reads)) for variant in bank]
+        return torch.cat(logits, dim=1), deltas
+
+    def _layers(self, handed_on: Tensor) -> dict[str, Tensor]:
+        """What `forward` handed on while training, by name."""
+        names = self._handed_on()
+        pooled = self.shared_fcs[0].in_features
+        widths = [pooled if name == "pooled" else self.shared_out_channels for name in names]
+        passes = handed_on.size(1) // sum(widths)
+        return dict(zip(names, handed_on.split([passes * w for w in widths], dim=1), strict=True))
+
+    def begin(self, samples: SampleList) -> None:
+        """A step on this rank's images begins."""
+        self._positions = [sample.position for sample in samples]
+        self._ids = [sample.img_id for sample in samples]
+        drawn = [sample.get("drawn_for") for sample in samples]
+        self._drawn_for = None if None in drawn else drawn
+        self._sampled = None
+        self.tally = {}
+
+    @torch.no_grad()
+    def observe(self, pooled: Tensor, labels: Tensor) -> None:
+        """Keep the moments of the jittered ground truth of this step's images for `settle`.
+
+        pooled: RoI features of the jittered boxes; labels: their categories.
+        """
+        features = layers(self, pooled)["fc2"]
+        self.tally["moments"] = moments(features.float(), labels, self.num_classes)
+
+    def _hallucinate(self, variant: Variant, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Features (H, D) and labels (H,) for this rank's image pairs, if the variant has any."""
+        options = variant.hallucination
+        if options is None or not batch.pairs:
+            return None
+        statistics: FeatureStatistics = self.statistics[_key(options["beta"])]  # type: ignore[assignment]
+        strength = variant.strength()
+        made = [
+            statistics.synthesize(
+                strength,
+                options["categories"],
+                options["samples"],
+                batch.generator("hallucination", pair),
+            )
+            for pair in batch.pairs
+        ]
+        features, labels = zip(*made, strict=True)
+        return torch.cat(features), torch.cat(labels)
+
+    def loss_and_target(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        rois: Tensor,
+        sampling_results: list[SamplingResult],
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        self._sampled = [len(sampled.priors) for sampled in sampling_results]
+        found: dict[str, Any] = super().loss_and_target(
+            cls_score, bbox_pred, rois, sampling_results, *args, **kwargs
+        )
+        return found
+
+    def loss(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        rois: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+        bbox_weights: Tensor,
+        reduction_override: str | None = None,
+    ) -> dict[str, Tensor]:
+        """Box loss of the trunk, and of each variant `<variant>.loss_<part>` for its loss's parts,
+        mostly one called `cls`, for `settle` to scale.
+
+        `cls_score` holds the layers that variants read. A part is a sum over samples, made ones
+        included.
+        """
+        found = self._layers(cls_score)
+        losses = super().loss(
+            None, bbox_pred, rois, labels, label_weights, bbox_targets, bbox_weights
+        )
+        positives = (labels < self.num_classes).sum()
+        counts = [positives, labels.new_full((), len(labels))]
+        self._terms = []
+        for name, variant in self._bank().items():
+            batch = Batch(
+                features=read(found, variant.reads),
+                labels=labels,
+                images=rois[:, 0],
+                positions=self._positions,
+                ids=self._ids,
+                generator=partial(self._draw_of, name, labels.device),
+                drawn_for=self._drawn_for,
+                sampled=self._sampled,
+            )
+            logits = variant.logits(batch.features)
+            made = self._hallucinate(variant, batch)
+            if made is not None:
+                # Categories never seen yield rows labelled as background, which count for nothing.
+                batch = batch.with_made(made[1], made[1] < self.num_classes)
+                logits = torch.cat([logits, variant.logits(made[0])])
+            for part, (total, count) in variant.terms(logits, batch).items():
+                self._terms.append(f"{name}.loss_{part}")
+                losses[self._terms[-1]] = total
+                counts.append(count)
+            if get_world_size() == 1:
+                variant.update(logits, batch)
+            elif (increment := variant.increment(logits, batch)) is not None:
+                self.tally[name] = increment
+        self.tally["counts"] = torch.stack([count.float() for count in counts])
+        return losses
+
+    def _draw_of(self, name: str, device: torch.device, what: str, *key: int) -> torch.Generator:
+        return self.draw(device, what, name, *key)
+
+    @torch.no_grad()
+    def settle(self, tally: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Move all state by the tally of all ranks; returns the factor of each loss, by its name.
+
+        With them a classification loss is divided by its mean count per rank, and the box and mask
+        losses are means over all ranks' RoIs, so that ranks together make the step that one rank
+        with all images would make.
+        """
+        for statistics in self.statistics.values():
+            statistics.update(tally["moments"])  # type: ignore[operator]
+        bank = self._bank()
+        for name in bank.keys() & tally.keys():
+            bank[name].add(tally[name])
+        own_positives, own_rois = self.tally["counts"][:2]
+        means = tally["counts"] / get_world_size()
+        positives, rois, *samples = torch.where(means > 0, means, 1.0)
+        self.tally = {}
+        factors = {name: 1 / count for name, count in zip(self._terms, samples, strict=True)}
+        return {**factors, "loss_bbox": own_rois / rois, "loss_mask": own_positives / positives}
+
+    def _predict_by_feat_single(
+        self,
+        roi: Tensor,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        img_meta: dict,
+        rescale: bool = False,
+        rcnn_test_cfg: ConfigDict | None = None,
+    ) -> InstanceData:
+        """Detections of every variant on one image, told apart by their field `variant`.
+
+        `cls_score` holds the logits of all variants; in a cascade, MMDetection has averaged them
+        over the stages, before activation, and an exported detector does the same.
+        """
+        if len(roi) == 0:
+            return InstanceData(
+                bboxes=roi.new_zeros(0, 4),
+                scores=roi.new_zeros(0),
+                labels=roi.new_zeros(0, dtype=torch.long),
+                variant=roi.new_zeros(0, dtype=torch.long),
+            )
+        assert rcnn_test_cfg is not None  # only test-time augmentation passes none
+        decoded = self._decode(roi, bbox_pred, img_meta, rescale)
+        bank = list(self._bank().values())
+        logits = cls_score.split([variant.columns for variant in bank], dim=1)
+        results = []
+        for index, variant in enumerate(bank):
+            found = detect(decoded, variant.probabilities(logits[index]), rcnn_test_cfg)
+            found.variant = torch.full_like(found.labels, index)
+            results.append(found)
+        return InstanceData.cat(results)
+
+    def refine_bboxes(
+        self,
+        sampling_results: list[SamplingResult],
+        bbox_results: dict[str, Any],
+        batch_img_metas: list[dict],
+    ) -> list[InstanceData]:
+        """Boxes for the next stage of a cascade; regression there is class-agnostic, so no score
+        has a say in it and none is given."""
+        rois = bbox_results["rois"]
+        unscored = {**bbox_results, "cls_score": rois.new_zeros(len(rois), self.num_classes)}
+        return super().refine_bboxes(sampling_results, unscored, batch_img_metas)
+
+    def _decode(self, roi: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool) -> Tensor:
+        """Boxes (N, C * 4), or (N, 4) where regression is class-agnostic, in pixels."""
+        each = 1 if self.reg_class_agnostic else self.num_classes
+        boxes = self.bbox_coder.decode(
+            roi[:, 1:].repeat_interleave(each, dim=0),
+            bbox_pred.view(-1, 4),
+            max_shape=img_meta["img_shape"],
+        )
+        if rescale:
+            boxes = scale_boxes(boxes, _inverse(img_meta))
+        return boxes.view(len(roi), -1)
+
+
+def _inverse(img_meta: dict) -> list[float]:
+    """Factors (x, y) from the network's image to the original."""
+    return [1 / scale for scale in img_meta["scale_factor"]]
+
+
+def _key(beta: float) -> str:
+    """A module name for a beta (module names cannot hold dots)."""
+    return f"beta_{beta}".replace(".", "_")
+
+
+class _OverBanks:
+    """RoI head over banks: shows them the jittered ground truth, Eq. (10), and settles their step.
+
+    All that the ranks must agree on in a step is summed in one reduction, after the losses: margin,
+    sampling and prototypes are those of before the step, and move after it (Algorithm 1 moves
+    prototypes and indicator first).
+    """
+
+    bbox_head: Any
+    bbox_roi_extractor: Any
+
+    def loss(
+        self,
+        x: tuple[Tensor, ...],
+        rpn_results_list: list[InstanceData],
+        batch_data_samples: SampleList,
+    ) -> dict[str, Tensor]:
+        cascade = isinstance(self.bbox_head, nn.ModuleList)
+        heads: list[BankBBoxHead] = list(self.bbox_head) if cascade else [self.bbox_head]
+        for head in heads:
+            head.begin(batch_data_samples)
+        if heads[0].statistics:
+            self._show(heads, x, batch_data_samples)
+        losses: dict[str, Tensor] = super().loss(x, rpn_results_list, batch_data_samples)  # type: ignore[misc]
+        tallies = reduce_sum([head.tally for head in heads])
+        for stage, (head, tally) in enumerate(zip(heads, tallies, strict=True)):
+            prefix = f"s{stage}." if cascade else ""
+            for name, factor in head.settle(tally).items():
+                if prefix + name in losses:
+                    losses[prefix + name] = losses[prefix + name] * factor
+        return losses
+
+    def predict_bbox(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
+        results: list[InstanceData] = super().predict_bbox(*args, **kwargs)  # type: ignore[misc]
+        for found in results:
+            if "variant" not in found:  # MMDetection asks no box head where nothing is proposed
+                found.variant = torch.zeros_like(found.labels)
+        return results
+
+    @torch.no_grad()
+    def _show(
+        self, heads: Sequence[BankBBoxHead], x: tuple[Tensor, ...], samples: SampleList
+    ) -> None:
+        boxes = []
+        for sample in samples:
+            draw = generator("cpu", heads[0].seed, "jitter", sample.position)
+            magnitudes = torch.rand(16, 4, generator=draw)
+            boxes.append(jitter_boxes(sample.gt_instances.bboxes, magnitudes, sample.img_shape[:2]))
+        rois = bbox2roi(boxes)
+        labels = torch.cat([sample.gt_instances.labels for sample in samples])
+        extractors = self.bbox_roi_extractor
+        if not isinstance(extractors, nn.ModuleList):
+            extractors = [extractors]
+        for head, extractor in zip(heads, extractors, strict=True):
+            pooled = extractor(x[: extractor.num_inputs], rois)
+            head.observe(pooled, labels.repeat_interleave(16))
+
+
+@MODELS.register_module()
+class BankRoIHead(_OverBanks, StandardRoIHead):
+    """Standard RoI head of Faster and Mask R-CNN over a bank."""
+
+    def predict_mask(
+        self,
+        x: tuple[Tensor, ...],
+        batch_img_metas: list[dict],
+        results_list: list[InstanceData],
+        rescale: bool = False,
+    ) -> list[InstanceData]:
+        """Add `masks`, pycocotools' RLE of each detection of all variants, and rescale the boxes.
+
+        What several variants detect alike, box and category, gets one mask. They are made some at
+        a time and kept as RLE, so that memory does not grow with the variants; MMDetection would
+        hold a map for each category and a bitmap of the image for each detection.
+        """
+        for number, (results, meta) in enumerate(zip(results_list, batch_img_metas, strict=True)):
+            if len(results) == 0:
+                results.masks = []
+                continue
+            found = torch.cat([results.bboxes.float(), results.labels[:, None]], dim=1)
+            distinct, which = found.unique(dim=0, return_inverse=True)
+            masks: list[dict[str, Any]] = []
+            for part in distinct.split(_MASKS_AT_ONCE):
+                masks += self._masks(x, number, part[:, :4], part[:, 4].long(), meta, rescale)
+            results.masks = [masks[place] for place in which.tolist()]
+            if rescale:
+                results.bboxes = scale_boxes(results.bboxes, _inverse(meta))
+        return results_list
+
+    def _masks(
+        self,
+        x: tuple[Tensor, ...],
+        number: int,
+        boxes: Tensor,
+        labels: Tensor,
+        meta: dict,
+        rescale: bool,
+    ) -> list[dict[str, Any]]:
+        """RLE of the masks in boxes (N, 4) of the image with that number in the batch."""
+        rois = torch.cat([boxes.new_full((len(boxes), 1), number), boxes], dim=1)
+        logits = self._mask_forward(x, rois)["mask_preds"]
+        own = logits[torch.arange(len(labels), device=labels.device), labels][:, None]
+        pasted = self.mask_head._predict_by_feat_single(
+            own, boxes.clone(), torch.zeros_like(labels), meta, self.test_cfg, rescale
+        )
+        return rle.encode(pasted)
+
+
+@MODELS.register_module()
+class BankCascadeRoIHead(_OverBanks, CascadeRoIHead):
+    """Cascade R-CNN's RoI head over one bank for each stage."""
+
+
+@MODELS.register_module()
+class BankDetector(TwoStageDetector):
+    """Two-stage detector over a bank, with the named parts frozen.
+
+    `freeze` lists module paths such as `backbone`, in which `*` stands for anything; one that names
+    no module is an error. Frozen parts take no gradient and stay in evaluation mode.
+    `channels_last` lays images and the backbone's weights out so.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        freeze: Sequence[str] = (),
+        channels_last: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        names = [name for name, _ in self.named_modules()]
+        matches = {pattern: fnmatch.filter(names, pattern) for pattern in freeze}
+        absent = [pattern for pattern, found in matches.items() if not found]
+        if absent:
+            known = ", ".join(name for name, _ in self.named_children())
+            raise UsageError(
+                f"freeze: the detector has no part named {', '.join(absent)}: expected parts such "
+                f"as {known}, or what is inside them"
+            )
+        self.frozen_parts = [name for found in matches.values() for name in found]
+        self._frozen = [self.get_submodule(name) for name in self.frozen_parts]
+        for module in self._frozen:
+            module.requires_grad_(False)
+
+    def drop(self, names: Collection[str]) -> list[nn.Parameter]:
+        """Leave variants out from now on, in all heads; returns the parameters that they had."""
+        dropped = []
+        for bank in self.banks():
+            for name in names:
+                dropped += list(bank.pop(name).parameters())
+        return dropped
+
+    def banks(self) -> list[nn.ModuleDict]:
+        """The variants by name, of each head."""
+        heads = [module for module in self.modules() if isinstance(module, BankBBoxHead)]
+        return [head.variants for head in heads]
+
+    def init_weights(self) -> None:
+        """Initialise, then lay the weights out: the other way round, draws would land elsewhere."""
+        super().init_weights()
+        self.backbone.to(memory_format=self.memory_format)
+
+    def train(self, mode: bool = True) -> "BankDetector":
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
+        """Pyramid of features of images (B, 3, H, W)."""
+        trained = torch.is_grad_enabled() and self._trains_pyramid()
+        with torch.set_grad_enabled(trained):
+            features: tuple[Tensor, ...] = super().extract_feat(
+                batch_inputs.contiguous(memory_format=self.memory_format)
+            )
+        return features
+
+    def _trains_pyramid(self) -> bool:
+        parts = (self.backbone, self.neck)
+        return any(parameter.requires_grad for part in parts for parameter in part.parameters())
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+        for sample in batch_data_samples:
+            if "position" not in sample:
+                raise UsageError(
+                    "training samples carry no position: use bacl's LVISFormatDataset with "
+                    "OrderedSampler, and pack `position` among the meta keys"
+                )
+            sample.gt_instances.set_metainfo({"position": sample.position})
+        return super().loss(batch_inputs, batch_data_samples)

@@ -1,0 +1,145 @@
+"""What MMDetection's own box head needs to score as a sigmoid classifier, and to be quick.
+
+An exported variant is a stock detector whose `loss_cls` is one of the losses below; MMDetection
+asks its `loss_cls` for the number of columns and for the activation. Its box head is MMDetection's
+with our post-processing.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.losses import accuracy
+from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from bacl import fcbl
+from bacl.detector.layers import passed, read
+from bacl.detector.postprocess import detect
+from bacl.variants import build_variant
+
+WIDTH = 2
+"""Of features of a variant whose classifier nobody asks."""
+
+
+@MODELS.register_module()
+class TopKBBoxHead(Shared2FCBBoxHead):
+    """MMDetection's box head with the same weights and detections, which
+    `bacl.detector.postprocess` finds."""
+
+    def _predict_by_feat_single(
+        self, *args: Any, rcnn_test_cfg: ConfigDict | None = None, **kwargs: Any
+    ) -> InstanceData:
+        # Without a configuration, MMDetection returns all boxes and scores.
+        found = super()._predict_by_feat_single(*args, rcnn_test_cfg=None, **kwargs)
+        if rcnn_test_cfg is None:
+            return found
+        return detect(found.bboxes, found.scores, rcnn_test_cfg)
+
+
+@MODELS.register_module()
+class VariantBBoxHead(TopKBBoxHead):
+    """The same over a whole variant, which is shown what it reads of each RoI."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(the variant's logits (N, K), box deltas) of pooled RoI features."""
+        variant = self.fc_cls.variant
+        found, deltas = passed(self, x, [variant])
+        return variant.logits(read(found, variant.reads)), deltas
+
+
+@MODELS.register_module()
+class SigmoidObjectnessLoss(nn.Module):
+    """Eq. (2) as `loss_cls` of a stock head; scores are Eq. (5)'s."""
+
+    custom_cls_channels = True
+    custom_activation = True
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        return num_classes + 1
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        return fcbl.probabilities(cls_score)
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"acc": accuracy(fcbl.probabilities(cls_score), labels)}
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        avg_factor: float,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Eq. (2), summed over columns, averaged over samples of weight above 0."""
+        kept = label_weights > 0
+        loss: Tensor = fcbl.bce(cls_score[kept], labels[kept]).sum()
+        return loss / torch.as_tensor(avg_factor)
+
+
+@MODELS.register_module()
+class VariantClassifier(nn.Module):
+    """A whole variant as `fc_cls` of a `VariantBBoxHead`."""
+
+    def __init__(
+        self, in_features: int, out_features: int, settings: dict[str, Any], categories: int
+    ) -> None:
+        super().__init__()
+        self.variant = build_variant(settings, in_features, categories, torch.Generator())
+        if hasattr(self.variant, "memory"):  # of training only, and large
+            del self.variant.memory
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.variant.logits(features)
+
+
+@MODELS.register_module()
+class VariantLoss(nn.Module):
+    """What turns a variant's logits into scores, as `loss_cls` of a stock head."""
+
+    custom_cls_channels = True
+    custom_activation = True
+
+    def __init__(self, settings: dict[str, Any], categories: int) -> None:
+        super().__init__()
+        self._variant = [build_variant(settings, WIDTH, categories, torch.Generator())]
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        return self._variant[0].columns
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        return self._variant[0].to(cls_score.device).probabilities(cls_score)
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        raise NotImplementedError("an exported variant scores; it is trained in a bank")
+
+
+@MODELS.register_module()
+class SigmoidLoss(SigmoidObjectnessLoss):
+    """The same without a background column: background samples have no target."""
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        return num_classes
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        return F.pad(cls_score.float().sigmoid(), (0, 1))
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"acc": accuracy(cls_score, labels)}
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        avg_factor: float,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Binary cross-entropy, summed over columns, averaged over samples of weight above 0."""
+        targets = F.one_hot(labels, cls_score.size(1) + 1)[:, :-1].to(cls_score)
+        losses = F.binary_cross_entropy_with_logits(cls_score, targets, reduction="none")
+        return losses[label_weights > 0].sum() / avg_factor

@@ -1,0 +1,105 @@
+"""Reading checkpoints safely, and starting a bank from another stage's checkpoint."""
+
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bacl.errors import RunError
+
+if TYPE_CHECKING:
+    from bacl.detector.bank import BankDetector
+
+_VARIANT = re.compile(r"^(?P<head>.*)\.variants\.(?P<name>[^.]+)\.(?P<rest>.+)$")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, which may hold tensors and plain values only.
+
+    Raises RunError where the file is absent, truncated, or would need code to be read.
+    """
+    content = read_tensors(path)
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise RunError(f"{path}: expected a checkpoint with a `state_dict`, found none")
+    return content
+
+
+def read_tensors(path: Path, mapped: bool = False) -> Any:
+    """What a file of `torch.save` holds, which may be tensors and plain values only.
+
+    mapped: whether tensors shall stay on the disk until they are used, where the file's format
+    allows that. Raises RunError as `read_checkpoint` does.
+    """
+    expected = f"{path}: expected a whole checkpoint of tensors and plain values, got"
+    try:
+        return torch.load(path, "cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such checkpoint") from None
+    except IsADirectoryError:
+        raise RunError(f"{expected} a folder") from None
+    except PermissionError:
+        raise RunError(f"{path}: expected a file that may be read") from None
+    except Exception as error:  # of torch's text, only what it met is about this file
+        foreign = re.search(r"Unsupported global: GLOBAL (\S+)|Unsupported class (\S+)", str(error))
+        if foreign:
+            raise RunError(
+                f"{expected} one that only code can read: it holds {foreign[1] or foreign[2]}"
+            ) from None
+        raise RunError(f"{expected} a file that is damaged or something else") from None
+
+
+def load_trunk(model: "BankDetector", path: Path) -> list[str]:
+    """Start `model`, a bank, from the checkpoint of an earlier stage.
+
+    The trunk's weights are taken over. Every variant's `fc_cls` starts from the earlier stage's
+    where the shapes fit (design.md): from the variant of the same name, or from the only one there
+    is. So does a copy that it has of both, `bacl.variants.Variant`. Indicators and feature
+    statistics start anew. Returns the names of the parameters that keep their initial values.
+
+    Raises RunError where the number of categories differs, or a frozen part is not in the
+    checkpoint.
+    """
+    parent: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+    own = model.state_dict()
+    source = _classifiers(parent)
+    given = {}
+    for key, value in own.items():
+        match = _VARIANT.match(key)
+        if match is None:
+            found = None if ".statistics." in key else parent.get(key)
+        else:
+            head, part = match["head"], match["rest"].removeprefix("copy.")
+            classifiers = source.get(head, {})
+            only = next(iter(classifiers.values())) if len(classifiers) == 1 else {}
+            found = classifiers.get(match["name"], only).get(part)
+            if part.startswith("shared_fcs."):
+                found = parent.get(f"{head}.{part}")
+        if found is not None and found.shape == value.shape:
+            given[key] = found
+        elif found is not None and match is None:
+            raise RunError(
+                f"{path}: {key} has shape {tuple(found.shape)}, expected {tuple(value.shape)}: "
+                "the checkpoint is of another detector or number of categories"
+            )
+    absent = [
+        part
+        for part in model.frozen_parts
+        if any(key.startswith(f"{part}.") and key not in given for key in own)
+    ]
+    if absent:
+        raise RunError(f"{path}: the checkpoint lacks the frozen part {', '.join(absent)}")
+    model.load_state_dict(given, strict=False)
+    return [name for name, _ in model.named_parameters() if name not in given]
+
+
+def _classifiers(state: dict[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Classifier weights by head, then variant, then name within the variant."""
+    found: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for key, value in state.items():
+        match = _VARIANT.match(key)
+        if match is not None and match["rest"].startswith("fc_cls."):
+            found.setdefault(match["head"], {}).setdefault(match["name"], {})[match["rest"]] = value
+    return found

@@ -1,0 +1,1 @@
+"""Trees of categories for Forest R-CNN: made, written and read."""

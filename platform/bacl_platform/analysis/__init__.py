@@ -1,0 +1,1 @@
+"""Numbers computed from finished jobs and their detections."""

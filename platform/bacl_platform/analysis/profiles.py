@@ -1,0 +1,212 @@
+"""What lies behind a report's AP: each variant's detections against the ground truth again.
+
+Letters: G ground-truth boxes, I images, C categories, K kinds of errors, R recall thresholds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bacl.datasets.annotations import Prepared
+from bacl.evaluation import Detections, Evaluator
+from bacl_platform.analysis.matching import (
+    RECALLS,
+    Iou,
+    Matched,
+    Truth,
+    match,
+    precision_at,
+    read_truth,
+)
+from bacl_platform.analysis.mistakes import Confusion, confusion, errors, judged_pairs
+from bacl_platform.report.experiment_report import Report, Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One variant over its seeds.
+
+    precision (C, R): at IoU 0.5, mean over seeds; NaN where a category has no boxes.
+    gain (K, C): as `bacl_platform.analysis.mistakes.Errors` has it, mean over seeds.
+    confusion: boxes of all seeds together.
+    found, finder (G,): of the first seed, as `Matched` has them.
+    """
+
+    precision: np.ndarray
+    gain: np.ndarray
+    confusion: Confusion
+    found: np.ndarray
+    finder: np.ndarray
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Profiles by variant, and what they are about.
+
+    members: labels of each frequency group that have boxes in the split, the rarest group first.
+    order: all labels, the category that training shows most first.
+    files: names (I) of the split's images, which `truth.image` points into.
+    """
+
+    prepared: Prepared
+    truth: Truth
+    files: list[str]
+    members: dict[str, np.ndarray]
+    order: np.ndarray
+    profiles: dict[str, Profile]
+
+
+def evaluator_of(prepared: Prepared) -> Evaluator:
+    """What judges a dataset's results again."""
+    return Evaluator(Path(prepared.val.annotations), prepared.categories, prepared.evaluation)
+
+
+def match_result(
+    evaluator: Evaluator, result: Result, iou: Iou = "bbox"
+) -> tuple[Matched, np.ndarray]:
+    """A result's matched detections, and the boxes (N, 4) of all its detections."""
+    detections = Detections.read(result.folder / "detections.parquet")
+    return match(evaluator, detections, iou), detections.bbox
+
+
+def analyse(report: Report, console: "Console") -> Analysis:
+    """Judge every result of a report again, for more than its AP; shows progress."""
+    from rich.progress import Progress
+
+    prepared = report.prepared
+    evaluator = evaluator_of(prepared)
+    truth, images = read_truth(evaluator)
+    judged = judged_pairs(evaluator, truth, images)
+    profiles = {}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading detections", total=len(report.results))
+        for variant in report.variants:
+            runs = []
+            for result in report.of(variant):
+                runs.append(_profile(*match_result(evaluator, result), judged))
+                progress.advance(task)
+            profiles[variant] = _over_seeds(runs)
+    by_place = evaluator.ground_truth.imgs  # made anew for whoever asks
+    return Analysis(
+        prepared=prepared,
+        truth=truth,
+        files=[by_place[place]["file_name"] for place in range(images)],
+        members=_members(prepared, truth),
+        order=_order(prepared),
+        profiles=profiles,
+    )
+
+
+def _profile(matched: Matched, boxes: np.ndarray, judged: np.ndarray) -> Profile:
+    total = matched.truth.totals(matched.categories)
+    precision = np.full((matched.categories, len(RECALLS)), np.nan)
+    for label in np.flatnonzero(total):
+        one = matched.of(label)
+        counts = ~matched.passed[0, one]
+        precision[label] = precision_at(matched.right[0, one][counts], total[label])
+    return Profile(
+        precision,
+        errors(matched, boxes).gain,
+        confusion(matched, boxes, judged),
+        matched.found,
+        matched.finder,
+    )
+
+
+def _over_seeds(runs: Sequence[Profile]) -> Profile:
+    return Profile(
+        np.mean([run.precision for run in runs], axis=0),
+        np.mean([run.gain for run in runs], axis=0),
+        Confusion(
+            np.sum([run.confusion.counts for run in runs], axis=0),
+            np.sum([run.confusion.judged for run in runs], axis=0),
+        ),
+        runs[0].found,
+        runs[0].finder,
+    )
+
+
+def _members(prepared: Prepared, truth: Truth) -> dict[str, np.ndarray]:
+    total = truth.totals(len(prepared.categories))
+    groups = np.array([category.frequency for category in prepared.categories])
+    of_group = {
+        name: np.flatnonzero((groups == name) & (total > 0)) for name in prepared.groups.names
+    }
+    return {name: labels for name, labels in of_group.items() if len(labels)}
+
+
+def _order(prepared: Prepared) -> np.ndarray:
+    by = f"{prepared.groups.by.removesuffix('s')}_count"
+    seen = [(_rank(prepared, c.frequency), getattr(c, by)) for c in prepared.categories]
+    return np.array(sorted(range(len(seen)), key=lambda label: seen[label], reverse=True))
+
+
+def _rank(prepared: Prepared, group: str) -> int:
+    return prepared.groups.names.index(group)
+
+
+def featured(report: Report, count: int) -> list[str]:
+    """The baseline and the best others, `count` in all, where there is no room for every variant.
+
+    Classifiers come before representations, whose classifier is only the beginning of theirs.
+    """
+    kind = {result.variant: result.job.kind for result in report.results}
+    baseline = report.experiment.baseline
+
+    def merit(name: str) -> tuple[bool, bool, float]:
+        values = report.values(name, "AP")
+        return name == baseline, kind[name] == "classifier", mean(values) if values else -1
+
+    chosen = sorted(report.variants, key=merit, reverse=True)[:count]
+    return chosen if baseline in chosen else [n for n in report.variants if n in chosen]
+
+
+# Categories that are taken for others
+
+
+@dataclass(frozen=True)
+class Mistaken:
+    """Boxes of the category `tail` that are taken for the category `head` (labels).
+
+    told: for each variant, boxes so called and boxes that could have been, over its seeds.
+    """
+
+    tail: int
+    head: int
+    told: dict[str, tuple[int, int]]
+
+
+def mistaken(analysis: Analysis, names: Sequence[str], count: int) -> list[Mistaken]:
+    """Where the long tail goes: the most frequent of its confusions with a larger group.
+
+    At most `count` pairs of categories in different frequency groups, the box's own the rarer one;
+    first those that one of the named variants confuses most often: by boxes, then by their share.
+    """
+    prepared = analysis.prepared
+    profiles = {name: analysis.profiles[name] for name in names}
+    rank = np.array([_rank(prepared, category.frequency) for category in prepared.categories])
+    counts = np.max([p.confusion.counts[:, :-1] for p in profiles.values()], axis=0)
+    share = np.max([np.nan_to_num(p.confusion.share) for p in profiles.values()], axis=0)
+    tails, heads = np.nonzero((counts > 0) & (rank[:, None] < rank))
+    order = np.lexsort((-share[tails, heads], -counts[tails, heads]))[:count]
+    return [
+        Mistaken(
+            int(tail),
+            int(head),
+            {
+                name: (
+                    int(profile.confusion.counts[tail, head]),
+                    int(profile.confusion.judged[tail, head]),
+                )
+                for name, profile in profiles.items()
+            },
+        )
+        for tail, head in zip(tails[order], heads[order])
+    ]

@@ -1,0 +1,1 @@
+"""The `bacl` command: a file for each group of its subcommands."""

@@ -1,0 +1,483 @@
+"""`bacl data prepare|verify|stats`: brings named data sets here, checks and counts any.
+
+Commands import what they need when they run.
+"""
+
+import json
+import os
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bacl.errors import UsageError
+from bacl_platform.cli.options import DEFAULT_STORE, App, Debug
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bacl import settings
+    from bacl.datasets.provide import Request
+    from bacl.datasets.stats import Stats
+
+app = App(help="Prepare, verify and count data sets.", no_args_is_help=True, rich_markup_mode=None)
+
+Root = Annotated[
+    Path,
+    typer.Option(
+        "--root", metavar="FOLDER", envvar="BACL_DATA", help="Folder that holds the data sets."
+    ),
+]
+What = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME|FILE",
+        help="A data set under --root (lvis_v0.5, lvis_v1, coco_lt or embedded) or an experiment "
+        "file; without it, the files of --train, --val and --images are meant.",
+    ),
+]
+Train = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Annotation file of the training split.")
+]
+Val = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Annotation file of the validation split.")
+]
+Images = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the images.")]
+ValImages = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Folder of the validation images.", show_default="that of --images"
+    ),
+]
+Format = Annotated[
+    str, typer.Option("--format", metavar="lvis|coco", help="Format of --train and --val.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Change a field of the experiment file; repeatable."
+    ),
+]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="FOLDER",
+        envvar="BACL_STORE",
+        help="Store whose experiments' embedded sets are meant.",
+    ),
+]
+
+DEFAULT_ROOT = Path("bacl_data")
+SECONDS_BETWEEN_LINES = 15
+"""Of progress, where the output is no terminal."""
+
+
+@app.command()
+def prepare(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="One of lvis_v0.5, lvis_v1, coco_lt, embedded.")
+    ],
+    root: Root = DEFAULT_ROOT,
+    offline: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Take the archives from there and download nothing."),
+    ] = None,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            envvar="BACL_MIRROR",
+            help="Base address to take the archives from instead of the public ones; repeatable.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List files, sizes and digests; change nothing.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep-archives", help="Keep archives once they are unpacked.")
+    ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Seed of coco_lt's choice of instances, and of the embedded set.",
+        ),
+    ] = 0,
+    authors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The authors' train_coco2017_LT_sampled.json, for coco_lt as they have drawn it.",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Download, check and unpack a data set.
+
+    After any interruption the same command goes on.
+
+    \b
+    Example:
+      bacl data prepare lvis_v1 --root ~/data
+    """
+    from bacl_platform.cli.main import told
+
+    with told(debug):
+        from bacl.datasets.provide import Request, provide
+        from bacl.datasets.sources import NAMED
+        from bacl_platform.console import Console
+
+        console = Console()
+        if name not in NAMED:
+            raise UsageError(f"NAME: expected one of {', '.join(NAMED)}, got {name!r}")
+        if authors and name != "coco_lt":
+            raise UsageError(f"--authors: expected with coco_lt only, got {name}")
+        for address in mirror or []:
+            if not address.startswith(("http://", "https://")):
+                raise UsageError(
+                    f"--mirror: expected an address http://... or https://..., got {address!r}; "
+                    "for a folder use --offline"
+                )
+        for path in (offline, authors):
+            if path and not path.exists():
+                raise UsageError(f"{path}: expected a folder or file, found none")
+        request = Request(name, root, mirror or (), offline, keep, seed, authors)
+        if dry_run:
+            _print_state(request, console)
+            return
+        with Watching(console) as watching:
+            provide(request, watching.say, watching)
+        console.print(_how_to_use(name, root), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    what: What = None,
+    root: Root = DEFAULT_ROOT,
+    train: Train = None,
+    val: Val = None,
+    images: Images = None,
+    val_images: ValImages = None,
+    format_: Format = "coco",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read only the images' headers and do not decode them.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Images to read at a time.", show_default="one for each core"
+        ),
+    ] = None,
+    set_: Set = None,
+    store: Store = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Check a data set: images, boxes, polygons, ids, splits.
+
+    Lists all problems; the exit code is 1 if there are any.
+
+    \b
+    Examples:
+      bacl data verify mine.yaml
+      bacl data verify --train train.json --val val.json --images photos
+    """
+    from bacl_platform.cli.main import told
+
+    with told(debug):
+        from bacl.datasets import verify as checks
+        from bacl.datasets.sources import NAMED, all_spoilt
+        from bacl_platform.console import Console
+        from bacl_platform.texts import one_line
+
+        console = Console()
+        dataset = _dataset(what, root, [train, val, images, val_images], format_, set_)
+        with Watching(console, unit="images") as watching:
+            found = checks.verify(
+                dataset,
+                _cache(dataset, store),
+                quick,
+                workers or os.cpu_count() or 1,
+                watching,
+                _detector(what, set_),
+            )
+        if what in NAMED:
+            found.problems[:0] = all_spoilt(root, what)
+        for kind, sentences in (("problem", found.problems), ("remark", found.remarks)):
+            for sentence in sentences:
+                told_of = f"{kind}: {one_line(sentence)}"
+                console.print(told_of, markup=False, highlight=False, soft_wrap=True)
+        how = "their headers" if quick else "decoding them"
+        depth = (
+            f"{_count(found.images, 'image')} checked by {how}"
+            if found.images
+            else "no image was there to check"
+        )
+        counts = (
+            _count(len(found.problems), "problem"),
+            _count(len(found.remarks), "remark"),
+        )
+        console.print(f"{', '.join(counts)}; {depth}", highlight=False)
+        raise typer.Exit(1 if found.problems else 0)
+
+
+@app.command()
+def stats(
+    what: What = None,
+    root: Root = DEFAULT_ROOT,
+    train: Train = None,
+    val: Val = None,
+    images: Images = None,
+    val_images: ValImages = None,
+    format_: Format = "coco",
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path(
+        "data_stats"
+    ),
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print JSON and nothing else; write nothing.")
+    ] = False,
+    set_: Set = None,
+    store: Store = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Count images, instances and groups of a data set.
+
+    Writes long_tail.png, categories.csv and stats.json.
+
+    \b
+    Example:
+      bacl data stats mine.yaml
+    """
+    from bacl_platform.cli.main import told
+
+    with told(debug):
+        from bacl.datasets.stats import stats as count
+        from bacl_platform.console import Console
+
+        if what is None and train and images is None:
+            images = train.parent  # counting needs no images
+        dataset = _dataset(what, root, [train, val, images, val_images], format_, set_)
+        counted = count(dataset, _cache(dataset, store))
+        text = json.dumps(counted.as_json(), indent=1)
+        if json_:
+            print(text)
+            return
+        from bacl_platform.report.plots.long_tail import long_tail
+        from bacl_platform.report.plots.results import png
+
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "stats.json").write_text(text + "\n", encoding="utf-8")
+        counted.save_categories(out / "categories.csv")
+        (out / "long_tail.png").write_bytes(png(long_tail(counted)))
+        _print_stats(counted, Console())
+        print(f"written: {out}/long_tail.png, categories.csv, stats.json")
+
+
+class Watching(AbstractContextManager):
+    """Shows progress: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, console: "Console", unit: str = "bytes") -> None:
+        from rich import progress
+
+        self.console = console
+        self._told = time.monotonic()
+        self._tasks: dict[str, progress.TaskID] = {}
+        amount = (
+            [progress.DownloadColumn(), progress.TransferSpeedColumn()]
+            if unit == "bytes"
+            else [progress.MofNCompleteColumn()]
+        )
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            *amount,
+            progress.TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+
+    def __enter__(self) -> "Watching":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """One event, in a line of its own."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if self.console.is_terminal:
+            if what not in self._tasks:
+                for task in self._tasks.values():  # one thing is done at a time
+                    self._bars.remove_task(task)
+                self._tasks = {what: self._bars.add_task(what, total=total)}
+            self._bars.update(self._tasks[what], completed=done, total=total)
+            return
+        if time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            self.say(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")
+
+
+def _dataset(
+    what: str | None,
+    root: Path,
+    files: list[Path | None],
+    format_: str,
+    set_: list[str] | None,
+) -> "settings.Dataset":
+    """What the user means by a name, an experiment file or plain files."""
+    from bacl import settings
+    from bacl.datasets.sources import NAMED, under
+    from bacl_platform.spec.problems import is_text
+
+    train, val, images, val_images = files
+    if what is not None and any(files):
+        raise UsageError(f"expected either {what} or --train, --val and --images, got both")
+    if what is None:
+        if not (train and val and images):
+            raise UsageError(
+                f"expected one of {', '.join(NAMED)}, an experiment file, or all of --train, --val "
+                "and --images"
+            )
+        if format_ not in ("lvis", "coco"):
+            raise UsageError(f"--format: expected lvis or coco, got {format_!r}")
+        for option, path in zip(("--train", "--val", "--images", "--val-images"), files):
+            if path is not None and not is_text(str(path)):
+                raise UsageError(f"{option} {path}: expected a path that is text in UTF-8")
+        return settings.Dataset.model_validate(
+            {
+                "format": format_,
+                "train": str(train),
+                "val": str(val),
+                "images": str(images),
+                "val_images": str(val_images) if val_images else None,
+            }
+        )
+    if what in NAMED:
+        return under(root, what)
+    if not Path(what).is_file():
+        raise UsageError(
+            f"expected one of {', '.join(NAMED)} or an experiment file, got {what!r}, which is no "
+            "file"
+        )
+    from bacl_platform.spec.experiment import load
+
+    return load(what, set_).dataset
+
+
+def _detector(what: str | None, set_: list[str] | None) -> "settings.Detector | None":
+    """The detector of what the user means, if that is an experiment file."""
+    from bacl.datasets.sources import NAMED
+    from bacl_platform.spec.experiment import load
+
+    return None if what is None or what in NAMED else load(what, set_).detector
+
+
+def _cache(dataset: "settings.Dataset", store: str) -> Path:
+    """Where an experiment's embedded set is made; other datasets leave it alone."""
+    from bacl_platform.store.store import Store
+
+    cache = Store(store).datasets
+    if dataset.format == "embedded":
+        cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def _how_to_use(name: str, root: Path) -> str:
+    from bacl.datasets.sources import NAMED
+
+    place = root.resolve()
+    content = f"{{format: {name}, root: {place}}}"
+    if name == "embedded":  # experiments make their own; this one is for looking at
+        paths = {k: v if k == "format" else place / v for k, v in NAMED[name].dataset.items()}
+        content = "{" + ", ".join(f"{key}: {value}" for key, value in paths.items()) + "}"
+    return f"{name} is whole; in an experiment file:\n  dataset: {content}"
+
+
+def _print_state(request: "Request", console: "Console") -> None:
+    """The plan of a preparation: every archive with size, digest, address and what is there."""
+    import shutil
+
+    from bacl.datasets.provide import state
+
+    states = state(request)
+    for item in states:
+        console.print(item.name, style="bold", highlight=False)
+        rows = {"state": item.text}
+        if item.archive:
+            size = item.archive.size
+            rows = {
+                "size": f"{size:,} bytes" if size else "not published",
+                "SHA-256": item.archive.sha256 or "none published: noted at the first download",
+                "gives": ", ".join(item.archive.files)
+                or f"{item.archive.folder}/ ({item.archive.count:,} files)",
+                **rows,
+            }
+        for key, value in rows.items():
+            console.print(f"  {key:8}{value}", highlight=False, markup=False, soft_wrap=True)
+    sizes = [item.download for item in states if item.download != 0]
+    unknown = sum(size is None for size in sizes)
+    there = request.root.resolve()
+    while not there.exists():
+        there = there.parent
+    console.print(
+        f"to download: {sum(size or 0 for size in sizes):,} bytes"
+        + (f" and {_count(unknown, 'archive')} of unknown size" if unknown else "")
+        + f"; free on the disk of {request.root}: {shutil.disk_usage(there).free:,} bytes",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_stats(counted: "Stats", console: "Console") -> None:
+    from rich.table import Table
+
+    splits = Table("", "training", "validation", box=None, header_style="bold")
+    for column in splits.columns[1:]:
+        column.justify = "right"
+    for title, key in (
+        ("images", "images"),
+        ("without instances", "images_without_instances"),
+        ("file not there", "images_missing"),
+        ("instances", "instances"),
+        ("crowds", "crowds"),
+        ("categories seen", "categories"),
+        ("most in an image", "most_instances"),
+        ("with a mask", "masks"),
+    ):
+        values = [getattr(split, key) for split in (counted.train, counted.val)]
+        splits.add_row(title, *(f"{value:,}" for value in values))
+    console.print(splits)
+    names = ("group", f"training {counted.grouped_by}", "categories", "in validation")
+    groups = Table(
+        *names, "training images", "instances", "val instances", box=None, header_style="bold"
+    )
+    for column in groups.columns[1:]:
+        column.justify = "right"
+    for group in counted.groups:
+        numbers = (
+            group.categories,
+            group.categories_in_val,
+            group.train_images,
+            group.train_instances,
+            group.val_instances,
+        )
+        groups.add_row(group.name, group.range, *(f"{number:,}" for number in numbers))
+    console.print(groups)
+    unseen = sum(category.instances == 0 for category in counted.categories)
+    told = [f"{ratio:,.0f} : 1 in {kind}" for kind, ratio in counted.imbalance.items() if ratio]
+    imbalance = f"imbalance: {', '.join(reversed(told))}; " if told else ""
+    console.print(
+        f"{imbalance}categories without a training instance: {unseen}",
+        highlight=False,
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

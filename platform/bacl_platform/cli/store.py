@@ -1,0 +1,205 @@
+"""`bacl store ls|verify|tag|untag|gc`: what a store holds, whether it holds, what can go.
+
+Commands import what they need when they run.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bacl_platform.cli.options import DEFAULT_STORE, App, Debug, StoreOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bacl_platform.store.inventory import Holding
+
+app = App(
+    help="List, verify, tag and tidy up what a store holds.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="Key of an entry, as `bacl store ls` shows it.")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the tag.")]
+
+
+@app.command()
+def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
+    """List finished and unfinished jobs of a store.
+
+    Of a finished job's entry: size, age, tags, whether all of its files have their sizes, and
+    whether plans of this version still ask for it.
+    """
+    from bacl_platform.cli.main import told
+
+    with told(debug):
+        from rich.filesize import decimal
+        from rich.table import Table
+
+        from bacl_platform.console import Console
+        from bacl_platform.store.inventory import holdings
+        from bacl_platform.store.status import unfinished
+        from bacl_platform.store.store import Store
+
+        console, where = Console(), Store(store)
+        table = Table("key", "stage", "seed", "variants", "size", "created", "tags", "state")
+        entries = list(holdings(where))
+        for entry in entries:
+            table.add_row(
+                entry.key,
+                str(entry.job.get("stage", "?")),
+                str(entry.job.get("seed", "?")),
+                ", ".join(entry.job.get("variants", {})),
+                decimal(entry.bytes),
+                entry.created,
+                ", ".join(entry.tags),
+                _state(entry),
+            )
+        if entries:
+            console.print(table)
+        total = decimal(sum(entry.bytes for entry in entries))
+        _say(console, f"{len(entries)} entries, {total} in {where.url}")
+        for job in unfinished(where):
+            step = "no checkpoint yet" if job.checkpoint is None else f"step {job.checkpoint}"
+            state = "running" if job.running else "interrupted"
+            _say(console, f"unfinished: {job.name} {job.key}, {state}, {step} of {job.steps}")
+
+
+def _state(entry: "Holding") -> str:
+    if entry.problem is not None:
+        return f"broken: {entry.problem}"
+    return "whole" if entry.outdated is None else f"whole, not used any more: {entry.outdated}"
+
+
+@app.command()
+def verify(
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY", help="Keys of entries; without any, all.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Read entries and compare their digests.
+
+    The exit code is 1 if one is broken.
+    """
+    from bacl_platform.cli.main import told
+
+    with told(debug):
+        from bacl_platform.console import Console
+        from bacl_platform.store.inventory import verify as verified
+        from bacl_platform.store.store import Store
+
+        console, where = Console(), Store(store)
+        count = bad = 0
+        for key, problem in verified(where, keys or ()):
+            count, bad = count + 1, bad + (problem is not None)
+            _say(console, f"{key}: {problem or 'whole'}")
+        _say(console, f"{count - bad} of {count} entries in {where.url} are whole")
+        if bad:
+            raise typer.Exit(1)
+
+
+@app.command()
+def tag(key: Key, name: Name, store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
+    """Tag an entry, which keeps it from `bacl store gc`.
+
+    What it was trained from is kept, too.
+
+    \b
+    Example:
+      bacl store tag 5b186d58e85be498 paper-run
+    """
+    from bacl_platform.cli.main import told
+
+    with told(debug):
+        from bacl_platform.store import inventory as holdings
+        from bacl_platform.store.store import Store
+
+        holdings.tag(Store(store), key, name)
+
+
+@app.command()
+def untag(key: Key, name: Name, store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
+    """Take a tag away from an entry."""
+    from bacl_platform.cli.main import told
+
+    with told(debug):
+        from bacl_platform.store import inventory as holdings
+        from bacl_platform.store.store import Store
+
+        holdings.untag(Store(store), key, name)
+
+
+@app.command()
+def gc(
+    keep: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--keep",
+            metavar="FILE",
+            help="Experiment or sweep file; repeatable. Entries that none of them needs go, too.",
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove; without it, what would be removed is only shown.")
+    ] = False,
+    store: StoreOption = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Remove leftovers, broken entries and what is not needed.
+
+    Not needed are entries that no plan of this version asks for and, with --keep, those that none
+    of the files asks for. Tagged entries, what they were trained from, and what unfinished jobs
+    need stay in any case.
+
+    \b
+    Example:
+      bacl store gc --keep mine.yaml --yes
+    """
+    from bacl_platform.cli.main import told
+
+    with told(debug):
+        from rich.filesize import decimal
+        from rich.table import Table
+
+        from bacl_platform.console import Console
+        from bacl_platform.store import garbage
+        from bacl_platform.store.store import Store
+
+        console, where = Console(), Store(store)
+        pieces = garbage.find(where, _needed(keep, store) if keep else None)
+        if not pieces:
+            _say(console, f"nothing to remove in {where.url}")
+            return
+        table = Table("what", "name", "size", "why")
+        for piece in pieces:
+            table.add_row(piece.kind, piece.name, decimal(piece.bytes), piece.why)
+        console.print(table)
+        total = decimal(sum(piece.bytes for piece in pieces))
+        if yes:
+            garbage.remove(where, pieces)
+            _say(console, f"removed {total} from {where.url}")
+        else:
+            _say(console, f"would remove {total} from {where.url}: give --yes to do so")
+
+
+def _needed(files: list[Path], store: str) -> set[str]:
+    """The keys of all jobs of experiments and sweeps."""
+    from bacl_platform.cli.main import planned, swept
+    from bacl_platform.plan.trials import is_sweep
+
+    sweeps = [file for file in files if is_sweep(file)]
+    jobs = [job for f in files if f not in sweeps for job in planned(f, store, None, None)[0].jobs]
+    for file in sweeps:
+        (plan,), _, _ = swept([file], store, None, None)
+        jobs += plan.jobs
+    return {key for job in jobs for key in (job.key, job.parent) if key is not None}
+
+
+def _say(console: "Console", line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""From experiments and sweeps to the jobs that they need."""

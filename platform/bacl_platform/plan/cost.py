@@ -1,0 +1,214 @@
+"""What jobs cost: images to process, known beforehand; hours, by what finished ones took.
+
+An experiment is compared with itself when every variant trains alone. Stage 1 is trained once for
+all that start from it either way.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from bacl_platform.store.store import SCALARS, Store
+from bacl_platform.store.unfinished import newest_step
+
+if TYPE_CHECKING:
+    from bacl_platform.plan.planner import Job, Plan
+
+EACH_VARIANT = 0.03
+"""What one more variant of a bank adds to a step, as a share of it (`bacl bench bank`)."""
+_PACE = (
+    "augmentation",
+    "copy_paste_size",
+    "scales",
+    "proposals",
+    "proposals_before_nms",
+    "precision",
+    "channels_last",
+)
+"""What of a recipe makes its steps slow or fast."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What jobs take on any machine; a bank's variants share each image."""
+
+    jobs: int
+    trained: int
+    """Training images that pass the trunk: steps times images a step."""
+    evaluated: int
+    """Validation images that pass the trunk, in all evaluations."""
+
+    def __str__(self) -> str:
+        return f"{_jobs(self.jobs)}, {self.images}"
+
+    @property
+    def _verb(self) -> str:
+        return "processes" if self.jobs == 1 else "process"
+
+    @property
+    def images(self) -> str:
+        """The images, in words."""
+        return (
+            f"which {self._verb} {amount(self.trained)} training and {amount(self.evaluated)} "
+            "validation images"
+        )
+
+
+def cost_of(
+    jobs: Iterable["Job"], val_images: int, steps: Mapping[str, int] | None = None
+) -> tuple[Cost, Cost]:
+    """What jobs cost as they are, and with a job for every variant.
+
+    steps: where unfinished jobs go on, by key.
+    """
+    fused, alone = Cost(0, 0, 0), Cost(0, 0, 0)
+    for job in jobs:
+        done, every = (steps or {}).get(job.key, 0), job.config["train_cfg"]["val_interval"]
+        trained = (job.iterations - done) * job.recipe.schedule.batch
+        # the last step is evaluated whether or not it is a multiple
+        evaluated = max(1, -(-job.iterations // every) - done // every) * val_images
+        fused = _more(fused, 1, trained, evaluated)
+        alone = _more(alone, len(job.variants), trained, evaluated)
+    return fused, alone
+
+
+def _more(cost: Cost, jobs: int, trained: int, evaluated: int) -> Cost:
+    return Cost(cost.jobs + jobs, cost.trained + jobs * trained, cost.evaluated + jobs * evaluated)
+
+
+def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
+    """What a plan costs fused and unfused, in sentences: the whole, banks, and what is to run."""
+    val_images = _val_images(plan)
+    fused, alone = cost_of(plan.jobs, val_images)
+    if alone == fused:
+        yield f"in all: {fused}; no two variants share a trunk"
+    else:
+        yield f"in all: {fused}"
+        yield f"with a job for every variant: {alone} ({_times(fused, alone)} the training images)"
+    yield from _banks(plan, val_images)
+    missing = plan.missing(store)
+    steps = {job.key: newest_step(store, job.key) or 0 for job in missing}
+    there = (
+        f"{len(plan.jobs) - len(missing)} of {len(plan.jobs)} jobs are in the store, "
+        f"{len(missing)} to run"
+    )
+    left, left_alone = cost_of(missing, val_images, steps)
+    if not missing or left == fused:
+        yield there
+    elif left_alone == left:
+        yield f"{there}, {left.images}"
+    else:
+        yield f"{there}, {left.images}; with a job for every variant: {left_alone}"
+    yield from _hours(plan, missing, steps, store)
+
+
+def _val_images(plan: "Plan") -> int:
+    from bacl.datasets.annotations import Prepared
+
+    info = Path(plan.jobs[0].config["val_evaluator"]["dataset_info"])
+    return Prepared.load(info).val.image_total
+
+
+def _banks(plan: "Plan", val_images: int) -> Iterator[str]:
+    """What each stage with a bank costs fused and unfused."""
+    stages: dict[str, list[Job]] = {}
+    for job in plan.jobs:
+        stages.setdefault(job.stage, []).append(job)
+    for stage, jobs in stages.items():
+        fused, alone = cost_of(jobs, val_images)
+        if alone != fused:
+            yield (
+                f"{stage}: {amount(fused.trained)} training images in {_jobs(fused.jobs)}; with a "
+                f"job for every variant: {amount(alone.trained)} in {alone.jobs} "
+                f"({_times(fused, alone)})"
+            )
+
+
+def _hours(
+    plan: "Plan", missing: list["Job"], steps: Mapping[str, int], store: Store
+) -> Iterator[str]:
+    """About how long what is to run trains, if finished jobs of the plan tell.
+
+    Other experiments' jobs may have another detector, which a job's description does not say.
+    """
+    descriptions = store.descriptions() if len(missing) < len(plan.jobs) else {}
+    keys = {job.key for job in plan.jobs} - {job.key for job in missing}
+    finished = {key: descriptions[key] for key in keys if key in descriptions}
+    known = {job.key: step_seconds(job, store, finished) for job in missing}
+    fused = alone = 0.0
+    for job in missing:
+        seconds = (known[job.key] or 0.0) * (job.iterations - steps[job.key])
+        variants = len(job.variants)
+        fused, alone = fused + seconds, alone + seconds * variants / _bank_cost(variants)
+    if not fused:
+        return
+    like = sum(seconds is not None for seconds in known.values())
+    which = "" if like == len(missing) else f"{like} of the {len(missing)} jobs to run: "
+    unfused = (
+        f"; {duration(alone)} with a job for every variant, where a further variant of a job is "
+        f"taken to add {EACH_VARIANT:.0%} to a step"
+        if alone > fused
+        else ""
+    )
+    yield (
+        f"{which}about {duration(fused)} of training one job after another, evaluations not "
+        f"counted, at the pace of finished jobs{unfused}"
+    )
+
+
+def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]]) -> float | None:
+    """Seconds that a step of a job takes, by a finished job like it; None without a like.
+
+    finished: descriptions by key (`Store.descriptions`). Like a job are those of its kind, dataset,
+    resources, batch and pace; of these the newest counts, of the job's own stage if there is any.
+    """
+    wanted = job.model_dump(mode="json")
+    found: dict[tuple[bool, float], float] = {}
+    for key, known in finished.items():
+        log = store.entry(key) / SCALARS
+        if not log.exists():  # of an entry that only the bucket has
+            continue
+        if any(known.get(part) != wanted[part] for part in ("kind", "resources", "dataset_digest")):
+            continue
+        if any(known["recipe"].get(part) != wanted["recipe"][part] for part in _PACE):
+            continue
+        if known["recipe"]["schedule"]["batch"] != job.recipe.schedule.batch:
+            continue
+        times = [
+            r["time"]
+            for r in map(json.loads, log.read_text(encoding="utf-8").splitlines())
+            if "time" in r
+        ]
+        if times:
+            share = _bank_cost(len(job.variants)) / _bank_cost(len(known["variants"]))
+            found[known["stage"] == job.stage, log.stat().st_mtime] = median(times) * share
+    return found[max(found)] if found else None
+
+
+def _bank_cost(variants: int) -> float:
+    return 1 + EACH_VARIANT * (variants - 1)
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'' if count == 1 else 's'}"
+
+
+def _times(fused: Cost, alone: Cost) -> str:
+    return f"{alone.trained / fused.trained:.3g} times"
+
+
+def amount(count: int) -> str:
+    """A number of images: exact below a million."""
+    if count < 1e6:
+        return f"{count:,}"
+    return f"{count / 1e6:.{1 if count >= 1e7 else 2}f} M"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that is easiest to read."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,83 @@
+"""What results of a plan can say, and cannot, for want of boxes or of room for detections in the
+validation split.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bacl.datasets.annotations import Prepared
+from bacl.datasets.index import Index
+from bacl.datasets.judged import Boxes, crowding_sentences
+from bacl.settings import Detector, Groups
+from bacl_platform.spec.experiment import Experiment
+from bacl_platform.store.store import Store
+
+WORDS = {"r": "rare", "c": "common", "f": "frequent"}
+"""For groups that are named as LVIS's."""
+
+
+def words(groups: Groups) -> dict[str, str]:
+    """The frequency groups' names, and what they are called in texts."""
+    return {name: WORDS.get(name, f"group {name}") for name in groups.names}
+
+
+def prepared_of(digest: str, store: Store) -> Prepared:
+    """The dataset with this digest, as a store has it."""
+    return Prepared.load(store.datasets / digest / "dataset.json")
+
+
+@functools.lru_cache(maxsize=8)
+def _boxes(index: Path) -> Boxes:
+    return Boxes.read(Index(index))
+
+
+def measured(prepared: Prepared, detector: Detector) -> list[str]:
+    """Names of the metrics that have a value: of boxes and, of a detector with masks, of masks."""
+    seen = _seen_groups(prepared)
+    names = ["AP", "AP50", "AP75", *(f"AP_{group}" for group in seen)] if seen else []
+    masks = detector.type == "mask_rcnn"
+    return [*names, *(f"mask_{name}" for name in names if masks)]
+
+
+def _seen_groups(prepared: Prepared) -> list[str]:
+    """Names of the groups that the validation split has boxes of."""
+    total = _boxes(Path(prepared.val.index)).of_categories(len(prepared.categories))
+    seen = {c.frequency for c, count in zip(prepared.categories, total, strict=True) if count}
+    return [name for name in prepared.groups.names if name in seen]
+
+
+def absence(prepared: Prepared) -> Iterator[str]:
+    """Why AP, or that of a frequency group, is absent, in a sentence; nothing where none is."""
+    seen = _seen_groups(prepared)
+    if not seen:
+        yield "AP is absent, for the validation split has no boxes to evaluate"
+        return
+    there = {category.frequency for category in prepared.categories}
+    lost = [name for name in prepared.groups.names if name in there and name not in seen]
+    if lost:
+        names = " and ".join(f"AP_{name}" for name in lost)
+        kinds = " or ".join(words(prepared.groups)[name] for name in lost)
+        of = f"a {kinds} category" if set(lost) <= WORDS.keys() else kinds
+        verb = "is" if len(lost) == 1 else "are"
+        yield f"{names} {verb} absent, for the validation split has no box of {of}"
+
+
+def why_absent(metric: str, prepared: Prepared, detector: Detector) -> str | None:
+    """Why a metric has no value, in words; None where it has one."""
+    if metric in measured(prepared, detector):
+        return None
+    if not _seen_groups(prepared):
+        return "the validation split has no boxes to evaluate"
+    return "the validation split has no box of that group"
+
+
+def notes(experiments: Iterable[tuple[Experiment, Prepared]]) -> list[str]:
+    """What to know of the results of experiments before they are read, each sentence once."""
+    said: dict[str, None] = {}
+    for experiment, prepared in experiments:
+        said |= dict.fromkeys(absence(prepared))
+        boxes = _boxes(Path(prepared.val.index))
+        crowded = crowding_sentences(boxes, experiment.detector, prepared.evaluation)
+        said |= dict.fromkeys(crowded)
+    return [f"{sentence}." for sentence in said]

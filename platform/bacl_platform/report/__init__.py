@@ -1,0 +1,1 @@
+"""What is read of results: tables, pages and pictures."""

@@ -1,0 +1,459 @@
+"""Compares an experiment's variants: a table, pictures, and files that can be passed on.
+
+Everything is read from the store. Fractions become points (times 100) only where they are shown.
+"""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from bacl.datasets.annotations import Prepared
+from bacl.errors import RunError
+from bacl.settings import Groups
+from bacl_platform import texts
+from bacl_platform.plan.judged import notes, prepared_of, words
+from bacl_platform.plan.planner import Job, Plan
+from bacl_platform.report.pages import (
+    Bold,
+    Section,
+    html_page,
+    html_picture,
+    html_section,
+    html_table,
+    markdown_section,
+    markdown_table,
+)
+from bacl_platform.spec.experiment import Experiment
+from bacl_platform.store.store import CHECKPOINT, SCALARS, Store, disk_errors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from bacl_platform.report.plots.results import Picture
+
+MEANS = ("AP", "mask_AP")
+"""Over all categories: of boxes, and of masks where the detector has them."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one variant reached with one seed.
+
+    metrics: fractions 0..1, None where no category is evaluated. categories: rows of the
+    evaluation's `categories.csv` in the order of labels, with `AP` (and, of a detector with masks,
+    `mask_AP`) a fraction or None.
+    """
+
+    variant: str
+    job: Job
+    folder: Path
+    metrics: dict[str, float | None]
+    evaluator: dict[str, str]
+    categories: list[dict[str, Any]]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The exported detector's weights; its configuration lies beside them."""
+        return self.folder / CHECKPOINT
+
+
+@dataclass(frozen=True)
+class Report:
+    """An experiment's finished and unfinished jobs, and the results of the finished ones."""
+
+    experiment: Experiment
+    prepared: Prepared
+    finished: list[Job]
+    unfinished: list[Job]
+    results: list[Result]
+    scalars: dict[str, list[dict[str, float]]]
+    """Rows of `scalars.jsonl` by the key of their job."""
+
+    @property
+    def variants(self) -> list[str]:
+        """Names in the order of the plan; a representation stage's is the stage's own."""
+        return list(dict.fromkeys(result.variant for result in self.results))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics, those of boxes first."""
+        return list(dict.fromkeys(name for result in self.results for name in result.metrics))
+
+    @property
+    def kinds(self) -> dict[str, list[str]]:
+        """Metrics by the name of their mean over categories: AP, and mask_AP where it exists."""
+        kinds = [name for name in MEANS if name in self.metrics]
+        return {kind: [name for name in self.metrics if name.startswith(kind)] for kind in kinds}
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The frequency groups' names, and what they are called in texts."""
+        return words(self.prepared.groups)
+
+    def of(self, variant: str) -> list[Result]:
+        """The variant's results, one for each seed."""
+        return [result for result in self.results if result.variant == variant]
+
+    def values(self, variant: str, metric: str) -> list[float]:
+        """The metric for each seed; empty where no category is evaluated."""
+        found = [result.metrics.get(metric) for result in self.of(variant)]
+        return [value for value in found if value is not None]
+
+    def differences(self, variant: str, metric: str) -> list[float]:
+        """The metric less the baseline's of the same seed, for each seed that has both."""
+        if self.experiment.baseline in (None, variant):
+            return []
+        base = {r.job.seed: r.metrics.get(metric) for r in self.of(self.experiment.baseline or "")}
+        pairs = [(r.metrics.get(metric), base.get(r.job.seed)) for r in self.of(variant)]
+        return [own - other for own, other in pairs if own is not None and other is not None]
+
+    @property
+    def evaluators(self) -> list[dict[str, str]]:
+        """Name, version and ground truth of what made the metrics: one, if all compare."""
+        return list({json.dumps(r.evaluator): r.evaluator for r in self.results}.values())
+
+
+def collect(plan: Plan, store: Store, command: str) -> Report:
+    """Read from the store what it has of a plan.
+
+    command: what the user runs for the rest. Raises RunError where nothing is finished yet.
+    """
+    finished = [job for job in plan.jobs if store.complete(job.key)]
+    unfinished = [job for job in plan.jobs if job not in finished]
+    if not finished:
+        raise RunError(
+            f"no job of {plan.experiment.name} is in the store {store.url}: run `{command}` first"
+        )
+    return Report(
+        plan.experiment,
+        prepared_of(plan.jobs[0].dataset_digest, store),
+        finished,
+        unfinished,
+        [_read(job, variant, store) for job in finished for variant in job.variants],
+        {job.key: _scalars(store.entry(job.key) / SCALARS) for job in finished},
+    )
+
+
+def _read(job: Job, variant: str, store: Store) -> Result:
+    folder = store.entry(job.key) / "variants" / variant
+    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    with (folder / "categories.csv").open(newline="", encoding="utf-8") as file:
+        categories: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in categories:
+        row |= {name: float(row[name]) if row[name] else None for name in MEANS if name in row}
+    return Result(variant, job, folder, content["metrics"], content["evaluator"], categories)
+
+
+def _scalars(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Fractions as lvis-api gives them: means over seeds, and each seed; null for no category."""
+    seeds: dict[str, dict[str, Any]] = {}
+    keys: dict[str, dict[str, str]] = {}
+    for result in report.results:
+        seeds.setdefault(str(result.job.seed), {})[result.variant] = result.metrics
+        keys.setdefault(str(result.job.seed), {})[result.variant] = result.job.key
+    return {
+        "variants": {
+            name: {metric: _mean(report.values(name, metric)) for metric in report.metrics}
+            for name in report.variants
+        },
+        "seeds": seeds,
+        "keys": keys,
+        "evaluators": report.evaluators,
+        "unfinished": [job.name for job in report.unfinished],
+        "notes": notes([(report.experiment, report.prepared)]),
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return mean(values) if values else None
+
+
+# The table, once for the terminal, Markdown and HTML
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant in points: texts by metric, and the metrics in which no other is better."""
+
+    name: str
+    seeds: int
+    cells: dict[str, str]
+    differences: dict[str, str]
+    """Empty for the baseline, and where there is none."""
+    best: set[str]
+
+
+def rows(report: Report) -> list[Row]:
+    """The variants' means and standard deviations over seeds, as they are shown."""
+    shown: dict[str, list[float]] = {
+        metric: [_points(v) for n in report.variants if (v := report.values(n, metric))]
+        for metric in report.metrics
+    }
+    made = []
+    for name in report.variants:
+        values = {metric: report.values(name, metric) for metric in report.metrics}
+        differences = {metric: report.differences(name, metric) for metric in report.metrics}
+        made.append(
+            Row(
+                name,
+                len(report.of(name)),
+                {metric: _text(v) for metric, v in values.items()},
+                {metric: _text(d, "+") for metric, d in differences.items()}
+                if any(differences.values())
+                else {},
+                {m for m, v in values.items() if v and _points(v) == max(shown[m])},
+            )
+        )
+    return made
+
+
+def _points(values: list[float]) -> float:
+    """The mean in points as it is shown; never -0.0."""
+    return round(100 * mean(values), 1) + 0.0
+
+
+def _text(values: list[float], sign: str = "") -> str:
+    if not values:
+        return "–"
+    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{_points(values):{sign}.1f}{spread}"
+
+
+def _legend(report: Report) -> str:
+    """What the numbers are, in a sentence or two."""
+    legend = "AP in points"
+    seeds = len({result.job.seed for result in report.results})
+    if seeds > 1:
+        legend += f", mean ± standard deviation over {seeds} seeds"
+    sizes = Counter(category["frequency"] for category in report.results[0].categories)
+    groups = report.prepared.groups
+    ranges = [f" ({counts})" if groups != Groups() else "" for counts in groups.ranges]
+    told = [
+        f"{sizes[name]} {word}{counts}"
+        for (name, word), counts in zip(report.groups.items(), ranges, strict=True)
+    ]
+    return f"{legend}; categories: {', '.join(told)}."
+
+
+def _notes(report: Report, command: str) -> Iterator[str]:
+    """What keeps the table from being the whole comparison, one sentence each."""
+    if report.unfinished:
+        names = ", ".join(job.name for job in report.unfinished)
+        yield f"Not in the store yet: {names}. `{command}` runs what is missing."
+    if len(report.evaluators) > 1:
+        said = "; ".join(
+            f"{e['name']} {e['version']} on {e['ground_truth_sha256'][:12]}"
+            for e in report.evaluators
+        )
+        yield f"Not all rows compare, for they were evaluated differently: {said}."
+    yield from notes([(report.experiment, report.prepared)])
+
+
+def table(report: Report, metrics: list[str]) -> "Table":
+    """For the terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = rows(report)
+    unequal = len({row.seeds for row in made}) > 1
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    shown.add_column("variant", overflow="fold")
+    if unequal:
+        shown.add_column("seeds", justify="right", no_wrap=True)
+    for metric in metrics:
+        shown.add_column(metric, justify="right", no_wrap=True)
+    for row in made:
+        cells: list[Text | str] = []
+        for metric in metrics:
+            is_best = metric in row.best
+            text = row.cells[metric] + ("*" if is_best else " ")
+            cell = Text(text.replace(" ± ", "±"), style="bold" if is_best else "")
+            if row.differences:
+                cell.append(
+                    f"\n{row.differences[metric]} ".replace(" ± ", "±"), style="not bold dim"
+                )
+            cells.append(cell)
+        shown.add_row(row.name, *([str(row.seeds)] if unequal else []), *cells)
+    return shown
+
+
+def print_report(report: Report, out: Path, store: Store, command: str, console: "Console") -> None:
+    """The table, and where everything is."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    for metrics in report.kinds.values():
+        comparison = table(report, metrics)
+        if not console.is_terminal:  # a file or a pipe has no edge to wrap at
+            needed = console.measure(comparison, options=console.options.update(width=1000))
+            console.width = max(console.width, needed.maximum)
+        console.print(comparison)
+    baseline = report.experiment.baseline
+    compared = (
+        f" Second lines: difference to {baseline}."
+        if any(row.differences for row in rows(report))
+        else ""
+    )
+    say(f"{_legend(report)} * best.{compared}")
+    for note in _notes(report, command):
+        say(note)
+    say("")
+    say(f"report:      {out / 'report.html'} (and report.md, per_category.csv, pictures)")
+    for job in report.finished:
+        names = ",".join(job.variants)
+        names = f"{{{names}}}" if len(job.variants) > 1 else names
+        say(f"checkpoints: {store.entry(job.key)}/variants/{names}/{CHECKPOINT} ({job.name})")
+    say(f"runs:        bacl ui --store {store.url}")
+
+
+# The files
+
+
+def write(report: Report, out: Path, command: str, sections: Sequence[Section] = ()) -> None:
+    """Fill the folder `out` with report.md, report.html, per_category.csv and pictures (PNG).
+
+    sections: more to show before the checkpoints, with pictures of their own.
+
+    Raises RunError where the disk is full or the folder cannot be written.
+    """
+    from bacl_platform.report.plots import results as plots
+
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        pictures = [(picture, plots.png(picture.figure)) for picture in plots.pictures(report)]
+        for picture, content in pictures:
+            (out / picture.file).write_bytes(content)
+        for shown in (shown for section in sections for shown in section.pictures):
+            (out / shown.file).write_bytes(shown.content)
+        texts = {
+            "per_category.csv": per_category(report),
+            "report.md": markdown(report, [p for p, _ in pictures], command, sections),
+            "report.html": html(report, pictures, command, sections),
+        }
+        for name, text in texts.items():
+            (out / name).write_text(text, encoding="utf-8", newline="")
+
+
+def per_category(report: Report) -> str:
+    """CSV: a row for each category, a column with the mean AP over seeds for each variant."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    facts = ["id", "name", "frequency", "image_count", "instance_count"]
+    columns = [(kind, name) for kind in report.kinds for name in report.variants]
+    writer.writerow([*facts, *(f"{kind} {name}" for kind, name in columns)])
+    for label, category in enumerate(report.results[0].categories):
+        of_seeds = [[r.categories[label][k] for r in report.of(name)] for k, name in columns]
+        means = [_mean([ap for ap in aps if ap is not None]) for aps in of_seeds]
+        writer.writerow([*(category[fact] for fact in facts), *means])
+    return text.getvalue()
+
+
+def markdown(
+    report: Report, pictures: list["Picture"], command: str, sections: Sequence[Section] = ()
+) -> str:
+    """The report for a README or an issue; pictures are links to files beside it."""
+    made = rows(report)
+    lines = [f"# {texts.markdown(report.experiment.name)}", "", _legend(report), ""]
+    for metrics in report.kinds.values():
+        lines += [
+            *markdown_table(
+                ["variant", "seeds", *metrics],
+                [
+                    [
+                        row.name,
+                        str(row.seeds),
+                        *(Bold(row.cells[m]) if m in row.best else row.cells[m] for m in metrics),
+                    ]
+                    for row in made
+                ],
+            ),
+            "",
+        ]
+    if any(row.differences for row in made):
+        lines += [f"Difference to {report.experiment.baseline}, seed by seed:", ""]
+        for metrics in report.kinds.values():
+            differences = [
+                [row.name, *(row.differences[m] for m in metrics)]
+                for row in made
+                if row.differences
+            ]
+            lines += [*markdown_table(["variant", *metrics], differences), ""]
+    for note in _notes(report, command):
+        lines += [note, ""]
+    for picture in pictures:
+        lines += [f"![{picture.title}]({picture.file})", ""]
+    for section in sections:
+        lines += markdown_section(section)
+    lines += ["## Checkpoints", "", *markdown_table(_CHECKPOINT_HEAD, _checkpoints(report)), ""]
+    lines.append(_provenance(report))
+    return "\n".join(lines) + "\n"
+
+
+_CHECKPOINT_HEAD = ["variant", "seed", "key", "file"]
+
+
+def _checkpoints(report: Report) -> list[list[str]]:
+    return [[r.variant, str(r.job.seed), r.job.key, str(r.checkpoint)] for r in report.results]
+
+
+def _provenance(report: Report) -> str:
+    said = "; ".join(
+        f"{e['name']} {e['version']}, ground truth SHA-256 {e['ground_truth_sha256']}"
+        for e in report.evaluators
+    )
+    return f"Evaluated by {said}."
+
+
+def html(
+    report: Report,
+    pictures: list[tuple["Picture", bytes]],
+    command: str,
+    sections: Sequence[Section] = (),
+) -> str:
+    """The report as one page that needs no other file."""
+    made = rows(report)
+    compared = any(row.differences for row in made)
+    second = f" Second lines: difference to {report.experiment.baseline}." if compared else ""
+    body = [
+        f"<p>{texts.html(_legend(report))} <b>Bold</b>: best.{texts.html(second)}</p>",
+        *(
+            html_table(
+                ["variant", "seeds", *metrics],
+                [
+                    [texts.html(row.name), str(row.seeds), *(_html_cell(row, m) for m in metrics)]
+                    for row in made
+                ],
+            )
+            for metrics in report.kinds.values()
+        ),
+        *(f"<p>{texts.html(note)}</p>" for note in _notes(report, command)),
+    ]
+    for picture, content in pictures:
+        body.append(html_picture(picture.title, content))
+    for section in sections:
+        body += html_section(section)
+    checkpoints = [[texts.html(cell) for cell in cells] for cells in _checkpoints(report)]
+    body += [
+        "<h2>Checkpoints</h2>",
+        html_table(_CHECKPOINT_HEAD, checkpoints, "left"),
+        f"<p>{texts.html(_provenance(report))}</p>",
+    ]
+    return html_page(report.experiment.name, body)
+
+
+def _html_cell(row: Row, metric: str) -> str:
+    text = f"<b>{row.cells[metric]}</b>" if metric in row.best else row.cells[metric]
+    return text + (f"<small>{row.differences[metric]}</small>" if row.differences else "")

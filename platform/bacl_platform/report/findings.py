@@ -1,0 +1,103 @@
+"""What `bacl report` adds to its tables: sections on errors, confusions and differing images."""
+
+from collections.abc import Sequence
+
+from bacl.errors import UsageError
+from bacl_platform.analysis.profiles import Analysis, Mistaken, featured, mistaken
+from bacl_platform.report.experiment_report import Report
+from bacl_platform.report.pages import Section, Shown, Table
+from bacl_platform.report.plots.analysis import analysis_pictures, indicator_maps
+from bacl_platform.report.plots.results import Picture, png
+from bacl_platform.report.scenes import scenes
+
+_MOST_CONFUSED = 12
+"""Pairs of categories in the table of confusions."""
+
+
+def sections(
+    report: Report,
+    analysis: Analysis,
+    names: Sequence[str] | None,
+    threshold: float,
+    images: int,
+) -> list[Section]:
+    """Sections for `bacl_platform.report.experiment_report.write`.
+
+    names: variants to draw beside the ground truth; None takes the baseline and the two best
+    others. threshold: score from which a detection is drawn and counts. images: how many to show.
+    Raises UsageError for unknown names, RunError where the dataset's images cannot be read.
+    """
+    names = featured(report, 3) if names is None else names
+    if unknown := [name for name in names if name not in report.variants]:
+        raise UsageError(
+            f"{report.experiment.name}: expected variants to draw among "
+            f"{', '.join(report.variants)}, got {unknown[0]}"
+        )
+    made = []
+    boxes = " All of this is of boxes, not of masks." if "mask_AP" in report.kinds else ""
+    boxes = " All of this is of boxes, not of masks." if "mask_AP" in report.kinds else ""
+    if lost := analysis_pictures(report, analysis):
+        made.append(
+            Section(
+                "Where the AP is lost",
+                [
+                    "Precision and recall are means over the categories of a group. Errors are "
+                    "TIDE's, at IoU 0.5: what a group's AP50 would gain if all errors of one kind "
+                    "were mended, each kind by itself. In the matrix, the best detection on a box "
+                    "says what it is taken for; only what the annotation can judge "
+                    f"counts.{boxes}"
+                ],
+                pictures=[_shown(picture) for picture in lost],
+            )
+        )
+    if matrix := indicator_maps(report, analysis):
+        picture = Picture("indicator.png", "Confusion matrix M of training", matrix)
+        made.append(Section("What guided training", pictures=[_shown(picture)]))
+    pairs = mistaken(analysis, featured(report, 4), _MOST_CONFUSED)
+    if pairs:
+        made.append(_confusions(analysis, pairs))
+    if images and len(names) > 1:
+        shown = scenes(report, analysis, names, threshold, images)
+        if shown:
+            made.append(_differences(names, threshold, shown))
+    return made
+
+
+def _shown(picture: Picture) -> Shown:
+    return Shown(picture.file, picture.title, png(picture.figure))
+
+
+def _confusions(analysis: Analysis, pairs: Sequence[Mistaken]) -> Section:
+    categories = analysis.prepared.categories
+    body = []
+    for pair in pairs:
+        head, tail = categories[pair.head], categories[pair.tail]
+        counts = [f"{called} of {could}" for called, could in pair.told.values()]
+        body.append(
+            [
+                f"{head.name} ← {tail.name}",
+                f"{head.image_count} ← {tail.image_count}",
+                *counts,
+            ]
+        )
+    return Section(
+        "Top confusions, head ← tail",
+        [
+            "Boxes of the category on the right whose best detection says the more frequent one on "
+            "the left, of those that could be so counted; over all seeds."
+        ],
+        [Table(["head ← tail", "training images", *pairs[0].told], body)],
+    )
+
+
+def _differences(names: Sequence[str], threshold: float, shown: Sequence[Shown]) -> Section:
+    return Section(
+        "Where the variants differ",
+        [
+            f"Images of the validation split on which {', '.join(names)} differ most in what they "
+            f"find at a score of at least {threshold:g}, rare categories weighing more (each box "
+            "1 / √training images of its category). Of overlapping detections the best is drawn, "
+            "and those that find a box. First seed of each."
+        ],
+        pictures=shown,
+    )

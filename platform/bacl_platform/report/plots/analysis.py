@@ -1,0 +1,297 @@
+"""Pictures of what lies behind the AP: precision and recall, errors, confusions, comparisons.
+
+C categories, K kinds of errors, R recall thresholds.
+"""
+
+import re
+from statistics import mean
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from bacl.detector.warmstart import read_checkpoint
+from bacl_platform.analysis.matching import RECALLS
+from bacl_platform.analysis.mistakes import KINDS, Confusion
+from bacl_platform.analysis.profiles import Analysis, featured
+from bacl_platform.report.experiment_report import Report, Result
+from bacl_platform.report.plots.results import (
+    _COLOURS,
+    _MOST_NAMES,
+    Picture,
+    _categories,
+    _legend,
+    _line,
+    _over_seeds,
+    _plain,
+    named,
+)
+from bacl_platform.store.store import CHECKPOINT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bacl_platform.report.comparison_report import Comparison
+
+_ERROR_COLOURS = ("#8c2d04", "#e6842a", "#f3c46d", "#9e9ac8", "#9ecae1", "#3f6f9f")
+_MOST_CELLS = 100
+"""Rows of a matrix that can be told apart."""
+
+
+def analysis_pictures(report: Report, analysis: "Analysis") -> list[Picture]:
+    """What a report's analysis looks like; nothing of a split without boxes."""
+    if not analysis.members:
+        return []
+    curves = precision_recall(report, analysis)
+    return [
+        Picture("precision_recall.png", "Precision and recall by frequency group", curves),
+        Picture("errors.png", "Errors by frequency group", error_gains(report, analysis)),
+        Picture("confusion.png", "Confusion between categories", confusion_maps(report, analysis)),
+    ]
+
+
+def precision_recall(report: Report, analysis: Analysis) -> Figure:
+    """Mean precision over a group's categories by recall at IoU 0.5, a panel for each group; the
+    numbers are AP50 and, in brackets, AP over IoU 0.5 to 0.95."""
+    figure, panels = _panels(analysis, 3.3 + 0.17 * len(report.variants))
+    for axes, (group, labels) in zip(panels, analysis.members.items()):
+        for name in report.variants:
+            mean_precision = analysis.profiles[name].precision[labels].mean(axis=0)
+            aps = report.values(name, f"AP_{group}")
+            ap = f"{100 * mean(aps):.1f}" if aps else "–"
+            text = f"{named(name)} {100 * mean_precision.mean():.1f} ({ap})"
+            axes.plot(RECALLS, mean_precision, label=text, **_line(report.variants, name))
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("recall")
+        axes.set_title(f"{report.groups[group]}, {_categories(len(labels))}", fontsize=10)
+        axes.legend(
+            title="AP50 (AP)",
+            fontsize=7.5,
+            title_fontsize=7.5,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.2),
+            frameon=False,
+        )
+    panels[0].set_ylabel("precision at IoU 0.5")
+    figure.suptitle(f"Precision and recall by frequency group{_over_seeds(report)}")
+    return figure
+
+
+def error_gains(report: Report, analysis: Analysis) -> Figure:
+    """Stacked bars: AP50 in points that a group would gain if the errors of one kind were mended,
+    for each variant. Kinds are mended one at a time, so bars do not add up to 100 with the AP50."""
+    figure, panels = _panels(
+        analysis, 3.4 + 0.05 * max(len(named(name)) for name in report.variants)
+    )
+    for axes, (group, labels) in zip(panels, analysis.members.items()):
+        gains = np.array(
+            [100 * analysis.profiles[name].gain[:, labels].mean(axis=1) for name in report.variants]
+        )
+        bottom = np.zeros(len(report.variants))
+        for number, (kind, words) in enumerate(KINDS.items()):
+            height = np.maximum(gains[:, number], 0)
+            colour = _ERROR_COLOURS[number]
+            axes.bar(
+                range(len(bottom)), height, 0.75, bottom, color=colour, label=f"{kind}: {words}"
+            )
+            bottom += height
+        axes.set_xticks(
+            range(len(bottom)), list(map(named, report.variants)), rotation=90, fontsize=8
+        )
+        axes.grid(axis="x", visible=False)
+        axes.margins(y=0.08)
+        axes.set_title(f"{report.groups[group]}, {_categories(len(labels))}", fontsize=10)
+    panels[0].set_ylabel("AP50 gained if mended (points)")
+    figure.suptitle(f"Errors by frequency group (TIDE){_over_seeds(report)}")
+    _legend(figure, panels[0], 3)
+    return figure
+
+
+def confusion_maps(report: Report, analysis: Analysis) -> Figure:
+    """For some variants, the share of a category's boxes (row) that are taken for each category
+    (column) or found by none (last column); most training images first.
+
+    The share is of those boxes that could be so counted; grey where there are none. Where there
+    are many categories, neighbours of a group are taken together.
+    """
+    bins = _bins(analysis)
+    shares = {
+        name: binned_shares(analysis.profiles[name].confusion, bins) for name in featured(report, 4)
+    }
+    figure = _maps(analysis, bins, shares, "the best detection on it says", "share of boxes")
+    figure.suptitle("Confusion, most training images first; lines between frequency groups")
+    return figure
+
+
+def indicator_maps(report: Report, analysis: Analysis) -> Figure | None:
+    """The confusion matrix M that guided training (Table II, last row), as training left it, of
+    variants that have one; None where none has. Over all seeds; a row is the mean over samples."""
+    bins = _bins(analysis)
+    shown: dict[str, np.ndarray] = {}
+    for name in featured(report, len(report.variants)):
+        tallies = [t for result in report.of(name) if (t := _tally(result)) is not None]
+        if tallies and len(shown) < 4:
+            shown[name] = _binned_means(np.sum(tallies, axis=0), bins)
+    if not shown:
+        return None
+    figure = _maps(analysis, bins, shown, "its foreground softmax says", "mean score")
+    figure.suptitle("Confusion matrix M of training, most training images first")
+    return figure
+
+
+def _tally(result: Result) -> np.ndarray | None:
+    """Sums of scores and, in the last column, of samples (C, C + 1) of an indicator that is a
+    confusion matrix; of a cascade, of all its heads."""
+    entry = result.folder.parents[1] / CHECKPOINT
+    if not entry.is_file():
+        return None
+    key = rf"roi_head\.bbox_head\.(\d+\.)?variants\.{re.escape(result.variant)}\.indicator\.tally"
+    state = read_checkpoint(entry)["state_dict"]
+    found = [value.numpy() for name, value in state.items() if re.fullmatch(key, name)]
+    categories = len(result.categories)
+    square = [tally for tally in found if tally.shape == (categories, categories + 1)]
+    return np.sum(square, axis=0) if square else None
+
+
+def _binned_means(tally: np.ndarray, bins: list[np.ndarray]) -> np.ndarray:
+    """Mean score (len(bins), len(bins)) that a bin's samples give to another's categories."""
+    sums = np.array([[tally[np.ix_(row, column)].sum() for column in bins] for row in bins])
+    samples = np.array([tally[row, -1].sum() for row in bins])[:, None]
+    return np.divide(sums, samples, out=np.full_like(sums, np.nan), where=samples > 0)
+
+
+def _maps(
+    analysis: Analysis,
+    bins: list[np.ndarray],
+    matrices: dict[str, np.ndarray],
+    across: str,
+    unit: str,
+) -> Figure:
+    """A heat map for each variant: rows are bins, columns too, with one more for `none`."""
+    group_of = [analysis.prepared.categories[labels[0]].frequency for labels in bins]
+    borders = [k - 0.5 for k in range(1, len(bins)) if group_of[k] != group_of[k - 1]]
+    down = _ticks(analysis, bins)
+    size = float(np.clip(170 / len(down), 4, 7))
+    columns = min(2, len(matrices))
+    lines = -(-len(matrices) // columns)
+    figure = Figure(figsize=(8, 0.7 + (7.4 / columns) * lines), layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
+    for axes in panels[len(matrices) :]:
+        axes.set_visible(False)
+    colours = colormaps["YlGnBu"].with_extremes(bad="#e4e4e4")
+    for place, (axes, (name, matrix)) in enumerate(zip(panels, matrices.items())):
+        image = axes.imshow(
+            matrix, cmap=colours, norm=PowerNorm(0.5, 0, 1), interpolation="nearest", aspect="auto"
+        )
+        for border in borders:
+            axes.axhline(border, color="#D55E00", linewidth=0.8)
+            axes.axvline(border, color="#D55E00", linewidth=0.8)
+        ticks = dict(down)
+        if matrix.shape[1] > len(bins):
+            axes.axvline(len(bins) - 0.5, color="#333333", linewidth=0.8)
+            ticks[len(bins)] = "none"
+        axes.set_xticks(list(ticks), list(ticks.values()), rotation=90, fontsize=size)
+        axes.set_yticks(list(down), list(down.values()), fontsize=size)
+        axes.tick_params(length=0)
+        axes.set_title(named(name), fontsize=10)
+        if place % columns == 0:
+            axes.set_ylabel("the box is of")
+        if place + columns >= len(matrices):
+            axes.set_xlabel(across)
+    bar = figure.colorbar(image, ax=panels[: len(matrices)], shrink=0.6, aspect=40)
+    bar.set_label(unit, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def changes(comparison: "Comparison", kind: str = "AP") -> Figure:
+    """Differences with their intervals: of the metrics, and of the categories that changed most.
+
+    kind: `AP`, or `mask_AP` for those of masks.
+    """
+    changed = [*comparison.gained(kind), *reversed(comparison.lost(kind))]
+    metrics = {name: one for name, one in comparison.metrics.items() if name.startswith(kind)}
+    figure = Figure(figsize=(8, 1.6 + 0.19 * max(len(changed), 6)), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, names, of in (
+        (left, list(metrics), list(metrics.values())),
+        (
+            right,
+            [f"{named(c.category.name)} ({c.category.image_count})" for c in changed],
+            changed,
+        ),
+    ):
+        _plain(axes)
+        for place, change in enumerate(of):
+            colour = "#888888" if not change.clear else _COLOURS[2 if change.low > 0 else 1]
+            low, middle, high = (100 * v for v in (change.low, change.difference, change.high))
+            axes.plot([low, high], [place, place], color=colour, linewidth=2)
+            axes.plot(middle, place, "o", color=colour, markersize=5)
+        axes.axvline(0, color="#333333", linewidth=0.8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("difference (points)")
+    left.set_title("metrics", fontsize=10)
+    right.set_title("most changed (training images)", fontsize=10)
+    figure.suptitle(f"{named(comparison.second)} against {named(comparison.first)}")
+    return figure
+
+
+def binned_shares(confusion: Confusion, bins: list[np.ndarray]) -> np.ndarray:
+    """Shares (len(bins), len(bins) + 1) of the boxes of a bin's categories that are called those
+    of another; in the last column, those found by none. NaN where nothing could be judged.
+
+    A bin of one category has its counts / judged. Several are pooled: boxes rightly named, and to
+    that the mean share of a pair of different categories times the pairs that a box has.
+    """
+    counts, judged = confusion.counts, confusion.judged
+    total = judged.diagonal()
+    shares = np.full((len(bins), len(bins) + 1), np.nan)
+    for row, labels in enumerate(bins):
+        boxes = total[labels].sum()
+        if not boxes:
+            continue
+        shares[row, -1] = counts[labels, -1].sum() / boxes
+        for column, called in enumerate(bins):
+            n, of = counts[np.ix_(labels, called)], judged[np.ix_(labels, called)]
+            same = labels[:, None] == called
+            pairs = (~same).sum() / len(labels)
+            right, wrong, could = n[same].sum() / boxes, n[~same].sum(), of[~same].sum()
+            if could:
+                shares[row, column] = right + pairs * wrong / could
+            elif same.any():
+                shares[row, column] = right
+    return shares
+
+
+def _bins(analysis: Analysis) -> list[np.ndarray]:
+    """Labels in the analysis's order, neighbours of a group together where there are many."""
+    size = -(-len(analysis.order) // _MOST_CELLS)
+    bins: list[np.ndarray] = []
+    groups = [analysis.prepared.categories[label].frequency for label in analysis.order]
+    for group in dict.fromkeys(groups):
+        labels = analysis.order[[other == group for other in groups]]
+        bins += np.array_split(labels, -(-len(labels) // size))
+    return bins
+
+
+def _ticks(analysis: Analysis, bins: list[np.ndarray]) -> dict[int, str]:
+    """What stands at which bin: names where they fit, else the rank of some bins' first ones."""
+    if len(analysis.order) <= _MOST_NAMES:
+        return {k: named(analysis.prepared.categories[one].name) for k, (one,) in enumerate(bins)}
+    first = np.cumsum([1, *map(len, bins)])
+    return {place: str(first[place]) for place in range(0, len(bins), 10)}
+
+
+def _panels(analysis: Analysis, height: float) -> tuple[Figure, list["Axes"]]:
+    """A panel for each frequency group that has boxes, side by side."""
+    figure = Figure(figsize=(8, height), layout="constrained")
+    panels = list(figure.subplots(1, len(analysis.members), sharey=True, squeeze=False)[0])
+    for axes in panels:
+        _plain(axes)
+    return figure, panels

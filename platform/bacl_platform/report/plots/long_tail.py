@@ -1,0 +1,64 @@
+"""The picture of a long tail, in the style of the report's."""
+
+from matplotlib.figure import Figure
+
+from bacl.datasets.stats import Stats
+from bacl_platform.report.plots.results import (
+    _COLOURS,
+    _MOST_NAMES,
+    _name_groups,
+    _plain,
+    _shade,
+    named,
+)
+
+
+def long_tail(stats: Stats) -> Figure:
+    """Training instances and images and validation instances of each category, on a log scale.
+
+    Categories go by what their groups go by, most first; bands and names are the groups'.
+    """
+    rows = sorted(stats.categories, key=lambda c: (-getattr(c, stats.grouped_by), -c.instances))
+    many = len(rows) > _MOST_NAMES
+    figure = Figure(figsize=(8, 4.5 if many else 5.5), layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    groups = [row.group for row in rows]
+    _shade(axes, groups, [group.name for group in stats.groups])
+    _name_groups(axes, groups, {g.name: f"{g.name}\n({g.categories})" for g in stats.groups})
+    places = range(len(rows))
+    instances = [row.instances for row in rows]
+    axes.bar(
+        places, instances, width=1 if many else 0.8, color="#bbbbbb", label="training instances"
+    )
+    images = [row.images for row in rows]
+    axes.step(
+        places, images, where="mid", color=_COLOURS[0], linewidth=1.4, label="training images"
+    )
+    axes.plot(
+        places,
+        [row.val_instances for row in rows],
+        linestyle="none",
+        marker=".",
+        markersize=4 if many else 6,
+        color=_COLOURS[1],
+        clip_on=False,  # those at 0
+        label="validation instances",
+    )
+    axes.set_yscale("symlog", linthresh=1)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    # room above the highest bar for the groups' names
+    axes.set_ylim(0, 12 * max([*instances, *(row.val_instances for row in rows), 1]))
+    axes.set_xlim(-0.5, len(rows) - 0.5)
+    if not many:
+        axes.set_xticks(places, [named(row.name) for row in rows], rotation=90, fontsize=7)
+    ranges = ", ".join(f"{group.name}: {group.range}" for group in reversed(stats.groups))
+    axes.set_xlabel(f"{len(rows):,} categories by training {stats.grouped_by} ({ranges})")
+    axes.set_ylabel("number")
+    title = f"{stats.train.instances:,} training instances in {stats.train.images:,} images"
+    if ratio := stats.imbalance["instances"]:
+        title += f"; most to least frequent {ratio:,.0f} : 1"
+    axes.set_title(title)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure

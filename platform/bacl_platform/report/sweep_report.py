@@ -1,0 +1,363 @@
+"""Tables of a sweep's trials by their values, or of an experiment's variants by their names, beside
+the paper's numbers where those are repeated.
+
+Everything is read from the store; values are points (AP times 100).
+"""
+
+import csv
+import io
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bacl_platform import texts
+from bacl_platform.plan.cost import duration, step_seconds
+from bacl_platform.plan.judged import notes, prepared_of
+from bacl_platform.plan.planner import state
+from bacl_platform.plan.population import Move
+from bacl_platform.plan.trials import Cell, SweepFile, SweepPlan, plain
+from bacl_platform.report.pages import markdown_table
+from bacl_platform.spec.paper_table import published
+from bacl_platform.store.store import MOVES, Store, disk_errors
+from bacl_platform.tune.sweeps import failed_before, result_of, stopped_before
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bacl_platform.report.experiment_report import Report
+
+RESAMPLES = 10_000
+_USUAL = {"seeds": {"1"}, "state": {"done"}}
+LEAST_SEEDS = 3
+"""Seeds from which on an interval says anything."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial, or variant, over its seeds."""
+
+    varied: dict[str, str]
+    state: str
+    """`done`, or what is the matter with how many of its seeds."""
+    found: dict[str, list[float]]
+    """Points by metric, one for each finished seed."""
+    paper: dict[str, float]
+    """The paper's points by metric; empty without."""
+    error: str = ""
+    ended: dict[str, str] = field(default_factory=dict)
+    """Of a trial whose values changed while it trained, the last ones."""
+    seeds: int = 0
+    """How many are finished."""
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """What a sweep or an experiment has found so far."""
+
+    name: str
+    title: str
+    metrics: list[str]
+    rows: list[Row]
+    with_paper: bool
+    notes: list[str] = field(default_factory=list)
+    """What else is to be known of the points, in sentences."""
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields that vary, in the order of the space."""
+        return list(dict.fromkeys(field for row in self.rows for field in row.varied))
+
+
+def collect(plan: SweepPlan, store: Store, with_paper: bool) -> ResultTable:
+    """Read from the store what it has of a sweep.
+
+    Raises UsageError where the paper's numbers are asked for and the sweep names no table.
+    """
+    stopped, failed = set(stopped_before(plan, store)), failed_before(plan, store)
+    title, theirs = printed(plan.file) if with_paper else ("", [])
+    by_trial: dict[tuple[tuple[str, str], ...], list[Any]] = {}
+    for cell in plan.cells:
+        by_trial.setdefault(tuple(cell.trial.varied.items()), []).append(cell)
+    rows, metrics = [], {plan.file.sweep.metric: None}
+    for varied, cells in by_trial.items():
+        found: dict[str, list[float]] = {}
+        states = []
+        for cell in cells:
+            if store.complete(cell.job.key):
+                states.append("done")
+                for name, value in result_of(cell, store).items():
+                    found.setdefault(name, []).append(100 * value)
+            else:
+                states.append(
+                    "failed"
+                    if cell.key in failed
+                    else "stopped"
+                    if cell.key in stopped
+                    else "to run"
+                )
+        metrics |= dict.fromkeys(found)
+        open_ = [state for state in states if state != "done"]
+        numbers = [f"{open_.count(state)} {state}" for state in dict.fromkeys(open_)]
+        error = next((failed[cell.key] for cell in cells if cell.key in failed), "")
+        own = dict(varied)
+        paper = next((points for match, points in theirs if match.items() <= own.items()), {})
+        metrics |= dict.fromkeys(paper)
+        ended = _ended(cells[-1], store) if plan.file.sweep.competes and not open_ else {}
+        done = states.count("done")
+        rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error, ended, done))
+    said = notes(
+        (cell.trial.experiment, prepared_of(cell.job.dataset_digest, store)) for cell in plan.cells
+    )
+    return ResultTable(plan.file.sweep.name, title, list(metrics), rows, with_paper, said)
+
+
+def _ended(cell: Cell, store: Store) -> dict[str, str]:
+    """The values that a population's member ended with."""
+    evaluations = json.loads((store.entry(cell.job.key) / MOVES).read_text(encoding="utf-8"))
+    moves = [Move(*move) for row in evaluations for move in row["moves"]]
+    last = [move.values for move in moves if move.member == cell.trial.variant]
+    values = last[-1] if last else {}
+    return {path: plain(value) for path, value in values.items()}
+
+
+def printed(file: SweepFile) -> tuple[str, list[tuple[dict[str, str], dict[str, float]]]]:
+    """Title and rows of the paper's table: the values that a row is for, and its points."""
+    title, rows = published(file.sweep.paper, file.path, "trial")
+    return title, [
+        ({str(field): plain(value) for field, value in trial.items()}, points)
+        for trial, points in rows
+    ]
+
+
+def beside_paper(report: "Report", file: Path) -> ResultTable:
+    """An experiment's variants beside the paper's rows of the same names, in the paper's order.
+
+    Rows that the experiment lacks are there as well, and variants that the paper lacks come last.
+    Of the metrics, those that the paper prints. file: the experiment's. Raises UsageError where
+    the experiment names no table, or one that is not there.
+    """
+    title, rows = published(report.experiment.paper, file, "variant")
+    theirs = dict(rows)
+    metrics = list(dict.fromkeys(name for points in theirs.values() for name in points))
+    to_run = Counter(name for job in report.unfinished for name in job.variants)
+    own = [*report.variants, *to_run]
+    made = []
+    for name in dict.fromkeys([*theirs, *own]):
+        found = {metric: [100 * v for v in report.values(name, metric)] for metric in metrics}
+        state = f"{to_run[name]} to run" if to_run[name] else "done" if name in own else "-"
+        seeds = len(report.of(name))
+        made.append(Row({"variant": name}, state, found, theirs.get(name, {}), seeds=seeds))
+    said = notes([(report.experiment, report.prepared)])
+    return ResultTable(report.experiment.name, title, metrics, made, True, said)
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of values (S,), by percentiles of resampled means."""
+    draw = np.random.default_rng(0)
+    sample = np.asarray(values)
+    means = sample[draw.integers(len(sample), size=(RESAMPLES, len(sample)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _shown(values: list[float]) -> str:
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    spread = f"{mean(values):.1f} ± {stdev(values):.1f}"
+    if len(values) < LEAST_SEEDS:
+        return spread
+    low, high = interval(values)
+    return f"{spread} [{low:.1f}, {high:.1f}]"
+
+
+def cells_of(table: ResultTable) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table as text."""
+    shown = [m for m in table.metrics if any(m in r.found or m in r.paper for r in table.rows)]
+    head = [*table.fields, "seeds"]
+    for metric in shown:
+        head += [metric, "paper", "difference"] if table.with_paper else [metric]
+    head.append("state")
+    lines = []
+    for row in table.rows:
+        line = [*(row.varied.get(field, "") for field in table.fields), str(row.seeds)]
+        for metric in shown:
+            values = row.found.get(metric, [])
+            line.append(_shown(values))
+            if table.with_paper:
+                theirs = row.paper.get(metric)
+                line.append("-" if theirs is None else f"{theirs:.1f}")
+                both = values and theirs is not None
+                line.append(f"{mean(values) - theirs:+.1f}" if both and theirs is not None else "-")
+        changed = ", ".join(f"{path}={value}" for path, value in row.ended.items())
+        lines.append([*line, row.error or (f"ended with {changed}" if changed else row.state)])
+    return head, lines
+
+
+def markdown(table: ResultTable) -> str:
+    """The table in Markdown."""
+    title = [texts.markdown(table.title), ""] if table.title else []
+    lines = [f"# {texts.markdown(table.name)}", "", *title, *markdown_table(*cells_of(table))]
+    for note in table.notes:
+        lines += ["", texts.markdown(note)]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: ResultTable) -> str:
+    """The table as a LaTeX `tabular`."""
+    head, lines = cells_of(table)
+
+    def row(cells: list[str]) -> str:
+        return " & ".join(texts.tex(cell) for cell in cells) + r" \\"
+
+    columns = "l" * len(table.fields) + "r" * (len(head) - len(table.fields) - 1) + "l"
+    rules = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", row(head), r"\hline"]
+    return "\n".join([*rules, *map(row, lines), r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def html(table: ResultTable) -> str:
+    """The table as a page of its own."""
+    head, lines = cells_of(table)
+
+    def row(cells: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{texts.html(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "\n".join(row(line, "td") for line in lines)
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{texts.html(table.name)}</title>\n"
+        "<style>body{font:15px/1.4 system-ui,sans-serif;margin:2em}"
+        "table{border-collapse:collapse}th,td{padding:.3em .8em;text-align:right;"
+        "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}"
+        "tr:hover{background:#f4f6fa}th{background:#eef1f6;position:sticky;top:0}</style>\n"
+        f"<h1>{texts.html(table.name)}</h1>\n<p>{texts.html(table.title)}</p>\n"
+        f"<table><thead>{row(head, 'th')}</thead>\n<tbody>{body}</tbody></table>\n"
+        + "".join(f"<p>{texts.html(note)}</p>\n" for note in table.notes)
+    )
+
+
+def as_csv(table: ResultTable) -> str:
+    """The table with one line for each trial."""
+    text = io.StringIO()
+    head, lines = cells_of(table)
+    writer = csv.writer(text)
+    writer.writerows([head, *lines])
+    return text.getvalue()
+
+
+def write(table: ResultTable, folder: Path) -> None:
+    """Write the table to a folder in all its forms."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, form in (("md", markdown), ("html", html), ("tex", latex), ("csv", as_csv)):
+            (folder / f"table.{suffix}").write_text(form(table), encoding="utf-8", newline="")
+
+
+def as_json(table: ResultTable) -> dict[str, Any]:
+    """Points of every trial and seed, and the paper's."""
+    return {"sweep": table.name, "trials": rows_as_json(table)}
+
+
+def rows_as_json(table: ResultTable) -> list[dict[str, Any]]:
+    """Points of every row and seed, and the paper's."""
+    return [
+        {"varied": r.varied, "state": r.state, "points": r.found, "paper": r.paper}
+        for r in table.rows
+    ]
+
+
+def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
+    """Show the table, and where it was written."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    head, lines = cells_of(table)
+    columns = dict(zip(head, zip(*lines, strict=True), strict=False)) if lines else {}
+    # Columns that say nothing take room on a terminal; the files have them.
+    told = [
+        place for place, name in enumerate(head) if set(columns.get(name, ())) != _USUAL.get(name)
+    ]
+    shown = Table(title=table.title or table.name, box=box.SIMPLE_HEAD, pad_edge=False)
+    for place in told:
+        text = place < len(table.fields) or place == len(head) - 1
+        shown.add_column(head[place], justify="left" if text else "right", overflow="fold")
+    for line in lines:
+        shown.add_row(*(Text(line[place]) for place in told))
+    console.print(shown)
+    for note in table.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    print_written(folder, console)
+
+
+def print_written(folder: Path, console: "Console") -> None:
+    """Say where the table is."""
+    console.print(f"written: {folder}/table.md, .html, .tex, .csv", soft_wrap=True, highlight=False)
+
+
+def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
+    """Show what a sweep would run: its trials, what is there, what shares a trunk, the cost."""
+    from rich.table import Table
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    sweep = plan.file.sweep
+    say(f"{sweep.name}: {_search(plan)}, store {store.url}")
+    rows = collect(plan, store, with_paper=False)
+    jobs = {job.key: number for number, job in enumerate(plan.jobs, start=1)}
+    trials = Table(*rows.fields, "state", "jobs")
+    for row in rows.rows:
+        own = {jobs[c.job.key] for c in plan.cells if c.trial.varied == row.varied}
+        values = [row.varied.get(field, "") for field in rows.fields]
+        trials.add_row(*values, row.state, ", ".join(map(str, sorted(own))))
+    if rows.rows:
+        console.print(trials)
+    table = Table("", "job", "key", "state", "steps", "variants", "estimate")
+    seconds, finished = 0.0, store.descriptions()
+    for job in plan.jobs:
+        step = 0.0 if store.complete(job.key) else step_seconds(job, store, finished)
+        estimate = None if step is None else step * job.iterations
+        seconds += (estimate or 0.0) * job.resources.workers
+        shown = "unknown" if estimate is None else duration(estimate) if estimate else ""
+        table.add_row(
+            str(jobs[job.key]),
+            job.name,
+            job.key,
+            state(job, store),
+            str(job.iterations),
+            str(len(job.variants)),
+            shown,
+        )
+    console.print(table)
+    missing = plan.missing(store)
+    steps = sum(job.iterations for job in missing)
+    cost = f", about {duration(seconds)} of workers' time" if seconds else ""
+    say(
+        f"{len(plan.jobs) - len(missing)} of {len(plan.jobs)} jobs are in the store, "
+        f"{len(missing)} to run: {steps} steps{cost}"
+    )
+    if sweep.stops and sweep.scheduler is not None:
+        say(
+            f"scheduler {sweep.scheduler.type}: which trials it stops early is not known in advance"
+        )
+    elif sweep.scheduler is not None:
+        say("scheduler pbt: which trials go on from which others is not known in advance")
+    for note in rows.notes:
+        say(note)
+
+
+def _search(plan: SweepPlan) -> str:
+    sweep = plan.file.sweep
+    if sweep.search == "tpe":
+        return (
+            f"tpe proposes {sweep.samples} trials, each a job of its own; of {len(plan.cells)} "
+            "it is known which, of the others not in advance"
+        )
+    trials = len({tuple(cell.trial.varied.items()) for cell in plan.cells})
+    return f"{sweep.search}, {trials} trials, {len({cell.seed for cell in plan.cells})} seeds"

@@ -1,0 +1,1 @@
+"""Runs of a plan on Ray: which job starts where and when."""

@@ -1,0 +1,1 @@
+"""What users write: experiments and sweeps, read and checked."""

@@ -1,0 +1,1 @@
+"""The store: finished jobs, unfinished ones and prepared datasets."""

@@ -1,0 +1,516 @@
+"""The store: finished jobs by key, unfinished ones in `.work`, and what makes either trustworthy.
+
+A folder is complete when its `manifest.json`, written last, lists every file with size and SHA-256
+and all of them hold. Everything is written beside its place and renamed into it, so a crash at any
+moment leaves something that is either complete or not trusted. In a bucket, where nothing can be
+renamed, the manifest comes last as well.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bacl.errors import RunError, UsageError
+from bacl_platform.spec.problems import is_text
+from bacl_platform.store.bucket import SCHEME, Bucket
+from bacl_platform.store.lease import VOID_AFTER, Lease, being_built, is_held
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint.pth"
+JOB = "job.json"
+SCALARS = "scalars.jsonl"
+MOVES = "moves.json"
+"""Which variants of a population went on from which others, and with which values."""
+STOPPED = "stopped.json"
+"""Which variants have left the bank of a job."""
+CHECKPOINTS = "checkpoints"
+"""The folder of a job's checkpoints, while it trains, and of those that are kept after."""
+LOG = "train.log"
+FAILURE = "failure.txt"
+"""How an unfinished job failed, until it is started again."""
+KEPT_CHECKPOINTS = 2
+KEY = re.compile(r"[0-9a-f]{16}")
+"""Tells entries and work from other folders."""
+
+
+def failure_note(key: str) -> str:
+    """The note that tells how an unfinished job failed."""
+    return f".work/{key}/{FAILURE}"
+
+
+class Store:
+    """Finished jobs by key, one folder for each.
+
+    The store is a local folder, or a bucket (`s3://bucket/prefix`). A bucket has a local folder
+    too: the same on every machine, below $BACL_CACHE or ~/.cache/bacl. It is a cache of what the
+    bucket has, and where a running job works. What counts is the bucket: an entry is published
+    there before it gets its name here, so that whoever finds it here can rely on it there.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        text = str(place)
+        self.bucket = Bucket(text) if text.startswith(SCHEME) else None
+        if self.bucket is not None:
+            self.bucket.check()
+            self.root = _cache_of(self.bucket.url)
+        else:
+            self.root = Path(place).expanduser().resolve()
+            if not is_text(str(self.root)):  # Arrow ends the process on such a path
+                raise UsageError(f"--store {place}: expected a path that is text in UTF-8")
+        self._verified: dict[str, list[tuple]] = {}
+        self._leases: dict[str, Lease] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_verified": {}, "_leases": {}}  # what is this process's own
+
+    @property
+    def url(self) -> str:
+        """The store as `--store` takes it."""
+        return self.bucket.url if self.bucket else str(self.root)
+
+    @property
+    def datasets(self) -> Path:
+        """Where prepared datasets are cached."""
+        return self.root / ".datasets"
+
+    def entry(self, key: str) -> Path:
+        """The folder of a finished job, whether or not it is there yet."""
+        return self.root / key
+
+    def work(self, key: str) -> Path:
+        """The folder of an unfinished job; it outlives the processes that write in it."""
+        return self.root / ".work" / key
+
+    def complete(self, key: str) -> bool:
+        """Whether the entry can be relied on: manifest present, sizes and digests as it says.
+
+        Digests are computed once per process for as long as sizes and times stay the same. An
+        entry that only the bucket has is brought here first.
+        """
+        if self.bucket is None:
+            return self._holds(key)
+        if key in self._verified and self._holds(key):
+            return True
+        manifest = self.bucket.read_text(f"{key}/{MANIFEST}")
+        if manifest is None:
+            return False
+        if _text(self.entry(key) / MANIFEST) == manifest and self._holds(key):
+            return True
+        return self.pull_folder(key, manifest) and self._holds(key)
+
+    def _holds(self, key: str) -> bool:
+        folder = self.entry(key)
+        if not (folder / MANIFEST).is_file():
+            return False
+        state = _fingerprint(folder)
+        if self._verified.get(key) != state:
+            if problem := broken(folder):
+                logger.warning("%s is not trusted: %s", folder, problem)
+                return False
+            self._verified[key] = state
+        return True
+
+    def entries(self) -> list[str]:
+        """The keys that have entries, complete or not."""
+        if self.bucket is not None:
+            found = self.bucket.folders("")
+        else:
+            found = [path.name for path in self.root.glob("*") if path.is_dir()]
+        return sorted(key for key in found if KEY.fullmatch(key))
+
+    def descriptions(self) -> dict[str, dict[str, Any]]:
+        """What entries say of themselves (`job.json`), by key, whether or not they are complete."""
+        found = {}
+        for key in self.entries():
+            # a damaged or foreign description holds nothing that can be relied on
+            with contextlib.suppress(ValueError):
+                content = json.loads(self._description(key) or "null")
+                if isinstance(content, dict):
+                    found[key] = content
+        return found
+
+    def _description(self, key: str) -> str | None:
+        text = _text(self.entry(key) / JOB)
+        if text is not None or self.bucket is None:
+            return text
+        copy = self.root / ".descriptions" / f"{key}.json"
+        text = _text(copy)
+        if text is None and (text := self.bucket.read_text(f"{key}/{JOB}")) is not None:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_text(copy, text)
+        return text
+
+    def variants(self) -> dict[str, str]:
+        """The entry that says it holds each variant, by the variant's key."""
+        return {
+            variant: key
+            for key, job in self.descriptions().items()
+            for variant in job.get("variant_keys", {}).values()
+        }
+
+    def publish(self, key: str, folder: Path) -> Path:
+        """Turn a folder of results into the entry of `key`, atomically, and drop the job's work.
+
+        Raises RunError when the disk is full, the bucket stays away, or another process builds the
+        key by now; then no entry exists and the work is still there.
+        """
+        entry = self.entry(key)
+        with disk_errors(self.root):
+            write_manifest(folder, key=key)
+            if self.bucket is not None:
+                self.check_lease(key)
+                self.push_folder(folder, key)
+            if entry.exists():  # incomplete, or the job would not have run
+                shutil.rmtree(entry)
+            folder.rename(entry)
+            _sync(self.root)
+        self.drop_work(key)
+        return entry
+
+    def drop_work(self, key: str) -> None:
+        """Remove a job's work, here and in the bucket."""
+        shutil.rmtree(self.work(key), ignore_errors=True)
+        if self.bucket is not None:
+            self.bucket.remove(self.bucket.sizes(f".work/{key}/"))
+
+    def remove(self, key: str) -> None:
+        """Remove an entry, here and in the bucket; first what makes it complete."""
+        if self.bucket is not None:
+            self.bucket.remove([f"{key}/{MANIFEST}"])
+            self.bucket.remove(self.bucket.sizes(f"{key}/"))
+        (self.entry(key) / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(self.entry(key), ignore_errors=True)
+        (self.root / ".descriptions" / f"{key}.json").unlink(missing_ok=True)
+
+    def push_folder(self, folder: Path, name: str) -> None:
+        """Copy a complete folder to the bucket, its manifest last."""
+        assert self.bucket is not None
+        self.bucket.remove([f"{name}/{MANIFEST}"])  # what it tells of is about to change
+        for file in [*read_manifest(folder)["files"], MANIFEST]:
+            self.bucket.upload(folder / file, f"{name}/{file}")
+
+    def pull_folder(self, name: str, manifest: str) -> bool:
+        """Copy a complete folder from the bucket; False where it is not what its manifest says."""
+        assert self.bucket is not None
+        final = self.root / name
+        partial = final.with_name(f".{final.name}.partial")
+        with disk_errors(self.root), self.bringing():
+            if _text(final / MANIFEST) == manifest and broken(final) is None:
+                return True  # another process has brought it meanwhile
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            there = self.bucket.sizes(f"{name}/")
+            for file in _listed(manifest):
+                if f"{name}/{file}" in there:  # else it is what is told to be missing
+                    self.bucket.download(f"{name}/{file}", partial / file)
+            write_text(partial / MANIFEST, manifest)
+            if problem := broken(partial):
+                logger.warning("%s/%s is not trusted: %s", self.url, name, problem)
+                shutil.rmtree(partial)
+                return False
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            _sync(final.parent)
+        return True
+
+    def bringing(self) -> FileLock:
+        """Lets one process of this machine at a time bring something here from the bucket."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.root / ".pull.lock")
+
+    def note(self, name: str) -> str | None:
+        """A note in the store, such as `.sweeps/name.json`; None where there is none."""
+        return self.bucket.read_text(name) if self.bucket else _text(self.root / name)
+
+    def write_note(self, name: str, text: str) -> None:
+        """Write or replace a note."""
+        if self.bucket is not None:
+            self.bucket.write(name, text)
+            return
+        with disk_errors(self.root):
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.root / name, text)
+
+    def notes(self, folder: str) -> list[str]:
+        """Names of the notes in a folder of notes."""
+        if self.bucket is not None:
+            return sorted(self.bucket.sizes(f"{folder}/"))
+        found = (self.root / folder).rglob("*")
+        return sorted(str(path.relative_to(self.root)) for path in found if path.is_file())
+
+    def drop_note(self, name: str) -> None:
+        """Remove a note, if it is there."""
+        if self.bucket is not None:
+            self.bucket.remove([name])
+        else:
+            (self.root / name).unlink(missing_ok=True)
+
+    def held(self, key: str) -> bool:
+        """Whether somebody builds `key`."""
+        path = self.root / ".work" / f"{key}.lock"
+        if path.exists():
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                return True
+            lock.release()
+        return self.bucket is not None and is_held(self.bucket, key)
+
+    @contextlib.contextmanager
+    def lock(self, key: str, patience: float | None = None) -> Iterator[None]:
+        """Hold the right to build `key`, against all other processes.
+
+        On a file system the lock is the operating system's: it ends with the process, however that
+        ends. On a bucket there is a lease besides. Waits `patience` seconds for a holder (a killed
+        predecessor may still be dying, its lease may have to run out), then raises RunError that
+        names it.
+        """
+        if patience is None:
+            patience = 60 if self.bucket is None else VOID_AFTER + 30
+        path = self.root / ".work" / f"{key}.lock"
+        holder = path.with_suffix(".holder")
+        with disk_errors(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+            raise RunError(being_built(key, who)) from None
+        try:
+            who = f"process {os.getpid()} on {socket.gethostname()} since {_now()}"
+            with disk_errors(self.root):
+                holder.write_text(who, encoding="utf-8")
+            with self._lease(key, who, patience):
+                yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def _lease(self, key: str, who: str, patience: float) -> Iterator[None]:
+        if self.bucket is None:
+            yield
+            return
+        with Lease(self.bucket, key, who, self._identity(), patience) as lease:
+            self._leases[key] = lease
+            try:
+                yield
+            finally:
+                del self._leases[key]
+
+    def check_lease(self, key: str) -> None:
+        """Raise RunError if another process builds by now what this one holds the lock of."""
+        if lease := self._leases.get(key):
+            lease.check()
+
+    def _identity(self) -> str:
+        """A word that no other machine's cache of the bucket has."""
+        path = self.root / ".identity"
+        with self.bringing():
+            if not path.exists():
+                write_text(path, uuid.uuid4().hex)
+        return path.read_text(encoding="utf-8")
+
+
+def _cache_of(url: str) -> Path:
+    base = os.environ.get("BACL_CACHE") or Path("~/.cache/bacl").expanduser()
+    return Path(base).resolve() / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _listed(manifest: str) -> list[str]:
+    """The files that a manifest lists; none where it cannot be read."""
+    try:
+        names = list(json.loads(manifest)["files"])
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [name for name in names if not name.startswith("/") and ".." not in name.split("/")]
+
+
+def write_manifest(folder: Path, **facts: Any) -> None:
+    """Declare a folder complete: list its files with size and SHA-256, last of all writes."""
+    files = {
+        str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in _files(folder)
+    }
+    write_text(
+        folder / MANIFEST, json.dumps({**facts, "created": _now(), "files": files}, indent=1)
+    )
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a complete folder."""
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def broken(folder: Path) -> str | None:
+    """Why a folder cannot be relied on, in words, or None when it can."""
+    try:
+        files = read_manifest(folder)["files"]
+    except FileNotFoundError:
+        return "its manifest is missing"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its manifest cannot be read"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
+    for name, expected in files.items():
+        if sha256(folder / name) != expected["sha256"]:
+            return f"{name} is not what was written: its SHA-256 differs"
+    return None
+
+
+def newest(steps: Collection[int], count: int = KEPT_CHECKPOINTS) -> set[int]:
+    """The last few of some steps."""
+    return set(sorted(steps)[-count:])
+
+
+def write_checkpoint(
+    folder: Path,
+    step: int,
+    save: Callable[[Path], None],
+    kept: Callable[[Collection[int]], set[int]] = newest,
+) -> Path:
+    """Write `folder/step_<step>` through `save(file)`; of all steps, keep those that `kept` says.
+
+    Raises RunError when the disk is full; the partial checkpoint is removed.
+    """
+    final, partial = folder / f"step_{step}", folder / f".step_{step}.partial"
+    with disk_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            save(partial / CHECKPOINT)
+            write_manifest(partial, step=step)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync(folder)
+    there = checkpoints(folder)
+    keeping = kept([number for number, _ in there])
+    for number, old in there:
+        if number not in keeping:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def latest_checkpoint(folder: Path) -> tuple[int, Path] | None:
+    """Step and file of the newest checkpoint that can be relied on; older ones stand in for it."""
+    for step, path in checkpoints(folder):
+        problem = broken(path)
+        if problem is None:
+            return step, path / CHECKPOINT
+        logger.warning("checkpoint %s is not used: %s", path, problem)
+    return None
+
+
+def newest_step(folder: Path) -> int | None:
+    """Step of the newest checkpoint by name, unverified: for display."""
+    found = checkpoints(folder)
+    return found[0][0] if found else None
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of all checkpoints by name, unverified, the newest first."""
+    found = [(path.name.removeprefix("step_"), path) for path in folder.glob("step_*")]
+    return sorted(((int(step), path) for step, path in found if step.isdecimal()), reverse=True)
+
+
+@contextlib.contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Tell a full disk, or what may not be read or written, in a sentence (RunError)."""
+    try:
+        yield
+    except OSError as error:
+        if sentence := disk_sentence(error, place):
+            raise RunError(sentence) from error
+        raise
+
+
+def disk_sentence(error: OSError, place: Path) -> str | None:
+    """What to tell about an operating system error that is about the disk, else None."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"no space left for {place}: free some, or choose another --store, then run the same "
+            "command again; it goes on from the last complete checkpoint"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{_barred(Path(error.filename or place))}: {error.strerror}"
+    return None
+
+
+def _barred(path: Path) -> str:
+    """Which file or folder this user may not do what with, of a path that could not be used."""
+    for folder in [*reversed(path.parents), path]:
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK, effective_ids=True):
+            return f"{folder}: expected a folder that may be entered"
+    if os.path.exists(path) and not os.access(path, os.R_OK, effective_ids=True):
+        what = "folder" if os.path.isdir(path) else "file"
+        return f"{path}: expected a {what} that may be read"
+    return f"{path}: expected a writable place"
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it is on the disk when this returns."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+
+
+def _fingerprint(folder: Path) -> list[tuple]:
+    stats = ((str(p), p.stat()) for p in [*_files(folder), folder / MANIFEST])
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,169 @@
+"""Unfinished jobs of a store: where they are, and their way to a bucket and back.
+
+A job works in a local folder. With a bucket, a thread of the job's process copies its checkpoints
+there while training goes on; whoever goes on with the job elsewhere brings them back first.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from bacl.errors import RunError
+from bacl_platform.store.store import (
+    CHECKPOINTS,
+    JOB,
+    KEY,
+    LOG,
+    MANIFEST,
+    MOVES,
+    SCALARS,
+    STOPPED,
+    Store,
+    broken,
+    checkpoints,
+    write_text,
+)
+
+logger = logging.getLogger(__name__)
+
+SMALL = (JOB, SCALARS, MOVES, STOPPED, LOG)
+"""What going on depends on besides checkpoints, and what tells why a job did not."""
+PATIENCE = 60.0
+"""Seconds that a job which ends waits for what is being copied."""
+
+
+def works(store: Store) -> list[str]:
+    """The keys of unfinished jobs, and of finished ones whose work was left behind."""
+    found = {path.name for path in (store.root / ".work").glob("*") if path.is_dir()}
+    if store.bucket is not None:
+        found |= set(store.bucket.folders(".work/"))
+    return sorted(key for key in found if KEY.fullmatch(key))
+
+
+def read(store: Store, key: str, name: str) -> str | None:
+    """One of a job's small files, from where the job is further; None if it is not there."""
+    if store.bucket is not None and _is_behind(store, key):
+        return store.bucket.read_text(f".work/{key}/{name}")
+    path = store.work(key) / name
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def newest_step(store: Store, key: str) -> int | None:
+    """Step of a job's newest checkpoint by name, unverified: for display."""
+    return max(_steps_here(store, key) | _steps_there(store, key), default=None)
+
+
+def quiet(store: Store, key: str) -> float:
+    """Seconds since a job last logged, as far as is known here."""
+    if store.bucket is not None and _is_behind(store, key):
+        names = (f".work/{key}/{name}" for name in (SCALARS, JOB))
+        return next((found.age for found in map(store.bucket.read, names) if found), 0.0)
+    scalars = store.work(key) / SCALARS
+    return time.time() - (scalars if scalars.exists() else scalars.with_name(JOB)).stat().st_mtime
+
+
+def push(store: Store, key: str, over: Callable[[], bool] = lambda: False) -> None:
+    """Copy a job's small files and checkpoints to the bucket, the newest first.
+
+    Checkpoints that are no longer kept here leave the bucket. Between files `over` is asked
+    whether to leave off. Raises RunError where the bucket stays away, or the lock was lost.
+    """
+    if store.bucket is None:
+        return
+    store.check_lease(key)
+    work = store.work(key)
+    for name in SMALL:
+        with contextlib.suppress(FileNotFoundError):
+            store.bucket.write(f".work/{key}/{name}", (work / name).read_text(encoding="utf-8"))
+    there, kept = _steps_there(store, key), checkpoints(work / CHECKPOINTS)
+    for step, path in kept:
+        name = f".work/{key}/{CHECKPOINTS}/step_{step}"
+        if over():
+            return
+        with contextlib.suppress(FileNotFoundError):  # newer ones have taken its place meanwhile
+            manifest = (path / MANIFEST).read_text(encoding="utf-8")
+            if step not in there or store.bucket.read_text(f"{name}/{MANIFEST}") != manifest:
+                store.push_folder(path, name)
+    for step in there - {step for step, _ in kept} if kept else ():
+        name = f".work/{key}/{CHECKPOINTS}/step_{step}/"
+        store.bucket.remove([name + MANIFEST])
+        store.bucket.remove(store.bucket.sizes(name))
+
+
+def pull(store: Store, key: str) -> None:
+    """Bring here what the bucket has of a job and this machine lacks: it may have run elsewhere."""
+    if store.bucket is None:
+        return
+    if _is_behind(store, key):
+        store.work(key).mkdir(parents=True, exist_ok=True)
+        for name in SMALL:
+            text = store.bucket.read_text(f".work/{key}/{name}")
+            if text is not None:
+                write_text(store.work(key) / name, text)
+    for step in sorted(_steps_there(store, key)):
+        name = f".work/{key}/{CHECKPOINTS}/step_{step}"
+        manifest = store.bucket.read_text(f"{name}/{MANIFEST}")
+        if manifest is not None and broken(store.root / name):
+            store.pull_folder(name, manifest)
+
+
+def _is_behind(store: Store, key: str) -> bool:
+    """Whether the bucket has a newer checkpoint than this machine, or this one has no work."""
+    here, there = _steps_here(store, key), _steps_there(store, key)
+    return max(there, default=0) > max(here, default=0) or not (store.work(key) / JOB).exists()
+
+
+def _steps_here(store: Store, key: str) -> set[int]:
+    return {step for step, _ in checkpoints(store.work(key) / CHECKPOINTS)}
+
+
+def _steps_there(store: Store, key: str) -> set[int]:
+    if store.bucket is None:
+        return set()
+    prefix = f".work/{key}/{CHECKPOINTS}/step_"
+    names = (name.removeprefix(prefix) for name in store.bucket.sizes(prefix))
+    steps = (name.removesuffix(f"/{MANIFEST}") for name in names if name.endswith(MANIFEST))
+    return {int(step) for step in steps if step.isdecimal()}
+
+
+class Uploads(AbstractContextManager):
+    """Copies a running job's work to its store's bucket, if that is one, beside the training.
+
+    While a copy is under way, training goes on and later requests become one. What cannot be
+    copied is logged and tried again with the next request: the newest local checkpoint holds.
+    """
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.store, self.key = store, key
+        self._requests: queue.Queue[bool] = queue.Queue(maxsize=1)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
+
+    def request(self) -> None:
+        """There is something new to copy."""
+        if self.store.bucket is None:
+            return
+        if not self._thread.is_alive():
+            self._thread.start()
+        with contextlib.suppress(queue.Full):  # the one that waits will find this too
+            self._requests.put_nowait(True)
+
+    def __exit__(self, *_: object) -> None:
+        """Copy what came last, wait a while for it, then leave the rest."""
+        self.request()
+        if self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._requests.put(False, timeout=PATIENCE)
+                self._thread.join(PATIENCE)
+            self._over.set()
+
+    def _run(self) -> None:
+        while self._requests.get() and not self._over.is_set():
+            try:
+                push(self.store, self.key, self._over.is_set)
+            except (RunError, OSError) as error:
+                logger.warning("training goes on, but not all of it is stored yet: %s", error)

@@ -1,0 +1,1 @@
+"""What answers one question without training: a file for each."""

@@ -1,0 +1,1 @@
+"""MLflow: what is logged of jobs while they run."""

@@ -1,0 +1,405 @@
+"""The MLflow runs of one plan or sweep. Every call here talks to the tracking server, and may fail.
+
+One parent run for each plan, found again by its tag; under it one run for each job and one for
+each variant, so that variants compare side by side. A metric's step is logged once, however often
+a job is resumed, a plan is run again or a call is repeated: what the server knows is asked first.
+"""
+
+import contextlib
+import csv
+import functools
+import json
+import os
+import subprocess
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+import bacl
+from bacl_platform.plan.planner import Job, owner
+from bacl_platform.redaction import redacted
+from bacl_platform.store import unfinished
+from bacl_platform.store.store import CHECKPOINT, LOG, SCALARS, Store, read_manifest
+from bacl_platform.tracking.outbox import Event
+
+_LONGEST_PARAM = 6000
+_METRICS_A_CALL = 1000
+_PARAMS_A_CALL = 100
+_TABLE = "categories.json"
+_NUMBERS = ("image_count", "instance_count", "AP", "mask_AP")
+"""Its columns of numbers; a category may be called 7 or nan, and ids too long for a float."""
+
+Metrics = list[tuple[str, float, int, int]]
+"""Name, value, step, and milliseconds since 1970."""
+
+
+class Runs:
+    """Runs of a tracking server, by job and variant.
+
+    A call that failed may be repeated after `forget`: it changes nothing that it did before.
+
+    Args:
+        uri: of the tracking server or database.
+        name: of the MLflow experiment and of the parent run.
+        digest: which the parent run is found again by.
+        settings: the parent run's parameters.
+        trials: of a sweep, the values of its trials in short, by the key of their variant; other
+            variants of its jobs are other sweeps' and not tracked here.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        name: str,
+        digest: str,
+        settings: dict[str, Any],
+        store: Store,
+        trials: dict[str, dict[str, str]] | None = None,
+    ) -> None:
+        self.uri, self.name, self.digest, self.settings = uri, name, digest, settings
+        self.store, self.trials = store, trials
+        self.client: Any = None
+        self._open: set[str] = set()
+        """Runs that this driver began and has not ended."""
+        self._token = uuid.uuid4().hex
+        self.forget()
+
+    def forget(self) -> None:
+        """Ask the server again for what it has: a call failed, and may have been carried out."""
+        self.parent = ""
+        self._runs: dict[tuple[str, str], str] = {}
+        self._logged: dict[str, dict[str, int]] = {}
+        """The last step of each metric, of runs that were asked for it."""
+        self._params_of: dict[str, set[str]] = {}
+        """Names of parameters that a run has."""
+        self._unsure: set[str] = set()
+        """Runs that may lack parameters."""
+        self._finished: set[str] = set()
+        """Runs that had said all when they were found."""
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """The right to call: drivers of a store have it one after the other, on one file system.
+
+        MLflow makes a new database's tables without regard to others, and who creates a run or logs
+        a step has to know whether another driver of the plan did: if one had its turn since, the
+        server is asked again.
+        """
+        folder = self.store.root / ".tracking"
+        folder.mkdir(parents=True, exist_ok=True)
+        latest = folder / f"{self.digest}.latest"
+        with FileLock(folder / "turn.lock"):
+            if not latest.exists() or latest.read_text(encoding="utf-8") != self._token:
+                self.forget()
+                latest.write_text(self._token, encoding="utf-8")
+            yield
+
+    def connect(self) -> None:
+        """Find or make the experiment, the parent run and, by their tags, the others."""
+        from mlflow import MlflowClient
+
+        if self.client is None:
+            self.client = MlflowClient(self.uri)
+        if not self.parent:
+            self.experiment_id = self._experiment()
+            self.parent = self._parent_run()
+            self._params(self.parent, self.settings)
+            self._find_children()
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Carry out events of one kind."""
+        first = events[0]
+        if first.kind == "log":
+            self.log(events)
+        elif first.kind == "end":
+            self.end(first.content)
+        elif first.job is not None and first.kind == "start":
+            self.start(first.job)
+        elif first.job is not None and first.kind == "finish":
+            self.finish(first.job, cached=first.content, at=first.at)
+        elif first.job is not None and first.kind == "fail":
+            self.fail(first.job, *first.content)
+
+    def start(self, job: Job) -> None:
+        """A job begins to train, or goes on."""
+        for run in self._job_runs(job):
+            self.client.update_run(run, status="RUNNING")
+            self._open.add(run)
+
+    def log(self, events: Sequence[Event]) -> None:
+        """Metrics by step, as rows of `scalars.jsonl`; steps that were logged before are skipped.
+
+        `<variant>.loss_cls` and `<variant>/AP` belong to the variant's run, the rest to the job's.
+        """
+        by_run: dict[str, Metrics] = {}
+        for event in events:
+            assert event.job is not None
+            for row in event.content:
+                for name, value in row.items():
+                    if name == "step":
+                        continue
+                    variant, metric = owner(name, event.job)
+                    if variant is None or variant in self._variants(event.job):
+                        by_run.setdefault(self._run(event.job, variant), []).append(
+                            (metric, value, row["step"], event.at)
+                        )
+        for run, metrics in by_run.items():
+            self._log_once(run, metrics)
+
+    def finish(self, job: Job, cached: bool, at: int) -> None:
+        """A job is in the store: everything it logged, its final metrics, its checkpoints.
+
+        cached: it was there before; what MLflow has all of is left alone.
+        """
+        if cached and self.finished(job):
+            return
+        entry = self.store.entry(job.key)
+        files = read_manifest(entry)["files"]
+        lines = (entry / SCALARS).read_text(encoding="utf-8").splitlines()
+        self.log([Event("log", job, [json.loads(line) for line in lines], at)])
+        for variant in (None, *self._variants(job)):
+            run = self._run(job, variant)
+            prefix = f"variants/{variant}/" if variant else ""
+            if prefix + CHECKPOINT not in files:  # it failed, or a sweep stopped it early
+                if run in self._open:
+                    self._end(run, "KILLED")
+                continue
+            self._tag(
+                run,
+                {
+                    "bacl.checkpoint": (entry / prefix / CHECKPOINT).as_uri(),
+                    "bacl.checkpoint_sha256": files[prefix + CHECKPOINT]["sha256"],
+                    "bacl.cached": str(cached).lower(),
+                },
+            )
+            if variant:
+                metrics = json.loads((entry / prefix / "metrics.json").read_text(encoding="utf-8"))
+                numbers = _numbers(metrics.get("metrics", metrics))
+                self._log_once(run, [(n, v, job.iterations, at) for n, v in numbers.items()])
+                for name in ("metrics.json", "categories.csv"):
+                    self.client.log_artifact(run, str(entry / prefix / name))
+                self._table(run, entry / prefix / "categories.csv")
+            self._end(run, "FINISHED")
+
+    def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None:
+        """A job, or of one that goes on some variants, ended without a result.
+
+        The job's run gets its log.
+        """
+        runs = [self._run(job, v) for v in self._variants(job) if v in (variants or ())]
+        for run in runs if variants is not None else self._job_runs(job):
+            self._tag(run, {"bacl.error": redacted(sentence)})
+            self._end(run, "FAILED")
+        log = unfinished.read(self.store, job.key, LOG) if variants is None else None
+        if log is not None:
+            self.client.log_text(self._run(job, None), redacted(log), LOG)
+
+    def end(self, status: str) -> None:
+        """End the parent run and what is still running, as the plan ended."""
+        for run in list(self._open):
+            self._end(run, status)
+        self.client.set_terminated(self.parent, status)
+
+    def finished(self, job: Job) -> bool:
+        """Whether all that the job has to say was in MLflow when its runs were found."""
+        runs = [self._runs.get((job.key, name)) for name in ("", *self._variants(job))]
+        return all(run in self._finished for run in runs)
+
+    def _end(self, run: str, status: str) -> None:
+        self.client.set_terminated(run, status)
+        self._open.discard(run)
+
+    def _experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(self.name)
+        if found is None:
+            own = not os.environ.get("MLFLOW_TRACKING_URI")
+            location = (self.store.root / "mlartifacts" / self.name).as_uri() if own else None
+            try:
+                return self.client.create_experiment(self.name, artifact_location=location)
+            except MlflowException as error:
+                found = self.client.get_experiment_by_name(self.name)
+                if found is None:  # else another driver made it meanwhile
+                    raise error
+        return found.experiment_id
+
+    def _parent_run(self) -> str:
+        mine = f"tags.`bacl.plan` = '{self.digest}'"
+        oldest = ["attributes.start_time ASC"]
+        found = self.client.search_runs([self.experiment_id], mine, max_results=1, order_by=oldest)
+        if found:
+            run = found[0].info.run_id
+            self._params_of[run] = set(found[0].data.params)
+            self.client.update_run(run, status="RUNNING")
+            return run
+        return self._create(self.name, {"bacl.plan": self.digest})
+
+    def _find_children(self) -> None:
+        mine = f"tags.`mlflow.parentRunId` = '{self.parent}'"
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                mine,
+                page_token=token,
+                order_by=["attributes.start_time DESC"],  # of two, the older one stays
+            )
+            for run in page:
+                tags = run.data.tags
+                self._runs[tags["bacl.key"], tags.get("bacl.variant", "")] = run.info.run_id
+                self._params_of[run.info.run_id] = set(run.data.params)
+                self._unsure.add(run.info.run_id)
+                if run.info.status == "FINISHED":
+                    self._finished.add(run.info.run_id)
+            token = page.token
+            if not token:
+                return
+
+    def _last_steps(self, run: str) -> dict[str, int]:
+        if run not in self._logged:
+            latest = self.client.get_run(run).data.to_proto().metrics  # of each, the last step
+            self._logged[run] = {metric.key: metric.step for metric in latest}
+        return self._logged[run]
+
+    def _job_runs(self, job: Job) -> list[str]:
+        return [self._run(job, variant) for variant in (None, *self._variants(job))]
+
+    def _variants(self, job: Job) -> list[str]:
+        """The variants of a job whose runs these are."""
+        if self.trials is None:
+            return list(job.variants)
+        return [name for name, key in job.variant_keys.items() if key in self.trials]
+
+    def _run(self, job: Job, variant: str | None) -> str:
+        place = (job.key, variant or "")
+        if place in self._runs and self._runs[place] not in self._unsure:
+            return self._runs[place]
+        tags, settings = self._description(job, variant)
+        if place not in self._runs:
+            name = (
+                f"{tags.get('varied', variant)} seed {job.seed}" if variant else f"job {job.name}"
+            )
+            self._runs[place] = self._create(name, tags)
+        self._params(self._runs[place], settings)
+        self._unsure.discard(self._runs[place])
+        return self._runs[place]
+
+    def _description(self, job: Job, variant: str | None) -> tuple[dict[str, str], dict[str, Any]]:
+        """Tags and parameters of a run."""
+        tags = {
+            "mlflow.parentRunId": self.parent,
+            "bacl.key": job.key,
+            "bacl.dataset_digest": job.dataset_digest,
+            "bacl.stage": job.stage,
+            "bacl.seed": str(job.seed),
+        }
+        if job.parent:
+            tags["bacl.parent_key"] = job.parent
+            if parent := self._runs.get((job.parent, "")):
+                link = f"#/experiments/{self.experiment_id}/runs/{parent}"
+                tags["mlflow.note.content"] = f"starts from [stage 1]({link})"
+        settings: dict[str, Any] = {
+            "seed": job.seed,
+            "recipe": job.recipe.model_dump(mode="json"),
+        }
+        if variant:
+            tags["bacl.variant"] = variant
+            settings["variant"] = job.variants[variant].model_dump(mode="json")
+        else:
+            settings["resources"] = job.resources.model_dump(mode="json")
+        varied = (self.trials or {}).get(job.variant_keys[variant], {}) if variant else {}
+        if varied:
+            settings["varied"] = varied
+            tags["varied"] = ", ".join(f"{field}={value}" for field, value in varied.items())
+        return tags, settings
+
+    def _create(self, name: str, tags: dict[str, str]) -> str:
+        commit = _git_commit()
+        if commit:
+            tags = tags | {"mlflow.source.git.commit": commit}
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+        self._logged[run.info.run_id] = {}
+        self._params_of[run.info.run_id] = set()
+        self._unsure.add(run.info.run_id)
+        self._open.add(run.info.run_id)
+        return run.info.run_id
+
+    def _params(self, run: str, settings: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        known = self._params_of[run]
+        params = [
+            Param(name, redacted(str(value))[:_LONGEST_PARAM])
+            for name, value in flatten(settings).items()
+            if name not in known  # a run that was found may lack some, and none may change
+        ]
+        for start in range(0, len(params), _PARAMS_A_CALL):
+            self.client.log_batch(run, params=params[start : start + _PARAMS_A_CALL])
+        known |= {param.key for param in params}
+
+    def _tag(self, run: str, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run, tags=[RunTag(k, v) for k, v in tags.items()])
+
+    def _log_once(self, run: str, metrics: Metrics) -> None:
+        from mlflow.entities import Metric
+
+        last = self._last_steps(run)
+        new = []
+        for name, value, step, at in metrics:
+            if step > last.get(name, -1):
+                last[name] = step
+                new.append(Metric(name, value, at, step))
+        # a call that is still being carried out while it is repeated has the same times, and MLflow
+        # stores no metric twice that is equal in all
+        for start in range(0, len(new), _METRICS_A_CALL):
+            self.client.log_batch(run, metrics=new[start : start + _METRICS_A_CALL])
+
+    def _table(self, run: str, path: Path) -> None:
+        """Log a CSV file as MLflow's `log_table` does, which would append when it is repeated."""
+        with path.open(newline="", encoding="utf-8") as file:
+            columns, *rows = csv.reader(file)
+        data = [
+            [_number(cell) if name in _NUMBERS else cell for name, cell in zip(columns, row)]
+            for row in rows
+        ]
+        self.client.log_dict(run, {"columns": columns, "data": data}, _TABLE)
+        tables = json.dumps([{"path": _TABLE, "type": "table"}])
+        self.client.set_tag(run, "mlflow.loggedArtifacts", tables)
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `a.b.c` to value; lists stay values."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: v for name, v in metrics.items() if isinstance(v, int | float)}
+
+
+def _number(cell: str) -> float | None:
+    return float(cell) if cell else None
+
+
+@functools.cache
+def _git_commit() -> str | None:
+    """The commit of the source tree that runs, if it runs from one."""
+    command = ["git", "-C", str(Path(bacl.__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=False, encoding="utf-8"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,305 @@
+"""MLflow tracking, by the driver alone: one writer, so SQLite is safe; no job waits for it.
+
+The driver says what happens; a thread of its own tells MLflow, in order, and again where a server
+is away, busy or locked. What is not told yet is on disk: see `outbox`.
+"""
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bacl.errors import RunError, UsageError
+from bacl_platform.plan.planner import Job, Plan
+from bacl_platform.redaction import redacted
+from bacl_platform.store.store import Store
+from bacl_platform.tracking.mlflow_runs import Runs
+from bacl_platform.tracking.outbox import Event, Outbox
+
+FIRST_CONTACT = 60
+"""Seconds that a run's start waits to hear from MLflow; making a new database takes some."""
+PATIENCE = 120
+"""Seconds that a run's end waits for a server that is away."""
+PATIENCE_OF_THE_STOPPED = 5
+"""The same after Ctrl-C."""
+GATHERING = 1.0
+"""Seconds between calls that log metrics: fewer and larger ones cost server and driver less."""
+LONGEST_PAUSE = 10.0
+"""Seconds between attempts to reach a server that is away."""
+ATTEMPTS = 100
+"""Times that a server which answers otherwise may fail to carry out one call: a quarter of an hour,
+after which it is taken for the call's fault."""
+_URI = "MLFLOW_TRACKING_URI"
+
+
+class Tracking:
+    """The MLflow runs of one plan, or of one sweep: takes what happens, and returns at once.
+
+    Making one waits for the first contact. A server that is away then or later costs a warning.
+
+    Args:
+        name: of the MLflow experiment and of the parent run.
+        digest: which the parent run is found again by.
+        settings: the parent run's parameters.
+        trials: of a sweep, the values of its trials in short, by the key of their variant; other
+            variants of its jobs are other sweeps' and not tracked here.
+        say: takes a sentence for the user.
+        patience: seconds that the end waits for a server that is away.
+
+    Raises:
+        RunError: the tracking server refuses, or is none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        settings: dict[str, Any],
+        store: Store,
+        trials: dict[str, dict[str, str]] | None = None,
+        say: Callable[[str], None] | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # what fails is told here
+        # so that one call takes seconds, not minutes: it is repeated by the thread
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints passwords as well
+        uri = tracking_uri(store)
+        self.where, self.patience, self._say = redacted(uri), patience, say or _print
+        self._variable = f"{_URI}=" if os.environ.get(_URI) else ""
+        self.runs = Runs(uri, name, digest, settings, store, trials)
+        self.outbox = Outbox(store.root / ".tracking", digest)
+        self._away = False
+        self._refusals: list[str] = []
+        """Why the first contact came to nothing."""
+        self._told: set[str] = set()
+        self._answered = threading.Event()
+        self._closing = threading.Event()
+        self._success = 0.0
+        self.outbox.put(Event("open"))
+        self._thread = threading.Thread(target=self._send, name="mlflow", daemon=True)
+        self._thread.start()
+        self._answered.wait(FIRST_CONTACT)
+        if self._refusals:
+            self._thread.join()
+            self.outbox.release()
+            raise RunError(self._refusals[0])
+
+    @classmethod
+    def of_plan(cls, plan: Plan, store: Store) -> "Tracking":
+        """The runs of an experiment's plan."""
+        experiment = plan.experiment
+        return cls(experiment.name, plan.digest, experiment.model_dump(mode="json"), store)
+
+    def add_trials(self, trials: dict[str, dict[str, str]]) -> None:
+        """More trials of the sweep, as a search proposes them."""
+        assert self.runs.trials is not None
+        self.runs.trials |= trials
+
+    def start(self, job: Job) -> None:
+        """A job begins to train, or goes on."""
+        self.outbox.put(Event("start", job))
+
+    def log(self, job: Job, rows: list[dict[str, Any]]) -> None:
+        """Metrics by step, as rows of `scalars.jsonl`; steps logged before are skipped."""
+        self.outbox.put(Event("log", job, rows))
+
+    def finish(self, job: Job, cached: bool) -> None:
+        """A job is in the store; cached: it was before, and MLflow may have it already."""
+        self.outbox.put(Event("finish", job, cached))
+
+    def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None:
+        """A job, or of one that goes on some variants, ended without a result."""
+        chosen = None if variants is None else list(variants)
+        self.outbox.put(Event("fail", job, [sentence, chosen]))
+
+    def __enter__(self) -> "Tracking":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Tell the rest and how it ended, for as long as the server takes it.
+
+        What it does not take stays for the same command, and is no failure of the run.
+        """
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        status = "KILLED" if stopped else "FAILED" if kind else "FINISHED"
+        if stopped:
+            self.patience = min(self.patience, PATIENCE_OF_THE_STOPPED)
+        self.outbox.put(Event("end", content=status))
+        self.outbox.close()
+        self._success = time.monotonic()
+        self._closing.set()
+        if self._away:
+            self._say(
+                f"waiting up to {self.patience:.0f} s for MLflow at {self.where}, which is away"
+            )
+        self._thread.join()
+        if left := self.outbox.release():
+            self._say(
+                f"MLflow at {self.where} has not been told all ({left} messages left): it is kept "
+                "in the store, the same command sends it later"
+            )
+
+    def _send(self) -> None:
+        while events := self.outbox.oldest():
+            if not self._deliver(events):
+                return
+            if events[0].kind == "log":
+                self._closing.wait(GATHERING)
+
+    def _deliver(self, events: list[Event]) -> bool:
+        """Tell events until that works or makes no sense; whether to go on with the next."""
+        pause, failures = 0.1, 0
+        while True:
+            connected = False
+            try:
+                with self.runs.turn():
+                    self.runs.connect()
+                    connected = True
+                    if events[0].kind != "open":
+                        self.runs.tell(events)
+            except Exception as error:  # of MLflow, its HTTP client or a client of its artifacts
+                self.runs.forget()
+                failures += connected
+                reason = str(error).split("[SQL:")[0]  # what comes after holds all rows
+                sentence = redacted(" ".join(reason.split()))[:500]
+                if not passes(error) or failures >= ATTEMPTS:
+                    if not self._answered.is_set():
+                        self._refusals.append(
+                            f"{self._variable}{self.where}: expected an MLflow tracking store "
+                            f"that takes runs: {sentence.rstrip('.')}"
+                        )
+                        self._answered.set()
+                        return False
+                    self._say_once(f"MLflow at {self.where} refused what it was told: {sentence}")
+                    if refuses_us(error):  # what comes next as well; it stays for the same command
+                        return False
+                    break
+                if not connected or failures > 3:
+                    self._lost(sentence)
+                self._answered.set()
+                if self._given_up():
+                    return False
+                # the end of a run is not slept through, and then does not wait long for its turn
+                self._closing.wait(pause)
+                if self._closing.is_set():
+                    time.sleep(min(pause, 1))
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                if self._away:
+                    self._away = False
+                    self._say(f"MLflow at {self.where} is back")
+                break
+        self._success = time.monotonic()
+        self.outbox.told(events)
+        self._answered.set()
+        return True
+
+    def _lost(self, sentence: str) -> None:
+        if not self._away:
+            self._away = True
+            self._say(
+                f"warning: MLflow at {self.where} cannot be reached; the run goes on, what there "
+                f"is to tell is kept and sent later ({sentence})"
+            )
+
+    def _given_up(self) -> bool:
+        return self._closing.is_set() and time.monotonic() - self._success > self.patience
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._say(sentence)
+
+
+def _print(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def passes(error: Exception) -> bool:
+    """Whether a call that failed so may succeed later: the server is away, busy or locked."""
+    import requests
+    from mlflow.exceptions import MlflowException, RestException
+
+    if isinstance(error, MlflowException):
+        if type(error) not in (MlflowException, RestException):  # an address that is none
+            return False
+        if "unable to open database file" in str(error.message):
+            return False
+    elif not isinstance(error, requests.RequestException | ConnectionError | TimeoutError):
+        return False
+    status = _status(error)
+    return status is None or status >= 500 or status == 429
+
+
+def refuses_us(error: Exception) -> bool:
+    """Whether a server does not let this user in."""
+    return _status(error) in (401, 403)
+
+
+def _status(error: Exception) -> int | None:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code()
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def tracking_uri(store: Store) -> str:
+    """Where runs are tracked: MLFLOW_TRACKING_URI, else a SQLite file in the store."""
+    store.root.mkdir(parents=True, exist_ok=True)
+    return os.environ.get(_URI) or sqlite_uri(store.root / "mlflow.db")
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of an SQLite file as MLflow takes it, whatever characters its path has.
+
+    Raises UsageError where the installed SQLAlchemy has no address for it.
+    """
+    from sqlalchemy import URL, make_url
+
+    # named with its driver: without, MLflow also makes the folder that the quoted path would name
+    uri = URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
+    if make_url(uri).database != str(path):  # before 2.1 it quotes nothing
+        raise UsageError(
+            f"{path}: expected a path without `?` for MLflow's database, unless SQLAlchemy is 2.1 "
+            "or newer: choose another --store"
+        )
+    return uri
+
+
+def serve(store: Store, port: int) -> NoReturn:
+    """Become MLflow's server, on this machine's loopback, until stopped.
+
+    Raises UsageError where the port is taken, naming a free one, or where another server tracks.
+    """
+    uri = tracking_uri(store)
+    if uri.startswith(("http://", "https://")):
+        raise UsageError(
+            f"runs are tracked by the server at {redacted(uri)} ({_URI}): open it there"
+        )
+    if not _is_free(port):
+        free = next((p for p in range(port + 1, port + 100) if _is_free(p)), 0)
+        raise UsageError(f"port {port} is in use: try `bacl ui --port {free}`")
+    print(f"http://127.0.0.1:{port} in a moment (stop with Ctrl-C)", flush=True)
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # jobs of language models
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # other users see arguments, with passwords
+    arguments = ["--host", "127.0.0.1", "--port", str(port)]
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    os.execv(sys.executable, [*mlflow, *arguments])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Training of one job, on each of its ranks."""

@@ -1,0 +1,67 @@
+"""Which checkpoints of a job stay: the newest while it trains, the chosen ones for good."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from bacl_platform.plan.planner import Job, owner
+from bacl_platform.store.store import CHECKPOINTS, SCALARS, broken, checkpoints, newest
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The rule of a job's recipe (`keep_last`, `keep_every`, `keep_best`).
+
+    What `keep_last` keeps lets an interrupted job go on, and goes when the job is finished; the
+    others are published with its entry.
+    """
+
+    job: Job
+    work: Path
+    """Its folder, where it logs and has its checkpoints."""
+
+    def kept(self, steps: Collection[int]) -> set[int]:
+        """Of the steps of all checkpoints, those that stay for now."""
+        return newest(steps, self.job.recipe.keep_last) | self.lasting(steps)
+
+    def lasting(self, steps: Collection[int]) -> set[int]:
+        """Of the steps of all checkpoints, those that stay for good."""
+        recipe = self.job.recipe
+        kept = {step for step in steps if recipe.keep_every and step % recipe.keep_every == 0}
+        if recipe.keep_best:
+            scores = {step: ap for step, ap in self._scores().items() if step in steps}
+            if scores:
+                kept.add(max(scores, key=lambda step: (scores[step], -step)))
+        return kept
+
+    def _scores(self) -> dict[int, float]:
+        """AP of every evaluation so far, the mean over the variants that were evaluated."""
+        path = self.work / SCALARS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        found: dict[int, float] = {}
+        for line in lines:
+            row = json.loads(line)
+            names = [name for name in row if owner(name, self.job)[1] == "AP"]
+            if names:
+                found[row["step"]] = sum(row[name] for name in names) / len(names)
+        return found
+
+    def save_lasting(self, folder: Path) -> None:
+        """Put the checkpoints that stay for good into a folder, those that are whole."""
+        shutil.rmtree(folder, ignore_errors=True)
+        there = dict(checkpoints(self.work / CHECKPOINTS))
+        for step in self.lasting(there.keys()):
+            if broken(there[step]) is None:
+                shutil.copytree(there[step], folder / there[step].name, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file: the work keeps its own until the entry is published."""
+    with contextlib.suppress(OSError):  # not every file system has them
+        os.link(source, target)
+        return
+    shutil.copyfile(source, target)

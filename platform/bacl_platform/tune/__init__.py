@@ -1,0 +1,1 @@
+"""Sweeps: which trials train, go on or stop, on Ray Tune."""

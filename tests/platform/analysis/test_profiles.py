@@ -1,0 +1,118 @@
+"""What a report finds behind the AP, and how it tells it."""
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bacl.errors import UsageError
+from bacl.evaluation import Detections
+from bacl_platform.analysis import profiles
+from bacl_platform.analysis.matching import RECALLS
+from bacl_platform.analysis.mistakes import KINDS
+from bacl_platform.report import findings
+from bacl_platform.report.experiment_report import collect
+
+QUIET = Console(quiet=True)
+APS = {
+    ("features", 0): 0.0,
+    ("features", 1): 0.0,
+    ("bacl", 0): 1.0,
+    ("bacl", 1): 0.6,
+    ("softmax", 0): 0.4,
+    ("softmax", 1): 0.4,
+}
+
+
+@pytest.fixture
+def study(planned, store, fill):
+    plan = planned("seeds=[0, 1]")
+    fill(plan.jobs, APS)
+    return collect(plan, store, "")
+
+
+@pytest.fixture
+def analysed(study):
+    return profiles.analyse(study, QUIET)
+
+
+def test_curves_are_the_evaluators_ap50_as_means_over_seeds(study, prepared, analysed):
+    evaluator = profiles.evaluator_of(prepared)
+    for name, profile in analysed.profiles.items():
+        results = [
+            evaluator.evaluate(Detections.read(result.folder / "detections.parquet"))
+            for result in study.of(name)
+        ]
+        expected = np.mean([result.metrics["AP50"] for result in results])
+        known = np.concatenate(list(analysed.members.values()))
+        assert profile.precision[known].mean() == pytest.approx(expected)
+
+
+def test_groups_hold_the_categories_that_have_boxes(prepared, analysed):
+    assert list(analysed.members) == ["r", "c", "f"]
+    for group, labels in analysed.members.items():
+        assert {prepared.categories[label].frequency for label in labels} == {group}
+    counts = [prepared.categories[label].image_count for label in analysed.order]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_all_errors_are_wrong_names_where_all_boxes_are_hit(analysed):
+    gain = analysed.profiles["features"].gain
+    named = list(KINDS).index("Cls")
+    known = np.concatenate(list(analysed.members.values()))
+    assert np.nanmax(np.abs(np.delete(gain, named, axis=0))) == 0
+    # every detection names the next category: mended, all boxes are found of which that is judged
+    judged = analysed.profiles["features"].confusion.judged
+    for label in known:
+        recall = judged[label, (label + 1) % len(judged)] / judged[label, label]
+        assert gain[named, label] == pytest.approx((recall >= RECALLS).sum() / len(RECALLS))
+
+
+def test_perfect_seed_has_no_error(study, prepared):
+    matched, boxes = profiles.match_result(profiles.evaluator_of(prepared), study.of("bacl")[0])
+    assert matched.right[0].all() and (matched.found > 0)[matched.truth.counted].all()
+    assert len(boxes) == len(matched.found)
+
+
+def test_confusions_are_counted_over_seeds(analysed):
+    softmax = analysed.profiles["softmax"].confusion
+    total = np.bincount(analysed.truth.label, minlength=len(analysed.order))
+    np.testing.assert_array_equal(softmax.judged.diagonal(), 2 * total)
+    # of either seed, each category's boxes beyond the first 40 percent go to the next
+    np.testing.assert_array_equal(
+        softmax.counts[:, :-1].diagonal(), 2 * np.ceil(0.4 * total).astype(int)
+    )
+
+
+def test_mistaken_pairs_go_from_rarer_to_more_frequent_groups(prepared, analysed):
+    pairs = profiles.mistaken(analysed, ["bacl", "softmax"], 100)
+    rank = {"r": 0, "c": 1, "f": 2}
+    groups = [(prepared.categories[p.tail], prepared.categories[p.head]) for p in pairs]
+    assert groups and all(rank[tail.frequency] < rank[head.frequency] for tail, head in groups)
+    most = [max(called for called, _ in pair.told.values()) for pair in pairs]
+    assert most == sorted(most, reverse=True) and min(most) > 0
+    assert set(pairs[0].told) == {"bacl", "softmax"}
+    assert len(profiles.mistaken(analysed, ["softmax"], 1)) == 1
+
+
+def test_sections_name_confusions_and_show_images(study, prepared, analysed):
+    lost, confused, differing = findings.sections(study, analysed, None, 0.3, 2)
+    files = [picture.file for picture in lost.pictures]
+    assert files == ["precision_recall.png", "errors.png", "confusion.png"]
+    (table,) = confused.tables
+    assert table.head[:2] == ["head ← tail", "training images"]
+    head, tail = table.body[0][0].split(" ← ")
+    counts = {category.name: category.image_count for category in prepared.categories}
+    assert counts[head] > counts[tail]
+    assert table.body[0][1] == f"{counts[head]} ← {counts[tail]}"
+    assert [picture.file for picture in differing.pictures] == ["scene_1.png", "scene_2.png"]
+    assert "softmax, bacl, features" in differing.paragraphs[0]
+
+
+def test_no_images_are_drawn_where_none_are_asked_for(study, analysed):
+    titles = [section.title for section in findings.sections(study, analysed, None, 0.3, 0)]
+    assert titles == ["Where the AP is lost", "Top confusions, head ← tail"]
+
+
+def test_unknown_variant_to_draw_is_told(study, analysed):
+    with pytest.raises(UsageError, match="among features, bacl, softmax, got nobody"):
+        findings.sections(study, analysed, ["bacl", "nobody"], 0.3, 2)

@@ -1,0 +1,72 @@
+"""Of jobs that run, those that wait for room, as Ray knows it."""
+
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from bacl_platform.run import driver
+from bacl_platform.run.placement import groups_of
+
+
+class Told:
+    """Progress that only remembers who waits."""
+
+    def __init__(self):
+        self.waits = []
+
+    def wait(self, job, text):
+        self.waits.append((job.name, text))
+
+    def say(self, text):
+        pass
+
+
+@pytest.fixture
+def jobs(planned, store, monkeypatch):
+    """Two jobs that ask for the same and run, and whose groups Ray has `pending`."""
+    both = [job for job in planned("seeds=[0, 1]").jobs if job.stage == "features"]
+    remote = SimpleNamespace(remote=lambda *_: None)
+    monkeypatch.setattr(driver, "beside_driver", dict)
+    monkeypatch.setattr(ray, "remote", lambda _: SimpleNamespace(options=lambda **_: remote))
+    made = driver.Jobs(store, [], Told(), wire=object())
+    made._jobs = {job.key: job for job in both}
+    made.running = dict.fromkeys(made._jobs)
+    made.pending = []
+    monkeypatch.setattr(driver, "pending_groups", lambda: list(made.pending))
+    monkeypatch.setattr(ray, "available_resources", dict)
+    return made
+
+
+def look_twice(jobs):
+    jobs.progress.waits = []
+    for _ in range(2):
+        jobs._look_who_waits()
+    return jobs.progress.waits
+
+
+def test_job_waits_whose_group_has_no_place(jobs):
+    first, second = jobs._jobs.values()
+    jobs.pending = [groups_of(second.resources)]
+    assert look_twice(jobs) == []  # one of the two has its place and has not said so
+    jobs._told("placed", first, None)
+    assert look_twice(jobs) == [(second.name, "waiting for 1 CPU, 0 free")]
+    jobs._told("trouble", first, "worker 0 stopped")
+    jobs.pending *= 2
+    assert {name for name, _ in look_twice(jobs)} == {first.name, second.name}
+
+
+def test_job_whose_parent_runs_waits_for_nothing_else(jobs):
+    first, second = jobs._jobs.values()
+    child = second.model_copy(update={"parent": first.key})
+    jobs._jobs[second.key] = child
+    jobs.pending = [groups_of(first.resources)]
+    assert {name for name, _ in look_twice(jobs)} == {first.name}
+
+
+def test_short_wait_is_not_told(jobs):
+    jobs.pending = [groups_of(job.resources) for job in jobs._jobs.values()]
+    jobs._look_who_waits()
+    jobs.pending = []
+    jobs._look_who_waits()
+    assert jobs.progress.waits == []

@@ -1,0 +1,206 @@
+"""`bacl report --paper` of experiments: our numbers beside those that the paper prints."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bacl.datasets.annotations import Category, prepare
+from bacl.errors import UsageError
+from bacl_platform.cli.main import app
+from bacl_platform.plan.planner import make_plan
+from bacl_platform.report import sweep_report
+from bacl_platform.report.experiment_report import collect
+from bacl_platform.spec.experiment import ClassifierStage, Paper, load, variants_of
+from bacl_platform.spec.paper_table import published
+
+PAPER = """
+tables:
+  III:
+    title: margin
+    rows:
+      - {trial: {alpha: 0}, points: {AP: 27.2}}
+  XIII:
+    title: the field
+    rows:
+      - {column: v0.5 R50, variant: softmax, points: {AP: 22.0, AP_r: 4.0}}
+      - {column: v0.5 R50, variant: loce, points: {AP: 26.7, AP_r: 18.3}}
+      - {column: v0.5 R50, variant: bacl, points: {AP: 27.8, AP_r: 20.1}}
+      - {column: v1.0 R50, variant: bacl, points: {AP: 26.1, AP_r: 16.0}}
+"""
+NAMED = "paper={file: paper.yaml, table: XIII, column: v0.5 R50}"
+THREE = "seeds=[0, 1, 2]"
+APS = {
+    (name, seed): ap * (seed + 1)
+    for name, ap in {"features": 0.04, "bacl": 0.1, "softmax": 0.12}.items()
+    for seed in (0, 1, 2)
+}
+
+
+@pytest.fixture
+def file(tiny):
+    (tiny.parent / "paper.yaml").write_text(PAPER)
+    return tiny
+
+
+@pytest.fixture
+def beside(file, planned, store, fill):
+    """The table of the tiny experiment's first jobs, as many as are asked for."""
+
+    def made(jobs=None):
+        plan = planned(THREE, NAMED)
+        fill(plan.jobs[:jobs], APS)
+        return sweep_report.beside_paper(collect(plan, store, ""), file)
+
+    return made
+
+
+def test_variants_are_beside_the_papers_rows_in_its_order(beside):
+    table = beside()
+    head, lines = sweep_report.cells_of(table)
+    assert table.title == "Table XIII, v0.5 R50: the field"
+    of_metric = [("AP", "paper", "difference"), ("AP_r", "paper", "difference")]
+    assert head == ["variant", "seeds", *of_metric[0], *of_metric[1], "state"]
+    # over the seeds 10, 20, 30: of 27 resamples one has mean 10 and one mean 30, 3.7 % each
+    bacl = ["20.0 ± 10.0 [10.0, 30.0]", "27.8", "-7.8", "5.0 ± 2.5 [2.5, 7.5]", "20.1", "-15.1"]
+    softmax = ["24.0 ± 12.0 [12.0, 36.0]", "22.0", "+2.0", "6.0 ± 3.0 [3.0, 9.0]", "4.0", "+2.0"]
+    features = ["8.0 ± 4.0 [4.0, 12.0]", "-", "-", "2.0 ± 1.0 [1.0, 3.0]", "-", "-"]
+    assert lines == [
+        ["softmax", "3", *softmax, "done"],
+        ["loce", "0", "-", "26.7", "-", "-", "18.3", "-", "-"],
+        ["bacl", "3", *bacl, "done"],
+        ["features", "3", *features, "done"],
+    ]
+
+
+def test_what_is_not_finished_is_told(beside):
+    rows = {row.varied["variant"]: row for row in beside(4).rows}  # seed 2 lacks both stages
+    assert rows["bacl"].state == rows["features"].state == "1 to run"
+    assert rows["bacl"].found["AP"] == pytest.approx([10, 20])
+
+
+@pytest.mark.parametrize(
+    ("named", "problem"),
+    [
+        (None, r"paper: expected the table to compare with \(file and table\), got nothing"),
+        ({"table": "XX"}, r"paper.table: expected one of paper.yaml's \(III, XIII\), got 'XX'"),
+        ({"table": "III"}, "paper.table: expected a table whose rows are by variant, got 'III'"),
+        (
+            {"table": "XIII"},
+            r"paper.column: expected one of the table's \(v0.5 R50, v1.0 R50\), got nothing",
+        ),
+        ({"table": "XIII", "column": "v2"}, r"paper.column: expected one of .*, got 'v2'"),
+        ({"table": "III", "column": "v2"}, "paper.column: expected none, which .*, got 'v2'"),
+    ],
+)
+def test_table_that_is_not_there_is_told_in_a_sentence(file, named, problem):
+    source = named and Paper(file="paper.yaml", **named)
+    with pytest.raises(UsageError, match=f"tiny.yaml: {problem}"):
+        published(source, file, "variant")
+
+
+def test_command_writes_all_forms_and_shows_markdown(file, planned, store, fill):
+    fill(planned(THREE, NAMED).jobs, APS)
+    words = ["report", file, "--store", store.root, "--set", THREE, "--set", NAMED, "--quick"]
+    words = [*map(str, words), "--paper"]
+    run = CliRunner().invoke(app, words)
+    assert run.exit_code == 0, run.output
+    row = "| bacl | 3 | 20.0 ± 10.0 [10.0, 30.0] | 27.8 | -7.8 |"
+    assert row in run.output
+    folder = store.root / "reports/tiny"
+    assert (folder / "report.html").is_file()
+    assert row in (folder / "table.md").read_text()
+    assert r"20.0 $\pm$ 10.0 [10.0, 30.0] & 27.8 & -7.8 &" in (folder / "table.tex").read_text()
+    assert "<td>27.8</td><td>-7.8</td>" in (folder / "table.html").read_text()
+    lines = list(csv.reader((folder / "table.csv").read_text().splitlines()))
+    assert lines[3][:5] == ["bacl", "3", "20.0 ± 10.0 [10.0, 30.0]", "27.8", "-7.8"]
+    run = CliRunner().invoke(app, [*words, "--json"])
+    rows = json.loads(run.stdout)["paper"]
+    assert rows[2]["varied"] == {"variant": "bacl"}
+    assert rows[2]["paper"] == {"AP": 27.8, "AP_r": 20.1}
+    assert rows[2]["points"]["AP"] == pytest.approx([10, 20, 30])
+
+
+def test_command_without_a_table_fails_in_a_sentence(file, planned, store, fill):
+    fill(planned().jobs, APS)
+    run = CliRunner().invoke(app, ["report", str(file), "--store", str(store.root), "--paper"])
+    assert run.exit_code == 2
+    assert run.stderr.startswith(f"error: {file}: paper: expected the table to compare with")
+
+
+FOLDER = Path(__file__).parents[3] / "experiments"
+TABLES = sorted(FOLDER.glob("*/*table13*.yaml"))
+FOREST = {"forest_rcnn"}
+"""On LVIS in files of its own: it needs trees that a stage of the table gives."""
+
+
+def long_tailed(prepared, categories):
+    """A dataset of as many categories with the counts of a long tail, three of them LVIS's."""
+    counts = np.geomspace(3000, 1, categories).astype(int).tolist()
+    made = [
+        Category(
+            id=number,
+            name=f"c{number}",
+            frequency="r" if count <= 10 else "c" if count <= 100 else "f",
+            image_count=count,
+            instance_count=count,
+        )
+        for number, count in enumerate(counts, start=1)
+    ]
+    return prepared.model_copy(update={"categories": made})
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_table_13_is_planned_and_has_the_papers_rows(
+    path, prepared, datasets, store, monkeypatch
+):
+    monkeypatch.setenv("BACL_DATA", "/data")
+    experiment = load(path)
+    embedded = path.parent.name == "embedded"
+    data = prepare(experiment.dataset, datasets) if embedded else long_tailed(prepared, 1203)
+    plan = make_plan(experiment, data, store)
+    assert len(plan.jobs) == len(experiment.stages) * len(experiment.seeds)
+    _, rows = published(experiment.paper, path, "variant")
+    names = {n for name, s in experiment.stages.items() for n in variants_of(name, s)}
+    missing = {name for name, _ in rows} - names
+    assert missing == (set() if embedded else FOREST & {name for name, _ in rows})
+    methods = {"v0.5_table13_r50": 19, "v1.0_table13_r101": 17, "table13": 20}
+    assert len(rows) - len(missing) == methods.get(path.stem, 18)
+    decoupled = [s for s in experiment.stages.values() if isinstance(s, ClassifierStage)]
+    if not embedded:
+        backbone = "resnet101" if path.stem.endswith("r101") else "resnet50"
+        assert experiment.detector.backbone == backbone
+        assert experiment.detector.weights == "torchvision"
+        rest = {name for stage in decoupled for name in stage.variants}
+        assert rest == {"bacl", "loce", "bags", "acsl", "disalign", "simcal"}
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_forests_row_is_planned_once_its_trees_are_there(
+    depth, prepared, store, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BACL_DATA", "/data")
+    path = FOLDER / "lvis" / f"v0.5_forest_r{depth}.yaml"
+    data = long_tailed(prepared, 1203)
+    trees = tmp_path / "trees.json"
+    override = [f"stages.forest_rcnn.classifier.trees={trees}"]
+    with pytest.raises(UsageError, match=r"trees\.json.*bacl trees"):
+        make_plan(load(path, override), data, store)
+    names = [category.name for category in data.categories]
+    trees.write_text(json.dumps({"categories": names, "trees": {"visual": [0] * 1203}}))
+    plan = make_plan(load(path, override), data, store)
+    assert "forest_rcnn" in {variant for job in plan.jobs for variant in job.variants}
+    assert plan.experiment.detector.backbone == f"resnet{depth}"
+    assert load(path).stages["forest_rcnn"].classifier.trees == str(
+        FOLDER / "lvis" / f"v0.5_trees_r{depth}.json"
+    )
+
+
+def test_there_is_a_table_13_for_each_column_of_the_paper(monkeypatch):
+    monkeypatch.setenv("BACL_DATA", "/data")
+    named = {load(path).paper.column: path for path in TABLES if path.parent.name == "lvis"}
+    assert set(named) == {"v0.5 R50", "v0.5 R101", "v1.0 R50", "v1.0 R101"}
+    assert all(path.stem.startswith(column[:4]) for column, path in named.items())

@@ -1,0 +1,175 @@
+"""Sweeps on a local Ray: fused, proposed, stopped early, killed and run again."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+from mlflow import MlflowClient
+
+from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
+from bacl_platform.report import sweep_report
+from bacl_platform.store.store import newest_step
+from bacl_platform.tune.sweeps import Board, Notes
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+
+HEAD = """
+name: {name}
+base: tiny.yaml
+stage: heads
+variant: bacl
+"""
+
+
+@contextmanager
+def bacl_sweep(store, *files, options=()):
+    """`bacl sweep` as a user starts it, killed at the end if it still runs."""
+    command = [sys.executable, "-c", "from bacl_platform.cli.main import main; main()", "sweep"]
+    process = subprocess.Popen(
+        [*command, *map(str, files), "--store", str(store.root), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={name: v for name, v in os.environ.items() if name != "MLFLOW_TRACKING_URI"},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()  # the processes of a local Ray die with the driver that started them
+        process.wait()
+
+
+def output_of(store, *files, options=()):
+    with bacl_sweep(store, *files, options=options) as process:
+        output, _ = process.communicate(timeout=280)
+    return process.returncode, output
+
+
+def written(tiny, name, rest):
+    path = tiny.parent / f"{name}.yaml"
+    path.write_text(HEAD.format(name=name) + rest)
+    return path
+
+
+def planned(path, store):
+    file = SweepFile(path)
+    return plan_sweeps([file], [file.trials(store)], Preparation(store), store)[0]
+
+
+def children(store, sweep):
+    """The runs of a sweep's trials, by what varies."""
+    client = MlflowClient(f"sqlite:///{store.root}/mlflow.db")
+    experiment = client.get_experiment_by_name(sweep)
+    runs = client.search_runs([experiment.experiment_id])
+    return {run.data.tags["varied"]: run for run in runs if "varied" in run.data.tags}
+
+
+def test_killed_grid_of_two_sweeps_is_finished_by_the_same_command(tiny, store):
+    long = "fixed: {stages.heads.recipe.schedule.iterations: 60}\n"
+    one = written(tiny, "alphas", long + "space: {variant.alpha: [0, 0.5, 0.85]}\n")
+    two = written(tiny, "terms", long + "space: {variant.weight_term: [both, none]}\n")
+    heads = planned(one, store).jobs[-1]
+    with bacl_sweep(store, one, two) as process:
+        deadline = time.monotonic() + 200
+        while not any(
+            (newest_step(path / "checkpoints") or 0) >= 20
+            for path in (store.root / ".work").glob("*")
+            if path.is_dir()
+        ):
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    code, output = output_of(store, one, two)
+    assert code == 0, output
+    assert "goes on from step" in output and "features: started" not in output
+    assert output.count("heads: done") == 1  # both sweeps in one bank
+    runs = children(store, "alphas")
+    assert runs.keys() == {"alpha=0", "alpha=0.5", "alpha=0.85"}
+    assert len(children(store, "terms")) == 2
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+    assert runs["alpha=0.5"].data.params["varied.alpha"] == "0.5"
+    assert "stage 1" in runs["alpha=0.5"].data.tags["mlflow.note.content"]
+    rows = sweep_report.collect(planned(one, store), store, False).rows
+    assert [row.state for row in rows] == ["done"] * 3
+    assert store.complete(planned(one, store).jobs[-1].key) and not store.complete(heads.key)
+    started = time.monotonic()
+    code, output = output_of(store, one, two)
+    assert code == 0 and "nothing to do: 5 of 5 trials are in the store" in output
+    assert time.monotonic() - started < 60
+
+
+def test_proposed_trials_run_and_are_remembered(tiny, store):
+    path = written(
+        tiny,
+        "proposed",
+        "search: tpe\nsamples: 2\nspace:\n  variant.alpha: {uniform: [0, 1]}\n"
+        "  variant.hallucination: [null, {categories: 4}]\n",
+    )
+    code, output = output_of(store, path)
+    assert code == 0, output
+    rows = sweep_report.collect(planned(path, store), store, False).rows
+    assert [row.state for row in rows] == ["done", "done"]
+    assert len(children(store, "proposed")) == 2
+    code, output = output_of(store, path)
+    assert code == 0 and "heads: started" not in output, output  # the same proposals, in the store
+
+
+def test_asha_stops_trials_of_a_running_bank_and_a_failure_is_remembered(tiny, store):
+    path = written(
+        tiny,
+        "halved",
+        "fixed:\n  stages.heads.recipe.schedule.iterations: 60\n"
+        "  stages.heads.recipe.evaluate_every: 6\n"
+        "scheduler: {type: asha, reduction: 2}\nspace: {variant.alpha: [0, 0.25, 0.5, 1]}\n",
+    )
+    code, output = output_of(store, path)
+    assert code == 0, output
+    states = [row.state for row in sweep_report.collect(planned(path, store), store, False).rows]
+    assert states.count("done") >= 1 and states.count("1 stopped") >= 1
+    assert len(states) == states.count("done") + states.count("1 stopped")
+    code, output = output_of(store, path)
+    assert code == 0 and "nothing to do" in output, output
+
+    diverging = written(
+        tiny,
+        "diverging",
+        "space: {stages.heads.recipe.schedule.lr: [0.02, 1e30]}\n",
+    )
+    code, output = output_of(store, diverging)
+    assert code == 1 and "is not finite" in output
+    table = sweep_report.collect(planned(diverging, store), store, False)
+    assert [row.state for row in table.rows] == ["done", "1 failed"]
+    assert "is not finite" in children(store, "diverging")["lr=1e30"].data.tags["bacl.error"]
+    code, output = output_of(store, diverging)
+    assert code == 0 and "1 failed before: run them again with --retry-failed" in output, output
+    code, output = output_of(store, diverging, options=["--retry-failed"])
+    assert code == 1 and "is not finite" in output
+    assert json.loads((store.root / ".sweeps" / "diverging.failed.json").read_text())
+
+
+def test_abandoned_board_stops_no_variant_and_keeps_no_bank_waiting():
+    async def story():
+        board = Board([], ["cell"])
+        await board.abandon("the driver was stopped")
+        await board.stop("cell")
+        found = await asyncio.wait_for(board.verdict(["cell"], 1), 5)
+        return found, await board.stopped()
+
+    assert asyncio.run(story()) == ([], [])
+
+
+def test_note_of_a_trial_that_was_proposed_meanwhile_is_found_by_the_next_run(tiny, store):
+    space = "space: {variant.alpha: [%s]}\n"
+    before = planned(written(tiny, "noted", space % "0.1"), store)
+    after = planned(written(tiny, "noted", space % "0.1, 0.2"), store)
+    (proposed,) = [cell for cell in after.cells if cell.key not in {c.key for c in before.cells}]
+    told = {proposed.key: "stopped by the scheduler", "another sweep's": "stopped"}
+    Notes(before, store, "stopped", after.cells).write(told)
+    assert Notes(after, store, "stopped").read() == {proposed.key: told[proposed.key]}
