@@ -4,7 +4,6 @@ The configuration is saved with each job; anyone can run it again by hand with m
 """
 
 from collections.abc import Mapping
-from itertools import zip_longest
 from pathlib import Path
 from pprint import pformat
 from typing import Any
@@ -13,20 +12,8 @@ from bacl.datasets.annotations import Prepared
 from bacl.datasets.index import Index
 from bacl.detector.two_stage import POOLED, roi_head, two_stage
 from bacl.errors import UsageError
-from bacl.forest.trees import read_trees
-from bacl.method_settings import (
-    ACSL,
-    BAGS,
-    FASA,
-    LOCE,
-    PCB,
-    RIO,
-    TDE,
-    Forest,
-    SimCal,
-    Variant,
-)
-from bacl.settings import BACL, Detector, Recipe
+from bacl.method_settings import Variant
+from bacl.settings import Context, Detector, Recipe
 
 _PRECISION = {
     "float32": {"type": "OptimWrapper"},
@@ -278,85 +265,18 @@ def variant_options(
     batch: int,
 ) -> dict[str, Any]:
     """A variant's plain settings, with what it needs to know of the dataset, of which `images`
-    train, the detector and the stage's `total` iterations; of the latter shares become positions,
-    `bacl.draws`."""
-    options = settings.model_dump()
-    categories = prepared.categories
-    if isinstance(settings, BACL) and settings.hallucination is not None:
-        drawn = settings.hallucination.drawn(len(categories))
-        if drawn > len(categories):
-            raise UsageError(
-                f"variants.{name}.hallucination.categories: expected at most the dataset's "
-                f"{len(categories)} categories, got {drawn}"
-            )
-        options["hallucination"]["categories"] = drawn
-    if options.get("indicator") in ("image_frequency", "instance_frequency"):
-        options["category_counts"] = {
-            "image_counts": [category.image_count for category in categories],
-            "instance_counts": [category.instance_count for category in categories],
-        }
-    if settings.counted:
-        options["counts"] = _counts(name, settings, prepared, images)
-    if isinstance(settings, TDE) and detector.fc_channels % settings.heads:
-        raise UsageError(
-            f"variants.{name}.heads: expected a divisor of detector.fc_channels "
-            f"({detector.fc_channels}), got {settings.heads}"
-        )
-    if isinstance(settings, PCB):
-        options["start"] = round(settings.start * total) * batch
-    if isinstance(settings, PCB) and len(settings.passes) > 1:
-        options["refined"] = {
-            "channels": detector.neck_channels,
-            "places": POOLED**2,
-            "deltas": 4 if detector.type == "cascade_rcnn" else 4 * len(categories),
-        }
-    if isinstance(settings, SimCal):
-        options["pooled"] = detector.neck_channels * POOLED**2
-    if isinstance(settings, Forest):
-        options["trees"] = read_trees(settings.trees, [c.name for c in categories])
-    lacking = [category.name for category in categories if not category.instance_count]
-    if isinstance(settings, LOCE) and lacking:
-        raise UsageError(
-            f"variants.{name}: method loce replays every category: expected training instances of "
-            f"all, {', '.join(lacking[:5])}{' and others' if len(lacking) > 5 else ''} have none"
-        )
-    if isinstance(settings, LOCE | RIO):
-        options["batch"] = batch
-    if isinstance(settings, FASA):
-        options["epoch"] = -(-images // batch) * batch
-    return options
-
-
-def _counts(name: str, settings: Variant, prepared: Prepared, images: int) -> dict[str, Any]:
-    """What `bacl.methods.counts.Counts` holds; raises UsageError where the method cannot use it."""
-    categories, names = prepared.categories, prepared.groups.names
-    instances = [category.instance_count for category in categories]
-    place = f"variants.{name}: method {settings.method}"
-    if not any(instances):
-        raise UsageError(
-            f"{place} needs how many training instances each category has: expected some, the "
-            "dataset has none"
-        )
-    if isinstance(settings, ACSL) and len(settings.background_shares) != len(names):
-        raise UsageError(
-            f"{place}: background_shares: expected {len(names)}, one for each frequency group "
-            f"({', '.join(names)}), got {len(settings.background_shares)}"
-        )
-    if isinstance(settings, BAGS):
-        edges = [0, *settings.bounds]
-        for low, high in zip_longest(edges, edges[1:]):
-            if not any(low <= count and (high is None or count < high) for count in instances):
-                span = f"{low} or more" if high is None else f"{low} to {high - 1}"
-                raise UsageError(
-                    f"{place}: bounds {settings.bounds}: expected categories in every group, none "
-                    f"has {span} training instances"
-                )
-    return {
-        "images": [category.image_count for category in categories],
-        "instances": instances,
-        "groups": [names.index(category.frequency) for category in categories],
-        "total": images,
-    }
+    train, the detector and the stage's `total` iterations."""
+    context = Context(
+        place=f"variants.{name}",
+        categories=prepared.categories,
+        groups=prepared.groups.names,
+        detector=detector,
+        pooled=POOLED**2,
+        images=images,
+        iterations=total,
+        batch=batch,
+    )
+    return settings.options(context)
 
 
 def _warmup(iterations: int) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@
 Without torch, like `bacl.settings`. A method's parts are in `bacl/methods/`, by the same name.
 """
 
-from itertools import pairwise
-from typing import Annotated, ClassVar, Literal, get_args
+from itertools import pairwise, zip_longest
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from bacl import settings
-from bacl.settings import Method, meaning
+from bacl.errors import UsageError
+from bacl.settings import Context, Method, meaning
 
 
 class Tailed(Method):
@@ -148,6 +149,16 @@ class ACSL(Method):
         "from ImageNet's backbone, as BACL's row does, and clips nothing",
     )
 
+    def counts(self, context: Context) -> dict[str, Any]:
+        counts = super().counts(context)
+        if len(self.background_shares) != len(context.groups):
+            raise UsageError(
+                f"{context.place}: method acsl: background_shares: expected {len(context.groups)}, "
+                f"one for each frequency group ({', '.join(context.groups)}), got "
+                f"{len(self.background_shares)}"
+            )
+        return counts
+
 
 class BAGS(Method):
     """Balanced group softmax: categories of similar counts compete in a softmax of their own, each
@@ -176,6 +187,18 @@ class BAGS(Method):
         if any(low >= high for low, high in pairwise(self.bounds)):
             raise ValueError(f"bounds {self.bounds} do not rise")
         return self
+
+    def counts(self, context: Context) -> dict[str, Any]:
+        counts = super().counts(context)
+        edges = [0, *self.bounds]
+        for low, high in zip_longest(edges, edges[1:]):
+            if not any(low <= n and (high is None or n < high) for n in counts["instances"]):
+                span = f"{low} or more" if high is None else f"{low} to {high - 1}"
+                raise UsageError(
+                    f"{context.place}: method bags: bounds {self.bounds}: expected categories in "
+                    f"every group, none has {span} training instances"
+                )
+        return counts
 
 
 class DisAlign(Method):
@@ -249,6 +272,14 @@ class TDE(Method):
         "has one on each GPU",
     )
 
+    def options(self, context: Context) -> dict[str, Any]:
+        if (width := context.detector.fc_channels) % self.heads:
+            raise UsageError(
+                f"{context.place}.heads: expected a divisor of detector.fc_channels ({width}), got "
+                f"{self.heads}"
+            )
+        return super().options(context)
+
 
 class PCB(Method):
     """Pairwise class balance: towards the end of training, a sample's target is mixed with how
@@ -291,6 +322,18 @@ class PCB(Method):
     def end_to_end(self) -> bool:
         return len(self.passes) > 1
 
+    def options(self, context: Context) -> dict[str, Any]:
+        options = super().options(context)
+        options["start"] = round(self.start * context.iterations) * context.batch
+        if self.end_to_end:
+            cascade = context.detector.type == "cascade_rcnn"
+            options["refined"] = {
+                "channels": context.detector.neck_channels,
+                "places": context.pooled,
+                "deltas": 4 if cascade else 4 * len(context.categories),
+            }
+        return options
+
 
 class FASA(Method):
     """Feature augmentation and sampling adaptation: each category gets made features with a chance
@@ -326,6 +369,10 @@ class FASA(Method):
         "categories are drawn for each pair of images, which is a GPU's batch in the release",
     )
 
+    def options(self, context: Context) -> dict[str, Any]:
+        steps = -(-context.images // context.batch)
+        return {**super().options(context), "epoch": steps * context.batch}
+
 
 class SimCal(Method):
     """A copy of the whole box head is trained on samples that are balanced twice, images and RoIs,
@@ -348,6 +395,10 @@ class SimCal(Method):
         "each category is drawn once a round, not 16 with replacement a step",
         "a category's images are passed through in turn, not drawn each time",
     )
+
+    def options(self, context: Context) -> dict[str, Any]:
+        pooled = context.detector.neck_channels * context.pooled
+        return {**super().options(context), "pooled": pooled}
 
 
 class Forest(Method):
@@ -372,6 +423,12 @@ class Forest(Method):
         "hidden layers stand on the first shared FC; the second is the box regressor's alone where "
         "the whole detector trains",
     )
+
+    def options(self, context: Context) -> dict[str, Any]:
+        from bacl.forest.trees import read_trees
+
+        names = [category.name for category in context.categories]
+        return {**super().options(context), "trees": read_trees(self.trees, names)}
 
 
 class LOCE(Method):
@@ -401,6 +458,16 @@ class LOCE(Method):
         "the release trains 24 + 6 epochs, BACL's row 12 + 12; that is the stages' to say",
     )
 
+    def options(self, context: Context) -> dict[str, Any]:
+        lacking = [c.name for c in context.categories if not c.instance_count]
+        if lacking:
+            named = ", ".join(lacking[:5]) + (" and others" if len(lacking) > 5 else "")
+            raise UsageError(
+                f"{context.place}: method loce replays every category: expected training instances "
+                f"of all, {named} have none"
+            )
+        return {**super().options(context), "batch": context.batch}
+
 
 class RIO(Method):
     """Repeat sampling of images and objects: with a sample of a rare category its last features are
@@ -429,6 +496,9 @@ class RIO(Method):
         "sampler repeat_factor rounds an image's factor up or down at random; MMDetection rounds "
         "up, and whether an epoch of BACL's row is longer by that is unknown",
     )
+
+    def options(self, context: Context) -> dict[str, Any]:
+        return {**super().options(context), "batch": context.batch}
 
 
 Variant = Annotated[

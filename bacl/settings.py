@@ -5,10 +5,17 @@ reader, in `bacl.config` or the part it configures; defaults are the paper's (se
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bacl.errors import UsageError
+
+if TYPE_CHECKING:
+    from bacl.datasets.annotations import Category
 
 FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head*.shared_fcs")
 """What the classifier stage freezes, section III-A: the RoI feature extractor."""
@@ -278,12 +285,34 @@ class Recipe(Settings):
         return self
 
 
+@dataclass(frozen=True)
+class Context:
+    """What a method's parts can be told of the stage that they train in."""
+
+    place: str
+    """The variant's place in its stage, `variants.NAME`, for errors."""
+    categories: "Sequence[Category]"
+    """Of the dataset, in the order of labels."""
+    groups: Sequence[str]
+    """Names of the frequency groups, rarest first."""
+    detector: Detector
+    pooled: int
+    """Places of a RoI's pooled features, 7 x 7."""
+    images: int
+    """Training images that an epoch shows."""
+    iterations: int
+    """Of the whole stage."""
+    batch: int
+    """Images of an iteration, over all ranks; iterations times this are positions, `bacl.draws`."""
+
+
 class Method(Settings):
     """Base of a method's settings. Its docstring is the card's first lines, and those of its fields
     are the card's options."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
+    method: str
     source: ClassVar[str] = ""
     """Where the method is from."""
     equations: ClassVar[str] = ""
@@ -309,6 +338,38 @@ class Method(Settings):
     def end_to_end(self) -> bool:
         """Whether it changes what the box head sees, and so trains with the whole detector only."""
         return False
+
+    def options(self, context: Context) -> dict[str, Any]:
+        """What the method's parts are built with: these settings in plain values, and what the
+        parts need to know of the stage.
+
+        Raises:
+            UsageError: where the method cannot train in such a stage.
+        """
+        options = self.model_dump()
+        if self.counted:
+            options["counts"] = self.counts(context)
+        return options
+
+    def counts(self, context: Context) -> dict[str, Any]:
+        """What `bacl.methods.counts.Counts` holds.
+
+        Raises:
+            UsageError: where the method cannot train on such counts.
+        """
+        categories = context.categories
+        instances = [category.instance_count for category in categories]
+        if not any(instances):
+            raise UsageError(
+                f"{context.place}: method {self.method} needs how many training instances each "
+                "category has: expected some, the dataset has none"
+            )
+        return {
+            "images": [category.image_count for category in categories],
+            "instances": instances,
+            "groups": [context.groups.index(category.frequency) for category in categories],
+            "total": context.images,
+        }
 
 
 class Hallucination(Settings):
@@ -416,6 +477,15 @@ class FCBL(Method):
     gamma: float = Field(0.9, ge=0, lt=1)
     """Share of the old score in the moving average of indicator `mean_score`."""
 
+    def options(self, context: Context) -> dict[str, Any]:
+        options = super().options(context)
+        if self.indicator in ("image_frequency", "instance_frequency"):
+            options["category_counts"] = {
+                "image_counts": [category.image_count for category in context.categories],
+                "instance_counts": [category.instance_count for category in context.categories],
+            }
+        return options
+
 
 class BACL(FCBL):
     """FCBL with feature hallucination: the paper's method.
@@ -447,6 +517,19 @@ class BACL(FCBL):
         "made features may be negative, as in the release, though real ones come out of a ReLU",
     )
     hallucination: Hallucination | None = Hallucination()
+
+    def options(self, context: Context) -> dict[str, Any]:
+        options = super().options(context)
+        if self.hallucination is not None:
+            there = len(context.categories)
+            drawn = self.hallucination.drawn(there)
+            if drawn > there:
+                raise UsageError(
+                    f"{context.place}.hallucination.categories: expected at most the dataset's "
+                    f"{there} categories, got {drawn}"
+                )
+            options["hallucination"]["categories"] = drawn
+        return options
 
 
 CHANGEABLE = (
