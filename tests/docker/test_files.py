@@ -1,4 +1,4 @@
-"""What can be told of docker/ and of the examples in docs/ without running them."""
+"""What can be told of docker/, of examples in docs/ and of files that others read, unrun."""
 
 import re
 import shlex
@@ -19,6 +19,18 @@ TOOLS = {
         *("docker/compose.yaml", "docker/compose.gpu.yaml"),
     ],
     "shellcheck": ["shellcheck", "docs/slurm/bacl.sbatch", ".ci/run"],
+    "workflow schema": [
+        *("check-jsonschema", "--builtin-schema", "vendor.github-workflows"),
+        ".github/workflows/ci.yml",
+    ],
+    "issue form schema": [
+        *("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms"),
+        *(".github/ISSUE_TEMPLATE/wrong.yml", ".github/ISSUE_TEMPLATE/wish.yml"),
+    ],
+    "citation schema": [
+        *("check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff"),
+    ],
+    "pre-commit": ["pre-commit", "validate-config", ".pre-commit-config.yaml"],
 }
 
 
