@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import core_schema
 
 from bacl.errors import UsageError
 
@@ -21,10 +22,24 @@ FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head*.shared_fcs")
 """What the classifier stage freezes, section III-A: the RoI feature extractor."""
 
 
+_MODELS: list[type[BaseModel]] = []
+"""All settings, each after those that it is made of."""
+
+
 class Settings(BaseModel):
     """Base: unknown fields are errors, numbers are finite, values do not change once validated."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        _MODELS.append(cls)
+
+
+def rebuild() -> None:
+    """Have all settings take what has been registered since they were defined."""
+    for model in _MODELS:
+        model.model_rebuild(force=True)
 
 
 def meaning(words: str) -> Any:
@@ -430,7 +445,7 @@ class BCE(Method):
     open_points: ClassVar[tuple[str, ...]] = (_SAMPLES, _PRIOR)
 
 
-Indicator = Literal[
+INDICATORS = [
     "image_frequency",
     "instance_frequency",
     "instance_number",
@@ -439,6 +454,31 @@ Indicator = Literal[
     "confusion_matrix",
     "hard_confusion_matrix",
 ]
+"""Names of long-term indicators, Table II and Eq. (14)."""
+
+
+class _Registered:
+    """Pydantic's schema of `Indicator`."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        return core_schema.literal_schema(list(INDICATORS))
+
+
+Indicator = Annotated[str, _Registered]
+"""One of INDICATORS."""
+
+
+def register_indicator(name: str) -> None:
+    """Let experiments name an indicator of `bacl.indicators.INDICATORS` that is not BACL's own.
+
+    Raises:
+        UsageError: where there is one of that name.
+    """
+    if name in INDICATORS:
+        raise UsageError(f"indicator {name} is registered already: expected another name")
+    INDICATORS.append(name)
+    rebuild()
 
 
 class FCBL(Method):

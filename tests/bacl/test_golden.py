@@ -10,7 +10,7 @@ import pytest
 
 from bacl import result_versions
 from bacl.method_settings import METHODS
-from bacl.settings import Detector, Indicator, Recipe
+from bacl.settings import INDICATORS, Detector, Recipe
 from bacl.variants import Softmax
 
 
@@ -32,7 +32,7 @@ def test_every_part_has_a_case(found):
         "sampler": get_args(Recipe.model_fields["sampler"].annotation),
         "augmentation": get_args(Recipe.model_fields["augmentation"].annotation),
         "method": METHODS,
-        "indicator": get_args(Indicator),
+        "indicator": INDICATORS,
     }
     parts = {f"{kind}.{name}" for kind, names in kinds.items() for name in names}
     parts |= {"training", "evaluation", "resampling", "hallucination"}
