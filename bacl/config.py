@@ -3,7 +3,7 @@
 The configuration is saved with each job; anyone can run it again by hand with mmengine alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pprint import pformat
 from typing import Any
@@ -31,10 +31,12 @@ def stage_config(
     freeze: list[str],
     seed: int,
     workers: int,
+    imports: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The configuration of one stage's training with a bank of `variants` over `workers` ranks.
 
-    dataset_info: path of the prepared dataset's `dataset.json`. The caller adds where to work, how
+    dataset_info: path of the prepared dataset's `dataset.json`. imports: modules with methods and
+    indicators from outside, `bacl.extensions`. The caller adds where to work, how
     ranks are launched and the evaluator's `folder`.
     """
     schedule = recipe.schedule
@@ -50,7 +52,10 @@ def stage_config(
         )
     resampling = _resampling(recipe, prepared)
     return {
-        "custom_imports": {"imports": ["bacl.register"], "allow_failed_imports": False},
+        "custom_imports": {
+            "imports": ["bacl.register", *imports],
+            "allow_failed_imports": False,
+        },
         "default_scope": "mmdet",
         "model": {
             "type": "ResamplingDetector" if resampling else "BankDetector",
@@ -226,9 +231,11 @@ def weights_file(init_cfg: Mapping[str, Any]) -> str | None:
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without what does not change results: paths, loading, how ranks share.
 
-    Used for a job's key, which the dataset and a file of weights enter by their digests.
+    Used for a job's key, which the dataset, a file of weights and methods from outside enter by
+    their digests.
     """
     drop = {
+        "custom_imports",
         "ann_file",
         "annotations",
         "images",

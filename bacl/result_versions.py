@@ -1,13 +1,14 @@
 """Versions of results: which finished jobs a change of the code makes worthless.
 
-The key of a finished job holds the versions of the parts that it used (`parts_of`), and of no
+The key of a finished job holds the versions of the parts that it used (`versions_of`), and of no
 others. Any edit that leaves results as they are leaves keys as they are. Where results change on
 purpose, whoever changes them raises the part's version in `VERSIONS`; tests/bacl/test_golden.py
 fails until that is done.
 """
 
+from bacl.extensions import source_digest
 from bacl.method_settings import METHODS, Variant
-from bacl.settings import Detector, Recipe
+from bacl.settings import INDICATORS, Detector, Recipe
 
 VERSIONS: dict[str, int] = {}
 """By part; what is not here is at 1.
@@ -20,8 +21,11 @@ VERSIONS: dict[str, int] = {}
 """
 
 
-def parts_of(detector: Detector, recipe: Recipe, variant: Variant) -> list[str]:
-    """The parts on which a variant's results depend, those of its stage included."""
+def versions_of(detector: Detector, recipe: Recipe, variant: Variant) -> dict[str, int | str]:
+    """Versions of the parts on which a variant's results depend, those of its stage included.
+
+    The version of a method or an indicator from outside of BACL is the digest of its sources.
+    """
     parts = [
         "training",
         "evaluation",
@@ -31,16 +35,23 @@ def parts_of(detector: Detector, recipe: Recipe, variant: Variant) -> list[str]:
     ]
     if recipe.proposal_nms is not None:
         parts.append("resampling")
-    # a method that extends another's settings extends its computation
-    known = {settings: name for name, settings in METHODS.items()}
-    parts += [f"method.{known[base]}" for base in type(variant).__mro__ if base in known]
-    if indicator := getattr(variant, "indicator", None):
-        parts.append(f"indicator.{indicator}")
     if getattr(variant, "hallucination", None) is not None:
         parts.append("hallucination")
-    return parts
+    modules: dict[str, str] = {}
+    if indicator := getattr(variant, "indicator", None):
+        modules[f"indicator.{indicator}"] = INDICATORS[indicator]
+    # a method that extends another's settings extends its computation
+    names = {settings: name for name, settings in METHODS.items()}
+    for base in type(variant).__mro__:
+        if base in names:
+            modules[f"method.{names[base]}"] = base.__module__
+    outside = {part: source_digest(module) for part, module in modules.items()}
+    return {
+        **{part: version_of(part) for part in parts},
+        **{part: digest or version_of(part) for part, digest in outside.items()},
+    }
 
 
 def version_of(part: str) -> int:
-    """The version of a part."""
+    """The version of a part of BACL."""
     return VERSIONS.get(part, 1)

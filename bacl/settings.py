@@ -445,16 +445,19 @@ class BCE(Method):
     open_points: ClassVar[tuple[str, ...]] = (_SAMPLES, _PRIOR)
 
 
-INDICATORS = [
-    "image_frequency",
-    "instance_frequency",
-    "instance_number",
-    "mean_score",
-    "true_positive_rate",
-    "confusion_matrix",
-    "hard_confusion_matrix",
-]
-"""Names of long-term indicators, Table II and Eq. (14)."""
+INDICATORS = dict.fromkeys(
+    [
+        "image_frequency",
+        "instance_frequency",
+        "instance_number",
+        "mean_score",
+        "true_positive_rate",
+        "confusion_matrix",
+        "hard_confusion_matrix",
+    ],
+    "bacl.indicators",
+)
+"""Modules of long-term indicators, Table II and Eq. (14), by their names."""
 
 
 class _Registered:
@@ -469,15 +472,19 @@ Indicator = Annotated[str, _Registered]
 """One of INDICATORS."""
 
 
-def register_indicator(name: str) -> None:
-    """Let experiments name an indicator of `bacl.indicators.INDICATORS` that is not BACL's own.
+def register_indicator(name: str, module: str) -> None:
+    """Let experiments name an indicator that is not BACL's own, given the module of its parts,
+    `__name__`. These are registered by the same name in `bacl.indicators.INDICATORS`.
 
     Raises:
         UsageError: where there is one of that name.
     """
     if name in INDICATORS:
-        raise UsageError(f"indicator {name} is registered already: expected another name")
-    INDICATORS.append(name)
+        raise UsageError(
+            f"indicator {name} of {module} is registered already by {INDICATORS[name]}: expected "
+            "another name"
+        )
+    INDICATORS[name] = module
     rebuild()
 
 
@@ -519,7 +526,8 @@ class FCBL(Method):
 
     def options(self, context: Context) -> dict[str, Any]:
         options = super().options(context)
-        if self.indicator in ("image_frequency", "instance_frequency"):
+        counting = ("image_frequency", "instance_frequency")
+        if self.indicator in counting or INDICATORS[self.indicator] != "bacl.indicators":
             options["category_counts"] = {
                 "image_counts": [category.image_count for category in context.categories],
                 "instance_counts": [category.instance_count for category in context.categories],

@@ -27,7 +27,7 @@ from bacl.datasets.index import Index
 from bacl.evaluation import Detections, evaluate
 from bacl.method_settings import METHODS
 from bacl.method_settings import Variant as Settings
-from bacl.result_versions import parts_of, version_of
+from bacl.result_versions import version_of, versions_of
 from bacl.settings import Dataset, Detector, Recipe, Schedule
 
 FILE = Path(__file__).with_name("golden.json")
@@ -42,14 +42,10 @@ Values = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Case:
-    """Results that depend on some parts; the first of them is the most likely to have changed."""
+    """Results that depend on parts of some versions; the first is the most likely to change."""
 
-    parts: list[str]
+    versions: dict[str, int | str]
     values: Values
-
-    @property
-    def versions(self) -> dict[str, int]:
-        return {part: version_of(part) for part in self.parts}
 
 
 def cases(folder: Path) -> dict[str, Case]:
@@ -67,8 +63,8 @@ def cases(folder: Path) -> dict[str, Case]:
         config = config_of(info, one, sampler=name, repeat_threshold=0.3)
         dataset = DATASETS.build(config["train_dataloader"]["dataset"])
         order = [float(drawn.index) for drawn in islice(stream_of(config, dataset), 40)]
-        found[f"order of {name}"] = Case([f"sampler.{name}"], {"images": order})
-    found["metrics"] = Case(["evaluation"], _metrics(prepared))
+        found[f"order of {name}"] = Case(_versions(f"sampler.{name}"), {"images": order})
+    found["metrics"] = Case(_versions("evaluation"), _metrics(prepared))
     return found
 
 
@@ -113,11 +109,15 @@ def _trained(
         elif loss != "loss":
             shared[loss] = values
     for index, variant in enumerate(variants):
-        parts = parts_of(about, facts, _settings(options[variant]))
+        versions = versions_of(about, facts, _settings(options[variant]))
         own[variant] |= _found(found[found.variant == index])
-        result[f"{name}: {variant}"] = Case(parts[::-1], own[variant])
-    trunk = [p for p in parts if p.split(".")[0] in _OF_THE_TRUNK]
-    return {f"{name}: trunk": Case(trunk[::-1], shared), **result}
+        result[f"{name}: {variant}"] = Case(dict(reversed(versions.items())), own[variant])
+    trunk = [part for part in reversed(versions) if part.split(".")[0] in _OF_THE_TRUNK]
+    return {f"{name}: trunk": Case(_versions(*trunk), shared), **result}
+
+
+def _versions(*parts: str) -> dict[str, int | str]:
+    return {part: version_of(part) for part in parts}
 
 
 _OF_THE_TRUNK = ("training", "detector", "sampler", "augmentation", "resampling")
@@ -196,7 +196,7 @@ def problem(name: str, case: Case, recorded: dict[str, Any] | None) -> str | Non
         return None
     return (
         f"{name}: results changed ({difference}): if that is on purpose, raise the version of the "
-        f"part that changed ({', '.join(case.parts)}) in bacl/result_versions.py and {again}; "
+        f"part that changed ({', '.join(case.versions)}) in bacl/result_versions.py and {again}; "
         "finished jobs that used the part are then trained again."
     )
 

@@ -36,7 +36,7 @@ def test_every_part_has_a_case(found):
     }
     parts = {f"{kind}.{name}" for kind, names in kinds.items() for name in names}
     parts |= {"training", "evaluation", "resampling", "hallucination"}
-    assert {part for case in found.values() for part in case.parts} == parts
+    assert {part for case in found.values() for part in case.versions} == parts
     assert set(result_versions.VERSIONS) <= parts
 
 
@@ -58,7 +58,7 @@ def test_result_that_changes_without_a_version_is_told_with_its_part(tmp_path):
     )
 
 
-CASE = golden.Case(["method.softmax", "training"], {"loss_cls": [1.0, 2.0]})
+CASE = golden.Case({"method.softmax": 1, "training": 1}, {"loss_cls": [1.0, 2.0]})
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,12 @@ def test_recording_refuses_what_changed_without_a_version(tmp_path, monkeypatch)
     monkeypatch.setattr(golden, "cases", lambda folder: {"x": CASE})
     golden.main()
     first = file.read_text()
-    monkeypatch.setattr(golden, "cases", lambda folder: {"x": replace(CASE, values={"a": [1.0]})})
+    changed = replace(CASE, values={"a": [1.0]})
+    monkeypatch.setattr(golden, "cases", lambda folder: {"x": changed})
     with pytest.raises(SystemExit, match="x: results changed"):
         golden.main()
     assert file.read_text() == first
-    monkeypatch.setattr(result_versions, "VERSIONS", {"training": 2})
+    changed.versions["training"] = 2
     golden.main()
     assert golden.read()["x"] == {
         "versions": {"method.softmax": 1, "training": 2},

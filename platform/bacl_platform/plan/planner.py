@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import bacl
 from bacl.errors import UsageError
 from bacl.method_settings import Variant
-from bacl.result_versions import parts_of, version_of
+from bacl.result_versions import versions_of
 from bacl.settings import Recipe, Settings
 from bacl_platform.plan.cost import cost_lines
 from bacl_platform.plan.population import Population
@@ -58,7 +58,7 @@ class Job(Settings):
     dataset_digest: str
     versions: dict[str, str]
     """Installed versions, for the record; they do not enter the key."""
-    result_versions: dict[str, int]
+    result_versions: dict[str, int | str]
     """Versions of the parts that its results depend on, `bacl.result_versions`."""
     code: str
     """Digest of the method's sources, for the record; it does not enter the key."""
@@ -210,12 +210,11 @@ class _Planner:
 
     def _result_versions(
         self, stage: RepresentationStage | ClassifierStage, variants: dict[str, Any]
-    ) -> dict[str, int]:
-        return {
-            part: version_of(part)
-            for settings in variants.values()
-            for part in parts_of(self.experiment.detector, stage.recipe, settings)
-        }
+    ) -> dict[str, int | str]:
+        found: dict[str, int | str] = {}
+        for settings in variants.values():
+            found |= versions_of(self.experiment.detector, stage.recipe, settings)
+        return found
 
     def _config(
         self, stage: RepresentationStage | ClassifierStage, seed: int, variants: dict[str, Any]

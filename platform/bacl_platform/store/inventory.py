@@ -35,7 +35,7 @@ class Holding:
         changed = [
             f"{part} {version}, by now {version_of(part)}"
             for part, version in self.job["result_versions"].items()
-            if version != version_of(part)
+            if isinstance(version, int) and version != version_of(part)
         ]
         return f"its results are older: {', '.join(changed)}" if changed else None
 

@@ -1,0 +1,87 @@
+"""Methods and indicators from outside of BACL: modules that an experiment names, and packages that
+are installed and announce theirs as entry points.
+
+A module registers what it brings when it is imported: settings with `bacl.method_settings.register`
+and parts in `bacl.variants.METHODS`, or an indicator's name with `bacl.settings.register_indicator`
+and its parts in `bacl.indicators.INDICATORS`.
+"""
+
+import functools
+import hashlib
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from bacl.errors import UsageError
+
+GROUPS = ("bacl.methods", "bacl.indicators")
+"""Of entry points, whose values are modules."""
+
+
+def load(modules: Sequence[str], folder: Path) -> None:
+    """Import modules, which Python finds as usual or in `folder`.
+
+    Raises:
+        UsageError: where one cannot be imported, or registers a name that is taken.
+    """
+    if modules and str(folder) not in sys.path:
+        sys.path.append(str(folder))  # last: no module of the folder hides an installed one
+    for number, name in enumerate(modules):
+        _import(name, f"imports.{number}", f", in {folder} or installed")
+
+
+@functools.cache
+def load_installed() -> None:
+    """Import what installed packages announce, once.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    for group in GROUPS:
+        for entry in entry_points(group=group):
+            _import(entry.value, f"{_announcer(entry)}, entry point {entry.name} of {group}", "")
+
+
+def _announcer(entry: EntryPoint) -> str:
+    return f"the installed package {entry.dist.name}" if entry.dist else "an installed package"
+
+
+def _import(name: str, place: str, where: str) -> None:
+    try:
+        importlib.import_module(name)
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from error
+    except Exception as error:  # whatever the module does
+        if isinstance(error, ModuleNotFoundError) and _is_of(name, error.name):
+            raise UsageError(
+                f"{place}: expected a module that Python finds{where}, got {name!r}"
+            ) from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(
+            f"{place}: {name} cannot be imported: {type(error).__name__}: {error} "
+            f"({last.filename}, line {last.lineno})"
+        ) from error
+
+
+def _is_of(name: str, missing: str | None) -> bool:
+    """Whether what is missing is the module itself, or a package that it would be in."""
+    return missing is not None and (name == missing or name.startswith(f"{missing}."))
+
+
+def source_digest(module: str) -> str | None:
+    """The first 16 hex digits of SHA-256 over the sources of a module's whole package, or of the
+    module where it is in none; None for a module of BACL itself, which has result versions."""
+    if module.split(".")[0] == "bacl":
+        return None
+    path = Path(sys.modules[module].__file__ or "")
+    top = path
+    while (top.parent / "__init__.py").exists():
+        top = top.parent
+    digest = hashlib.sha256()
+    for file in sorted(top.rglob("*.py")) if top.is_dir() else [path]:
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(top.parent)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
