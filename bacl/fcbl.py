@@ -14,7 +14,8 @@ from bacl.precision import at_least_float32
 from bacl.rows import rows_of, taken
 
 FLOOR = 1e-3
-"""Long-term indicators are clamped below at this before their ratio is taken (design.md)."""
+"""Long-term indicators are clamped below at this before their ratio is taken
+(docs/architecture.md)."""
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ class FeatureStatistics(nn.Module):
     """Prototypes mu and variances sigma of Eq. (11), shared by variants of equal beta.
 
     The paper multiplies noise by sigma; sigma is moved by variances, so synthesis scales noise by
-    its square root (design.md, as the released code). A category's first sight sets its statistics.
+    its square root, as the released code does (docs/architecture.md). A category's first sight sets
+    its statistics.
     """
 
     prototype: Tensor

@@ -51,7 +51,7 @@ class Indicator(nn.Module):
 
 
 class _Relative(Indicator):
-    """An indicator that counts: normalised by its largest value, as `1 - l_i` needs (design.md)."""
+    """An indicator that counts, divided by its largest value: `1 - l_i` is in [0, 1] then."""
 
     def strength(self) -> Tensor:
         level = self.level()

@@ -254,7 +254,8 @@ class FCBL(BCE):
     """FCBL, section III-D, guided by a long-term indicator; with hallucination it is BACL.
 
     The margin uses the indicator as it was before the step and the weight term the step's own
-    scores; the indicator is updated after the loss (design.md; Algorithm 1 lists the update first).
+    scores; the indicator is updated after the loss, where Algorithm 1 lists the update first
+    (docs/architecture.md).
     """
 
     def __init__(

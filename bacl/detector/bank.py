@@ -59,8 +59,9 @@ class BankBBoxHead(ConvFCBBoxHead):
     """Two shared FCs and the box regressor of the trunk, and the classifiers of the variants.
 
     `variants` maps names to plain settings (`bacl.settings`). A variant's hallucinated features
-    are drawn from generators keyed by (seed, cascade stage, variant, image pair), design.md. Each
-    stage of a cascade is a bank with classifiers and state of its own.
+    are drawn from generators keyed by (seed, cascade stage, variant, image pair), as
+    docs/architecture.md says. Each stage of a cascade is a bank with classifiers and state of its
+    own.
     """
 
     def __init__(

@@ -55,9 +55,10 @@ def load_trunk(model: "BankDetector", path: Path) -> list[str]:
     """Start `model`, a bank, from the checkpoint of an earlier stage.
 
     The trunk's weights are taken over. Every variant's `fc_cls` starts from the earlier stage's
-    where the shapes fit (design.md): from the variant of the same name, or from the only one there
-    is. So does a copy that it has of both, `bacl.variants.Variant`. Indicators and feature
-    statistics start anew. Returns the names of the parameters that keep their initial values.
+    where the shapes fit (docs/architecture.md): from the variant of the same name, or from the only
+    one there is. So does a copy that it has of both, `bacl.variants.Variant`. Indicators and
+    feature statistics start anew. Returns the names of the parameters that keep their initial
+    values.
 
     Raises RunError where the number of categories differs, or a frozen part is not in the
     checkpoint.
