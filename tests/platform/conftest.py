@@ -27,7 +27,7 @@ from pycocotools import mask as coco
 from bacl.datasets.annotations import Category, Prepared, prepare
 from bacl.evaluation import Detections, Evaluator, Result
 from bacl_platform.plan.planner import Job, Plan, make_plan
-from bacl_platform.spec.experiment import load
+from bacl_platform.spec.load import load
 from bacl_platform.store.store import JOB, Store
 
 TINY = """

@@ -119,7 +119,8 @@ def _run(place: Path, name: str, trials: int, alone: bool, start: float) -> tupl
     them, of the jobs that it ran."""
     from rich.console import Console
 
-    from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
+    from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
+    from bacl_platform.plan.trials import SweepFile
     from bacl_platform.store.store import JOB, Store
     from bacl_platform.tune import sweeps
 

@@ -191,7 +191,7 @@ def gc(
 def _needed(files: list[Path], store: str) -> set[str]:
     """The keys of all jobs of experiments and sweeps."""
     from bacl_platform.cli.main import planned, swept
-    from bacl_platform.plan.trials import is_sweep
+    from bacl_platform.spec.sweep import is_sweep
 
     sweeps = [file for file in files if is_sweep(file)]
     jobs = [job for f in files if f not in sweeps for job in planned(f, store, None, None)[0].jobs]

@@ -20,7 +20,8 @@ from bacl_platform.plan.cost import duration, step_seconds
 from bacl_platform.plan.judged import notes, prepared_of
 from bacl_platform.plan.planner import state
 from bacl_platform.plan.population import Move
-from bacl_platform.plan.trials import Cell, SweepFile, SweepPlan, plain
+from bacl_platform.plan.sweep_plan import Cell, SweepPlan
+from bacl_platform.plan.trials import SweepFile, plain
 from bacl_platform.report.pages import markdown_table
 from bacl_platform.spec.paper_table import published
 from bacl_platform.store.store import MOVES, Store, disk_errors

@@ -15,7 +15,7 @@ from rich.text import Text
 from bacl_platform.plan.planner import Job, owner
 
 if TYPE_CHECKING:
-    from bacl_platform.plan.trials import Cell
+    from bacl_platform.plan.sweep_plan import Cell
 
 STATES = ("running", "waiting", "done", "stopped", "failed")
 """Of a sweep's trials."""

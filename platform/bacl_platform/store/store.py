@@ -24,9 +24,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bacl.errors import RunError, UsageError
-from bacl_platform.spec.problems import is_text
 from bacl_platform.store.bucket import SCHEME, Bucket
 from bacl_platform.store.lease import VOID_AFTER, Lease, being_built, is_held
+from bacl_platform.texts import is_text
 
 logger = logging.getLogger(__name__)
 

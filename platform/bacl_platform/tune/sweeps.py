@@ -24,18 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.errors import RunError
 from bacl_platform.plan.planner import Job, digest_of
-from bacl_platform.plan.trials import (
-    Asha,
-    Cell,
-    Median,
-    Preparation,
-    Sweep,
-    SweepPlan,
-    plan_sweeps,
-)
+from bacl_platform.plan.sweep_plan import Cell, Preparation, SweepPlan, plan_sweeps
 from bacl_platform.run.driver import Jobs, Wire, beside_driver, ray_for
 from bacl_platform.run.progress import TrialProgress
 from bacl_platform.spec.space import Space
+from bacl_platform.spec.sweep import Asha, Median, Sweep
 from bacl_platform.store.store import Store
 from bacl_platform.tracking.tracking import Tracking
 

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
+from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
+from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run.progress import TrialProgress
 
 SWEEP = """

@@ -19,7 +19,7 @@ from rich.console import Console
 from bacl.errors import RunError, UsageError
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run import submit as submitting
-from bacl_platform.spec.experiment import load
+from bacl_platform.spec.load import load
 from bacl_platform.store.store import Store, newest_step
 
 SWEEP = """

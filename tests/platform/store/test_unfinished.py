@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from bacl.datasets.annotations import prepare
 from bacl.errors import RunError
 from bacl_platform.plan.planner import make_plan
-from bacl_platform.spec.experiment import load
+from bacl_platform.spec.load import load
 from bacl_platform.store import prepared_datasets, status
 from bacl_platform.store import unfinished as works
 from bacl_platform.store.bucket import Bucket

@@ -9,7 +9,8 @@ import torch
 
 from bacl.variants import Softmax
 from bacl_platform.plan.planner import Job
-from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
+from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
+from bacl_platform.plan.trials import SweepFile
 from bacl_platform.store.store import MOVES, Store, latest_checkpoint
 from bacl_platform.train import worker
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 from mlflow import MlflowClient
 
-from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
+from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
+from bacl_platform.plan.trials import SweepFile
 from bacl_platform.report import sweep_report
 from bacl_platform.store.store import newest_step
 from bacl_platform.tune.sweeps import Board, Notes
