@@ -26,7 +26,8 @@ from pycocotools import mask as coco
 
 from bacl.datasets.annotations import Category, Prepared, prepare
 from bacl.evaluation import Detections, Evaluator, Result
-from bacl_platform.plan.planner import Job, Plan, make_plan
+from bacl_platform.plan.job import Job, Plan
+from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load
 from bacl_platform.store.store import JOB, Store
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from cluster import kill
 
 from bacl_platform.cli.main import planned
-from bacl_platform.plan.planner import Job
+from bacl_platform.plan.job import Job
 from bacl_platform.store.store import SCALARS, Store
 
 STEPS, CHECKPOINT_EVERY = 200, 20

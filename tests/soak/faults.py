@@ -19,7 +19,7 @@ from pathlib import Path
 from cluster import Cluster, Server, descendants, kill, mlflow_server, s3_server
 from driver import Driver, Hangs, Place, last_step, wait_for
 
-from bacl_platform.plan.planner import Job
+from bacl_platform.plan.job import Job
 from bacl_platform.store.store import CHECKPOINT, Store
 
 OUTAGE = 60

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from mlflow import MlflowClient
 
-from bacl_platform.plan.planner import Job
+from bacl_platform.plan.job import Job
 from bacl_platform.store.store import CHECKPOINT, SCALARS, broken
 
 _TIMES = {"time", "data_time"}

@@ -22,7 +22,7 @@ from bacl.errors import RunError
 from bacl_platform.bench.measure import Row, Setting
 
 if TYPE_CHECKING:
-    from bacl_platform.plan.planner import Plan
+    from bacl_platform.plan.job import Plan
     from bacl_platform.store.store import Store
     from bacl_platform.tracking.tracking import Tracking
 

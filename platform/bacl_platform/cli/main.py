@@ -21,7 +21,7 @@ from bacl_platform.redaction import redacted
 from bacl_platform.texts import one_line
 
 if TYPE_CHECKING:
-    from bacl_platform.plan.planner import Plan
+    from bacl_platform.plan.job import Plan
     from bacl_platform.plan.sweep_plan import Preparation, SweepPlan
     from bacl_platform.store.store import Store
 
@@ -96,7 +96,7 @@ def plan(
     """
     with told(debug):
         from bacl_platform.console import Console
-        from bacl_platform.plan.planner import print_plan
+        from bacl_platform.plan.show import print_plan
         from bacl_platform.plan.weights import check_weights
         from bacl_platform.report.sweep_report import print_sweep
         from bacl_platform.spec.sweep import is_sweep

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from bacl.errors import UsageError
 from bacl.settings import Dataset
-from bacl_platform.plan.planner import Job, Plan, make_plan
+from bacl_platform.plan.job import Job, Plan
+from bacl_platform.plan.metric_names import precisions
+from bacl_platform.plan.planner import make_plan
 from bacl_platform.plan.population import Population
 from bacl_platform.plan.trials import SweepFile, Trial, with_variants
 from bacl_platform.spec.experiment import variants_of
@@ -135,9 +137,7 @@ def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
 
     sweep, experiment = file.sweep, trial.experiment
     prepared, recipe = prepare(experiment.dataset), experiment.stages[trial.stage].recipe
-    known = ["AP", "AP50", "AP75", *(f"AP_{name}" for name in prepared.groups.names)]
-    if experiment.detector.type == "mask_rcnn":
-        known += [f"mask_{name}" for name in known]
+    known = precisions(prepared.groups.names, experiment.detector.type == "mask_rcnn")
     if sweep.metric not in known:
         raise UsageError(
             f"{file.path}: metric: expected one of {', '.join(known)}, got {sweep.metric!r}"

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bacl.errors import UsageError
-from bacl_platform.plan.planner import digest_of
+from bacl_platform.plan.job import digest_of
 from bacl_platform.spec.experiment import ClassifierStage, Experiment
 from bacl_platform.spec.load import resolve_paths, validate
 from bacl_platform.spec.problems import translate, truths

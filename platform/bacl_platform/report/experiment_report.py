@@ -17,8 +17,8 @@ from bacl.datasets.annotations import Prepared
 from bacl.errors import RunError
 from bacl.settings import Groups
 from bacl_platform import texts
+from bacl_platform.plan.job import Job, Plan
 from bacl_platform.plan.judged import notes, prepared_of, words
-from bacl_platform.plan.planner import Job, Plan
 from bacl_platform.report.pages import (
     Bold,
     Section,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bacl.errors import RunError, UsageError
-from bacl_platform.plan.planner import Plan
+from bacl_platform.plan.job import Plan
 from bacl_platform.store.store import CHECKPOINT, Store, disk_errors, write_text
 from bacl_platform.texts import is_text, shortened
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.datasets.annotations import Prepared, sha256, synsets
 from bacl.errors import RunError, UsageError
-from bacl_platform.plan.planner import Job, Plan
+from bacl_platform.plan.job import Job, Plan
 from bacl_platform.store.store import CHECKPOINT, Store, disk_errors
 
 if TYPE_CHECKING:

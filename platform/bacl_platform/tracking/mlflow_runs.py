@@ -19,7 +19,8 @@ from typing import Any
 from filelock import FileLock
 
 import bacl
-from bacl_platform.plan.planner import Job, owner
+from bacl_platform.plan.job import Job
+from bacl_platform.plan.metric_names import owner
 from bacl_platform.redaction import redacted
 from bacl_platform.store import unfinished
 from bacl_platform.store.store import CHECKPOINT, LOG, SCALARS, Store, read_manifest

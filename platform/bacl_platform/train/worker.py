@@ -37,7 +37,8 @@ from bacl.datasets.annotations import Prepared
 from bacl.detector.warmstart import load_trunk, read_checkpoint
 from bacl.errors import BaclError, RunError
 from bacl.export import export_variants
-from bacl_platform.plan.planner import Job, owner
+from bacl_platform.plan.job import Job
+from bacl_platform.plan.metric_names import owner
 from bacl_platform.plan.population import Move, evolve
 from bacl_platform.store import prepared_datasets, unfinished
 from bacl_platform.store.store import (

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from bacl.errors import UsageError
 from bacl_platform.cli.main import app
+from bacl_platform.plan.sweep_memory import Notes
 from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.report import sweep_report
 from bacl_platform.spec.space import Axis
-from bacl_platform.tune.sweeps import Notes
 
 ALPHA = """
 name: alphas

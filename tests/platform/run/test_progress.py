@@ -193,7 +193,7 @@ def test_without_a_terminal_each_event_is_a_line(plan):
         progress.add(found.cells)
         progress.begin(heads, 0)
         progress.evaluated({keys[0]: {"step": 5, "AP": 0.123}, keys[1]: {"step": 5}})
-        for _ in range(2):  # whoever asks the board again is told the same
+        for _ in range(2):  # whoever asks the trials' state again is told the same
             progress.left(keys[:1], "stopped")
         progress.end(heads, "done")
     assert file.getvalue().splitlines() == [
