@@ -29,7 +29,8 @@ from bacl.evaluation import Detections, Evaluator, Result
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load
-from bacl_platform.store.store import JOB, Store
+from bacl_platform.store.names import JOB
+from bacl_platform.store.store import Store
 
 TINY = """
 name: tiny

@@ -121,7 +121,8 @@ def _run(place: Path, name: str, trials: int, alone: bool, start: float) -> tupl
 
     from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
     from bacl_platform.plan.trials import SweepFile
-    from bacl_platform.store.store import JOB, Store
+    from bacl_platform.store.names import JOB
+    from bacl_platform.store.store import Store
     from bacl_platform.tune import sweeps
 
     alphas = [round(start + number / 1000, 4) for number in range(trials)]

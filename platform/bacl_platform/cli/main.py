@@ -133,7 +133,7 @@ def run(
         from bacl_platform.console import Console
         from bacl_platform.plan.weights import check_weights
         from bacl_platform.run.driver import run as run_plan
-        from bacl_platform.store.status import driving
+        from bacl_platform.store.drivers import driving
         from bacl_platform.tracking.tracking import Tracking
 
         console = Console()
@@ -175,7 +175,7 @@ def sweep(
     with told(debug):
         from bacl_platform.console import Console
         from bacl_platform.plan.weights import check_weights
-        from bacl_platform.store.status import driving
+        from bacl_platform.store.drivers import driving
         from bacl_platform.tune import sweeps
 
         console = Console()
@@ -286,7 +286,7 @@ def stop(
     """
     with told(debug):
         from bacl_platform.console import Console
-        from bacl_platform.store.status import stop as stop_drivers
+        from bacl_platform.store.drivers import stop as stop_drivers
         from bacl_platform.store.store import Store
 
         stop_drivers(Store(store), pid, patience, Console())
@@ -848,7 +848,7 @@ def told(debug: bool) -> Iterator[None]:
 
 def _of_disk(error: Exception) -> str | None:
     """What to tell of an error that is about the disk, wherever it was met."""
-    from bacl_platform.store.store import disk_sentence
+    from bacl_platform.store.disk import disk_sentence
 
     if not isinstance(error, OSError):
         return None

@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from bacl_platform.store.store import SCALARS, Store
+from bacl_platform.store.names import SCALARS
+from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import newest_step
 
 if TYPE_CHECKING:

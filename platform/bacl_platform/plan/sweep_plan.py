@@ -17,7 +17,8 @@ from bacl_platform.plan.population import Population
 from bacl_platform.plan.trials import SweepFile, Trial, with_variants
 from bacl_platform.spec.experiment import variants_of
 from bacl_platform.spec.sweep import VARIANT, Pbt, Sweep
-from bacl_platform.store.store import Store, disk_errors
+from bacl_platform.store.disk import disk_errors
+from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from bacl.datasets.annotations import Prepared

@@ -30,7 +30,9 @@ from bacl_platform.report.pages import (
     markdown_table,
 )
 from bacl_platform.spec.experiment import Experiment
-from bacl_platform.store.store import CHECKPOINT, SCALARS, Store, disk_errors
+from bacl_platform.store.disk import disk_errors
+from bacl_platform.store.names import CHECKPOINT, SCALARS
+from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console

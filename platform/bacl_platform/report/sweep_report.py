@@ -25,7 +25,9 @@ from bacl_platform.plan.sweep_plan import Cell, SweepPlan
 from bacl_platform.plan.trials import SweepFile, plain
 from bacl_platform.report.pages import markdown_table
 from bacl_platform.spec.paper_table import published
-from bacl_platform.store.store import MOVES, Store, disk_errors
+from bacl_platform.store.disk import disk_errors
+from bacl_platform.store.names import MOVES
+from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console

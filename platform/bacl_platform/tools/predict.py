@@ -18,7 +18,9 @@ import numpy as np
 
 from bacl.errors import RunError, UsageError
 from bacl_platform.plan.job import Plan
-from bacl_platform.store.store import CHECKPOINT, Store, disk_errors, write_text
+from bacl_platform.store.disk import disk_errors, write_text
+from bacl_platform.store.names import CHECKPOINT
+from bacl_platform.store.store import Store
 from bacl_platform.texts import is_text, shortened
 
 if TYPE_CHECKING:

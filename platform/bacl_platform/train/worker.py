@@ -41,20 +41,10 @@ from bacl_platform.plan.job import Job
 from bacl_platform.plan.metric_names import owner
 from bacl_platform.plan.population import Move, evolve
 from bacl_platform.store import prepared_datasets, unfinished
-from bacl_platform.store.store import (
-    CHECKPOINT,
-    CHECKPOINTS,
-    JOB,
-    LOG,
-    MOVES,
-    SCALARS,
-    STOPPED,
-    Store,
-    disk_errors,
-    latest_checkpoint,
-    write_checkpoint,
-    write_text,
-)
+from bacl_platform.store.checkpoints import latest_checkpoint, write_checkpoint
+from bacl_platform.store.disk import disk_errors, write_text
+from bacl_platform.store.names import CHECKPOINT, CHECKPOINTS, JOB, LOG, MOVES, SCALARS, STOPPED
+from bacl_platform.store.store import Store
 from bacl_platform.train.hooks.system import System
 from bacl_platform.train.retention import Retention
 from bacl_platform.train.retries import failure, lasts

@@ -9,7 +9,7 @@ import bacl
 from bacl.datasets.index import Index, write
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.plan.show import print_plan, sharing
-from bacl_platform.store.store import write_checkpoint
+from bacl_platform.store.checkpoints import write_checkpoint
 
 
 def shown(plan, store) -> str:

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.report import sweep_report
-from bacl_platform.store.store import newest_step
+from bacl_platform.store.checkpoints import newest_step
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
