@@ -1,5 +1,5 @@
-"""Names and other texts that users chose, as each kind of output wants them: one place for each
-escaping.
+"""Names and other texts that users chose: whether they are text, and how each kind of output wants
+them. One place for each escaping.
 
 CSV's and JSON's are their modules'; matplotlib and rich are told not to look for markup at all
 (`bacl_platform.report.plots.results`, `bacl_platform.console`).
@@ -32,6 +32,15 @@ _TEX = str.maketrans(
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }
 )
+
+
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can say it, without a null: names of files may have bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def one_line(text: str) -> str:

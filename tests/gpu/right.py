@@ -192,7 +192,7 @@ def trained(device: str, small: bool, folder: Path) -> dict[str, Any]:
     from bacl.datasets.annotations import prepare
     from bacl_platform.plan.planner import make_plan
     from bacl_platform.report import experiment_report
-    from bacl_platform.spec.experiment import load
+    from bacl_platform.spec.load import load
     from bacl_platform.store.store import Store
     from bacl_platform.train import worker
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +26,13 @@ from pycocotools import mask as coco
 
 from bacl.datasets.annotations import Category, Prepared, prepare
 from bacl.evaluation import Detections, Evaluator, Result
-from bacl_platform.plan.planner import Job, Plan, make_plan
-from bacl_platform.spec.experiment import load
-from bacl_platform.store.store import JOB, Store
+from bacl_platform.plan.job import Job, Plan
+from bacl_platform.plan.planner import make_plan
+from bacl_platform.plan.sweep_plan import Preparation, SweepPlan, plan_sweeps
+from bacl_platform.plan.trials import SweepFile
+from bacl_platform.spec.load import load
+from bacl_platform.store.names import JOB
+from bacl_platform.store.store import Store
 
 TINY = """
 name: tiny
@@ -83,6 +87,69 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+ALPHAS = """
+name: alphas
+base: tiny.yaml
+stage: heads
+variant: bacl
+space:
+  variant.alpha: [0, 0.5, 0.85]
+  variant.threshold: [0.6, 0.7]
+"""
+
+
+@pytest.fixture
+def alphas() -> str:
+    """A sweep file over `tiny`: a grid of six trials that share a bank."""
+    return ALPHAS
+
+
+@pytest.fixture
+def sweep(tiny: Path) -> Callable[..., SweepFile]:
+    """Writes a sweep file, that of `alphas` if not given, beside `tiny` and reads it."""
+
+    def written(
+        text: str = ALPHAS, name: str = "sweep.yaml", overrides: Sequence[str] = ()
+    ) -> SweepFile:
+        path = tiny.parent / name
+        path.write_text(text)
+        return SweepFile(path, overrides)
+
+    return written
+
+
+@pytest.fixture
+def plan_sweep_files(store: Store) -> Callable[..., list[SweepPlan]]:
+    """Plans sweep files, all their trials, for the empty store."""
+
+    def planned(*files: SweepFile) -> list[SweepPlan]:
+        trials = [file.trials(store) for file in files]
+        return plan_sweeps(files, trials, Preparation(store), store)
+
+    return planned
+
+
+@pytest.fixture
+def filled(
+    sweep: Callable[..., SweepFile],
+    plan_sweep_files: Callable[..., list[SweepPlan]],
+    fill: Callable[..., None],
+) -> Callable[..., SweepPlan]:
+    """Plans a sweep file, publishes results with these APs of its cells and plans it again."""
+
+    def published(
+        text: str = ALPHAS, aps: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    ) -> SweepPlan:
+        (found,) = plan_sweep_files(sweep(text))
+        of_cells = {(c.trial.variant, c.seed): ap for c, ap in zip(found.cells, aps, strict=True)}
+        of_features = {("features", seed): 0.0 for seed in {cell.seed for cell in found.cells}}
+        fill(found.jobs, {**of_cells, **of_features})
+        (found,) = plan_sweep_files(sweep(text))
+        return found
+
+    return published
 
 
 @pytest.fixture

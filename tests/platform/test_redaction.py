@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from bacl_platform.redaction import redacted
-from bacl_platform.store import status
+from bacl_platform.store import drivers
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_addresses_lose_their_secrets_and_nothing_else(text, expected):
 
 def test_drivers_note_has_no_password(store, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bacl", "run", "x.yaml", "--set", "a=https://me:sesame@h/x"])
-    with status.driving(store):
-        (driver,) = status.drivers(store)
+    with drivers.driving(store):
+        (driver,) = drivers.drivers(store)
         text = store.note(driver.note)
     assert driver.command == "bacl run x.yaml --set a=https://***@h/x"
     assert "sesame" not in text

@@ -16,8 +16,9 @@ from pathlib import Path
 from cluster import kill
 
 from bacl_platform.cli.main import planned
-from bacl_platform.plan.planner import Job
-from bacl_platform.store.store import SCALARS, Store
+from bacl_platform.plan.job import Job
+from bacl_platform.store.names import SCALARS
+from bacl_platform.store.store import Store
 
 STEPS, CHECKPOINT_EVERY = 200, 20
 """Of stage 2, which the faults hit."""

@@ -19,8 +19,9 @@ from pathlib import Path
 from cluster import Cluster, Server, descendants, kill, mlflow_server, s3_server
 from driver import Driver, Hangs, Place, last_step, wait_for
 
-from bacl_platform.plan.planner import Job
-from bacl_platform.store.store import CHECKPOINT, Store
+from bacl_platform.plan.job import Job
+from bacl_platform.store.names import CHECKPOINT
+from bacl_platform.store.store import Store
 
 OUTAGE = 60
 """Seconds that servers are away."""

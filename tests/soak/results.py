@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from mlflow import MlflowClient
 
-from bacl_platform.plan.planner import Job
-from bacl_platform.store.store import CHECKPOINT, SCALARS, broken
+from bacl_platform.plan.job import Job
+from bacl_platform.store.manifest import broken
+from bacl_platform.store.names import CHECKPOINT, SCALARS
 
 _TIMES = {"time", "data_time"}
 _SYSTEM = "system/"

@@ -18,8 +18,9 @@ from bacl.datasets.annotations import prepare
 from bacl_platform.bench.measure import Row, Setting
 from bacl_platform.bench.sweep import experiment
 from bacl_platform.plan.planner import make_plan
-from bacl_platform.spec.experiment import load
-from bacl_platform.store.store import SCALARS, Store
+from bacl_platform.spec.load import load
+from bacl_platform.store.names import SCALARS
+from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 
 EPOCHS = 6

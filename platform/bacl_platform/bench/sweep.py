@@ -119,8 +119,10 @@ def _run(place: Path, name: str, trials: int, alone: bool, start: float) -> tupl
     them, of the jobs that it ran."""
     from rich.console import Console
 
-    from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
-    from bacl_platform.store.store import JOB, Store
+    from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
+    from bacl_platform.plan.trials import SweepFile
+    from bacl_platform.store.names import JOB
+    from bacl_platform.store.store import Store
     from bacl_platform.tune import sweeps
 
     alphas = [round(start + number / 1000, 4) for number in range(trials)]

@@ -22,7 +22,7 @@ from bacl.errors import RunError
 from bacl_platform.bench.measure import Row, Setting
 
 if TYPE_CHECKING:
-    from bacl_platform.plan.planner import Plan
+    from bacl_platform.plan.job import Plan
     from bacl_platform.store.store import Store
     from bacl_platform.tracking.tracking import Tracking
 
@@ -139,7 +139,7 @@ class _Logger:
 def _planned(folder: Path) -> tuple["Plan", "Store"]:
     from bacl.datasets.annotations import prepare
     from bacl_platform.plan.planner import make_plan
-    from bacl_platform.spec.experiment import load
+    from bacl_platform.spec.load import load
     from bacl_platform.store.store import Store
 
     path, store = folder / "bench.yaml", Store(folder / "store")

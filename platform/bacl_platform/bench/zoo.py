@@ -27,8 +27,9 @@ from bacl.variants import Batch, build_variant
 from bacl_platform.bench.measure import Row, Setting, in_turns
 from bacl_platform.bench.sweep import STEPS, experiment
 from bacl_platform.plan.planner import make_plan
-from bacl_platform.spec.experiment import load
-from bacl_platform.store.store import JOB, Store
+from bacl_platform.spec.load import load
+from bacl_platform.store.names import JOB
+from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 
 CATEGORIES, WIDTH, ROWS = 1203, 1024, 1024

@@ -21,8 +21,8 @@ from bacl_platform.redaction import redacted
 from bacl_platform.texts import one_line
 
 if TYPE_CHECKING:
-    from bacl_platform.plan.planner import Plan
-    from bacl_platform.plan.trials import Preparation, SweepPlan
+    from bacl_platform.plan.job import Plan
+    from bacl_platform.plan.sweep_plan import Preparation, SweepPlan
     from bacl_platform.store.store import Store
 
 app = App(
@@ -96,10 +96,10 @@ def plan(
     """
     with told(debug):
         from bacl_platform.console import Console
-        from bacl_platform.plan.planner import print_plan
-        from bacl_platform.plan.trials import is_sweep
+        from bacl_platform.plan.show import print_plan
         from bacl_platform.plan.weights import check_weights
         from bacl_platform.report.sweep_report import print_sweep
+        from bacl_platform.spec.sweep import is_sweep
 
         if is_sweep(file):
             (sweep,), where, _ = swept([file], store, set_, seeds)
@@ -133,7 +133,7 @@ def run(
         from bacl_platform.console import Console
         from bacl_platform.plan.weights import check_weights
         from bacl_platform.run.driver import run as run_plan
-        from bacl_platform.store.status import driving
+        from bacl_platform.store.drivers import driving
         from bacl_platform.tracking.tracking import Tracking
 
         console = Console()
@@ -175,7 +175,7 @@ def sweep(
     with told(debug):
         from bacl_platform.console import Console
         from bacl_platform.plan.weights import check_weights
-        from bacl_platform.store.status import driving
+        from bacl_platform.store.drivers import driving
         from bacl_platform.tune import sweeps
 
         console = Console()
@@ -241,8 +241,8 @@ def submit(
     """
     with told(debug):
         from bacl_platform.console import Console
-        from bacl_platform.plan.trials import is_sweep
         from bacl_platform.run.submit import submit as submit_file
+        from bacl_platform.spec.sweep import is_sweep
 
         if max_trials is not None and not is_sweep(file):
             raise UsageError(f"--max-trials: expected a sweep, got the experiment {file}")
@@ -286,7 +286,7 @@ def stop(
     """
     with told(debug):
         from bacl_platform.console import Console
-        from bacl_platform.store.status import stop as stop_drivers
+        from bacl_platform.store.drivers import stop as stop_drivers
         from bacl_platform.store.store import Store
 
         stop_drivers(Store(store), pid, patience, Console())
@@ -388,8 +388,8 @@ def report(
     """
     with told(debug):
         from bacl_platform.console import Console
-        from bacl_platform.plan.trials import is_sweep
         from bacl_platform.report import experiment_report, sweep_report
+        from bacl_platform.spec.sweep import is_sweep
 
         looks = {"--images": "images", "--draw": "draw", "--score-threshold": "score_threshold"}
         chosen = [option for option, name in looks.items() if _is_given(context, name)]
@@ -654,7 +654,7 @@ def complexity(
     with told(debug):
         from bacl.datasets.annotations import Prepared
         from bacl_platform.console import Console
-        from bacl_platform.spec.experiment import load
+        from bacl_platform.spec.load import load
         from bacl_platform.tools import complexity as counting
         from bacl_platform.tools.stand_in import stand_in
 
@@ -735,8 +735,8 @@ def planned(
 ) -> tuple["Plan", "Store"]:
     """The plan of an experiment file and the store it is for; prepares the dataset if need be."""
     from bacl_platform.plan.planner import make_plan
-    from bacl_platform.plan.trials import Preparation
-    from bacl_platform.spec.experiment import load
+    from bacl_platform.plan.sweep_plan import Preparation
+    from bacl_platform.spec.load import load
     from bacl_platform.store.store import Store
 
     experiment, where = load(file, _chosen(overrides, seeds)), Store(store)
@@ -800,7 +800,8 @@ def swept(
 
     Asks on a terminal before planning more trials than `max_trials`; raises UsageError elsewhere.
     """
-    from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
+    from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
+    from bacl_platform.plan.trials import SweepFile
     from bacl_platform.store.store import Store
 
     where = Store(store)
@@ -847,7 +848,7 @@ def told(debug: bool) -> Iterator[None]:
 
 def _of_disk(error: Exception) -> str | None:
     """What to tell of an error that is about the disk, wherever it was met."""
-    from bacl_platform.store.store import disk_sentence
+    from bacl_platform.store.disk import disk_sentence
 
     if not isinstance(error, OSError):
         return None

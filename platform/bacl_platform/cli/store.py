@@ -41,13 +41,13 @@ def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
         from rich.table import Table
 
         from bacl_platform.console import Console
-        from bacl_platform.store.inventory import holdings
-        from bacl_platform.store.status import unfinished
+        from bacl_platform.store.inventory import inventory
+        from bacl_platform.store.status import unfinished_jobs
         from bacl_platform.store.store import Store
 
         console, where = Console(), Store(store)
         table = Table("key", "stage", "seed", "variants", "size", "created", "tags", "state")
-        entries = list(holdings(where))
+        entries = list(inventory(where))
         for entry in entries:
             table.add_row(
                 entry.key,
@@ -63,7 +63,7 @@ def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
             console.print(table)
         total = decimal(sum(entry.bytes for entry in entries))
         _say(console, f"{len(entries)} entries, {total} in {where.url}")
-        for job in unfinished(where):
+        for job in unfinished_jobs(where):
             step = "no checkpoint yet" if job.checkpoint is None else f"step {job.checkpoint}"
             state = "running" if job.running else "interrupted"
             _say(console, f"unfinished: {job.name} {job.key}, {state}, {step} of {job.steps}")
@@ -117,10 +117,10 @@ def tag(key: Key, name: Name, store: StoreOption = DEFAULT_STORE, debug: Debug =
     from bacl_platform.cli.main import told
 
     with told(debug):
-        from bacl_platform.store import inventory as holdings
+        from bacl_platform.store import inventory
         from bacl_platform.store.store import Store
 
-        holdings.tag(Store(store), key, name)
+        inventory.tag(Store(store), key, name)
 
 
 @app.command()
@@ -129,10 +129,10 @@ def untag(key: Key, name: Name, store: StoreOption = DEFAULT_STORE, debug: Debug
     from bacl_platform.cli.main import told
 
     with told(debug):
-        from bacl_platform.store import inventory as holdings
+        from bacl_platform.store import inventory
         from bacl_platform.store.store import Store
 
-        holdings.untag(Store(store), key, name)
+        inventory.untag(Store(store), key, name)
 
 
 @app.command()
@@ -191,7 +191,7 @@ def gc(
 def _needed(files: list[Path], store: str) -> set[str]:
     """The keys of all jobs of experiments and sweeps."""
     from bacl_platform.cli.main import planned, swept
-    from bacl_platform.plan.trials import is_sweep
+    from bacl_platform.spec.sweep import is_sweep
 
     sweeps = [file for file in files if is_sweep(file)]
     jobs = [job for f in files if f not in sweeps for job in planned(f, store, None, None)[0].jobs]

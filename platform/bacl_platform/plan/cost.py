@@ -11,11 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from bacl_platform.store.store import SCALARS, Store
+from bacl_platform.store.names import SCALARS
+from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import newest_step
 
 if TYPE_CHECKING:
-    from bacl_platform.plan.planner import Job, Plan
+    from bacl_platform.plan.job import Job, Plan
 
 EACH_VARIANT = 0.03
 """What one more variant of a bank adds to a step, as a share of it (`bacl bench bank`)."""

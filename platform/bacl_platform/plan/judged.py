@@ -10,6 +10,7 @@ from bacl.datasets.annotations import Prepared
 from bacl.datasets.index import Index
 from bacl.datasets.judged import Boxes, crowding_sentences
 from bacl.settings import Detector, Groups
+from bacl_platform.plan.metric_names import precisions
 from bacl_platform.spec.experiment import Experiment
 from bacl_platform.store.store import Store
 
@@ -35,9 +36,7 @@ def _boxes(index: Path) -> Boxes:
 def measured(prepared: Prepared, detector: Detector) -> list[str]:
     """Names of the metrics that have a value: of boxes and, of a detector with masks, of masks."""
     seen = _seen_groups(prepared)
-    names = ["AP", "AP50", "AP75", *(f"AP_{group}" for group in seen)] if seen else []
-    masks = detector.type == "mask_rcnn"
-    return [*names, *(f"mask_{name}" for name in names if masks)]
+    return precisions(seen, detector.type == "mask_rcnn") if seen else []
 
 
 def _seen_groups(prepared: Prepared) -> list[str]:

@@ -2,89 +2,26 @@
 
 import functools
 import hashlib
-import json
-import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bacl
 from bacl.errors import UsageError
-from bacl.method_settings import Variant
 from bacl.result_versions import versions_of
-from bacl.settings import Recipe, Settings
-from bacl_platform.plan.cost import cost_lines
+from bacl_platform.plan.job import Job, Plan, digest_of, grouped
 from bacl_platform.plan.population import Population
 from bacl_platform.spec.experiment import (
     ClassifierStage,
     Experiment,
     RepresentationStage,
-    Resources,
     variants_of,
 )
-from bacl_platform.spec.problems import as_yaml
 from bacl_platform.store.store import Store
-from bacl_platform.store.unfinished import newest_step
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bacl.datasets.annotations import Prepared
-
-SYSTEM = "system/rank"
-"""How the names of a rank's system metrics begin; MLflow shows `system/` in a tab of its own."""
-
-
-class Job(Settings):
-    """One stage, for one seed, with a group of its variants: what one Ray Train run trains."""
-
-    key: str
-    """Digest of the variants' keys; of a finished job, the name of its entry in the store."""
-    name: str
-    stage: str
-    kind: str
-    seed: int
-    variants: dict[str, Variant]
-    variant_keys: dict[str, str]
-    """What each variant is remembered by, whichever variants it was trained with."""
-    parent: str | None
-    """Key of the job whose checkpoint this one starts from."""
-    recipe: Recipe
-    resources: Resources
-    config: dict[str, Any]
-    """The resolved mmengine configuration, plain values only."""
-    dataset_digest: str
-    versions: dict[str, str]
-    """Installed versions, for the record; they do not enter the key."""
-    result_versions: dict[str, int | str]
-    """Versions of the parts that its results depend on, `bacl.result_versions`."""
-    code: str
-    """Digest of the method's sources, for the record; it does not enter the key."""
-    population: Population | None = None
-    """How the variants compete while they train, if they do."""
-
-    @property
-    def iterations(self) -> int:
-        return self.config["train_cfg"]["max_iters"]
-
-
-class Plan(Settings):
-    """The jobs of an experiment, parents before children."""
-
-    experiment: Experiment
-    jobs: list[Job]
-
-    @property
-    def digest(self) -> str:
-        """Identifies the plan: the same variants under the same experiment name."""
-        keys = sorted(key for job in self.jobs for key in job.variant_keys.values())
-        return digest_of([self.experiment.name, keys])
-
-    def missing(self, store: Store) -> list[Job]:
-        """Jobs that have no complete entry in the store."""
-        return [job for job in self.jobs if not store.complete(job.key)]
 
 
 def make_plan(
@@ -166,7 +103,7 @@ class _Planner:
         size = getattr(stage, "variants_per_job", None)
         groups: list[tuple[str, dict[str, Any]]] = [
             *finished.items(),
-            *((digest_of([keys[v] for v in group]), group) for group in _groups(missing, size)),
+            *((digest_of([keys[v] for v in group]), group) for group in grouped(missing, size)),
         ]
         of_seed = f" seed {seed}" if len(self.experiment.seeds) > 1 else ""
         return [
@@ -241,20 +178,6 @@ def _placed(problem: str, name: str, stage: RepresentationStage | ClassifierStag
     return f"stages.{name}.{problem}" if of_stage else problem
 
 
-def owner(name: str, job: Job) -> tuple[str | None, str]:
-    """(variant, metric) of a scalar's or loss's name; the variant is None for what all share.
-
-    Names are `variant/AP`, `variant.loss_cls` and, in a cascade, `s0.variant.loss_cls`; what
-    begins with SYSTEM is of the job's machines.
-    """
-    if name.startswith(SYSTEM):
-        return None, name
-    match = re.fullmatch(r"(?P<stage>s\d+\.)?(?P<variant>[^./]+)[./](?P<metric>.+)", name)
-    if match and match["variant"] in job.variants:
-        return match["variant"], (match["stage"] or "") + match["metric"]
-    return None, name
-
-
 def _weights_digest(weights: str | None) -> str:
     """SHA-256 of the file that `detector.weights` names; nothing where it names none that can be
     read, which `check_weights` tells."""
@@ -278,155 +201,6 @@ def source_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def state(job: Job, store: Store) -> str:
-    """In words: in the store, unfinished at a step, or to run."""
-    if store.complete(job.key):
-        return "in store"
-    step = newest_step(store, job.key)
-    return "to run" if step is None else f"unfinished at step {step}"
-
-
-def print_plan(plan: Plan, store: Store, console: "Console") -> None:
-    """Show jobs, what is in the store, what they ask for, what shares a trunk and what it costs."""
-    from rich.table import Table
-
-    from bacl_platform.plan.judged import notes, prepared_of
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    say(f"{plan.experiment.name}, store {store.url}")
-    table = Table()
-    for column in ("job", "key", "state", "steps", "resources", "variants"):
-        table.add_column(column, no_wrap=column in ("job", "key"), overflow="fold")
-    for job in plan.jobs:
-        table.add_row(
-            job.name,
-            job.key,
-            state(job, store),
-            str(job.iterations),
-            _asked(job.resources),
-            ", ".join(job.variants),
-        )
-    console.print(table)
-    recipes: dict[str, list[str]] = {}
-    for job in {job.stage: job for job in plan.jobs}.values():
-        recipe = (
-            f"{job.recipe.schedule.batch} images a step, learning rate {_learning_rate(job)}, "
-            f"sampler {job.recipe.sampler}{_left_out(job)}"
-        )
-        recipes.setdefault(recipe, []).append(job.stage)
-    for recipe, stages in recipes.items():
-        say(f"{', '.join(stages)}: {recipe}")
-    prepared = prepared_of(plan.jobs[0].dataset_digest, store)
-    judged = notes([(plan.experiment, prepared)])
-    for line in (
-        *_of_other_code(plan, store),
-        *sharing(plan.experiment),
-        *cost_lines(plan, store),
-        *judged,
-    ):
-        say(line)
-
-
-def _of_other_code(plan: Plan, store: Store) -> Iterator[str]:
-    """Which finished jobs were made by sources other than these, in a sentence, if any."""
-    known = store.descriptions()
-    others = [
-        job.name
-        for job in plan.jobs
-        if store.complete(job.key) and known.get(job.key, {}).get("code") != job.code
-    ]
-    if others:
-        made = "was" if len(others) == 1 else "were"
-        yield (
-            f"{_listed(others)}: {made} made by other code than this, with the same result versions"
-        )
-
-
-def _left_out(job: Job) -> str:
-    """How many training images the recipe leaves out, in words, if any."""
-    from bacl.datasets.index import Index
-
-    dataset = job.config["train_dataloader"]["dataset"]
-    dataset = dataset.get("dataset", dataset)  # Copy-Paste is around it
-    index = Index(dataset["ann_file"])
-    images = len(index)
-    trained = len(index.trained(dataset["least_side"], dataset["empty"]))
-    if trained == images:
-        return ""
-    return f", {trained:,} of {images:,} images train: the others have no annotations or are small"
-
-
-def sharing(experiment: Experiment) -> Iterator[str]:
-    """Which variants train over one trunk, and why others do not, in sentences."""
-    stages = {n: s for n, s in experiment.stages.items() if isinstance(s, ClassifierStage)}
-    for name, stage in stages.items():
-        groups = [" + ".join(group) for group in _groups(stage.variants, stage.variants_per_job)]
-        if len(groups) == 1:
-            alone = len(stage.variants) == 1
-            yield f"{name}: {groups[0]} {'alone' if alone else 'over one trunk'}"
-        else:
-            yield (
-                f"{name}: {len(groups)} trunks because variants_per_job is "
-                f"{stage.variants_per_job}: {'; '.join(groups)}"
-            )
-    for (first, one), (second, other) in combinations(stages.items(), 2):
-        if one.after == other.after:
-            different = ", ".join(
-                f"{field} is {value} in {first} and {its} in {second}"
-                for field, value, its in _differences(one.model_dump(), other.model_dump())
-            )
-            reason = different or "they are separate stages"
-            yield f"{first} and {second} do not share a trunk: {reason}"
-    yield from _whole_detectors(experiment)
-
-
-def _whole_detectors(experiment: Experiment) -> Iterator[str]:
-    """What representation stages train for; none shares a trunk, as each makes its own."""
-    after: dict[str, list[str]] = {}
-    for name, stage in experiment.stages.items():
-        if isinstance(stage, ClassifierStage):
-            after.setdefault(stage.after, []).append(name)
-    for name, stages in after.items():
-        start = "starts" if len(stages) == 1 else "start"
-        yield f"{name}: trained once for each seed; {_listed(stages)} {start} from it"
-    ends = [
-        n for n, s in experiment.stages.items() if s.kind == "representation" and n not in after
-    ]
-    if len(ends) == 1:
-        yield f"{ends[0]} trains the whole detector: a job of its own"
-    elif ends:
-        yield f"{_listed(ends)} each train the whole detector: a job each"
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def _differences(one: dict, other: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(field, value, value) of what two stages' trunks differ in, as their file has it."""
-    for name, value in one.items():
-        if name in ("variants", "variants_per_job", "resources"):
-            continue
-        if isinstance(value, dict):
-            yield from _differences(value, other[name], f"{prefix}{name}.")
-        elif value != other[name]:
-            yield f"{prefix}{name}", as_yaml(value), as_yaml(other[name])
-
-
-def _learning_rate(job: Job) -> str:
-    schedule = job.recipe.schedule
-    if schedule.batch == schedule.lr_batch:
-        return f"{schedule.lr:g}"
-    return f"{schedule.scaled_lr:g} = {schedule.lr:g} x {schedule.batch}/{schedule.lr_batch}"
-
-
-def _asked(resources: Resources) -> str:
-    where = f" {resources.placement}" if resources.placement != "PACK" else ""
-    return f"{resources.workers} x ({resources.each}){where}"
-
-
 def _parents_first(
     experiment: Experiment,
 ) -> list[tuple[str, RepresentationStage | ClassifierStage]]:
@@ -435,19 +209,6 @@ def _parents_first(
 
 def _frozen(stage: RepresentationStage | ClassifierStage) -> list[str]:
     return stage.freeze if isinstance(stage, ClassifierStage) else []
-
-
-def _groups(variants: dict[str, Any], size: int | None) -> Iterator[dict[str, Any]]:
-    names = list(variants)
-    size = size or len(names) or 1
-    for start in range(0, len(names), size):
-        yield {name: variants[name] for name in names[start : start + size]}
-
-
-def digest_of(value: Any) -> str:
-    """The first 16 hex digits of SHA-256 over canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from bacl.config import weights_file
 from bacl.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from bacl_platform.plan.planner import Job
+    from bacl_platform.plan.job import Job
 
 _HAS = {"ResNet": "layer1.0.conv1.weight", "SwinTransformer": "layers.0.blocks.0.attn.qkv.weight"}
 """A parameter that tells weights of a kind of backbone, in the form in which it takes them."""

@@ -33,7 +33,7 @@ from bacl_platform.report.pages import (
     html_section,
     markdown_section,
 )
-from bacl_platform.store.store import disk_errors
+from bacl_platform.store.disk import disk_errors
 from bacl_platform.texts import one_line
 
 if TYPE_CHECKING:

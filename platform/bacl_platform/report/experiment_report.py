@@ -17,8 +17,8 @@ from bacl.datasets.annotations import Prepared
 from bacl.errors import RunError
 from bacl.settings import Groups
 from bacl_platform import texts
+from bacl_platform.plan.job import Job, Plan
 from bacl_platform.plan.judged import notes, prepared_of, words
-from bacl_platform.plan.planner import Job, Plan
 from bacl_platform.report.pages import (
     Bold,
     Section,
@@ -30,7 +30,9 @@ from bacl_platform.report.pages import (
     markdown_table,
 )
 from bacl_platform.spec.experiment import Experiment
-from bacl_platform.store.store import CHECKPOINT, SCALARS, Store, disk_errors
+from bacl_platform.store.disk import disk_errors
+from bacl_platform.store.names import CHECKPOINT, SCALARS
+from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console

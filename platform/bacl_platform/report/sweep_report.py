@@ -18,13 +18,16 @@ import numpy as np
 from bacl_platform import texts
 from bacl_platform.plan.cost import duration, step_seconds
 from bacl_platform.plan.judged import notes, prepared_of
-from bacl_platform.plan.planner import state
 from bacl_platform.plan.population import Move
-from bacl_platform.plan.trials import Cell, SweepFile, SweepPlan, plain
+from bacl_platform.plan.show import state
+from bacl_platform.plan.sweep_memory import failed_before, result_of, stopped_before
+from bacl_platform.plan.sweep_plan import Cell, SweepPlan
+from bacl_platform.plan.trials import SweepFile, plain
 from bacl_platform.report.pages import markdown_table
 from bacl_platform.spec.paper_table import published
-from bacl_platform.store.store import MOVES, Store, disk_errors
-from bacl_platform.tune.sweeps import failed_before, result_of, stopped_before
+from bacl_platform.store.disk import disk_errors
+from bacl_platform.store.names import MOVES
+from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console

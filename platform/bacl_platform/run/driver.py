@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import RunError, unwrapped
-from bacl_platform.plan.planner import Job, Plan
+from bacl_platform.plan.job import Job, Plan
 from bacl_platform.run import cluster
 from bacl_platform.run.placement import groups_of, lacking, of_worker, waiting_for
 from bacl_platform.run.progress import Progress

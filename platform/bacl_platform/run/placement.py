@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bacl_platform.plan.planner import Job
+from bacl_platform.plan.job import Job
 from bacl_platform.spec.experiment import Resources
 
 GIB = 2**30

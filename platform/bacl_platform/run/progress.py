@@ -12,10 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bacl_platform.plan.planner import Job, owner
+from bacl_platform.plan.job import Job
+from bacl_platform.plan.metric_names import owner
 
 if TYPE_CHECKING:
-    from bacl_platform.plan.trials import Cell
+    from bacl_platform.plan.sweep_plan import Cell
 
 STATES = ("running", "waiting", "done", "stopped", "failed")
 """Of a sweep's trials."""

@@ -23,15 +23,11 @@ from urllib.parse import urlsplit
 import bacl
 import bacl_platform
 from bacl.errors import RunError, UsageError
-from bacl_platform.plan.trials import SweepFile, is_sweep
+from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run.cluster import PATIENCE, token_wanted
-from bacl_platform.spec.experiment import (
-    checked,
-    data_paths,
-    is_relative,
-    override_field,
-    read_yaml,
-)
+from bacl_platform.spec.load import load_unresolved
+from bacl_platform.spec.sweep import is_sweep
+from bacl_platform.spec.yaml_files import data_paths, is_relative, override_field, read_yaml
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +64,7 @@ def pack(file: Path, overrides: Sequence[str], folder: Path) -> Package:
     if is_sweep(file):
         SweepFile(file, overrides)
     else:
-        checked(file, overrides)
+        load_unresolved(file, overrides)
     root = os.path.commonpath([path.parent for path in contents])
     files = [path.relative_to(root) for path in contents]
     for path, relative in zip(contents, files, strict=True):

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bacl.errors import UsageError
-from bacl_platform.spec.experiment import Paper, read_yaml
+from bacl_platform.spec.experiment import Paper
+from bacl_platform.spec.yaml_files import read_yaml
 
 
 def published(

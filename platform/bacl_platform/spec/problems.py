@@ -239,15 +239,6 @@ def _quotes(value: Any) -> str:
     return ": put it in quotes, which make it text" if plain else ""
 
 
-def is_text(text: str) -> bool:
-    """Whether UTF-8 can say it, without a null: names of files may have bytes that are no text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
-
-
 def as_yaml(value: Any) -> str:
     """A value in one line as a file would have it."""
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)

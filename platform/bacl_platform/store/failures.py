@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from bacl.errors import UsageError
 from bacl_platform.redaction import redacted
-from bacl_platform.store import unfinished as works
-from bacl_platform.store.status import Unfinished, unfinished
-from bacl_platform.store.store import JOB, LOG, Store, failure_note
+from bacl_platform.store import unfinished
+from bacl_platform.store.names import JOB, LOG, failure_note
+from bacl_platform.store.status import Unfinished, unfinished_jobs
+from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +21,7 @@ def logs_command(store: Store, key: str) -> str:
 
 def note_failure(store: Store, key: str, sentence: str) -> None:
     """Remember how a job that began failed, until it is started again."""
-    if works.read(store, key, JOB) is not None:
+    if unfinished.read(store, key, JOB) is not None:
         store.write_note(failure_note(key), redacted(sentence))
 
 
@@ -41,7 +42,7 @@ def print_logs(store: Store, which: str | None, lines: int, console: "Console") 
         console.print(f"no unfinished jobs in {store.url}", soft_wrap=True, highlight=False)
         return
     place = f"{store.url}/.work/{job.key}/{LOG}"
-    log = works.read(store, job.key, LOG)
+    log = unfinished.read(store, job.key, LOG)
     if log is None:
         raise UsageError(f"job {job.name} ({job.key}): expected a log at {place}, found none yet")
     for line in [f"job {job.name} ({job.key}), {place}:", *log.splitlines()[-lines:]]:
@@ -52,7 +53,7 @@ def print_logs(store: Store, which: str | None, lines: int, console: "Console") 
 
 def _chosen(store: Store, which: str | None) -> Unfinished | None:
     """The job to show; None where none was named and there is none."""
-    known = sorted(unfinished(store), key=lambda job: job.quiet)
+    known = sorted(unfinished_jobs(store), key=lambda job: job.quiet)
     if which is None:
         failed = [job for job in known if job.failure is not None and not job.running]
         return next(iter([*failed, *known]), None)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bacl.errors import RunError
-from bacl_platform.store import status
-from bacl_platform.store import unfinished as works
-from bacl_platform.store.inventory import holdings
-from bacl_platform.store.store import CHECKPOINTS, JOB, MANIFEST, Store, broken
+from bacl_platform.store import drivers, unfinished
+from bacl_platform.store.inventory import inventory
+from bacl_platform.store.manifest import broken
+from bacl_platform.store.names import CHECKPOINTS, JOB, MANIFEST
+from bacl_platform.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ def find(store: Store, needed: set[str] | None = None) -> list[Piece]:
     keys that some experiments' plans ask for: also all other entries. Of whole entries, tagged ones
     stay, and what a kept entry or an unfinished job was trained from.
     """
-    held = {key for key in (*store.entries(), *works.works(store)) if store.held(key)}
-    entries = [entry for entry in holdings(store) if entry.key not in held]
+    held = {key for key in (*store.entries(), *unfinished.keys(store)) if store.held(key)}
+    entries = [entry for entry in inventory(store) if entry.key not in held]
     whole, found = [], []
     for entry in entries:
         problem = entry.problem or (None if store.bucket else broken(store.entry(entry.key)))
@@ -44,22 +45,22 @@ def find(store: Store, needed: set[str] | None = None) -> list[Piece]:
         elif not entry.tags:
             found.append(Piece("entry", entry.key, problem, entry.bytes))
     finished = {entry.key for entry in whole}
-    unfinished = [key for key in works.works(store) if key not in finished]
-    for key in works.works(store):
+    left = [key for key in unfinished.keys(store) if key not in finished]
+    for key in unfinished.keys(store):
         if key in held:
             continue
         if key in finished:
             found.append(Piece("work", key, "its job is finished", _work_bytes(store, key)))
         else:
             found += _partial_checkpoints(store, key)
-    if not status.drivers(store):
+    if not drivers.drivers(store):
         found += _leftovers(store)
     if needed is None:
         needed = {entry.key for entry in whole if not entry.outdated}
     kept = _with_ancestors(
         needed
         | {entry.key for entry in whole if entry.tags}
-        | {parent for key in unfinished if (parent := _parent_of_work(store, key))},
+        | {parent for key in left if (parent := _parent_of_work(store, key))},
         store,
     )
     found += [
@@ -76,7 +77,7 @@ def remove(store: Store, pieces: list[Piece]) -> None:
     Raises RunError before anything goes where entries are among them that a run or sweep, which may
     be about to use them, is in the way of; or for a key that somebody builds by now.
     """
-    alive = status.drivers(store)
+    alive = drivers.drivers(store)
     if alive and any(piece.kind == "entry" for piece in pieces):
         who = ", ".join(f"process {d.pid} on {d.host} ({d.command})" for d in alive)
         raise RunError(
@@ -110,7 +111,7 @@ def _with_ancestors(keys: set[str], store: Store) -> set[str]:
 
 
 def _parent_of_work(store: Store, key: str) -> str | None:
-    text = works.read(store, key, JOB)
+    text = unfinished.read(store, key, JOB)
     if text is None:  # it was killed before it did anything
         return None
     try:

@@ -9,7 +9,9 @@ from typing import Any
 
 from bacl.errors import UsageError
 from bacl.result_versions import version_of
-from bacl_platform.store.store import MANIFEST, Store, broken
+from bacl_platform.store.manifest import broken
+from bacl_platform.store.names import MANIFEST
+from bacl_platform.store.store import Store
 
 _TAGS = ".tags"
 
@@ -40,7 +42,7 @@ class Holding:
         return f"its results are older: {', '.join(changed)}" if changed else None
 
 
-def holdings(store: Store) -> Iterator[Holding]:
+def inventory(store: Store) -> Iterator[Holding]:
     """All entries of a store, by key."""
     known, tagged = store.descriptions(), tags(store)
     for key in store.entries():

@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from bacl.errors import RunError
-from bacl_platform.store.store import Store, disk_errors
+from bacl_platform.store.disk import disk_errors
+from bacl_platform.store.store import Store
 
 
 def push(store: Store, digest: str) -> None:

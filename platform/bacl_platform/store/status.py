@@ -1,86 +1,17 @@
-"""What goes on in a store, whoever started it: drivers, unfinished jobs, how to stop them."""
+"""What goes on in a store, whoever started it."""
 
 import contextlib
 import json
-import os
-import signal
-import socket
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from bacl.errors import RunError, UsageError
-from bacl_platform.redaction import redacted
-from bacl_platform.store import unfinished as works
-from bacl_platform.store.store import JOB, SCALARS, Store, failure_note
+from bacl_platform.store import unfinished
+from bacl_platform.store.drivers import drivers
+from bacl_platform.store.names import JOB, SCALARS, failure_note
+from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-@dataclass(frozen=True)
-class Driver:
-    """A process that runs an experiment or sweeps."""
-
-    pid: int
-    host: str
-    command: str
-    started: str
-    note: str
-
-    @property
-    def here(self) -> bool:
-        """Whether it is on this machine, and can be asked."""
-        return self.host == socket.gethostname()
-
-    @property
-    def alive(self) -> bool | None:
-        """Whether it still runs; None where that cannot be known from here."""
-        if not self.here:
-            return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
-
-
-@contextlib.contextmanager
-def driving(store: Store) -> Iterator[None]:
-    """Be known as a driver of the store, and end on SIGTERM as on Ctrl-C."""
-    note = f".drivers/{socket.gethostname()}-{os.getpid()}.json"
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-    facts["command"] = redacted(" ".join(["bacl", *sys.argv[1:]]))
-    store.write_note(note, json.dumps(facts))
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        store.drop_note(note)
-
-
-def drivers(store: Store) -> list[Driver]:
-    """Drivers of the store; the notes of those that were killed here are cleared away."""
-    found = []
-    for note in store.notes(".drivers"):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            driver = Driver(**json.loads(store.note(note) or "{}"), note=note)
-            if driver.alive is False:
-                store.drop_note(note)
-            else:
-                found.append(driver)
-    return found
 
 
 @dataclass(frozen=True)
@@ -103,18 +34,18 @@ class Unfinished:
     """How it failed, if it did and was not started again."""
 
 
-def unfinished(store: Store) -> list[Unfinished]:
+def unfinished_jobs(store: Store) -> list[Unfinished]:
     """The store's unfinished jobs, those that run first."""
     found = []
-    for key in works.works(store):
+    for key in unfinished.keys(store):
         with contextlib.suppress(OSError, ValueError, KeyError):
-            if (description := works.read(store, key, JOB)) is not None:
+            if (description := unfinished.read(store, key, JOB)) is not None:
                 found.append(_unfinished(store, key, json.loads(description)))
     return sorted(found, key=lambda job: (not job.running, job.name))
 
 
 def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
-    lines = (works.read(store, key, SCALARS) or "").splitlines()
+    lines = (unfinished.read(store, key, SCALARS) or "").splitlines()
     rows = [row for row in map(json.loads, lines) if "loss" in row]
     last = rows[-1] if rows else {"step": 0}
     steps = job["iterations"]
@@ -128,8 +59,8 @@ def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
         steps=steps,
         loss=last.get("loss"),
         seconds_left=seconds * (steps - last["step"]) if seconds else None,
-        checkpoint=works.newest_step(store, key),
-        quiet=works.quiet(store, key),
+        checkpoint=unfinished.newest_step(store, key),
+        quiet=unfinished.quiet(store, key),
         images_per_second=job["recipe"]["schedule"]["batch"] / seconds if seconds else None,
         failure=store.note(failure_note(key)),
     )
@@ -147,7 +78,7 @@ def print_status(store: Store, console: "Console") -> None:
             markup=False,
             soft_wrap=True,
         )
-    jobs = unfinished(store)
+    jobs = unfinished_jobs(store)
     if not jobs:
         console.print(f"no unfinished jobs in {store.url}", soft_wrap=True, highlight=False)
         return
@@ -175,43 +106,3 @@ def print_status(store: Store, console: "Console") -> None:
 
 def _ago(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def stop(store: Store, pid: int | None, patience: float, console: "Console") -> None:
-    """Interrupt drivers of the store on this machine, one or all, and wait for their end.
-
-    What they trained stays, and their commands go on from the newest checkpoints. Where nothing
-    runs there is nothing to do. Raises UsageError where `pid` is none of them, RunError where they
-    are on other machines or one does not end in `patience` seconds.
-    """
-    known = drivers(store)
-    chosen = [driver for driver in known if driver.here and pid in (None, driver.pid)]
-    if not chosen:
-        here = ", ".join(str(driver.pid) for driver in known if driver.here)
-        elsewhere = [f"{driver.pid} on {driver.host}" for driver in known if not driver.here]
-        if elsewhere and not here:
-            raise RunError(
-                f"{store.url}: no run or sweep is on this machine; there are "
-                f"{', '.join(elsewhere)}: run `bacl stop` there"
-            )
-        if pid is not None:
-            raise UsageError(
-                f"process {pid}: expected one that runs in {store.url}, as `bacl status` shows "
-                f"them: {here or 'none'}"
-            )
-        text = f"nothing to stop: no run or sweep is in {store.url}"
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
-        return
-    for driver in chosen:
-        os.kill(driver.pid, signal.SIGTERM)  # SIGINT is ignored in the background
-    deadline = time.monotonic() + patience
-    while any(driver.alive for driver in chosen):
-        if time.monotonic() > deadline:
-            left = ", ".join(str(driver.pid) for driver in chosen if driver.alive)
-            raise RunError(
-                f"process {left} has not ended after {patience:.0f} s: `kill -9 {left}` is safe, "
-                "the same command goes on from the last checkpoints"
-            )
-        time.sleep(0.2)
-    for driver in chosen:
-        console.print(f"stopped {driver.pid}: {driver.command}", soft_wrap=True, highlight=False)

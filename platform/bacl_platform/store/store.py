@@ -7,50 +7,34 @@ renamed, the manifest comes last as well.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Collection, Iterator
-from datetime import datetime, timezone
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from bacl.errors import RunError, UsageError
-from bacl_platform.spec.problems import is_text
 from bacl_platform.store.bucket import SCHEME, Bucket
+from bacl_platform.store.disk import disk_errors, now, read_text, sync, write_text
 from bacl_platform.store.lease import VOID_AFTER, Lease, being_built, is_held
+from bacl_platform.store.manifest import (
+    broken,
+    fingerprint,
+    listed,
+    read_manifest,
+    write_manifest,
+)
+from bacl_platform.store.names import JOB, KEY, MANIFEST
+from bacl_platform.texts import is_text
 
 logger = logging.getLogger(__name__)
-
-MANIFEST = "manifest.json"
-CHECKPOINT = "checkpoint.pth"
-JOB = "job.json"
-SCALARS = "scalars.jsonl"
-MOVES = "moves.json"
-"""Which variants of a population went on from which others, and with which values."""
-STOPPED = "stopped.json"
-"""Which variants have left the bank of a job."""
-CHECKPOINTS = "checkpoints"
-"""The folder of a job's checkpoints, while it trains, and of those that are kept after."""
-LOG = "train.log"
-FAILURE = "failure.txt"
-"""How an unfinished job failed, until it is started again."""
-KEPT_CHECKPOINTS = 2
-KEY = re.compile(r"[0-9a-f]{16}")
-"""Tells entries and work from other folders."""
-
-
-def failure_note(key: str) -> str:
-    """The note that tells how an unfinished job failed."""
-    return f".work/{key}/{FAILURE}"
 
 
 class Store:
@@ -109,7 +93,7 @@ class Store:
         manifest = self.bucket.read_text(f"{key}/{MANIFEST}")
         if manifest is None:
             return False
-        if _text(self.entry(key) / MANIFEST) == manifest and self._holds(key):
+        if read_text(self.entry(key) / MANIFEST) == manifest and self._holds(key):
             return True
         return self.pull_folder(key, manifest) and self._holds(key)
 
@@ -117,7 +101,7 @@ class Store:
         folder = self.entry(key)
         if not (folder / MANIFEST).is_file():
             return False
-        state = _fingerprint(folder)
+        state = fingerprint(folder)
         if self._verified.get(key) != state:
             if problem := broken(folder):
                 logger.warning("%s is not trusted: %s", folder, problem)
@@ -145,11 +129,11 @@ class Store:
         return found
 
     def _description(self, key: str) -> str | None:
-        text = _text(self.entry(key) / JOB)
+        text = read_text(self.entry(key) / JOB)
         if text is not None or self.bucket is None:
             return text
         copy = self.root / ".descriptions" / f"{key}.json"
-        text = _text(copy)
+        text = read_text(copy)
         if text is None and (text := self.bucket.read_text(f"{key}/{JOB}")) is not None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             write_text(copy, text)
@@ -178,7 +162,7 @@ class Store:
             if entry.exists():  # incomplete, or the job would not have run
                 shutil.rmtree(entry)
             folder.rename(entry)
-            _sync(self.root)
+            sync(self.root)
         self.drop_work(key)
         return entry
 
@@ -210,12 +194,12 @@ class Store:
         final = self.root / name
         partial = final.with_name(f".{final.name}.partial")
         with disk_errors(self.root), self.bringing():
-            if _text(final / MANIFEST) == manifest and broken(final) is None:
+            if read_text(final / MANIFEST) == manifest and broken(final) is None:
                 return True  # another process has brought it meanwhile
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             there = self.bucket.sizes(f"{name}/")
-            for file in _listed(manifest):
+            for file in listed(manifest):
                 if f"{name}/{file}" in there:  # else it is what is told to be missing
                     self.bucket.download(f"{name}/{file}", partial / file)
             write_text(partial / MANIFEST, manifest)
@@ -225,7 +209,7 @@ class Store:
                 return False
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-            _sync(final.parent)
+            sync(final.parent)
         return True
 
     def bringing(self) -> FileLock:
@@ -235,7 +219,7 @@ class Store:
 
     def note(self, name: str) -> str | None:
         """A note in the store, such as `.sweeps/name.json`; None where there is none."""
-        return self.bucket.read_text(name) if self.bucket else _text(self.root / name)
+        return self.bucket.read_text(name) if self.bucket else read_text(self.root / name)
 
     def write_note(self, name: str, text: str) -> None:
         """Write or replace a note."""
@@ -294,7 +278,7 @@ class Store:
             who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
             raise RunError(being_built(key, who)) from None
         try:
-            who = f"process {os.getpid()} on {socket.gethostname()} since {_now()}"
+            who = f"process {os.getpid()} on {socket.gethostname()} since {now()}"
             with disk_errors(self.root):
                 holder.write_text(who, encoding="utf-8")
             with self._lease(key, who, patience):
@@ -331,186 +315,3 @@ class Store:
 def _cache_of(url: str) -> Path:
     base = os.environ.get("BACL_CACHE") or Path("~/.cache/bacl").expanduser()
     return Path(base).resolve() / hashlib.sha256(url.encode()).hexdigest()[:16]
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-
-
-def _listed(manifest: str) -> list[str]:
-    """The files that a manifest lists; none where it cannot be read."""
-    try:
-        names = list(json.loads(manifest)["files"])
-    except (ValueError, KeyError, TypeError):
-        return []
-    return [name for name in names if not name.startswith("/") and ".." not in name.split("/")]
-
-
-def write_manifest(folder: Path, **facts: Any) -> None:
-    """Declare a folder complete: list its files with size and SHA-256, last of all writes."""
-    files = {
-        str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
-        for path in _files(folder)
-    }
-    write_text(
-        folder / MANIFEST, json.dumps({**facts, "created": _now(), "files": files}, indent=1)
-    )
-
-
-def read_manifest(folder: Path) -> dict:
-    """The manifest of a complete folder."""
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-
-
-def broken(folder: Path) -> str | None:
-    """Why a folder cannot be relied on, in words, or None when it can."""
-    try:
-        files = read_manifest(folder)["files"]
-    except FileNotFoundError:
-        return "its manifest is missing"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its manifest cannot be read"
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-    for name, expected in files.items():
-        if sha256(folder / name) != expected["sha256"]:
-            return f"{name} is not what was written: its SHA-256 differs"
-    return None
-
-
-def newest(steps: Collection[int], count: int = KEPT_CHECKPOINTS) -> set[int]:
-    """The last few of some steps."""
-    return set(sorted(steps)[-count:])
-
-
-def write_checkpoint(
-    folder: Path,
-    step: int,
-    save: Callable[[Path], None],
-    kept: Callable[[Collection[int]], set[int]] = newest,
-) -> Path:
-    """Write `folder/step_<step>` through `save(file)`; of all steps, keep those that `kept` says.
-
-    Raises RunError when the disk is full; the partial checkpoint is removed.
-    """
-    final, partial = folder / f"step_{step}", folder / f".step_{step}.partial"
-    with disk_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            save(partial / CHECKPOINT)
-            write_manifest(partial, step=step)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _sync(folder)
-    there = checkpoints(folder)
-    keeping = kept([number for number, _ in there])
-    for number, old in there:
-        if number not in keeping:
-            shutil.rmtree(old, ignore_errors=True)
-    return final
-
-
-def latest_checkpoint(folder: Path) -> tuple[int, Path] | None:
-    """Step and file of the newest checkpoint that can be relied on; older ones stand in for it."""
-    for step, path in checkpoints(folder):
-        problem = broken(path)
-        if problem is None:
-            return step, path / CHECKPOINT
-        logger.warning("checkpoint %s is not used: %s", path, problem)
-    return None
-
-
-def newest_step(folder: Path) -> int | None:
-    """Step of the newest checkpoint by name, unverified: for display."""
-    found = checkpoints(folder)
-    return found[0][0] if found else None
-
-
-def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and folders of all checkpoints by name, unverified, the newest first."""
-    found = [(path.name.removeprefix("step_"), path) for path in folder.glob("step_*")]
-    return sorted(((int(step), path) for step, path in found if step.isdecimal()), reverse=True)
-
-
-@contextlib.contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Tell a full disk, or what may not be read or written, in a sentence (RunError)."""
-    try:
-        yield
-    except OSError as error:
-        if sentence := disk_sentence(error, place):
-            raise RunError(sentence) from error
-        raise
-
-
-def disk_sentence(error: OSError, place: Path) -> str | None:
-    """What to tell about an operating system error that is about the disk, else None."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"no space left for {place}: free some, or choose another --store, then run the same "
-            "command again; it goes on from the last complete checkpoint"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{_barred(Path(error.filename or place))}: {error.strerror}"
-    return None
-
-
-def _barred(path: Path) -> str:
-    """Which file or folder this user may not do what with, of a path that could not be used."""
-    for folder in [*reversed(path.parents), path]:
-        if os.path.isdir(folder) and not os.access(folder, os.X_OK, effective_ids=True):
-            return f"{folder}: expected a folder that may be entered"
-    if os.path.exists(path) and not os.access(path, os.R_OK, effective_ids=True):
-        what = "folder" if os.path.isdir(path) else "file"
-        return f"{path}: expected a {what} that may be read"
-    return f"{path}: expected a writable place"
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is on the disk when this returns."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
-
-
-def _fingerprint(folder: Path) -> list[tuple]:
-    stats = ((str(p), p.stat()) for p in [*_files(folder), folder / MANIFEST])
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename inside `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -13,20 +13,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from bacl.errors import RunError
-from bacl_platform.store.store import (
-    CHECKPOINTS,
-    JOB,
-    KEY,
-    LOG,
-    MANIFEST,
-    MOVES,
-    SCALARS,
-    STOPPED,
-    Store,
-    broken,
-    checkpoints,
-    write_text,
-)
+from bacl_platform.store.checkpoints import checkpoints
+from bacl_platform.store.disk import write_text
+from bacl_platform.store.manifest import broken
+from bacl_platform.store.names import CHECKPOINTS, JOB, KEY, LOG, MANIFEST, MOVES, SCALARS, STOPPED
+from bacl_platform.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +27,7 @@ PATIENCE = 60.0
 """Seconds that a job which ends waits for what is being copied."""
 
 
-def works(store: Store) -> list[str]:
+def keys(store: Store) -> list[str]:
     """The keys of unfinished jobs, and of finished ones whose work was left behind."""
     found = {path.name for path in (store.root / ".work").glob("*") if path.is_dir()}
     if store.bucket is not None:

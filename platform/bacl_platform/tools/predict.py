@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bacl.errors import RunError, UsageError
-from bacl_platform.plan.planner import Plan
-from bacl_platform.spec.problems import is_text
-from bacl_platform.store.store import CHECKPOINT, Store, disk_errors, write_text
-from bacl_platform.texts import shortened
+from bacl_platform.plan.job import Plan
+from bacl_platform.store.disk import disk_errors, write_text
+from bacl_platform.store.names import CHECKPOINT
+from bacl_platform.store.store import Store
+from bacl_platform.texts import is_text, shortened
 
 if TYPE_CHECKING:
     from mmengine.structures import InstanceData

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.datasets.annotations import Prepared, sha256, synsets
 from bacl.errors import RunError, UsageError
-from bacl_platform.plan.planner import Job, Plan
-from bacl_platform.store.store import CHECKPOINT, Store, disk_errors
+from bacl_platform.plan.job import Job, Plan
+from bacl_platform.store.disk import disk_errors
+from bacl_platform.store.names import CHECKPOINT
+from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -19,10 +19,13 @@ from typing import Any
 from filelock import FileLock
 
 import bacl
-from bacl_platform.plan.planner import Job, owner
+from bacl_platform.plan.job import Job
+from bacl_platform.plan.metric_names import owner
 from bacl_platform.redaction import redacted
 from bacl_platform.store import unfinished
-from bacl_platform.store.store import CHECKPOINT, LOG, SCALARS, Store, read_manifest
+from bacl_platform.store.manifest import read_manifest
+from bacl_platform.store.names import CHECKPOINT, LOG, SCALARS
+from bacl_platform.store.store import Store
 from bacl_platform.tracking.outbox import Event
 
 _LONGEST_PARAM = 6000

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from bacl_platform.plan.planner import Job
+from bacl_platform.plan.job import Job
 
 KEPT = ("log", "fail")
 """Kinds of events that are on disk; the others follow from the store."""

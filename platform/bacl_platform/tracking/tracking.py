@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bacl.errors import RunError, UsageError
-from bacl_platform.plan.planner import Job, Plan
+from bacl_platform.plan.job import Job, Plan
 from bacl_platform.redaction import redacted
 from bacl_platform.store.store import Store
 from bacl_platform.tracking.mlflow_runs import Runs

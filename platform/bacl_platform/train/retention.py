@@ -8,8 +8,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from bacl_platform.plan.planner import Job, owner
-from bacl_platform.store.store import CHECKPOINTS, SCALARS, broken, checkpoints, newest
+from bacl_platform.plan.job import Job
+from bacl_platform.plan.metric_names import owner
+from bacl_platform.store.checkpoints import checkpoints, newest
+from bacl_platform.store.manifest import broken
+from bacl_platform.store.names import CHECKPOINTS, SCALARS
 
 
 @dataclass(frozen=True)

@@ -37,23 +37,14 @@ from bacl.datasets.annotations import Prepared
 from bacl.detector.warmstart import load_trunk, read_checkpoint
 from bacl.errors import BaclError, RunError
 from bacl.export import export_variants
-from bacl_platform.plan.planner import Job, owner
+from bacl_platform.plan.job import Job
+from bacl_platform.plan.metric_names import owner
 from bacl_platform.plan.population import Move, evolve
 from bacl_platform.store import prepared_datasets, unfinished
-from bacl_platform.store.store import (
-    CHECKPOINT,
-    CHECKPOINTS,
-    JOB,
-    LOG,
-    MOVES,
-    SCALARS,
-    STOPPED,
-    Store,
-    disk_errors,
-    latest_checkpoint,
-    write_checkpoint,
-    write_text,
-)
+from bacl_platform.store.checkpoints import latest_checkpoint, write_checkpoint
+from bacl_platform.store.disk import disk_errors, write_text
+from bacl_platform.store.names import CHECKPOINT, CHECKPOINTS, JOB, LOG, MOVES, SCALARS, STOPPED
+from bacl_platform.store.store import Store
 from bacl_platform.train.hooks.system import System
 from bacl_platform.train.retention import Retention
 from bacl_platform.train.retries import failure, lasts

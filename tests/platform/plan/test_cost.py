@@ -8,7 +8,8 @@ import json
 import pytest
 
 from bacl_platform.plan.cost import amount, cost_lines, duration, step_seconds
-from bacl_platform.store.store import JOB, SCALARS, write_checkpoint
+from bacl_platform.store.checkpoints import write_checkpoint
+from bacl_platform.store.names import JOB, SCALARS
 
 THREE = "stages.heads.variants.bce={method: bce}"
 PAIRS = (THREE, "stages.heads.variants_per_job=2", "stages.heads.recipe.evaluate_every=5")

@@ -18,8 +18,9 @@ from bacl.evaluation import Detections, Evaluator
 from bacl_platform.cli import main as cli
 from bacl_platform.plan import judged
 from bacl_platform.plan.planner import make_plan
-from bacl_platform.spec.experiment import load
-from bacl_platform.store.store import JOB, Store
+from bacl_platform.spec.load import load
+from bacl_platform.store.names import JOB
+from bacl_platform.store.store import Store
 
 pytestmark = pytest.mark.filterwarnings("error")
 

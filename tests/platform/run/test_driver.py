@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bacl_platform.plan.planner import Job
-from bacl_platform.store.store import Store, newest_step
+from bacl_platform.plan.job import Job
+from bacl_platform.store.checkpoints import newest_step
+from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
+from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
+from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run.progress import TrialProgress
 
 SWEEP = """
@@ -192,7 +193,7 @@ def test_without_a_terminal_each_event_is_a_line(plan):
         progress.add(found.cells)
         progress.begin(heads, 0)
         progress.evaluated({keys[0]: {"step": 5, "AP": 0.123}, keys[1]: {"step": 5}})
-        for _ in range(2):  # whoever asks the board again is told the same
+        for _ in range(2):  # whoever asks the trials' state again is told the same
             progress.left(keys[:1], "stopped")
         progress.end(heads, "done")
     assert file.getvalue().splitlines() == [

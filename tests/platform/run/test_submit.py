@@ -19,8 +19,9 @@ from rich.console import Console
 from bacl.errors import RunError, UsageError
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run import submit as submitting
-from bacl_platform.spec.experiment import load
-from bacl_platform.store.store import Store, newest_step
+from bacl_platform.spec.load import load
+from bacl_platform.store.checkpoints import newest_step
+from bacl_platform.store.store import Store
 
 SWEEP = """
 name: few

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from bacl.method_settings import METHODS
-from bacl_platform.plan.trials import Sweep
 from bacl_platform.spec.experiment import Experiment
 from bacl_platform.spec.problems import likely, translate, truths
+from bacl_platform.spec.sweep import Sweep
 
 STAGES = {
     "one": {

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bacl.errors import UsageError
 from bacl_platform.store import failures, status
-from bacl_platform.store.store import JOB, SCALARS
+from bacl_platform.store.names import JOB, SCALARS
 
 
 @pytest.fixture
@@ -73,14 +73,14 @@ def test_interrupted_job_is_shown_without_a_name_where_none_has_failed(begun, st
 def test_job_that_is_started_again_has_not_failed(begun, store):
     job = begun()
     failures.note_failure(store, job.key, "it broke")
-    assert status.unfinished(store)[0].failure == "it broke"
+    assert status.unfinished_jobs(store)[0].failure == "it broke"
     failures.clear_failure(store, job.key)
-    assert status.unfinished(store)[0].failure is None
+    assert status.unfinished_jobs(store)[0].failure is None
 
 
 def test_status_has_throughput_and_time_left_of_what_runs(begun, store, capsys):
     job = begun()
-    (found,) = status.unfinished(store)
+    (found,) = status.unfinished_jobs(store)
     assert found.images_per_second == 4.0  # batches of two in half a second
     assert found.seconds_left == 1.0
     with store.lock(job.key):

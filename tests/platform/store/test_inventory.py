@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from bacl.errors import RunError
 from bacl_platform.cli import main as cli
-from bacl_platform.store import garbage, status, unfinished
-from bacl_platform.store.inventory import holdings, tag, verify
+from bacl_platform.store import drivers, garbage, unfinished
+from bacl_platform.store.inventory import inventory, tag, verify
 from bacl_platform.store.store import Store
 
 STAGE_1, BACL, SOFTMAX, OTHER = ("1" * 16, "a" * 16, "b" * 16, "c" * 16)
@@ -96,7 +96,7 @@ def test_entries_that_no_plan_asks_for_are_shown_and_offered(full, versions, why
 def test_verify_finds_a_byte_that_changed(full):
     assert bacl(full, "verify").exit_code == 0
     damage(full, BACL, "Weights of " + BACL)
-    assert all(entry.problem is None for entry in holdings(full))
+    assert all(entry.problem is None for entry in inventory(full))
     assert dict(verify(full, [BACL, OTHER])) == {
         BACL: "checkpoint.pth is not what was written: its SHA-256 differs",
         OTHER: None,
@@ -113,7 +113,7 @@ def test_tag_and_untag_say_what_they_expect(full):
     wrong = bacl(full, "untag", BACL, "paper")
     assert wrong.exit_code == 2 and "expected one of its tags (shipped)" in wrong.stderr
     assert bacl(full, "untag", BACL, "shipped").exit_code == 0
-    assert not any(entry.tags for entry in holdings(full))
+    assert not any(entry.tags for entry in inventory(full))
 
 
 def names(pieces: list[garbage.Piece]) -> set[tuple[str, str]]:
@@ -159,14 +159,14 @@ def test_gc_takes_broken_entries_partial_checkpoints_leftovers_and_work_of_finis
     done = bacl(full, "gc", "--yes")
     assert done.exit_code == 0 and "removed" in done.output
     assert garbage.find(full) == [] and BACL not in full.entries()
-    assert unfinished.works(full) == ["d" * 16] and not partial.exists()
+    assert unfinished.keys(full) == ["d" * 16] and not partial.exists()
 
 
 def test_gc_leaves_alone_what_is_being_built_or_belongs_to_a_live_driver(full):
     damage(full, BACL, "weights")
     begin(full, SOFTMAX, STAGE_1)
     (full.root / ".work/.ray/live").mkdir(parents=True)
-    with full.lock(BACL), full.lock(SOFTMAX), status.driving(full):
+    with full.lock(BACL), full.lock(SOFTMAX), drivers.driving(full):
         assert garbage.find(full) == []
         found = garbage.find(full, {BACL})
         assert names(found) == {("entry", OTHER)}

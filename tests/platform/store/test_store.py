@@ -1,21 +1,18 @@
 """The store: complete or not trusted, whatever happens in between."""
 
-import contextlib
-import errno
 import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from bacl.errors import RunError
 from bacl_platform.store.bucket import Bucket
-from bacl_platform.store.store import Store, disk_errors, latest_checkpoint, write_checkpoint
+from bacl_platform.store.store import Store
 
 
 def publish(store: Store, key: str = "k1") -> Path:
@@ -24,10 +21,6 @@ def publish(store: Store, key: str = "k1") -> Path:
     (folder / "checkpoint.pth").write_bytes(b"weights")
     (folder / "variants" / "metrics.json").write_text("{}")
     return store.publish(key, folder)
-
-
-def save(content: bytes):
-    return lambda path: path.write_bytes(content)
 
 
 def test_published_entry_is_complete_and_its_work_is_gone(tmp_path):
@@ -67,56 +60,6 @@ def test_broken_entry_is_replaced(tmp_path):
     (publish(store) / "checkpoint.pth").unlink()
     publish(store)
     assert store.complete("k1")
-
-
-def test_newest_two_checkpoints_are_kept(tmp_path):
-    for step in (5, 10, 100):
-        write_checkpoint(tmp_path, step, save(b"%d" % step))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_10", "step_100"]
-    assert latest_checkpoint(tmp_path) == (100, tmp_path / "step_100" / "checkpoint.pth")
-
-
-@pytest.mark.parametrize("damage", ["truncated", "changed", "no manifest", "no file"])
-def test_damaged_checkpoint_gives_way_to_the_older_one(tmp_path, caplog, damage):
-    for step in (5, 10):
-        write_checkpoint(tmp_path, step, save(b"weights"))
-    newest = tmp_path / "step_10"
-    if damage == "no manifest":
-        (newest / "manifest.json").unlink()
-    elif damage == "no file":
-        (newest / "checkpoint.pth").unlink()
-    else:
-        (newest / "checkpoint.pth").write_bytes(b"weig" if damage == "truncated" else b"weighty")
-    step, _ = latest_checkpoint(tmp_path)
-    assert step == 5
-    assert "step_10 is not used" in caplog.text
-
-
-def test_no_checkpoint_is_none(tmp_path):
-    assert latest_checkpoint(tmp_path / "nothing") is None
-
-
-def test_full_disk_is_told_and_leaves_nothing_to_trust(tmp_path):
-    write_checkpoint(tmp_path, 5, save(b"weights"))
-
-    def full(path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(RunError, match="no space left for"):
-        write_checkpoint(tmp_path, 10, full)
-    assert [path.name for path in tmp_path.iterdir()] == ["step_5"]
-
-
-def test_real_full_device_gives_the_sentence(tmp_path):
-    def to_full_device(path: Path) -> None:
-        import torch
-
-        with open("/dev/full", "wb") as file:
-            torch.save({"weights": torch.zeros(100_000)}, file)
-
-    with pytest.raises(RunError, match="no space left for"):
-        write_checkpoint(tmp_path, 10, to_full_device)
 
 
 _HOLD = """
@@ -223,59 +166,3 @@ def test_notes_are_written_listed_and_dropped(request, tmp_path, place):
     assert store.note(".sweeps/a.json") == "[1]" and store.notes(".sweeps") == [".sweeps/a.json"]
     store.drop_note(".sweeps/a.json")
     assert store.notes(".sweeps") == []
-
-
-@contextlib.contextmanager
-def as_nobody():
-    """Without root's rights, which no permission holds back."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.mark.parametrize(
-    "mode, use, expected",
-    [
-        (0o311, lambda folder: list(folder.iterdir()), "expected a folder that may be read"),
-        (
-            0o444,
-            lambda folder: (folder / "x").read_bytes(),
-            "expected a folder that may be entered",
-        ),
-        (0o555, lambda folder: (folder / "y").write_bytes(b""), "expected a writable place"),
-    ],
-)
-def test_what_may_not_be_read_is_not_told_as_a_place_to_write(mode, use, expected):
-    base = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own is for one user alone
-    try:
-        base.chmod(0o755)
-        folder = base / "images"
-        folder.mkdir()
-        (folder / "x").write_bytes(b"x")
-        folder.chmod(mode)
-        with as_nobody(), pytest.raises(RunError) as told, disk_errors(Path("store")):
-            use(folder)
-        assert str(told.value).startswith(f"{folder}") and expected in str(told.value)
-    finally:
-        (base / "images").chmod(0o755)
-        shutil.rmtree(base)
-
-
-def test_file_that_may_not_be_read_is_told_as_such():
-    base = Path(tempfile.mkdtemp(dir="/tmp"))
-    try:
-        base.chmod(0o755)
-        (base / "train.json").write_text("{}")
-        (base / "train.json").chmod(0o200)
-        with as_nobody(), pytest.raises(RunError) as told, disk_errors(Path("store")):
-            (base / "train.json").read_text()
-        assert str(told.value).startswith(
-            f"{base / 'train.json'}: expected a file that may be read"
-        )
-    finally:
-        shutil.rmtree(base)

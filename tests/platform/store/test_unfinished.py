@@ -13,18 +13,13 @@ from moto.server import ThreadedMotoServer
 from bacl.datasets.annotations import prepare
 from bacl.errors import RunError
 from bacl_platform.plan.planner import make_plan
-from bacl_platform.spec.experiment import load
-from bacl_platform.store import prepared_datasets, status
-from bacl_platform.store import unfinished as works
+from bacl_platform.spec.load import load
+from bacl_platform.store import prepared_datasets, status, unfinished
 from bacl_platform.store.bucket import Bucket
-from bacl_platform.store.store import (
-    MANIFEST,
-    SCALARS,
-    Store,
-    latest_checkpoint,
-    read_manifest,
-    write_checkpoint,
-)
+from bacl_platform.store.checkpoints import latest_checkpoint, write_checkpoint
+from bacl_platform.store.manifest import read_manifest
+from bacl_platform.store.names import MANIFEST, SCALARS
+from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 
 KEY = "0123456789abcdef"
@@ -56,23 +51,23 @@ def elsewhere(store: Store) -> Store:
 def test_work_goes_on_on_another_machine(url):
     store = Store(url)
     worked(store, 5, 10)
-    works.push(store, KEY)
+    unfinished.push(store, KEY)
     other = elsewhere(store)
-    assert works.works(other) == [KEY] and works.newest_step(other, KEY) == 10
-    assert '"step": 10' in works.read(other, KEY, SCALARS)
-    works.pull(other, KEY)
+    assert unfinished.keys(other) == [KEY] and unfinished.newest_step(other, KEY) == 10
+    assert '"step": 10' in unfinished.read(other, KEY, SCALARS)
+    unfinished.pull(other, KEY)
     assert newest(other) == (10, b"weights of 10")
     assert '"step": 10' in (other.work(KEY) / SCALARS).read_text()
     other.drop_work(KEY)
-    assert works.works(other) == []
+    assert unfinished.keys(other) == []
 
 
 def test_what_is_newer_here_is_not_replaced_by_the_bucket_s(url):
     store = Store(url)
     worked(store, 5)
-    works.push(store, KEY)
+    unfinished.push(store, KEY)
     worked(store, 10)
-    works.pull(store, KEY)
+    unfinished.pull(store, KEY)
     assert newest(store) == (10, b"weights of 10")
     assert '"step": 10' in (store.work(KEY) / SCALARS).read_text()
 
@@ -81,7 +76,7 @@ def test_bucket_has_the_checkpoints_that_are_kept_here(url):
     store = Store(url)
     for steps in ((5,), (10,), (15, 20)):
         worked(store, *steps)
-        works.push(store, KEY)
+        unfinished.push(store, KEY)
     names = store.bucket.folders(f".work/{KEY}/checkpoints/")
     assert sorted(names) == ["step_15", "step_20"]
 
@@ -90,7 +85,7 @@ def test_bucket_has_the_checkpoints_that_are_kept_here(url):
 def test_older_checkpoint_stands_in_for_one_that_is_damaged_in_the_bucket(url, damage):
     store = Store(url)
     worked(store, 5, 10)
-    works.push(store, KEY)
+    unfinished.push(store, KEY)
     place = f".work/{KEY}/checkpoints/step_10"
     if damage == "no manifest":
         store.bucket.remove([f"{place}/{MANIFEST}"])
@@ -100,7 +95,7 @@ def test_older_checkpoint_stands_in_for_one_that_is_damaged_in_the_bucket(url, d
         text = "weights of 1" if damage == "truncated" else "weights of 11"
         store.bucket.write(f"{place}/checkpoint.pth", text)
     other = elsewhere(store)
-    works.pull(other, KEY)
+    unfinished.pull(other, KEY)
     assert newest(other) == (5, b"weights of 5")
 
 
@@ -114,7 +109,7 @@ def test_upload_under_way_does_not_hold_up_training_and_the_newest_follows(url, 
         upload(self, path, name)
 
     monkeypatch.setattr(Bucket, "upload", slow)
-    with works.Uploads(store, KEY) as uploads:
+    with unfinished.Uploads(store, KEY) as uploads:
         worked(store, 5)
         uploads.request()
         assert begun.wait(30)
@@ -136,7 +131,7 @@ def test_training_goes_on_while_the_bucket_is_away(url, monkeypatch, caplog):
         raise RunError("away")
 
     worked(store, 5)
-    with works.Uploads(store, KEY) as uploads:
+    with unfinished.Uploads(store, KEY) as uploads:
         with monkeypatch.context() as patch:
             patch.setattr(Bucket, "upload", away)
             uploads.request()
@@ -158,7 +153,7 @@ def test_requests_sit_out_an_outage(url, monkeypatch):
     threading.Timer(1, again.start).start()
     try:
         worked(store, 5)
-        works.push(store, KEY)
+        unfinished.push(store, KEY)
     finally:
         again.stop()
     monkeypatch.undo()
@@ -185,15 +180,15 @@ def test_jobs_in_a_bucket_start_and_go_on_on_other_machines(url, tiny):
     with pytest.raises(RuntimeError):
         worker.train(heads, store, die, lambda _: None)
     store = elsewhere(store)
-    (unfinished,) = status.unfinished(store)
-    assert (unfinished.checkpoint, unfinished.running) == (5, False)
+    (job,) = status.unfinished_jobs(store)
+    assert (job.checkpoint, job.running) == (5, False)
     told = []
     assert worker.train(heads, store, lambda *event: told.append(event), lambda _: None) is None
     assert told[0] == ("started", heads.key, 5)
     store = elsewhere(store)
     assert store.complete(features.key) and store.complete(heads.key)
     assert_best_and_tenth_are_kept(store.entry(features.key))
-    assert works.works(store) == []
+    assert unfinished.keys(store) == []
     assert set(store.variants().values()) == {features.key, heads.key}
 
 

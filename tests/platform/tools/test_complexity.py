@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bacl_platform.cli import main as cli
-from bacl_platform.spec.experiment import load
+from bacl_platform.spec.load import load
 from bacl_platform.tools import complexity
 from bacl_platform.tools.stand_in import stand_in
 

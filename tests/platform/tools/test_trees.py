@@ -21,8 +21,8 @@ from bacl.datasets.index import Index
 from bacl.forest.box_features import choose, mean_features
 from bacl.forest.trees import geometric, read_trees, shapes_of, visual
 from bacl_platform.cli import main as cli
-from bacl_platform.spec.experiment import load
-from bacl_platform.store.store import CHECKPOINT, JOB
+from bacl_platform.spec.load import load
+from bacl_platform.store.names import CHECKPOINT, JOB
 
 
 @pytest.fixture

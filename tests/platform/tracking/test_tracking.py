@@ -16,7 +16,8 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 from bacl.errors import RunError, UsageError
-from bacl_platform.store.store import Store, sha256
+from bacl_platform.store.manifest import sha256
+from bacl_platform.store.store import Store
 from bacl_platform.tracking import tracking as tracking_module
 from bacl_platform.tracking.mlflow_runs import flatten
 from bacl_platform.tracking.tracking import Tracking, serve, sqlite_uri

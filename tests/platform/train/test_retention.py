@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bacl.errors import UsageError
-from bacl_platform.spec.experiment import load
+from bacl_platform.spec.load import load
 from bacl_platform.train.retention import Retention
 
 HEADS = "stages.heads.recipe"

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from bacl.variants import Softmax
-from bacl_platform.plan.planner import Job
-from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
-from bacl_platform.store.store import MOVES, Store, latest_checkpoint
+from bacl_platform.plan.job import Job
+from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
+from bacl_platform.plan.trials import SweepFile
+from bacl_platform.store.checkpoints import latest_checkpoint
+from bacl_platform.store.names import MOVES
+from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 
 

@@ -1,6 +1,5 @@
 """Sweeps on a local Ray: fused, proposed, stopped early, killed and run again."""
 
-import asyncio
 import json
 import os
 import signal
@@ -12,10 +11,10 @@ from contextlib import contextmanager
 import pytest
 from mlflow import MlflowClient
 
-from bacl_platform.plan.trials import Preparation, SweepFile, plan_sweeps
+from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
+from bacl_platform.plan.trials import SweepFile
 from bacl_platform.report import sweep_report
-from bacl_platform.store.store import newest_step
-from bacl_platform.tune.sweeps import Board, Notes
+from bacl_platform.store.checkpoints import newest_step
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
@@ -152,24 +151,3 @@ def test_asha_stops_trials_of_a_running_bank_and_a_failure_is_remembered(tiny, s
     code, output = output_of(store, diverging, options=["--retry-failed"])
     assert code == 1 and "is not finite" in output
     assert json.loads((store.root / ".sweeps" / "diverging.failed.json").read_text())
-
-
-def test_abandoned_board_stops_no_variant_and_keeps_no_bank_waiting():
-    async def story():
-        board = Board([], ["cell"])
-        await board.abandon("the driver was stopped")
-        await board.stop("cell")
-        found = await asyncio.wait_for(board.verdict(["cell"], 1), 5)
-        return found, await board.stopped()
-
-    assert asyncio.run(story()) == ([], [])
-
-
-def test_note_of_a_trial_that_was_proposed_meanwhile_is_found_by_the_next_run(tiny, store):
-    space = "space: {variant.alpha: [%s]}\n"
-    before = planned(written(tiny, "noted", space % "0.1"), store)
-    after = planned(written(tiny, "noted", space % "0.1, 0.2"), store)
-    (proposed,) = [cell for cell in after.cells if cell.key not in {c.key for c in before.cells}]
-    told = {proposed.key: "stopped by the scheduler", "another sweep's": "stopped"}
-    Notes(before, store, "stopped", after.cells).write(told)
-    assert Notes(after, store, "stopped").read() == {proposed.key: told[proposed.key]}

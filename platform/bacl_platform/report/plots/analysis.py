@@ -28,7 +28,7 @@ from bacl_platform.report.plots.results import (
     _plain,
     named,
 )
-from bacl_platform.store.store import CHECKPOINT
+from bacl_platform.store.names import CHECKPOINT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

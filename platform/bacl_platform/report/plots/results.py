@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from bacl.detector.warmstart import read_checkpoint
-from bacl_platform.plan.planner import Job, owner
+from bacl_platform.plan.job import Job
+from bacl_platform.plan.metric_names import owner
 from bacl_platform.report.experiment_report import Report
 from bacl_platform.texts import shortened
 

@@ -9,7 +9,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from bacl_platform.plan.planner import SYSTEM
+from bacl_platform.plan.metric_names import SYSTEM
 
 
 class System(Hook):

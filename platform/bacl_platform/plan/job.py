@@ -1,0 +1,76 @@
+"""What is planned: jobs, and the plan of an experiment that they make."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from bacl.method_settings import Variant
+from bacl.settings import Recipe, Settings
+from bacl_platform.plan.population import Population
+from bacl_platform.spec.experiment import Experiment, Resources
+from bacl_platform.store.store import Store
+
+
+class Job(Settings):
+    """One stage, for one seed, with a group of its variants: what one Ray Train run trains."""
+
+    key: str
+    """Digest of the variants' keys; of a finished job, the name of its entry in the store."""
+    name: str
+    stage: str
+    kind: str
+    seed: int
+    variants: dict[str, Variant]
+    variant_keys: dict[str, str]
+    """What each variant is remembered by, whichever variants it was trained with."""
+    parent: str | None
+    """Key of the job whose checkpoint this one starts from."""
+    recipe: Recipe
+    resources: Resources
+    config: dict[str, Any]
+    """The resolved mmengine configuration, plain values only."""
+    dataset_digest: str
+    versions: dict[str, str]
+    """Installed versions, for the record; they do not enter the key."""
+    result_versions: dict[str, int | str]
+    """Versions of the parts that its results depend on, `bacl.result_versions`."""
+    code: str
+    """Digest of the method's sources, for the record; it does not enter the key."""
+    population: Population | None = None
+    """How the variants compete while they train, if they do."""
+
+    @property
+    def iterations(self) -> int:
+        return self.config["train_cfg"]["max_iters"]
+
+
+class Plan(Settings):
+    """The jobs of an experiment, parents before children."""
+
+    experiment: Experiment
+    jobs: list[Job]
+
+    @property
+    def digest(self) -> str:
+        """Identifies the plan: the same variants under the same experiment name."""
+        keys = sorted(key for job in self.jobs for key in job.variant_keys.values())
+        return digest_of([self.experiment.name, keys])
+
+    def missing(self, store: Store) -> list[Job]:
+        """Jobs that have no complete entry in the store."""
+        return [job for job in self.jobs if not store.complete(job.key)]
+
+
+def digest_of(value: Any) -> str:
+    """The first 16 hex digits of SHA-256 over canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def grouped(variants: dict[str, Any], size: int | None) -> Iterator[dict[str, Any]]:
+    """Variants by name in groups of at most `size`, each for one job; None puts all into one."""
+    names = list(variants)
+    size = size or len(names) or 1
+    for start in range(0, len(names), size):
+        yield {name: variants[name] for name in names[start : start + size]}

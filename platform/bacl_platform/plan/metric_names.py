@@ -1,0 +1,45 @@
+"""Names of metrics and losses: made of their parts, and taken apart again.
+
+A job logs `variant/AP` for a metric of a variant, `variant.loss_cls` for its loss and, in a
+cascade, `s0.variant.loss_cls` for that of a stage. What begins with SYSTEM is of its machines.
+"""
+
+import re
+from collections.abc import Iterable
+
+from bacl_platform.plan.job import Job
+
+SYSTEM = "system/rank"
+"""How the names of a rank's system metrics begin; MLflow shows `system/` in a tab of its own."""
+
+
+def precisions(groups: Iterable[str], masks: bool) -> list[str]:
+    """Names of a variant's average precisions: of boxes and, with `masks`, of masks as well.
+
+    groups: names of frequency groups, such as `r` for `AP_r`.
+    """
+    names = ["AP", "AP50", "AP75", *(f"AP_{group}" for group in groups)]
+    return [*names, *(f"mask_{name}" for name in names if masks)]
+
+
+def metric_name(variant: str, metric: str) -> str:
+    """The name that a job logs a variant's metric by."""
+    return f"{variant}/{metric}"
+
+
+def owner(name: str, job: Job) -> tuple[str | None, str]:
+    """(variant, metric) of a metric's or loss's name; the variant is None for what all share."""
+    if name.startswith(SYSTEM):
+        return None, name
+    match = re.fullmatch(r"(?P<stage>s\d+\.)?(?P<variant>[^./]+)[./](?P<metric>.+)", name)
+    if match and match["variant"] in job.variants:
+        return match["variant"], (match["stage"] or "") + match["metric"]
+    return None, name
+
+
+def metric_of(name: str, job: Job) -> tuple[str, str] | None:
+    """(variant, metric) of the name that a variant's metric is logged by; None for other names."""
+    variant, metric = owner(name, job)
+    if variant is not None and name == metric_name(variant, metric):
+        return variant, metric
+    return None

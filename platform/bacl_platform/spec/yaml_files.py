@@ -1,0 +1,230 @@
+"""YAML files as raw content: read, merged over their bases, with fields set by path.
+
+Nothing is validated here but what YAML itself and `base` ask for.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bacl.errors import UsageError
+from bacl_platform.spec.problems import show
+
+DATASET_PATHS = ("root", "train", "val", "images", "val_images")
+"""The fields of `dataset` that are paths."""
+VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+"""An environment variable in a path."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as the standard has it, except that a repeated key is an error and not the last one,
+    and that two escapes may make one character, as in JSON, but none may stand for half of it."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        value: str = super().construct_scalar(node)
+        try:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{value!a} has half a character", node.start_mark
+            ) from None
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"`{key}` is given twice, first in line {seen[key]}",
+                    key_node.start_mark,
+                )
+            if isinstance(key, str):
+                seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def says_sweep(raw: dict) -> bool:
+    """Whether raw content is a sweep's, by its `space`, and not an experiment's."""
+    return "space" in raw
+
+
+def refuse_sweep(raw: dict, place: str) -> None:
+    """Raise UsageError if what should be an experiment is a sweep; `place` says which file is."""
+    if says_sweep(raw):
+        raise UsageError(
+            f"{place}: expected an experiment, got a sweep (it has a `space`), which `bacl sweep` "
+            "runs; of other commands `plan`, `report`, `submit` and `store gc --keep` read it"
+        )
+
+
+def read_yaml(path: Path, named: str = "") -> dict:
+    """The mapping that a YAML file holds; raises UsageError where it holds none.
+
+    named: which field of which file names this one, such as `mine.yaml: base: `.
+    """
+    place = f"{named}{path}"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"{place}: there is no such file") from None
+    except IsADirectoryError:
+        raise UsageError(f"{place}: expected a YAML file, got a folder") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{place}: expected UTF-8 text, got other bytes (first at byte {error.start})"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{place}: expected a file that can be read: {reason}") from None
+    try:
+        raw = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UsageError(f"{place}: {line}expected YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        number = text.count("\n", 0, error.position) + 1
+        raise UsageError(
+            f"{place}: line {number}: expected YAML, got the character U+{error.character:04X}, "
+            "which it does not allow"
+        ) from None
+    if not isinstance(raw, dict):
+        raise UsageError(f"{place}: expected a mapping of fields, got {show(raw)}")
+    return _unshared(raw)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which what YAML aliases made one object is many, so that each can be overridden."""
+    if isinstance(value, dict):
+        return {name: _unshared(item) for name, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict:
+    """The raw content of a file, merged over its base's, whose paths keep their meaning.
+
+    above: the files that lead here, each by its `base`.
+    """
+    named = "".join(f"{file}: base: " for file in above)
+    raw = read_yaml(path, named)
+    if above:
+        refuse_sweep(raw, f"{named}{path}")
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    place = f"{named}{path}: base"
+    if not isinstance(base, str) or not base:
+        raise UsageError(f"{place}: expected the path of an experiment file, got {show(base)}")
+    expanded = os.path.expanduser(os.path.expandvars(base))
+    if unset := VARIABLE.findall(expanded):
+        raise UsageError(f"{place}: expected the environment variable {unset[0]} to be set")
+    below = path.parent / expanded
+    if below.resolve() in [file.resolve() for file in (*above, path)]:
+        raise UsageError(f"{place}: expected another file, got {base!r}, which leads back here")
+    content = read_with_bases(below, (*above, path))
+    for field in DATASET_PATHS:
+        _rebase(content.get("dataset"), field, below.parent)
+    _rebase(content.get("detector"), "weights", below.parent)
+    _rebase(content.get("paper"), "file", below.parent)
+    for _, variant in raw_variants(content):
+        _rebase(variant, "trees", below.parent)
+    return _merge(content, raw)
+
+
+def _rebase(section: Any, field: str, folder: Path) -> None:
+    value = section.get(field) if isinstance(section, dict) else None
+    if isinstance(value, str) and value != "torchvision" and is_relative(value):
+        section[field] = str(folder.resolve() / value)
+
+
+def raw_variants(raw: dict) -> Iterator[tuple[str, Any]]:
+    """(field, content) of each variant in raw content, whatever that is."""
+    stages = raw.get("stages")
+    for name, stage in stages.items() if isinstance(stages, dict) else ():
+        if not isinstance(stage, dict):
+            continue
+        yield f"stages.{name}.classifier", stage.get("classifier")
+        variants = stage.get("variants")
+        for variant, content in variants.items() if isinstance(variants, dict) else ():
+            yield f"stages.{name}.variants.{variant}", content
+
+
+def is_relative(path: str) -> bool:
+    """Whether a path of a file means one from that file's folder."""
+    return path[:1] not in ("/", "~", "$")
+
+
+def data_paths(raw: dict) -> dict[str, str]:
+    """The paths of data and weights in the raw content of one file, by field."""
+    found: dict[str, str] = {}
+    for section, fields in (("dataset", DATASET_PATHS), ("detector", ("weights",))):
+        content = raw.get(section)
+        given = content if isinstance(content, dict) else {}
+        values = {f"{section}.{field}": given.get(field) for field in fields}
+        found |= {n: v for n, v in values.items() if isinstance(v, str) and v != "torchvision"}
+    for field, variant in raw_variants(raw):
+        if isinstance(variant, dict) and isinstance(trees := variant.get("trees"), str):
+            found[f"{field}.trees"] = trees
+    return found
+
+
+def _merge(base: Any, own: Any, name: str = "") -> Any:
+    if not (isinstance(base, dict) and isinstance(own, dict)) or name == "variants":
+        return own
+    if own.keys() & {"kind", "method", "format"}:
+        return own
+    merged = {**base, **{key: _merge(base.get(key), value, key) for key, value in own.items()}}
+    if name == "stages":
+        return {stage: content for stage, content in merged.items() if content is not None}
+    return merged
+
+
+def override_field(raw: dict, override: str) -> None:
+    """Set the field that `dotted.path=value` names, with the value in YAML."""
+    dotted, equals, text = override.partition("=")
+    steps = dotted.split(".")
+    if not equals or not all(steps):
+        raise UsageError(f"--set {override}: expected PATH.TO.FIELD=VALUE")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise UsageError(
+            f"--set {override}: expected a YAML value, got {text!r}: {reason}"
+        ) from None
+    try:
+        assign(raw, steps, value)
+    except UsageError as error:
+        raise UsageError(f"--set {override}: {error}") from None
+
+
+def assign(raw: dict, steps: Sequence[str], value: Any) -> None:
+    """Set the field at a path of raw content, making the mappings that lead there.
+
+    Raises UsageError where the path goes through something that is no mapping.
+    """
+    place: Any = raw
+    for step in steps[:-1]:
+        if isinstance(place, dict) and place.get(step) is None:
+            place[step] = {}
+        place = _child(place, step)
+    if isinstance(place, dict):
+        place[steps[-1]] = value
+    else:
+        _child(place, steps[-1])
+        place[int(steps[-1])] = value
+
+
+def _child(place: Any, step: str) -> Any:
+    if isinstance(place, dict):
+        return place[step]
+    if isinstance(place, list) and step.isdecimal() and int(step) < len(place):
+        return place[int(step)]
+    raise UsageError(f"there is no `{step}` in {show(place)}")

@@ -1,0 +1,33 @@
+"""Names of what a store has: files of jobs, their keys, notes."""
+
+import re
+
+KEY = re.compile(r"[0-9a-f]{16}")
+"""Tells entries and work from other folders."""
+
+MANIFEST = "manifest.json"
+
+CHECKPOINT = "checkpoint.pth"
+
+JOB = "job.json"
+
+SCALARS = "scalars.jsonl"
+
+MOVES = "moves.json"
+"""Which variants of a population went on from which others, and with which values."""
+
+STOPPED = "stopped.json"
+"""Which variants have left the bank of a job."""
+
+CHECKPOINTS = "checkpoints"
+"""The folder of a job's checkpoints, while it trains, and of those that are kept after."""
+
+LOG = "train.log"
+
+FAILURE = "failure.txt"
+"""How an unfinished job failed, until it is started again."""
+
+
+def failure_note(key: str) -> str:
+    """The note that tells how an unfinished job failed."""
+    return f".work/{key}/{FAILURE}"

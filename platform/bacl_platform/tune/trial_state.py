@@ -1,0 +1,121 @@
+"""The actor that holds the state of trials, which Tune, the driver and the jobs' workers share."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from bacl_platform.plan.sweep_plan import Cell
+from bacl_platform.run.driver import Wire
+
+PATIENCE = 20
+"""Seconds that a bank waits for trials to judge an evaluation."""
+
+Result = dict[str, float] | str
+"""Metrics of a cell, or the sentence that tells why it has none."""
+
+Wanted = tuple[int, dict[str, Any], list[Cell]]
+"""Which sweep, the values that its search proposes, and the cells of that trial."""
+
+
+class TrialStateActor(Wire):
+    """A Ray actor that knows what trials want, what jobs say of cells and which cells were stopped.
+
+    It is the jobs' wire as well, because one process starts sooner than two.
+    """
+
+    def __init__(self, stopped: Sequence[str], judged: Sequence[str]) -> None:
+        super().__init__()
+        self._wanted: list[Wanted] = []
+        self._rows: dict[str, list[dict[str, float]]] = {}
+        self._ends: dict[str, str | None] = {}
+        self._results: dict[str, Result] = {}
+        self._stopped = set(stopped)
+        self._over: str | None = None
+        """Why no job is followed any more."""
+        self._asked = dict.fromkeys(judged, 0)
+        """How many evaluations of each cell that a scheduler judges its trial has asked for."""
+        self._news = asyncio.Condition()
+
+    async def want(self, wanted: "Wanted") -> None:
+        """A trial that a search proposed asks for its cells."""
+        self._wanted.append(wanted)
+
+    async def wanted(self) -> list["Wanted"]:
+        """What was asked for since the last call."""
+        wanted, self._wanted = self._wanted, []
+        return wanted
+
+    async def evaluated(self, rows: dict[str, dict[str, float]]) -> None:
+        """Evaluations of cells, by their keys."""
+        for key, row in rows.items():
+            self._rows.setdefault(key, []).append(row)
+        async with self._news:
+            self._news.notify_all()
+
+    async def end(self, ends: dict[str, str | None], results: dict[str, Result]) -> None:
+        """Jobs have ended: by their keys, the sentences of those without a result; by the keys of
+        cells, what came of those of the others."""
+        self._ends |= ends
+        self._results |= results
+        async with self._news:
+            self._news.notify_all()
+
+    async def abandon(self, sentence: str) -> None:
+        """Nobody follows jobs any more: trials that wait for any are told so."""
+        async with self._news:
+            self._over = sentence
+            self._news.notify_all()
+
+    def _ended(self, job: str) -> bool:
+        return self._over is not None or job in self._ends
+
+    async def row(self, cell: str, job: str, number: int) -> Result:
+        """A cell's evaluation, once there is one of that number; else what came of it."""
+        async with self._news:
+            if cell in self._asked:
+                self._asked[cell] = number + 1
+            self._news.notify_all()
+            await self._news.wait_for(
+                lambda: len(self._rows.get(cell, [])) > number or self._ended(job)
+            )
+        rows = self._rows.get(cell, [])
+        return rows[number] if len(rows) > number else self._outcome(cell, job)
+
+    async def outcome(self, cell: str, job: str) -> Result:
+        """What came of a cell, once its job has ended."""
+        async with self._news:
+            await self._news.wait_for(lambda: self._ended(job))
+        return self._outcome(cell, job)
+
+    def _outcome(self, cell: str, job: str) -> Result:
+        return self._ends.get(job, self._over) or self._results[cell]
+
+    async def stop(self, cell: str) -> None:
+        """A cell need not go on; once jobs are abandoned, none is stopped for that."""
+        async with self._news:
+            if self._over is None:
+                self._stopped.add(cell)
+            self._news.notify_all()
+
+    async def stopped(self) -> list[str]:
+        """Cells that need not go on."""
+        return sorted(self._stopped)
+
+    async def verdict(self, cells: list[str], evaluations: int) -> list[str]:
+        """Which of a job's cells need not go on after so many evaluations.
+
+        Waits a while for trials that have not judged the last of them: one that has asks for the
+        next.
+        """
+
+        def judged() -> bool:
+            asked = [self._asked.get(cell) for cell in cells if cell not in self._stopped]
+            return self._over is not None or all(
+                count is None or count > evaluations for count in asked
+            )
+
+        async with self._news:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait_for(judged), PATIENCE)
+        return sorted(self._stopped.intersection(cells))

@@ -1,0 +1,73 @@
+"""Runs the trials of one sweep with Ray Tune."""
+
+import contextlib
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from bacl.errors import RunError
+from bacl_platform.tune.search import scheduler, searcher
+from bacl_platform.tune.trainable import Work, trainable
+
+RESOURCES = {"cpu": 0, "node:__internal_head__": 0.001}
+"""What a trial asks for, Tune wants it to be something: a place on the cluster's head, no core."""
+
+ACTORS = 4
+"""Trials that wait side by side where nothing but their end is waited for: each is a process."""
+
+
+def fit(work: Work, left_out: set[str]) -> None:
+    """Let Tune run the trials of a sweep, all but some cells, by their keys."""
+    from ray import tune
+
+    sweep, cells = work.plan.file.sweep, work.plan.cells
+    keys = list(dict.fromkeys(cell.key for cell in cells if cell.key not in left_out))
+    proposes = sweep.search == "tpe"
+    if not keys and not proposes:
+        return
+    # each trial is a process; where nothing but the end is waited for, few do for many
+    side_by_side = len(keys) if sweep.stops else ACTORS
+    # Ctrl-C is this driver's, not Tune's, which would wait for all trials' next results
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one tells of itself even if silent
+    folder = work.store.root / ".work" / ".tune" / uuid.uuid4().hex[:8]
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # jobs' failures are told by them
+    try:
+        with _in(work.store.root):
+            results = tune.Tuner(
+                tune.with_resources(tune.with_parameters(trainable(), work=work), RESOURCES),
+                param_space=None if proposes else {"cell": tune.grid_search(keys)},
+                tune_config=tune.TuneConfig(
+                    metric=sweep.metric,
+                    mode=sweep.mode,
+                    search_alg=searcher(sweep) if proposes else None,
+                    num_samples=sweep.samples if proposes else 1,
+                    scheduler=scheduler(sweep),
+                    max_concurrent_trials=(sweep.max_concurrent or 1) if proposes else side_by_side,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name=sweep.name, storage_path=str(folder), verbose=0, callbacks=[]
+                ),
+            ).fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    own = [error for error in results.errors if RunError.__name__ not in str(error)]
+    if own:
+        raise RunError(f"{work.plan.file.path}: a trial failed outside its job: {own[0]}")
+
+
+@contextlib.contextmanager
+def _in(folder: Path) -> Iterator[None]:
+    """Work in a folder that stays: Tune asks where it is, and a submitted job's own may be gone."""
+    before = os.open(".", os.O_RDONLY)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
