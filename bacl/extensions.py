@@ -21,16 +21,24 @@ GROUPS = ("bacl.methods", "bacl.indicators")
 """Of entry points, whose values are modules."""
 
 
-def load(modules: Sequence[str], folder: Path) -> None:
-    """Import modules, which Python finds as usual or in `folder`.
+FOLDERS: list[str] = []
+"""Where modules were looked for: what other processes need on their `sys.path` as well."""
+
+
+def load(modules: Sequence[str], folders: Sequence[Path]) -> None:
+    """Import modules, which Python finds as usual or in one of `folders`.
 
     Raises:
         UsageError: where one cannot be imported, or registers a name that is taken.
     """
-    if modules and str(folder) not in sys.path:
-        sys.path.append(str(folder))  # last: no module of the folder hides an installed one
+    if not modules:
+        return
+    for folder in map(str, folders):
+        if folder not in FOLDERS:
+            FOLDERS.append(folder)
+            sys.path.append(folder)  # last: no module of the folder hides an installed one
     for number, name in enumerate(modules):
-        _import(name, f"imports.{number}", f", in {folder} or installed")
+        _import(name, f"imports.{number}", f", in {' or '.join(map(str, folders))} or installed")
 
 
 @functools.cache

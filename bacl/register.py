@@ -4,6 +4,8 @@ from bacl.detector import operators
 
 operators.install()
 
-from bacl import draws, evaluation, methods, precision, variants  # noqa: E402, F401
+from bacl import draws, evaluation, extensions, methods, precision, variants  # noqa: E402, F401
 from bacl.datasets import copy_paste, detection, loading, transforms  # noqa: E402, F401
 from bacl.detector import bank, resampling, stock  # noqa: E402, F401
+
+extensions.load_installed()

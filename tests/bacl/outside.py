@@ -87,3 +87,4 @@ def forgotten():
         sys.path[:] = before[1]
         settings.rebuild()
         extensions.load_installed.cache_clear()
+        extensions.FOLDERS.clear()

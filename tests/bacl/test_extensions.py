@@ -27,7 +27,7 @@ def versions(variant):
 
 
 def test_bank_trains_a_method_and_an_indicator_from_outside(tmp_path, dataset_info):
-    extensions.load(["my_losses.focal", "my_indicator"], tmp_path)
+    extensions.load(["my_losses.focal", "my_indicator"], [tmp_path])
     variants = {
         "focal": METHODS["focal"].model_validate({"method": "focal", "gamma": 1.5}),
         "rarity": BACL(method="bacl", indicator="rarity"),
@@ -43,7 +43,7 @@ def test_bank_trains_a_method_and_an_indicator_from_outside(tmp_path, dataset_in
 
 
 def test_versions_hold_the_sources_of_the_whole_package(tmp_path):
-    extensions.load(["my_losses.focal", "my_indicator"], tmp_path)
+    extensions.load(["my_losses.focal", "my_indicator"], [tmp_path])
     focal = METHODS["focal"].model_validate({"method": "focal"})
     first = versions(focal)["method.focal"]
     assert isinstance(first, str) and versions(focal)["training"] == 1
@@ -84,7 +84,7 @@ def test_versions_hold_the_sources_of_the_whole_package(tmp_path):
 def test_module_that_cannot_be_used_is_told(tmp_path, content, problem):
     (tmp_path / "mine.py").write_text(content)
     with pytest.raises(UsageError) as error:
-        extensions.load(["mine"], tmp_path)
+        extensions.load(["mine"], [tmp_path])
     assert str(error.value).startswith(problem)
     if "cannot be imported" in problem:
         line = len(content.splitlines())
@@ -94,7 +94,7 @@ def test_module_that_cannot_be_used_is_told(tmp_path, content, problem):
 @pytest.mark.parametrize("name", ["no_such", "my_losses.no_such", "no_such.module"])
 def test_module_that_is_not_there_is_told_with_where_it_was_looked_for(tmp_path, name):
     with pytest.raises(UsageError) as error:
-        extensions.load(["my_losses.focal", name], tmp_path)
+        extensions.load(["my_losses.focal", name], [tmp_path])
     assert str(error.value) == (
         f"imports.1: expected a module that Python finds, in {tmp_path} or installed, got '{name}'"
     )

@@ -167,6 +167,7 @@ class _Planner:
             _frozen(stage),
             seed,
             stage.resources.workers,
+            self.experiment.imports,
         )
 
 

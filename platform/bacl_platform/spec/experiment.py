@@ -109,6 +109,9 @@ class Experiment(Settings):
     """One experiment file: a dataset, a detector, a DAG of stages."""
 
     name: Title
+    imports: list[Annotated[str, meaning("the name of a module")]] = []
+    """Modules with methods and indicators of one's own, `bacl.extensions`; Python finds them in the
+    file's folder or installed."""
     seeds: list[Seed] = Field([0], min_length=1)
     """The whole DAG runs once for each."""
     dataset: Dataset

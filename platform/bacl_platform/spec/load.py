@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bacl import extensions
 from bacl.errors import UsageError
 from bacl.method_settings import Forest, Variant
 from bacl_platform.spec.checks import broken_edges, disagreements
@@ -59,6 +60,7 @@ def validate(raw: dict, path: Path) -> Experiment:
     Raises as `load` does.
     """
     refuse_sweep(raw, str(path))
+    _import(raw.get("imports"), path)
     try:
         experiment = Experiment.model_validate(raw)
         problems = [*truths(raw, experiment), *disagreements(experiment)]
@@ -69,6 +71,26 @@ def validate(raw: dict, path: Path) -> Experiment:
         lines = [f"{path}: {problem}{_origin(problem, raw, path)}" for problem in problems]
         raise UsageError("\n".join(lines))
     return experiment
+
+
+def _import(modules: Any, path: Path) -> None:
+    """Import what brings methods and indicators: the settings then know them."""
+    extensions.load_installed()
+    named = modules if isinstance(modules, list) else []
+    try:
+        extensions.load([name for name in named if isinstance(name, str)], folders_of(path))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def folders_of(path: Path) -> list[Path]:
+    """The folders of a file and of its bases, in which modules that it imports may lie."""
+    found, content = [path.resolve().parent], read_yaml(path)
+    while isinstance(base := content.get("base"), str):
+        path = path.parent / os.path.expanduser(os.path.expandvars(base))
+        found.append(path.resolve().parent)
+        content = read_yaml(path)
+    return list(dict.fromkeys(found))
 
 
 def _origin(problem: str, raw: dict, path: Path) -> str:

@@ -4,7 +4,6 @@ A model's JSON schema knows what each field expects. A field whose text means so
 particular, such as a path, says what in its schema's `meaning` (`bacl.settings.meaning`).
 """
 
-import functools
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -20,7 +19,7 @@ from bacl.settings import Settings
 
 def translate(error: ValidationError, model: type[Settings]) -> Iterator[str]:
     """What pydantic found wrong in a file for `model`, one sentence each."""
-    schema = _schema(model)
+    schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
     told: set[str] = set()
     for problem in error.errors(include_url=False):
@@ -28,11 +27,6 @@ def translate(error: ValidationError, model: type[Settings]) -> Iterator[str]:
         if sentence not in told:  # of each entry that a list of fixed length lacks
             told.add(sentence)
             yield sentence
-
-
-@functools.cache
-def _schema(model: type[Settings]) -> dict[str, Any]:
-    return model.model_json_schema()
 
 
 def _sentence(problem: Any, schema: dict, definitions: dict) -> str:

@@ -1,0 +1,108 @@
+"""`imports` of an experiment: methods and indicators from its folder, in its plan and its keys."""
+
+import pytest
+import yaml
+from outside import INDICATOR, METHOD, forgotten
+
+from bacl.errors import UsageError
+from bacl_platform.plan.planner import make_plan
+from bacl_platform.spec.load import load
+
+
+@pytest.fixture(autouse=True)
+def outside():
+    with forgotten():
+        yield
+
+
+@pytest.fixture
+def mine(tiny, tmp_path):
+    """An experiment file whose bank has a method of its folder beside the paper's."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "my_losses.py").write_text(METHOD)
+    (folder / "my_indicator.py").write_text(INDICATOR)
+    variants = {
+        "focal": {"method": "focal", "gamma": 1.5},
+        "rarity": {"method": "fcbl", "indicator": "rarity"},
+        "softmax": {"method": "softmax"},
+    }
+    path = folder / "mine.yaml"
+    content = {
+        "base": str(tiny),
+        "imports": ["my_losses", "my_indicator"],
+        "stages": {"heads": {"variants": variants}},
+        "baseline": "softmax",
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def keys(path, prepared, store):
+    _, heads = make_plan(load(path), prepared, store).jobs
+    return heads.variant_keys
+
+
+def test_plan_has_the_method_and_imports_it_wherever_the_job_trains(mine, prepared, store):
+    experiment = load(mine)
+    assert experiment.stages["heads"].variants["focal"].model_dump() == {
+        "method": "focal",
+        "gamma": 1.5,
+    }
+    job = make_plan(experiment, prepared, store).jobs[1]
+    assert job.config["custom_imports"]["imports"] == ["bacl.register", "my_losses", "my_indicator"]
+    assert list(job.variants) == ["focal", "rarity", "softmax"]
+
+
+def test_keys_follow_the_sources_of_what_a_variant_uses(mine, prepared, store):
+    before = keys(mine, prepared, store)
+    with (mine.parent / "my_losses.py").open("a") as file:
+        file.write("# an edit\n")
+    after = keys(mine, prepared, store)
+    assert after["focal"] != before["focal"]
+    assert after["rarity"] == before["rarity"] and after["softmax"] == before["softmax"]
+    plain = mine.with_name("plain.yaml")
+    content = yaml.safe_load(mine.read_text()) | {"imports": []}
+    content["stages"]["heads"]["variants"] = {"softmax": {"method": "softmax"}}
+    plain.write_text(yaml.safe_dump(content))
+    assert keys(plain, prepared, store)["softmax"] == before["softmax"]
+
+
+def test_modules_beside_a_base_are_found(mine, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("base: mine/mine.yaml\nname: other\n")
+    assert load(other).stages["heads"].variants["focal"].method == "focal"
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        (
+            "imports=[my_losses, no_such]",
+            "imports.1: expected a module that Python finds, in {folder} or {base} or installed, "
+            "got 'no_such'",
+        ),
+        ("imports=my_losses", "imports: expected a list, got 'my_losses'"),
+        ("imports=[my_losses, my_indicator, 3]", "imports.2: expected the name of a module, got 3"),
+        (
+            "stages.heads.variants.focal.gama=3",
+            "stages.heads.variants.focal.gama: unknown field, did you mean `gamma`?",
+        ),
+        (
+            "stages.heads.variants.focal.method=fcoal",
+            "stages.heads.variants.focal.method: expected one of acsl, ",
+        ),
+        (
+            "stages.heads.variants.rarity.indicator=rarety",
+            "stages.heads.variants.rarity.indicator: expected one of image_frequency, ",
+        ),
+    ],
+)
+def test_wrong_import_or_field_of_a_method_from_outside_is_told(mine, override, problem):
+    with pytest.raises(UsageError) as error:
+        load(mine, [override])
+    folders = {"folder": mine.parent, "base": mine.parent.parent}
+    told = str(error.value)
+    assert told.startswith(f"{mine}: {problem.format(**folders)}")
+    if "expected one of" in problem:
+        assert "did you mean `focal`?" in told or "did you mean `rarity`?" in told
