@@ -5,7 +5,7 @@ reader, in `bacl.config` or the part it configures; defaults are the paper's (se
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import core_schema
 
+from bacl.backbones import BACKBONES
 from bacl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -134,11 +135,21 @@ class Dataset(Settings):
         return self
 
 
+class _Names:
+    """Pydantic's schema of text that is one of the names in a table, whatever is there by then."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self.table = table
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.literal_schema(list(self.table))
+
+
 class Detector(Settings):
     """A two-stage detector with FPN; the defaults are the paper's."""
 
     type: Literal["faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "faster_rcnn"
-    backbone: Literal["tiny", "resnet50", "resnet101", "swin_t"] = "resnet50"
+    backbone: Annotated[str, _Names(BACKBONES)] = "resnet50"
     weights: Annotated[str, meaning("torchvision or the path of a checkpoint file")] | None = None
     """Backbone weights: `torchvision` (ImageNet), a local checkpoint file, or null."""
     neck_channels: int = Field(256, gt=0)
@@ -162,9 +173,13 @@ class Detector(Settings):
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "Detector":
-        if self.weights == "torchvision" and not self.backbone.startswith("resnet"):
-            source = "none exist" if self.backbone == "tiny" else "give a file in Swin's own format"
-            raise ValueError(f"weights torchvision are for ResNets; for {self.backbone} {source}")
+        backbone = BACKBONES[self.backbone]
+        if self.weights == "torchvision" and not backbone.torchvision:
+            having = [name for name, other in BACKBONES.items() if other.torchvision]
+            raise ValueError(
+                f"weights torchvision are for {' and '.join(having)}; for {self.backbone} "
+                f"{backbone.other_weights}"
+            )
         return self
 
 
@@ -460,15 +475,7 @@ INDICATORS = dict.fromkeys(
 """Modules of long-term indicators, Table II and Eq. (14), by their names."""
 
 
-class _Registered:
-    """Pydantic's schema of `Indicator`."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        return core_schema.literal_schema(list(INDICATORS))
-
-
-Indicator = Annotated[str, _Registered]
+Indicator = Annotated[str, _Names(INDICATORS)]
 """One of INDICATORS."""
 
 

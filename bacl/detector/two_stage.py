@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bacl.backbones import BACKBONES
 from bacl.settings import Detector, Recipe
 
 _PREPROCESSOR = {
@@ -24,38 +25,7 @@ CASCADE = (
 
 
 def _backbone(detector: Detector) -> dict[str, Any]:
-    if detector.backbone == "swin_t":
-        return {
-            "type": "SwinTransformer",
-            "embed_dims": 96,
-            "depths": [2, 2, 6, 2],
-            "num_heads": [3, 6, 12, 24],
-            "window_size": 7,
-            "drop_path_rate": 0.2,
-            "out_indices": (0, 1, 2, 3),
-            "convert_weights": True,
-            "init_cfg": _weights(detector),
-        }
-    if detector.backbone == "tiny":
-        return {
-            "type": "ResNet",
-            "depth": 18,
-            "base_channels": 16,
-            "out_indices": (0, 1, 2, 3),
-            "norm_cfg": {"type": "GN", "num_groups": 8},
-            "init_cfg": _weights(detector),
-        }
-    return {
-        "type": "ResNet",
-        "depth": int(detector.backbone.removeprefix("resnet")),
-        "num_stages": 4,
-        "out_indices": (0, 1, 2, 3),
-        "frozen_stages": 1,
-        "norm_cfg": {"type": "BN", "requires_grad": True},
-        "norm_eval": True,
-        "style": "pytorch",
-        "init_cfg": _weights(detector),
-    }
+    return {**BACKBONES[detector.backbone].config, "init_cfg": _weights(detector)}
 
 
 def _weights(detector: Detector) -> dict[str, str] | None:
@@ -72,7 +42,7 @@ def two_stage(
     """Everything of a detector but its RoI head. While training, proposals are suppressed as usual
     or as `resampling` says, the options of `bacl.detector.resampling`."""
     width = detector.neck_channels
-    first = {"tiny": 16, "swin_t": 96}.get(detector.backbone, 256)
+    first = BACKBONES[detector.backbone].channels
     suppression = {"type": "nms", "iou_threshold": 0.7}
     ious = [iou for iou, _, _ in CASCADE] if detector.type == "cascade_rcnn" else [0.5]
     rcnn = [_rcnn_train(detector, iou, stage, seed) for stage, iou in enumerate(ious)]
