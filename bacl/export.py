@@ -30,16 +30,19 @@ def stock_classifier(settings: Mapping[str, Any], categories: int) -> dict[str, 
     }
 
 
-def variant_state(state: Mapping[str, Tensor], name: str, whole: bool = False) -> dict[str, Tensor]:
+def variant_state(
+    state: Mapping[str, Tensor], name: str, whole: bool = False, left_out: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """The weights of a stock detector with one variant's classifier, from a bank's; with the
-    `whole` variant where its classifier alone does not make its scores."""
+    `whole` variant, less the modules `left_out`, where its classifier alone does not make its
+    scores."""
     part = "" if whole else r"fc_cls\."
     mine = re.compile(rf"\.variants\.{re.escape(name)}\.{part}")
     target = ".fc_cls.variant." if whole else ".fc_cls."
     return {
         mine.sub(target, key): value
         for key, value in state.items()
-        if (mine.search(key) and ".memory." not in key)
+        if (mine.search(key) and not any(f".{module}." in key for module in left_out))
         or (".variants." not in key and ".statistics." not in key)
     }
 
@@ -71,7 +74,12 @@ def export_variants(
         (target / "config.py").write_text(config_text(stock), encoding="utf-8")
         torch.save(
             {
-                "state_dict": variant_state(state, name, "cls_predictor_cfg" in classifier),
+                "state_dict": variant_state(
+                    state,
+                    name,
+                    "cls_predictor_cfg" in classifier,
+                    METHODS.get(settings["method"]).training_only,
+                ),
                 "meta": {"dataset_meta": named, "variant": settings},
             },
             target / "checkpoint.pth",

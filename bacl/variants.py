@@ -122,6 +122,8 @@ class Variant(nn.Module):
     """How often RoI features pass the box head; its features are then those of all passes side by
     side. With more than one, the variant has a trunk to itself, and `refine`."""
     stock_loss: dict[str, Any] | None = {"type": "CrossEntropyLoss", "use_sigmoid": False}
+    training_only: tuple[str, ...] = ()
+    """Names of modules that only training needs; an exported variant has none of them."""
 
     def __init__(
         self,

@@ -90,8 +90,8 @@ class VariantClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.variant = build_variant(settings, in_features, categories, torch.Generator())
-        if hasattr(self.variant, "memory"):  # of training only, and large
-            del self.variant.memory
+        for name in self.variant.training_only:
+            delattr(self.variant, name)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.variant.logits(features)

@@ -16,6 +16,7 @@ class LOCE(Softmax):
     """Softmax weighted by `score`, each category's mean probability of late; features of categories
     with low ones are replayed from memory."""
 
+    training_only = ("memory",)
     score: Tensor
 
     def __init__(

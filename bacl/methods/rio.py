@@ -31,6 +31,7 @@ class RIO(Softmax):
     """Softmax; with a sample of a rare category its last features are replayed."""
 
     stock_loss = None
+    training_only = ("memory",)
     targets: Tensor
 
     def __init__(
