@@ -1,8 +1,14 @@
-"""The terminal, or the file or pipe in its place."""
+"""The terminal, or the file or pipe in its place: lines and progress as they are shown there."""
 
+import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 import rich.console
+from rich import progress
+
+SECONDS_BETWEEN_LINES = 15
+"""Of progress, where the output is no terminal."""
 
 
 class Console(rich.console.Console):
@@ -13,3 +19,54 @@ class Console(rich.console.Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, **options})
+
+
+def say(console: rich.console.Console, line: str) -> None:
+    """Print a line as it is: in no colours of its own, and not wrapped at the terminal's edge."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class Watching(AbstractContextManager):
+    """Shows progress: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, console: rich.console.Console, unit: str = "bytes") -> None:
+        self.console = console
+        self._last_line = time.monotonic()
+        self._tasks: dict[str, progress.TaskID] = {}
+        amount = (
+            [progress.DownloadColumn(), progress.TransferSpeedColumn()]
+            if unit == "bytes"
+            else [progress.MofNCompleteColumn()]
+        )
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            *amount,
+            progress.TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+
+    def __enter__(self) -> "Watching":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """One event, in a line of its own."""
+        say(self.console, text)
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if self.console.is_terminal:
+            if what not in self._tasks:
+                for task in self._tasks.values():  # one thing is done at a time
+                    self._bars.remove_task(task)
+                self._tasks = {what: self._bars.add_task(what, total=total)}
+            self._bars.update(self._tasks[what], completed=done, total=total)
+            return
+        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.say(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")

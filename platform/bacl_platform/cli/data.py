@@ -5,8 +5,6 @@ Commands import what they need when they run.
 
 import json
 import os
-import time
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,8 +69,6 @@ Store = Annotated[
 ]
 
 DEFAULT_ROOT = Path("bacl_data")
-SECONDS_BETWEEN_LINES = 15
-"""Of progress, where the output is no terminal."""
 
 
 @app.command()
@@ -129,7 +125,7 @@ def prepare(
     with told(debug):
         from bacl.datasets.provide import Request, provide
         from bacl.datasets.sources import NAMED
-        from bacl_platform.console import Console
+        from bacl_platform.console import Console, Watching
 
         console = Console()
         if name not in NAMED:
@@ -190,7 +186,7 @@ def verify(
     with told(debug):
         from bacl.datasets import verify as checks
         from bacl.datasets.sources import NAMED, all_spoilt
-        from bacl_platform.console import Console
+        from bacl_platform.console import Console, Watching
         from bacl_platform.texts import one_line
 
         console = Console()
@@ -266,7 +262,7 @@ def stats(
             print(text)
             return
         from bacl_platform.report.plots.long_tail import long_tail
-        from bacl_platform.report.plots.results import png
+        from bacl_platform.report.plots.style import png
 
         out.mkdir(parents=True, exist_ok=True)
         (out / "stats.json").write_text(text + "\n", encoding="utf-8")
@@ -274,54 +270,6 @@ def stats(
         (out / "long_tail.png").write_bytes(png(long_tail(counted)))
         _print_stats(counted, Console())
         print(f"written: {out}/long_tail.png, categories.csv, stats.json")
-
-
-class Watching(AbstractContextManager):
-    """Shows progress: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, console: "Console", unit: str = "bytes") -> None:
-        from rich import progress
-
-        self.console = console
-        self._told = time.monotonic()
-        self._tasks: dict[str, progress.TaskID] = {}
-        amount = (
-            [progress.DownloadColumn(), progress.TransferSpeedColumn()]
-            if unit == "bytes"
-            else [progress.MofNCompleteColumn()]
-        )
-        self._bars = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            *amount,
-            progress.TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-
-    def __enter__(self) -> "Watching":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def say(self, text: str) -> None:
-        """One event, in a line of its own."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        if self.console.is_terminal:
-            if what not in self._tasks:
-                for task in self._tasks.values():  # one thing is done at a time
-                    self._bars.remove_task(task)
-                self._tasks = {what: self._bars.add_task(what, total=total)}
-            self._bars.update(self._tasks[what], completed=done, total=total)
-            return
-        if time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
-            self._told = time.monotonic()
-            self.say(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")
 
 
 def _dataset(

@@ -451,7 +451,7 @@ class Preparation:
         from rich.console import Console
 
         from bacl.datasets.annotations import prepare
-        from bacl_platform.cli.data import Watching
+        from bacl_platform.console import Watching
 
         key = dataset.model_dump_json()
         if key not in self._known:
