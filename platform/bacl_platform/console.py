@@ -1,10 +1,11 @@
-"""The terminal, or the file or pipe in its place."""
+"""The terminal, or the file or pipe in its place: lines and progress as they are shown there."""
 
 import time
 from contextlib import AbstractContextManager
 from typing import Any
 
 import rich.console
+from rich import progress
 
 SECONDS_BETWEEN_LINES = 15
 """Of progress, where the output is no terminal."""
@@ -20,14 +21,17 @@ class Console(rich.console.Console):
         super().__init__(**{"markup": False, "emoji": False, **options})
 
 
+def say(console: rich.console.Console, line: str) -> None:
+    """Print a line as it is: in no colours of its own, and not wrapped at the terminal's edge."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 class Watching(AbstractContextManager):
     """Shows progress: a bar on a terminal, else a line now and then."""
 
     def __init__(self, console: rich.console.Console, unit: str = "bytes") -> None:
-        from rich import progress
-
         self.console = console
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
         self._tasks: dict[str, progress.TaskID] = {}
         amount = (
             [progress.DownloadColumn(), progress.TransferSpeedColumn()]
@@ -53,7 +57,7 @@ class Watching(AbstractContextManager):
 
     def say(self, text: str) -> None:
         """One event, in a line of its own."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, text)
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         if self.console.is_terminal:
@@ -63,6 +67,6 @@ class Watching(AbstractContextManager):
                 self._tasks = {what: self._bars.add_task(what, total=total)}
             self._bars.update(self._tasks[what], completed=done, total=total)
             return
-        if time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
-            self._told = time.monotonic()
+        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
             self.say(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")

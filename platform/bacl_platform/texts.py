@@ -2,7 +2,7 @@
 them. One place for each escaping.
 
 CSV's and JSON's are their modules'; matplotlib and rich are told not to look for markup at all
-(`bacl_platform.report.plots.results`, `bacl_platform.console`).
+(`bacl_platform.report.plots.style`, `bacl_platform.console`).
 """
 
 import re

@@ -190,8 +190,8 @@ def trained(device: str, small: bool, folder: Path) -> dict[str, Any]:
 
     import bacl.register  # noqa: F401  before anything imports mmdet.models
     from bacl.datasets.annotations import prepare
+    from bacl_platform.analysis import results
     from bacl_platform.plan.planner import make_plan
-    from bacl_platform.report import experiment_report
     from bacl_platform.spec.load import load
     from bacl_platform.store.store import Store
     from bacl_platform.train import worker
@@ -229,7 +229,7 @@ def trained(device: str, small: bool, folder: Path) -> dict[str, Any]:
             name: None if (value := result.metrics[name]) is None else round(100 * value, 2)
             for name in METRICS
         }
-        for result in experiment_report.collect(plan, store, "right").results
+        for result in results.collect(plan, store, "right").results
     }
     return {"table": table, "seconds": seconds, "device": device, "error": None}
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from bacl.datasets.annotations import Prepared
 from bacl.evaluation import Detections, Evaluator
+from bacl_platform.analysis.error_types import Confusion, confusion, errors, judged_pairs
 from bacl_platform.analysis.matching import (
     RECALLS,
     Iou,
@@ -22,8 +23,7 @@ from bacl_platform.analysis.matching import (
     precision_at,
     read_truth,
 )
-from bacl_platform.analysis.mistakes import Confusion, confusion, errors, judged_pairs
-from bacl_platform.report.experiment_report import Report, Result
+from bacl_platform.analysis.results import Report, Result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,7 @@ class Profile:
     """One variant over its seeds.
 
     precision (C, R): at IoU 0.5, mean over seeds; NaN where a category has no boxes.
-    gain (K, C): as `bacl_platform.analysis.mistakes.Errors` has it, mean over seeds.
+    gain (K, C): as `bacl_platform.analysis.error_types.Errors` has it, mean over seeds.
     confusion: boxes of all seeds together.
     found, finder (G,): of the first seed, as `Matched` has them.
     """
@@ -172,18 +172,18 @@ def featured(report: Report, count: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Mistaken:
+class ConfusedPair:
     """Boxes of the category `tail` that are taken for the category `head` (labels).
 
-    told: for each variant, boxes so called and boxes that could have been, over its seeds.
+    counts: for each variant, boxes so called and boxes that could have been, over its seeds.
     """
 
     tail: int
     head: int
-    told: dict[str, tuple[int, int]]
+    counts: dict[str, tuple[int, int]]
 
 
-def mistaken(analysis: Analysis, names: Sequence[str], count: int) -> list[Mistaken]:
+def confused_pairs(analysis: Analysis, names: Sequence[str], count: int) -> list[ConfusedPair]:
     """Where the long tail goes: the most frequent of its confusions with a larger group.
 
     At most `count` pairs of categories in different frequency groups, the box's own the rarer one;
@@ -197,7 +197,7 @@ def mistaken(analysis: Analysis, names: Sequence[str], count: int) -> list[Mista
     tails, heads = np.nonzero((counts > 0) & (rank[:, None] < rank))
     order = np.lexsort((-share[tails, heads], -counts[tails, heads]))[:count]
     return [
-        Mistaken(
+        ConfusedPair(
             int(tail),
             int(head),
             {

@@ -262,7 +262,7 @@ def stats(
             print(text)
             return
         from bacl_platform.report.plots.long_tail import long_tail
-        from bacl_platform.report.plots.results import png
+        from bacl_platform.report.plots.style import png
 
         out.mkdir(parents=True, exist_ok=True)
         (out / "stats.json").write_text(text + "\n", encoding="utf-8")

@@ -387,6 +387,7 @@ def report(
       bacl report experiments/sweeps/embedded/table3.yaml --paper
     """
     with told(debug):
+        from bacl_platform.analysis import results
         from bacl_platform.console import Console
         from bacl_platform.report import experiment_report, sweep_report
         from bacl_platform.spec.sweep import is_sweep
@@ -403,7 +404,7 @@ def report(
             return
         what, where = planned(file, store, set_, seeds)
         command = again(file, store, set_, seeds)
-        found = experiment_report.collect(what, where, command)
+        found = results.collect(what, where, command)
         folder = out or where.root / "reports" / what.experiment.name
         beside = sweep_report.beside_paper(found, file) if paper else None
         sections = []
@@ -458,13 +459,13 @@ def compare(
       bacl compare experiments/embedded/demo.yaml softmax bacl
     """
     with told(debug):
+        from bacl_platform.analysis import compare, results
         from bacl_platform.console import Console
         from bacl_platform.report import comparison_report as comparing
-        from bacl_platform.report import experiment_report
 
         what, where = planned(file, store, set_, seeds)
-        found = experiment_report.collect(what, where, again(file, store, set_, seeds))
-        made = comparing.compare(found, first, second, resamples, Console(stderr=True))
+        found = results.collect(what, where, again(file, store, set_, seeds))
+        made = compare.compare(found, first, second, resamples, Console(stderr=True))
         page = comparing.write(made, out or where.root / "reports" / what.experiment.name)
         if json_:
             print(json.dumps(comparing.as_json(made), indent=1))

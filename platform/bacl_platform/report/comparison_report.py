@@ -1,30 +1,24 @@
-"""Whether one variant is really better than another: paired bootstrap over the images.
+"""What a comparison of two variants looks like: on a terminal, as a page and as JSON.
 
-Images of the validation split are drawn with replacement, the same for both variants, and AP is
-computed anew from what each of their detections matched. hotcoco's `compare` is not used: it is for
-LVIS's three groups and one pair of runs, and (1.3.0) counts an image that is drawn twice only once,
-which makes its intervals a fifth too narrow.
-
-Where both variants have masks, the same is said of their masks' AP.
-
-Letters: B resamples, C categories, M = 3 measures (AP, AP50, AP75), S seeds.
+Fractions become points (times 100) only here.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from bacl.datasets.annotations import Category, Prepared
-from bacl.errors import UsageError
-from bacl_platform.analysis.matching import Iou, Matched, average_precision
-from bacl_platform.analysis.profiles import evaluator_of, match_result
-from bacl_platform.plan.judged import notes
-from bacl_platform.report.experiment_report import MEANS, Report, Result
+from bacl_platform.analysis.compare import (
+    CONFIDENCE,
+    FEWEST_IMAGES,
+    CategoryChange,
+    Change,
+    Comparison,
+    interval_text,
+    signed,
+    spread_text,
+)
+from bacl_platform.console import say
 from bacl_platform.report.pages import (
     Section,
     Shown,
@@ -39,264 +33,7 @@ from bacl_platform.texts import one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-CONFIDENCE = 0.95
-MOST_CHANGED = 10
-"""Categories shown on each side."""
-FEWEST_IMAGES = 5
-"""For an interval: fewer can be resampled in so few ways that it would say nothing, and look
-sure."""
-_BATCH = 50
-"""Resamples at a time."""
-_MEASURES = {"": slice(None), "50": slice(0, 1), "75": slice(5, 6)}
-"""What follows `AP` in its name, and the IoU thresholds that each is the mean of."""
-_IOUS: dict[str, Iou] = {"AP": "bbox", "mask_AP": "segm"}
 _SPOKEN = {"AP": "", "mask_AP": " by mask AP"}
-
-
-@dataclass(frozen=True)
-class Change:
-    """From one variant to the other, as fractions: means over seeds, their difference, and the
-    interval that `CONFIDENCE` of the resamples lie in. by_seed: the difference of each seed.
-
-    low and high are NaN where fewer than `FEWEST_IMAGES` images show what it is of.
-    """
-
-    first: float
-    second: float
-    low: float
-    high: float
-    by_seed: list[float]
-
-    @property
-    def difference(self) -> float:
-        return self.second - self.first
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True)
-class CategoryChange(Change):
-    """The change of a category's AP; boxes: its instances in the validation split."""
-
-    category: Category
-    boxes: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `second` gains over `first`.
-
-    metrics: by name, those without any category left out. categories: by `AP` or `mask_AP`, those
-    with boxes in the validation split, the largest gain first. notes: what else is to be known.
-    """
-
-    experiment: str
-    first: str
-    second: str
-    seeds: list[int]
-    resamples: int
-    images: int
-    metrics: dict[str, Change]
-    categories: dict[str, list[CategoryChange]]
-    notes: list[str]
-
-    def gained(self, kind: str = "AP") -> list[CategoryChange]:
-        """The categories that gained most."""
-        return [c for c in self.categories[kind][:MOST_CHANGED] if c.difference > 0]
-
-    def lost(self, kind: str = "AP") -> list[CategoryChange]:
-        """The categories that lost most, the largest loss first."""
-        return [c for c in self.categories[kind][: -MOST_CHANGED - 1 : -1] if c.difference < 0]
-
-    def verdict(self, name: str) -> str:
-        """A metric in words, such as `AP_r +3.1 [0.4, 6.0]: bacl is better than softmax`."""
-        change = self.metrics[name]
-        words = f"{self.word(change)} than {self.first}" if change.clear else self.word(change)
-        return f"{name} {_signed(change.difference)} {_interval(change)}{_spread(change)}: {words}"
-
-    def word(self, change: Change) -> str:
-        """Which way a change goes, in words."""
-        if math.isnan(change.low):
-            return "too few images for an interval"
-        if not change.clear:
-            return "no clear difference"
-        return f"{self.second} is {'better' if change.difference > 0 else 'worse'}"
-
-
-def compare(
-    report: Report,
-    first: str,
-    second: str,
-    resamples: int,
-    console: "Console",
-    seed: int = 0,
-) -> Comparison:
-    """Compare two of a report's variants over the seeds that both have; shows progress.
-
-    With several seeds, differences are means over them, and every resample draws the same images
-    for all: the interval says what other images would have said of these very detectors, while the
-    spread of the seeds says what training again would. A category none of whose boxes is drawn
-    does not enter that resample's means. seed: of the resampling. Raises UsageError for variants
-    that the report lacks or that have no seed in common.
-    """
-    from rich.progress import Progress
-
-    pairs = _pairs(report, first, second)
-    evaluator = evaluator_of(report.prepared)
-    kinds = [name for name in MEANS if all(name in r.metrics for pair in pairs for r in pair)]
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading detections", total=2 * len(pairs) * len(kinds))
-        matched: dict[str, list[tuple[Matched, Matched]]] = {kind: [] for kind in kinds}
-        for kind in kinds:
-            for pair in pairs:
-                one, other = (match_result(evaluator, run, _IOUS[kind])[0] for run in pair)
-                matched[kind].append((one, other))
-                progress.advance(task, 2)
-        images = matched[kinds[0]][0][0].images
-        task = progress.add_task("resampling images", total=resamples)
-        generator = np.random.default_rng(seed)
-        drawn: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
-        for size in _batches(resamples):
-            weights = np.stack([_draw(generator, images) for _ in range(size)])
-            for kind, runs in matched.items():
-                differences = [
-                    _measures(other, weights) - _measures(one, weights) for one, other in runs
-                ]
-                drawn[kind].append(np.mean(differences, axis=0))
-            progress.advance(task, size)
-    changes = [
-        _changes(report.prepared, kind, runs, np.concatenate(drawn[kind]))
-        for kind, runs in matched.items()
-    ]
-    return Comparison(
-        experiment=report.experiment.name,
-        first=first,
-        second=second,
-        seeds=[one.job.seed for one, _ in pairs],
-        resamples=resamples,
-        images=images,
-        metrics={name: change for metrics, _ in changes for name, change in metrics.items()},
-        categories={kind: of for kind, (_, of) in zip(kinds, changes, strict=True)},
-        notes=notes([(report.experiment, report.prepared)]),
-    )
-
-
-def _pairs(report: Report, first: str, second: str) -> list[tuple[Result, Result]]:
-    """The results of both variants, seed by seed."""
-    for name in (first, second):
-        if name not in report.variants:
-            raise UsageError(
-                f"{report.experiment.name}: expected one of {', '.join(report.variants)} that the "
-                f"store has, got {name}"
-            )
-    if first == second:
-        raise UsageError(f"expected two different variants, got {first} twice")
-    others = {result.job.seed: result for result in report.of(second)}
-    pairs = [(r, others[r.job.seed]) for r in report.of(first) if r.job.seed in others]
-    if not pairs:
-        raise UsageError(
-            f"{report.experiment.name}: expected {first} and {second} to be finished with the same "
-            "seed, they have none in common"
-        )
-    return pairs
-
-
-def _batches(total: int) -> Iterator[int]:
-    for start in range(0, total, _BATCH):
-        yield min(_BATCH, total - start)
-
-
-def _draw(generator: np.random.Generator, images: int) -> np.ndarray:
-    """How often each image (I,) comes up in as many draws."""
-    return np.bincount(generator.integers(images, size=images), minlength=images)
-
-
-def _measures(matched: Matched, weights: np.ndarray) -> np.ndarray:
-    """AP, AP50 and AP75 of each category (B, M, C) under weights (B, I)."""
-    ap = average_precision(matched, weights)
-    return np.stack([ap[:, steps].mean(axis=1) for steps in _MEASURES.values()], axis=1)
-
-
-def _changes(
-    prepared: Prepared, kind: str, runs: list[tuple[Matched, Matched]], drawn: np.ndarray
-) -> tuple[dict[str, Change], list[CategoryChange]]:
-    """Of the metrics and categories, from the resamples' differences (B, M, C), means over seeds.
-
-    kind: `AP` or `mask_AP`. runs: both variants of each seed.
-    """
-    truth = runs[0][0].truth
-    total = truth.totals(len(prepared.categories))
-    every_image = np.ones((1, runs[0][0].images), dtype=np.int64)
-    points = np.stack(  # (S, 2, M, C)
-        [[_measures(run, every_image)[0] for run in both] for both in runs]
-    )
-
-    def change(measure: int, labels: np.ndarray) -> dict[str, Any]:
-        of_seeds = points[:, :, measure, labels].mean(axis=2)  # (S, 2)
-        first, second = of_seeds.mean(axis=0)
-        low, high = math.nan, math.nan
-        shown = truth.image[truth.counted & np.isin(truth.label, labels)]
-        if len(np.unique(shown)) >= FEWEST_IMAGES:
-            low, high = _interval_of(drawn[:, measure, labels])
-        return {
-            "first": float(first),
-            "second": float(second),
-            "low": low,
-            "high": high,
-            "by_seed": (of_seeds[:, 1] - of_seeds[:, 0]).tolist(),
-        }
-
-    known = np.flatnonzero(total)
-    if not len(known):
-        return {}, []
-    metrics = {f"{kind}{name}": Change(**change(k, known)) for k, name in enumerate(_MEASURES)}
-    for group in prepared.groups.names:
-        labels = known[[prepared.categories[label].frequency == group for label in known]]
-        if len(labels):
-            metrics[f"{kind}_{group}"] = Change(**change(0, labels))
-    categories = [
-        CategoryChange(
-            **change(0, np.array([label])),
-            category=prepared.categories[label],
-            boxes=int(total[label]),
-        )
-        for label in known
-    ]
-    return metrics, sorted(categories, key=lambda one: -one.difference)
-
-
-def _interval_of(differences: np.ndarray) -> tuple[float, float]:
-    """From resamples' differences (B, L) of categories, NaN where none of their boxes was drawn."""
-    known = ~np.isnan(differences)
-    count = known.sum(axis=1)
-    sums = np.where(known, differences, 0).sum(axis=1)
-    if not count.any():
-        return math.nan, math.nan
-    tails = 50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)
-    low, high = np.percentile(sums[count > 0] / count[count > 0], tails)
-    return float(low), float(high)
-
-
-# How it is told
-
-
-def _signed(fraction: float) -> str:
-    return f"{round(100 * fraction, 1) + 0.0:+.1f}"
-
-
-def _interval(change: Change) -> str:
-    if math.isnan(change.low):
-        return "–"
-    low, high = (round(100 * bound, 1) + 0.0 for bound in (change.low, change.high))
-    return f"[{low:.1f}, {high:.1f}]"
-
-
-def _spread(change: Change) -> str:
-    """The standard deviation over seeds, where there are several."""
-    return f" ± {100 * stdev(change.by_seed):.1f}" if len(change.by_seed) > 1 else ""
 
 
 def _points(fraction: float) -> str:
@@ -331,9 +68,9 @@ def metric_table(comparison: Comparison) -> Table:
             name,
             _points(change.first),
             _points(change.second),
-            _signed(change.difference),
-            _interval(change),
-            *([_spread(change).strip()] if several else []),
+            signed(change.difference),
+            interval_text(change),
+            *([spread_text(change).strip()] if several else []),
             comparison.word(change),
         ]
         for name, change in comparison.metrics.items()
@@ -355,8 +92,8 @@ def category_table(comparison: Comparison, changes: Sequence[CategoryChange]) ->
                 str(one.boxes),
                 _points(one.first),
                 _points(one.second),
-                _signed(one.difference),
-                _interval(one),
+                signed(one.difference),
+                interval_text(one),
             ]
             for one in changes
         ],
@@ -365,8 +102,8 @@ def category_table(comparison: Comparison, changes: Sequence[CategoryChange]) ->
 
 def sections(comparison: Comparison) -> list[Section]:
     """The comparison as sections of a page."""
-    from bacl_platform.report.plots.analysis import changes
-    from bacl_platform.report.plots.results import png
+    from bacl_platform.report.plots.comparison import changes
+    from bacl_platform.report.plots.style import png
 
     names = f"{comparison.second} against {comparison.first}"
     if not comparison.metrics:
@@ -428,7 +165,7 @@ def write(comparison: Comparison, out: Path) -> Path:
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Fractions; categories by name, the largest gain first."""
 
-    def told(change: Change) -> dict[str, Any]:
+    def change_as_json(change: Change) -> dict[str, Any]:
         return {
             comparison.first: change.first,
             comparison.second: change.second,
@@ -443,10 +180,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "confidence": CONFIDENCE,
         "resamples": comparison.resamples,
         "images": comparison.images,
-        "metrics": {name: told(change) for name, change in comparison.metrics.items()},
+        "metrics": {name: change_as_json(change) for name, change in comparison.metrics.items()},
         **{
             kind.replace("AP", "categories"): [
-                {**one.category.model_dump(), "boxes": one.boxes, **told(one)} for one in changed
+                {**one.category.model_dump(), "boxes": one.boxes, **change_as_json(one)}
+                for one in changed
             ]
             for kind, changed in comparison.categories.items()
         },
@@ -457,20 +195,17 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 def print_comparison(comparison: Comparison, page: Path, console: "Console") -> None:
     """The tables, and a verdict for each metric."""
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
     for name in comparison.metrics:
-        say(comparison.verdict(name))
+        say(console, comparison.verdict(name))
     for title, changed in _most_changed(comparison):
-        say("")
+        say(console, "")
         _print_table(title, category_table(comparison, changed), console)
     if comparison.metrics:
-        say("")
-        say(legend(comparison))
+        say(console, "")
+        say(console, legend(comparison))
     for note in comparison.notes:
-        say(note)
-    say(f"report: {page} (and .md)")
+        say(console, note)
+    say(console, f"report: {page} (and .md)")
 
 
 def _print_table(title: str, table: Table, console: "Console") -> None:

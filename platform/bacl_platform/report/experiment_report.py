@@ -3,9 +3,6 @@
 Everything is read from the store. Fractions become points (times 100) only where they are shown.
 """
 
-import csv
-import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,15 +10,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from bacl.datasets.annotations import Prepared
-from bacl.errors import RunError
 from bacl.settings import Groups
 from bacl_platform import texts
-from bacl_platform.plan.job import Job, Plan
-from bacl_platform.plan.judged import notes, prepared_of, words
+from bacl_platform.analysis.results import Report
+from bacl_platform.console import say
+from bacl_platform.plan.judged import notes
 from bacl_platform.report.pages import (
     Bold,
     Section,
+    csv_table,
     html_page,
     html_picture,
     html_section,
@@ -29,132 +26,15 @@ from bacl_platform.report.pages import (
     markdown_section,
     markdown_table,
 )
-from bacl_platform.spec.experiment import Experiment
 from bacl_platform.store.disk import disk_errors
-from bacl_platform.store.names import CHECKPOINT, SCALARS
+from bacl_platform.store.names import CHECKPOINT
 from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from bacl_platform.report.plots.results import Picture
-
-MEANS = ("AP", "mask_AP")
-"""Over all categories: of boxes, and of masks where the detector has them."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one variant reached with one seed.
-
-    metrics: fractions 0..1, None where no category is evaluated. categories: rows of the
-    evaluation's `categories.csv` in the order of labels, with `AP` (and, of a detector with masks,
-    `mask_AP`) a fraction or None.
-    """
-
-    variant: str
-    job: Job
-    folder: Path
-    metrics: dict[str, float | None]
-    evaluator: dict[str, str]
-    categories: list[dict[str, Any]]
-
-    @property
-    def checkpoint(self) -> Path:
-        """The exported detector's weights; its configuration lies beside them."""
-        return self.folder / CHECKPOINT
-
-
-@dataclass(frozen=True)
-class Report:
-    """An experiment's finished and unfinished jobs, and the results of the finished ones."""
-
-    experiment: Experiment
-    prepared: Prepared
-    finished: list[Job]
-    unfinished: list[Job]
-    results: list[Result]
-    scalars: dict[str, list[dict[str, float]]]
-    """Rows of `scalars.jsonl` by the key of their job."""
-
-    @property
-    def variants(self) -> list[str]:
-        """Names in the order of the plan; a representation stage's is the stage's own."""
-        return list(dict.fromkeys(result.variant for result in self.results))
-
-    @property
-    def metrics(self) -> list[str]:
-        """Names of the metrics, those of boxes first."""
-        return list(dict.fromkeys(name for result in self.results for name in result.metrics))
-
-    @property
-    def kinds(self) -> dict[str, list[str]]:
-        """Metrics by the name of their mean over categories: AP, and mask_AP where it exists."""
-        kinds = [name for name in MEANS if name in self.metrics]
-        return {kind: [name for name in self.metrics if name.startswith(kind)] for kind in kinds}
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """The frequency groups' names, and what they are called in texts."""
-        return words(self.prepared.groups)
-
-    def of(self, variant: str) -> list[Result]:
-        """The variant's results, one for each seed."""
-        return [result for result in self.results if result.variant == variant]
-
-    def values(self, variant: str, metric: str) -> list[float]:
-        """The metric for each seed; empty where no category is evaluated."""
-        found = [result.metrics.get(metric) for result in self.of(variant)]
-        return [value for value in found if value is not None]
-
-    def differences(self, variant: str, metric: str) -> list[float]:
-        """The metric less the baseline's of the same seed, for each seed that has both."""
-        if self.experiment.baseline in (None, variant):
-            return []
-        base = {r.job.seed: r.metrics.get(metric) for r in self.of(self.experiment.baseline or "")}
-        pairs = [(r.metrics.get(metric), base.get(r.job.seed)) for r in self.of(variant)]
-        return [own - other for own, other in pairs if own is not None and other is not None]
-
-    @property
-    def evaluators(self) -> list[dict[str, str]]:
-        """Name, version and ground truth of what made the metrics: one, if all compare."""
-        return list({json.dumps(r.evaluator): r.evaluator for r in self.results}.values())
-
-
-def collect(plan: Plan, store: Store, command: str) -> Report:
-    """Read from the store what it has of a plan.
-
-    command: what the user runs for the rest. Raises RunError where nothing is finished yet.
-    """
-    finished = [job for job in plan.jobs if store.complete(job.key)]
-    unfinished = [job for job in plan.jobs if job not in finished]
-    if not finished:
-        raise RunError(
-            f"no job of {plan.experiment.name} is in the store {store.url}: run `{command}` first"
-        )
-    return Report(
-        plan.experiment,
-        prepared_of(plan.jobs[0].dataset_digest, store),
-        finished,
-        unfinished,
-        [_read(job, variant, store) for job in finished for variant in job.variants],
-        {job.key: _scalars(store.entry(job.key) / SCALARS) for job in finished},
-    )
-
-
-def _read(job: Job, variant: str, store: Store) -> Result:
-    folder = store.entry(job.key) / "variants" / variant
-    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    with (folder / "categories.csv").open(newline="", encoding="utf-8") as file:
-        categories: list[dict[str, Any]] = list(csv.DictReader(file))
-    for row in categories:
-        row |= {name: float(row[name]) if row[name] else None for name in MEANS if name in row}
-    return Result(variant, job, folder, content["metrics"], content["evaluator"], categories)
-
-
-def _scalars(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    from bacl_platform.report.plots.style import Picture
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -241,11 +121,11 @@ def _legend(report: Report) -> str:
     sizes = Counter(category["frequency"] for category in report.results[0].categories)
     groups = report.prepared.groups
     ranges = [f" ({counts})" if groups != Groups() else "" for counts in groups.ranges]
-    told = [
+    sizes_of_groups = [
         f"{sizes[name]} {word}{counts}"
         for (name, word), counts in zip(report.groups.items(), ranges, strict=True)
     ]
-    return f"{legend}; categories: {', '.join(told)}."
+    return f"{legend}; categories: {', '.join(sizes_of_groups)}."
 
 
 def _notes(report: Report, command: str) -> Iterator[str]:
@@ -294,9 +174,6 @@ def table(report: Report, metrics: list[str]) -> "Table":
 def print_report(report: Report, out: Path, store: Store, command: str, console: "Console") -> None:
     """The table, and where everything is."""
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
     for metrics in report.kinds.values():
         comparison = table(report, metrics)
         if not console.is_terminal:  # a file or a pipe has no edge to wrap at
@@ -309,16 +186,19 @@ def print_report(report: Report, out: Path, store: Store, command: str, console:
         if any(row.differences for row in rows(report))
         else ""
     )
-    say(f"{_legend(report)} * best.{compared}")
+    say(console, f"{_legend(report)} * best.{compared}")
     for note in _notes(report, command):
-        say(note)
-    say("")
-    say(f"report:      {out / 'report.html'} (and report.md, per_category.csv, pictures)")
+        say(console, note)
+    say(console, "")
+    say(console, f"report:      {out / 'report.html'} (and report.md, per_category.csv, pictures)")
     for job in report.finished:
         names = ",".join(job.variants)
         names = f"{{{names}}}" if len(job.variants) > 1 else names
-        say(f"checkpoints: {store.entry(job.key)}/variants/{names}/{CHECKPOINT} ({job.name})")
-    say(f"runs:        bacl ui --store {store.url}")
+        say(
+            console,
+            f"checkpoints: {store.entry(job.key)}/variants/{names}/{CHECKPOINT} ({job.name})",
+        )
+    say(console, f"runs:        bacl ui --store {store.url}")
 
 
 # The files
@@ -332,10 +212,11 @@ def write(report: Report, out: Path, command: str, sections: Sequence[Section] =
     Raises RunError where the disk is full or the folder cannot be written.
     """
     from bacl_platform.report.plots import results as plots
+    from bacl_platform.report.plots import style
 
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        pictures = [(picture, plots.png(picture.figure)) for picture in plots.pictures(report)]
+        pictures = [(picture, style.png(picture.figure)) for picture in plots.pictures(report)]
         for picture, content in pictures:
             (out / picture.file).write_bytes(content)
         for shown in (shown for section in sections for shown in section.pictures):
@@ -351,16 +232,14 @@ def write(report: Report, out: Path, command: str, sections: Sequence[Section] =
 
 def per_category(report: Report) -> str:
     """CSV: a row for each category, a column with the mean AP over seeds for each variant."""
-    text = io.StringIO()
-    writer = csv.writer(text)
     facts = ["id", "name", "frequency", "image_count", "instance_count"]
     columns = [(kind, name) for kind in report.kinds for name in report.variants]
-    writer.writerow([*facts, *(f"{kind} {name}" for kind, name in columns)])
+    body = []
     for label, category in enumerate(report.results[0].categories):
         of_seeds = [[r.categories[label][k] for r in report.of(name)] for k, name in columns]
         means = [_mean([ap for ap in aps if ap is not None]) for aps in of_seeds]
-        writer.writerow([*(category[fact] for fact in facts), *means])
-    return text.getvalue()
+        body.append([*(category[fact] for fact in facts), *means])
+    return csv_table([*facts, *(f"{kind} {name}" for kind, name in columns)], body)
 
 
 def markdown(

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from bacl.errors import UsageError
-from bacl_platform.analysis.profiles import Analysis, Mistaken, featured, mistaken
-from bacl_platform.report.experiment_report import Report
+from bacl_platform.analysis.profiles import Analysis, ConfusedPair, confused_pairs, featured
+from bacl_platform.analysis.results import Report
 from bacl_platform.report.pages import Section, Shown, Table
 from bacl_platform.report.plots.analysis import analysis_pictures, indicator_maps
-from bacl_platform.report.plots.results import Picture, png
+from bacl_platform.report.plots.style import Picture, png
 from bacl_platform.report.scenes import scenes
 
 _MOST_CONFUSED = 12
@@ -35,7 +35,6 @@ def sections(
         )
     made = []
     boxes = " All of this is of boxes, not of masks." if "mask_AP" in report.kinds else ""
-    boxes = " All of this is of boxes, not of masks." if "mask_AP" in report.kinds else ""
     if lost := analysis_pictures(report, analysis):
         made.append(
             Section(
@@ -53,7 +52,7 @@ def sections(
     if matrix := indicator_maps(report, analysis):
         picture = Picture("indicator.png", "Confusion matrix M of training", matrix)
         made.append(Section("What guided training", pictures=[_shown(picture)]))
-    pairs = mistaken(analysis, featured(report, 4), _MOST_CONFUSED)
+    pairs = confused_pairs(analysis, featured(report, 4), _MOST_CONFUSED)
     if pairs:
         made.append(_confusions(analysis, pairs))
     if images and len(names) > 1:
@@ -67,12 +66,12 @@ def _shown(picture: Picture) -> Shown:
     return Shown(picture.file, picture.title, png(picture.figure))
 
 
-def _confusions(analysis: Analysis, pairs: Sequence[Mistaken]) -> Section:
+def _confusions(analysis: Analysis, pairs: Sequence[ConfusedPair]) -> Section:
     categories = analysis.prepared.categories
     body = []
     for pair in pairs:
         head, tail = categories[pair.head], categories[pair.tail]
-        counts = [f"{called} of {could}" for called, could in pair.told.values()]
+        counts = [f"{called} of {could}" for called, could in pair.counts.values()]
         body.append(
             [
                 f"{head.name} ← {tail.name}",
@@ -86,7 +85,7 @@ def _confusions(analysis: Analysis, pairs: Sequence[Mistaken]) -> Section:
             "Boxes of the category on the right whose best detection says the more frequent one on "
             "the left, of those that could be so counted; over all seeds."
         ],
-        [Table(["head ← tail", "training images", *pairs[0].told], body)],
+        [Table(["head ← tail", "training images", *pairs[0].counts], body)],
     )
 
 

@@ -1,10 +1,15 @@
-"""Pages that commands leave behind: the same sections as Markdown and as one HTML file."""
+"""Pages that commands leave behind: the same sections as Markdown and as one HTML file.
+
+Tables can be LaTeX and CSV as well.
+"""
 
 import base64
+import csv
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from bacl_platform.texts import html, markdown
+from bacl_platform.texts import html, markdown, tex
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,30 @@ def markdown_section(section: Section) -> Iterator[str]:
 
 def html_table(head: Sequence[str], body: Iterable[Sequence[str]], style: str = "") -> str:
     """A table whose cells are HTML already."""
-    lines = [f'<table class="{style}">', f"<tr><th>{'<th>'.join(head)}"]
-    lines += [f"<tr><td>{'<td>'.join(cells)}" for cells in body]
-    return "\n".join([*lines, "</table>"])
+    lines = [_html_row(head, "th"), *(_html_row(cells, "td") for cells in body)]
+    return "\n".join([f'<table class="{style}">', *lines, "</table>"])
+
+
+def _html_row(cells: Sequence[str], tag: str) -> str:
+    return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
+
+
+def latex_table(head: Sequence[str], body: Iterable[Sequence[str]], columns: str) -> Iterator[str]:
+    """Lines of a `tabular`; cells are plain text. columns: their alignment, such as `lrr`."""
+    yield from (rf"\begin{{tabular}}{{{columns}}}", r"\hline", _latex_row(head), r"\hline")
+    yield from map(_latex_row, body)
+    yield from (r"\hline", r"\end{tabular}")
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(tex, cells)) + r" \\"
+
+
+def csv_table(head: Sequence[object], body: Iterable[Sequence[object]]) -> str:
+    """A CSV file's text; an empty cell for None."""
+    text = io.StringIO()
+    csv.writer(text).writerows([head, *body])
+    return text.getvalue()
 
 
 def html_section(section: Section) -> Iterator[str]:
@@ -111,7 +137,8 @@ body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max
 h2 {{ margin-top: 3rem; }}
 table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th {{ border-bottom: 2px solid #888; }}
+th {{ border-bottom: 2px solid #888; position: sticky; top: 0; background: #fff; }}
+tr:hover td {{ background: #f4f6fa; }}
 th:first-child, td:first-child, .left td, .left th {{ text-align: left; }}
 small {{ display: block; color: #666; }}
 td b {{ color: #005a8d; }}

@@ -16,10 +16,10 @@ from bacl.datasets.decoding import ImageUnreadable, read
 from bacl.errors import RunError
 from bacl.evaluation import Detections
 from bacl_platform.analysis.profiles import Analysis
-from bacl_platform.report.experiment_report import Report
+from bacl_platform.analysis.results import Report
+from bacl_platform.report.drawing import Mark, as_picture, font, mark
 from bacl_platform.report.pages import Shown
 from bacl_platform.texts import shortened
-from bacl_platform.tools.predict import Mark, as_picture, font, mark
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,7 +31,7 @@ _SAME_PLACE = 0.5
 """IoU from which detections are of the same place."""
 _MOST_LETTERS = 40
 """Of a column's title."""
-_MOST_TOLD = 4
+_MOST_NAMED = 4
 """Boxes that a caption names."""
 _COLOURS = ((213, 48, 39), (230, 150, 20), (38, 130, 80), (60, 100, 190))
 """Of the boxes of each frequency group, fewest training images first."""
@@ -213,13 +213,13 @@ def _encoded(picture: "Image.Image", kind: str) -> bytes:
 
 def _caption(analysis: Analysis, names: Sequence[str], threshold: float, scene: Scene) -> str:
     """Who finds what, box by box, by the categories' names."""
-    told = []
-    for box in scene.boxes[:_MOST_TOLD]:
+    sentences = []
+    for box in scene.boxes[:_MOST_NAMED]:
         scores = {name: analysis.profiles[name].found[box] for name in names}
         by = [f"{name} ({score:.2f})" for name, score in scores.items() if score >= threshold]
         others = [name for name, score in scores.items() if score < threshold]
         category = analysis.prepared.categories[analysis.truth.label[box]].name
-        told.append(f"{category}: found by {' and '.join(by)}, not by {' nor '.join(others)}")
-    if len(scene.boxes) > _MOST_TOLD:
-        told.append(f"and {len(scene.boxes) - _MOST_TOLD} more")
-    return "; ".join(told) + "."
+        sentences.append(f"{category}: found by {' and '.join(by)}, not by {' nor '.join(others)}")
+    if len(scene.boxes) > _MOST_NAMED:
+        sentences.append(f"and {len(scene.boxes) - _MOST_NAMED} more")
+    return "; ".join(sentences) + "."

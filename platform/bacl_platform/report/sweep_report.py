@@ -4,8 +4,6 @@ the paper's numbers where those are repeated.
 Everything is read from the store; values are points (AP times 100).
 """
 
-import csv
-import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bacl_platform import texts
+from bacl_platform.console import say
 from bacl_platform.plan.cost import duration, step_seconds
 from bacl_platform.plan.judged import notes, prepared_of
 from bacl_platform.plan.population import Move
@@ -23,7 +22,7 @@ from bacl_platform.plan.show import state
 from bacl_platform.plan.sweep_memory import failed_before, result_of, stopped_before
 from bacl_platform.plan.sweep_plan import Cell, SweepPlan
 from bacl_platform.plan.trials import SweepFile, plain
-from bacl_platform.report.pages import markdown_table
+from bacl_platform.report.pages import csv_table, html_page, html_table, latex_table, markdown_table
 from bacl_platform.spec.paper_table import published
 from bacl_platform.store.disk import disk_errors
 from bacl_platform.store.names import MOVES
@@ -32,7 +31,7 @@ from bacl_platform.store.store import Store
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bacl_platform.report.experiment_report import Report
+    from bacl_platform.analysis.results import Report
 
 RESAMPLES = 10_000
 _USUAL = {"seeds": {"1"}, "state": {"done"}}
@@ -215,42 +214,22 @@ def markdown(table: ResultTable) -> str:
 def latex(table: ResultTable) -> str:
     """The table as a LaTeX `tabular`."""
     head, lines = cells_of(table)
-
-    def row(cells: list[str]) -> str:
-        return " & ".join(texts.tex(cell) for cell in cells) + r" \\"
-
     columns = "l" * len(table.fields) + "r" * (len(head) - len(table.fields) - 1) + "l"
-    rules = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", row(head), r"\hline"]
-    return "\n".join([*rules, *map(row, lines), r"\hline", r"\end{tabular}"]) + "\n"
+    return "\n".join(latex_table(head, lines, columns)) + "\n"
 
 
 def html(table: ResultTable) -> str:
     """The table as a page of its own."""
     head, lines = cells_of(table)
-
-    def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{texts.html(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    body = "\n".join(row(line, "td") for line in lines)
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{texts.html(table.name)}</title>\n"
-        "<style>body{font:15px/1.4 system-ui,sans-serif;margin:2em}"
-        "table{border-collapse:collapse}th,td{padding:.3em .8em;text-align:right;"
-        "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}"
-        "tr:hover{background:#f4f6fa}th{background:#eef1f6;position:sticky;top:0}</style>\n"
-        f"<h1>{texts.html(table.name)}</h1>\n<p>{texts.html(table.title)}</p>\n"
-        f"<table><thead>{row(head, 'th')}</thead>\n<tbody>{body}</tbody></table>\n"
-        + "".join(f"<p>{texts.html(note)}</p>\n" for note in table.notes)
-    )
+    cells = [[texts.html(cell) for cell in line] for line in lines]
+    title = [f"<p>{texts.html(table.title)}</p>"] if table.title else []
+    notes = [f"<p>{texts.html(note)}</p>" for note in table.notes]
+    return html_page(table.name, [*title, html_table(list(map(texts.html, head)), cells), *notes])
 
 
 def as_csv(table: ResultTable) -> str:
     """The table with one line for each trial."""
-    text = io.StringIO()
-    head, lines = cells_of(table)
-    writer = csv.writer(text)
-    writer.writerows([head, *lines])
-    return text.getvalue()
+    return csv_table(*cells_of(table))
 
 
 def write(table: ResultTable, folder: Path) -> None:
@@ -283,35 +262,32 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     head, lines = cells_of(table)
     columns = dict(zip(head, zip(*lines, strict=True), strict=False)) if lines else {}
     # Columns that say nothing take room on a terminal; the files have them.
-    told = [
+    shown_columns = [
         place for place, name in enumerate(head) if set(columns.get(name, ())) != _USUAL.get(name)
     ]
     shown = Table(title=table.title or table.name, box=box.SIMPLE_HEAD, pad_edge=False)
-    for place in told:
+    for place in shown_columns:
         text = place < len(table.fields) or place == len(head) - 1
         shown.add_column(head[place], justify="left" if text else "right", overflow="fold")
     for line in lines:
-        shown.add_row(*(Text(line[place]) for place in told))
+        shown.add_row(*(Text(line[place]) for place in shown_columns))
     console.print(shown)
     for note in table.notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        say(console, note)
     print_written(folder, console)
 
 
 def print_written(folder: Path, console: "Console") -> None:
     """Say where the table is."""
-    console.print(f"written: {folder}/table.md, .html, .tex, .csv", soft_wrap=True, highlight=False)
+    say(console, f"written: {folder}/table.md, .html, .tex, .csv")
 
 
 def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
     """Show what a sweep would run: its trials, what is there, what shares a trunk, the cost."""
     from rich.table import Table
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
     sweep = plan.file.sweep
-    say(f"{sweep.name}: {_search(plan)}, store {store.url}")
+    say(console, f"{sweep.name}: {_search(plan)}, store {store.url}")
     rows = collect(plan, store, with_paper=False)
     jobs = {job.key: number for number, job in enumerate(plan.jobs, start=1)}
     trials = Table(*rows.fields, "state", "jobs")
@@ -342,17 +318,20 @@ def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
     steps = sum(job.iterations for job in missing)
     cost = f", about {duration(seconds)} of workers' time" if seconds else ""
     say(
+        console,
         f"{len(plan.jobs) - len(missing)} of {len(plan.jobs)} jobs are in the store, "
-        f"{len(missing)} to run: {steps} steps{cost}"
+        f"{len(missing)} to run: {steps} steps{cost}",
     )
     if sweep.stops and sweep.scheduler is not None:
         say(
-            f"scheduler {sweep.scheduler.type}: which trials it stops early is not known in advance"
+            console,
+            f"scheduler {sweep.scheduler.type}: which trials it stops early is not known in "
+            "advance",
         )
     elif sweep.scheduler is not None:
-        say("scheduler pbt: which trials go on from which others is not known in advance")
+        say(console, "scheduler pbt: which trials go on from which others is not known in advance")
     for note in rows.notes:
-        say(note)
+        say(console, note)
 
 
 def _search(plan: SweepPlan) -> str:

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bacl.errors import RunError, UsageError
+from bacl_platform.console import say
 from bacl_platform.plan.job import Plan
+from bacl_platform.report.drawing import Mark, as_picture, mark
 from bacl_platform.store.disk import disk_errors, write_text
 from bacl_platform.store.names import CHECKPOINT
 from bacl_platform.store.store import Store
-from bacl_platform.texts import is_text, shortened
+from bacl_platform.texts import is_text
 
 if TYPE_CHECKING:
     from mmengine.structures import InstanceData
     from PIL import Image
-    from PIL.ImageFont import FreeTypeFont
     from rich.console import Console
     from torch import nn
 
@@ -34,8 +35,6 @@ _SHORTEST_PICTURE = 640
 """Pixels of the longer side; smaller images are enlarged, so that names can be read."""
 _OPACITY = 0.45
 """Of masks over the image."""
-_MOST_LETTERS = 40
-"""Of what stands at a box; longer texts are cut in their middle."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +140,9 @@ def predict(
         write_text(
             out / "predictions.json", json.dumps({**facts, "images": written}, indent=1) + "\n"
         )
-    console.print(
+    say(
+        console,
         f"{total} objects in {len(images)} images: pictures and predictions.json in {out}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -270,14 +267,6 @@ def _unreadable(path: Path) -> str | None:
     return None
 
 
-def as_picture(pixels: "np.ndarray") -> "Image.Image":
-    """What `bacl.datasets.decoding` has read, to draw on."""
-    import cv2
-    from PIL import Image
-
-    return Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-
-
 def _picture_files(images: Sequence[Path], out: Path) -> dict[Path, Path]:
     """A file of its own for each image: its stem, with a number where stems are equal.
 
@@ -294,15 +283,6 @@ def _picture_files(images: Sequence[Path], out: Path) -> dict[Path, Path]:
     if lost:
         raise UsageError(f"--out {out}: expected another folder: {min(lost)} would be overwritten")
     return files
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A box (x1, y1, x2, y2) in pixels of an image, and what stands at it in which colour (RGB)."""
-
-    box: Sequence[float]
-    text: str
-    colour: tuple[int, int, int]
 
 
 def draw(image: "Image.Image", detections: Sequence[Detection]) -> "Image.Image":
@@ -340,45 +320,7 @@ def _painted(picture: "Image.Image", detections: Sequence[Detection], factor: in
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
-def mark(image: "Image.Image", marks: Sequence[Mark]) -> "Image.Image":
-    """A copy of the image with marks, the last on top."""
-    from PIL import ImageDraw
-
-    picture = image.copy()
-    longest = max(picture.size)
-    line, size = max(3, longest // 300), max(14, longest // 50)
-    letters = font(size)
-    pen = ImageDraw.Draw(picture)
-    for one in marks:
-        x1, y1, x2, y2 = one.box
-        text = shortened(one.text, _MOST_LETTERS)
-        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=one.colour, width=line)
-        _, _, right, bottom = pen.textbbox((0, 0), text, font=letters)
-        width, height = right + 6, bottom + 4
-        x = max(0, min(x1, picture.width - width))
-        y = y1 - height if y1 >= height else y1
-        pen.rectangle((x, y, x + width, y + height), fill=one.colour)
-        pen.text((x + 3, y + 1), text, fill=_ink(one.colour), font=letters)
-    return picture
-
-
-def font(size: int) -> "FreeTypeFont":
-    """The font of pictures, that many pixels high."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size
-    )
-
-
 def _colour(label: int) -> tuple[int, int, int]:
     """Colour of a category's boxes, far from its neighbours'."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def _ink(colour: tuple[int, int, int]) -> str:
-    """What can be read on a colour."""
-    red, green, blue = colour
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 127.5 else "white"

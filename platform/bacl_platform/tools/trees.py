@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.datasets.annotations import Prepared, sha256, synsets
 from bacl.errors import RunError, UsageError
+from bacl_platform.console import say
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.store.disk import disk_errors
 from bacl_platform.store.names import CHECKPOINT
@@ -78,16 +79,13 @@ def make(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_trees(out, names, trees, {**made, "parents": asked})
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
     if why_not:
-        say(f"no lexical tree: {why_not}")
+        say(console, f"no lexical tree: {why_not}")
     for kind, tree in trees.items():
         found = len(set(tree))
         fewer = f" instead of {asked[kind]}, as the categories allow" if found < asked[kind] else ""
-        say(f"{kind}: {len(names)} categories under {found} parents{fewer}")
-    say(f"trees: {out}")
+        say(console, f"{kind}: {len(names)} categories under {found} parents{fewer}")
+    say(console, f"trees: {out}")
 
 
 def _trained(plan: Plan, store: Store, stage: str | None, command: str) -> Job:

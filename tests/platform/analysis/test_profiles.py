@@ -1,16 +1,14 @@
-"""What a report finds behind the AP, and how it tells it."""
+"""What lies behind the AP: precision and recall, errors, confusions."""
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from bacl.errors import UsageError
 from bacl.evaluation import Detections
 from bacl_platform.analysis import profiles
+from bacl_platform.analysis.error_types import KINDS
 from bacl_platform.analysis.matching import RECALLS
-from bacl_platform.analysis.mistakes import KINDS
-from bacl_platform.report import findings
-from bacl_platform.report.experiment_report import collect
+from bacl_platform.analysis.results import collect
 
 QUIET = Console(quiet=True)
 APS = {
@@ -83,36 +81,12 @@ def test_confusions_are_counted_over_seeds(analysed):
     )
 
 
-def test_mistaken_pairs_go_from_rarer_to_more_frequent_groups(prepared, analysed):
-    pairs = profiles.mistaken(analysed, ["bacl", "softmax"], 100)
+def test_confused_pairs_go_from_rarer_to_more_frequent_groups(prepared, analysed):
+    pairs = profiles.confused_pairs(analysed, ["bacl", "softmax"], 100)
     rank = {"r": 0, "c": 1, "f": 2}
     groups = [(prepared.categories[p.tail], prepared.categories[p.head]) for p in pairs]
     assert groups and all(rank[tail.frequency] < rank[head.frequency] for tail, head in groups)
-    most = [max(called for called, _ in pair.told.values()) for pair in pairs]
+    most = [max(called for called, _ in pair.counts.values()) for pair in pairs]
     assert most == sorted(most, reverse=True) and min(most) > 0
-    assert set(pairs[0].told) == {"bacl", "softmax"}
-    assert len(profiles.mistaken(analysed, ["softmax"], 1)) == 1
-
-
-def test_sections_name_confusions_and_show_images(study, prepared, analysed):
-    lost, confused, differing = findings.sections(study, analysed, None, 0.3, 2)
-    files = [picture.file for picture in lost.pictures]
-    assert files == ["precision_recall.png", "errors.png", "confusion.png"]
-    (table,) = confused.tables
-    assert table.head[:2] == ["head ← tail", "training images"]
-    head, tail = table.body[0][0].split(" ← ")
-    counts = {category.name: category.image_count for category in prepared.categories}
-    assert counts[head] > counts[tail]
-    assert table.body[0][1] == f"{counts[head]} ← {counts[tail]}"
-    assert [picture.file for picture in differing.pictures] == ["scene_1.png", "scene_2.png"]
-    assert "softmax, bacl, features" in differing.paragraphs[0]
-
-
-def test_no_images_are_drawn_where_none_are_asked_for(study, analysed):
-    titles = [section.title for section in findings.sections(study, analysed, None, 0.3, 0)]
-    assert titles == ["Where the AP is lost", "Top confusions, head ← tail"]
-
-
-def test_unknown_variant_to_draw_is_told(study, analysed):
-    with pytest.raises(UsageError, match="among features, bacl, softmax, got nobody"):
-        findings.sections(study, analysed, ["bacl", "nobody"], 0.3, 2)
+    assert set(pairs[0].counts) == {"bacl", "softmax"}
+    assert len(profiles.confused_pairs(analysed, ["softmax"], 1)) == 1

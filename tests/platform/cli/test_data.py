@@ -17,7 +17,7 @@ from bacl.datasets.stats import stats
 from bacl.settings import Dataset, Groups
 from bacl_platform.cli import main as cli
 from bacl_platform.report.plots.long_tail import long_tail
-from bacl_platform.report.plots.results import png
+from bacl_platform.report.plots.style import png
 from bacl_platform.spec.load import load
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"

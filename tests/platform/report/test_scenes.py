@@ -12,8 +12,8 @@ from rich.console import Console
 from bacl.errors import RunError
 from bacl.evaluation import Detections
 from bacl_platform.analysis import profiles as analysis
+from bacl_platform.analysis.results import collect
 from bacl_platform.report import scenes as pictures
-from bacl_platform.report.experiment_report import collect
 
 APS = {("features", 0): 0.0, ("bacl", 0): 1.0, ("softmax", 0): 0.4}
 NAMES = ["softmax", "bacl"]

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from bacl.datasets.annotations import Category, prepare
 from bacl.errors import UsageError
+from bacl_platform.analysis.results import collect
 from bacl_platform.cli.main import app
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.report import sweep_report
-from bacl_platform.report.experiment_report import collect
 from bacl_platform.spec.experiment import ClassifierStage, Paper, variants_of
 from bacl_platform.spec.load import load
 from bacl_platform.spec.paper_table import published

@@ -1,4 +1,4 @@
-"""Pictures of what lies behind the AP: precision and recall, errors, confusions, comparisons.
+"""Pictures of what lies behind the AP: precision and recall, errors, confusions.
 
 C categories, K kinds of errors, R recall thresholds.
 """
@@ -13,27 +13,25 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from bacl.detector.warmstart import read_checkpoint
+from bacl_platform.analysis.error_types import KINDS, Confusion
 from bacl_platform.analysis.matching import RECALLS
-from bacl_platform.analysis.mistakes import KINDS, Confusion
 from bacl_platform.analysis.profiles import Analysis, featured
-from bacl_platform.report.experiment_report import Report, Result
-from bacl_platform.report.plots.results import (
-    _COLOURS,
-    _MOST_NAMES,
+from bacl_platform.analysis.results import Report, Result
+from bacl_platform.report.plots.style import (
+    MOST_NAMES,
     Picture,
-    _categories,
-    _legend,
-    _line,
-    _over_seeds,
-    _plain,
+    categories_text,
+    legend_below,
+    line_style,
     named,
+    over_seeds,
+    plain_axes,
 )
 from bacl_platform.store.names import CHECKPOINT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bacl_platform.report.comparison_report import Comparison
 
 _ERROR_COLOURS = ("#8c2d04", "#e6842a", "#f3c46d", "#9e9ac8", "#9ecae1", "#3f6f9f")
 _MOST_CELLS = 100
@@ -62,12 +60,12 @@ def precision_recall(report: Report, analysis: Analysis) -> Figure:
             aps = report.values(name, f"AP_{group}")
             ap = f"{100 * mean(aps):.1f}" if aps else "–"
             text = f"{named(name)} {100 * mean_precision.mean():.1f} ({ap})"
-            axes.plot(RECALLS, mean_precision, label=text, **_line(report.variants, name))
+            axes.plot(RECALLS, mean_precision, label=text, **line_style(report.variants, name))
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("recall")
-        axes.set_title(f"{report.groups[group]}, {_categories(len(labels))}", fontsize=10)
+        axes.set_title(f"{report.groups[group]}, {categories_text(len(labels))}", fontsize=10)
         axes.legend(
             title="AP50 (AP)",
             fontsize=7.5,
@@ -77,7 +75,7 @@ def precision_recall(report: Report, analysis: Analysis) -> Figure:
             frameon=False,
         )
     panels[0].set_ylabel("precision at IoU 0.5")
-    figure.suptitle(f"Precision and recall by frequency group{_over_seeds(report)}")
+    figure.suptitle(f"Precision and recall by frequency group{over_seeds(report)}")
     return figure
 
 
@@ -104,10 +102,10 @@ def error_gains(report: Report, analysis: Analysis) -> Figure:
         )
         axes.grid(axis="x", visible=False)
         axes.margins(y=0.08)
-        axes.set_title(f"{report.groups[group]}, {_categories(len(labels))}", fontsize=10)
+        axes.set_title(f"{report.groups[group]}, {categories_text(len(labels))}", fontsize=10)
     panels[0].set_ylabel("AP50 gained if mended (points)")
-    figure.suptitle(f"Errors by frequency group (TIDE){_over_seeds(report)}")
-    _legend(figure, panels[0], 3)
+    figure.suptitle(f"Errors by frequency group (TIDE){over_seeds(report)}")
+    legend_below(figure, panels[0], 3)
     return figure
 
 
@@ -208,40 +206,6 @@ def _maps(
     return figure
 
 
-def changes(comparison: "Comparison", kind: str = "AP") -> Figure:
-    """Differences with their intervals: of the metrics, and of the categories that changed most.
-
-    kind: `AP`, or `mask_AP` for those of masks.
-    """
-    changed = [*comparison.gained(kind), *reversed(comparison.lost(kind))]
-    metrics = {name: one for name, one in comparison.metrics.items() if name.startswith(kind)}
-    figure = Figure(figsize=(8, 1.6 + 0.19 * max(len(changed), 6)), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, names, of in (
-        (left, list(metrics), list(metrics.values())),
-        (
-            right,
-            [f"{named(c.category.name)} ({c.category.image_count})" for c in changed],
-            changed,
-        ),
-    ):
-        _plain(axes)
-        for place, change in enumerate(of):
-            colour = "#888888" if not change.clear else _COLOURS[2 if change.low > 0 else 1]
-            low, middle, high = (100 * v for v in (change.low, change.difference, change.high))
-            axes.plot([low, high], [place, place], color=colour, linewidth=2)
-            axes.plot(middle, place, "o", color=colour, markersize=5)
-        axes.axvline(0, color="#333333", linewidth=0.8)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel("difference (points)")
-    left.set_title("metrics", fontsize=10)
-    right.set_title("most changed (training images)", fontsize=10)
-    figure.suptitle(f"{named(comparison.second)} against {named(comparison.first)}")
-    return figure
-
-
 def binned_shares(confusion: Confusion, bins: list[np.ndarray]) -> np.ndarray:
     """Shares (len(bins), len(bins) + 1) of the boxes of a bin's categories that are called those
     of another; in the last column, those found by none. NaN where nothing could be judged.
@@ -282,7 +246,7 @@ def _bins(analysis: Analysis) -> list[np.ndarray]:
 
 def _ticks(analysis: Analysis, bins: list[np.ndarray]) -> dict[int, str]:
     """What stands at which bin: names where they fit, else the rank of some bins' first ones."""
-    if len(analysis.order) <= _MOST_NAMES:
+    if len(analysis.order) <= MOST_NAMES:
         return {k: named(analysis.prepared.categories[one].name) for k, (one,) in enumerate(bins)}
     first = np.cumsum([1, *map(len, bins)])
     return {place: str(first[place]) for place in range(0, len(bins), 10)}
@@ -293,5 +257,5 @@ def _panels(analysis: Analysis, height: float) -> tuple[Figure, list["Axes"]]:
     figure = Figure(figsize=(8, height), layout="constrained")
     panels = list(figure.subplots(1, len(analysis.members), sharey=True, squeeze=False)[0])
     for axes in panels:
-        _plain(axes)
+        plain_axes(axes)
     return figure, panels

@@ -3,13 +3,13 @@
 from matplotlib.figure import Figure
 
 from bacl.datasets.stats import Stats
-from bacl_platform.report.plots.results import (
-    _COLOURS,
-    _MOST_NAMES,
-    _name_groups,
-    _plain,
-    _shade,
+from bacl_platform.report.plots.style import (
+    COLOURS,
+    MOST_NAMES,
+    name_groups,
     named,
+    plain_axes,
+    shade_groups,
 )
 
 
@@ -19,29 +19,27 @@ def long_tail(stats: Stats) -> Figure:
     Categories go by what their groups go by, most first; bands and names are the groups'.
     """
     rows = sorted(stats.categories, key=lambda c: (-getattr(c, stats.grouped_by), -c.instances))
-    many = len(rows) > _MOST_NAMES
+    many = len(rows) > MOST_NAMES
     figure = Figure(figsize=(8, 4.5 if many else 5.5), layout="constrained")
     axes = figure.subplots()
-    _plain(axes)
+    plain_axes(axes)
     groups = [row.group for row in rows]
-    _shade(axes, groups, [group.name for group in stats.groups])
-    _name_groups(axes, groups, {g.name: f"{g.name}\n({g.categories})" for g in stats.groups})
+    shade_groups(axes, groups, [group.name for group in stats.groups])
+    name_groups(axes, groups, {g.name: f"{g.name}\n({g.categories})" for g in stats.groups})
     places = range(len(rows))
     instances = [row.instances for row in rows]
     axes.bar(
         places, instances, width=1 if many else 0.8, color="#bbbbbb", label="training instances"
     )
     images = [row.images for row in rows]
-    axes.step(
-        places, images, where="mid", color=_COLOURS[0], linewidth=1.4, label="training images"
-    )
+    axes.step(places, images, where="mid", color=COLOURS[0], linewidth=1.4, label="training images")
     axes.plot(
         places,
         [row.val_instances for row in rows],
         linestyle="none",
         marker=".",
         markersize=4 if many else 6,
-        color=_COLOURS[1],
+        color=COLOURS[1],
         clip_on=False,  # those at 0
         label="validation instances",
     )

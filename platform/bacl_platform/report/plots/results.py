@@ -1,38 +1,44 @@
-"""The pictures of a report, 800 units wide: AP by group, variant and training count, weight norms,
-training curves.
+"""The pictures of a report: AP by group, variant and training count, weight norms, training curves.
 
-A variant has one colour in all of them. C categories, S seeds, T logged steps.
+C categories, S seeds, T logged steps.
 """
 
-import io
-import warnings
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from bacl.detector.warmstart import read_checkpoint
+from bacl_platform.analysis.results import Report
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.metric_names import owner
-from bacl_platform.report.experiment_report import Report
-from bacl_platform.texts import shortened
+from bacl_platform.report.plots.style import (
+    COLOURS,
+    DASHES,
+    HATCHES,
+    MOST_NAMES,
+    SHADES,
+    Picture,
+    categories_text,
+    colour_of,
+    legend_below,
+    line_style,
+    name_groups,
+    named,
+    one_panel,
+    over_seeds,
+    plain_axes,
+    shade_groups,
+    spoken,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which colour-blind readers tell apart."""
-_DASHES = ("-", "--", ":", "-.")
-_HATCHES = ("", "///", "...", "xxx")
-_SHADES = ("#fbe3e0", "#fdf3d8", "#e6f0e6", "#e3ecf7")
-"""Of frequency groups, fewest first."""
 _GROUP_COLOURS = ("#253494", "#2c7fb8", "#41b6c4", "#a1dab4")
 """Of their bars: one scale from dark to light, which no variant's colour is mistaken for."""
 _CLASSIFIERS = (
@@ -43,43 +49,8 @@ _CLASSIFIERS = (
 )
 """Where an exported detector has its classifier's weights: a plain one's, and a whole variant's
 that has trained a copy, a linear classifier, or one behind a hidden layer."""
-_LEGEND_WIDTH = 100
-"""Letters that fit side by side under a picture, with six for each line's sample."""
-_MOST_NAMES = 60
-"""Categories whose names still fit under a picture."""
-_MOST_LETTERS = 28
-"""Of a name in a picture; longer ones are cut in their middle."""
-_OTHER_SCRIPTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Droid Sans Fallback",
-    "Noto Sans Arabic",
-    "Noto Sans Devanagari",
-    "Noto Sans Thai",
-    "Noto Emoji",
-    "Symbola",
-)
-"""Fonts for letters that matplotlib's own lacks, where this machine has them."""
-
-# Names are shown as they are: a `$` begins no formula.
-matplotlib.rcParams["text.parse_math"] = False
-matplotlib.rcParams["font.family"] = [
-    "DejaVu Sans",
-    *(name for name in _OTHER_SCRIPTS if name in font_manager.get_font_names()),
-]
 _LEAST_POINTS = 50
 """Of a training curve: with as many again, neighbours are averaged."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure, what it shows, and the name of its file."""
-
-    file: str
-    title: str
-    figure: Figure
 
 
 def pictures(report: Report) -> list[Picture]:
@@ -88,7 +59,7 @@ def pictures(report: Report) -> list[Picture]:
     made = [
         Picture(
             f"{kind.lower()}_by_group.png",
-            f"{_spoken(kind)} by frequency group",
+            f"{spoken(kind)} by frequency group",
             ap_by_group(report, kind),
         )
         for kind in kinds
@@ -96,7 +67,7 @@ def pictures(report: Report) -> list[Picture]:
     made += [
         Picture(
             f"{kind.lower()}_by_variant.png",
-            f"{_spoken(kind)} of each variant by frequency group",
+            f"{spoken(kind)} of each variant by frequency group",
             ap_by_variant(report, kind),
         )
         for kind in kinds
@@ -104,7 +75,7 @@ def pictures(report: Report) -> list[Picture]:
     made += [
         Picture(
             f"{kind.lower()}_by_count.png",
-            f"{_spoken(kind)} by how often training shows a category",
+            f"{spoken(kind)} by how often training shows a category",
             ap_by_count(report, kind),
         )
         for kind in kinds
@@ -119,31 +90,16 @@ def pictures(report: Report) -> list[Picture]:
     return made
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file, 1600 pixels wide."""
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        # what no font has is drawn as an empty box, which says so by itself
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-        figure.savefig(content, format="png", dpi=200)
-    return content.getvalue()
-
-
-def named(name: str) -> str:
-    """The name of a category or variant as pictures show it."""
-    return shortened(name, _MOST_LETTERS)
-
-
 def ap_by_group(report: Report, kind: str = "AP") -> Figure:
     """Bars of AP in points for all categories and each group; error bars are one standard
     deviation over seeds. kind: AP or mask_AP."""
     names = report.variants
     counts = _counts(report, kind)
-    groups = [(kind, f"all\n{_categories(sum(counts.values()))}")]
+    groups = [(kind, f"all\n{categories_text(sum(counts.values()))}")]
     groups += [
-        (f"{kind}_{g}", f"{report.groups[g]}\n{_categories(n)}") for g, n in counts.items() if n
+        (f"{kind}_{g}", f"{report.groups[g]}\n{categories_text(n)}") for g, n in counts.items() if n
     ]
-    figure, axes = _figure(4.5)
+    figure, axes = one_panel(4.5)
     width = 0.84 / len(names)
     for number, name in enumerate(names):
         values = [[100 * v for v in report.values(name, metric)] for metric, _ in groups]
@@ -154,8 +110,8 @@ def ap_by_group(report: Report, kind: str = "AP") -> Figure:
             heights,
             width * 0.94,
             label=named(name),
-            color=_colour(names, name),
-            hatch=_HATCHES[number // len(_COLOURS) % len(_HATCHES)],
+            color=colour_of(names, name),
+            hatch=HATCHES[number // len(COLOURS) % len(HATCHES)],
             edgecolor="white",
             linewidth=0,
         )
@@ -178,11 +134,11 @@ def ap_by_group(report: Report, kind: str = "AP") -> Figure:
                 )
     axes.set_xticks(range(len(groups)), [label for _, label in groups])
     axes.tick_params(axis="x", length=0)
-    axes.set_ylabel(f"{_spoken(kind)} (points)")
+    axes.set_ylabel(f"{spoken(kind)} (points)")
     axes.grid(axis="x", visible=False)
     axes.margins(y=0.1)
-    axes.set_title(f"{_spoken(kind)} by frequency group{_over_seeds(report)}")
-    _legend(figure, axes)
+    axes.set_title(f"{spoken(kind)} by frequency group{over_seeds(report)}")
+    legend_below(figure, axes)
     return figure
 
 
@@ -191,7 +147,7 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
     standard deviation over seeds. kind: AP or mask_AP."""
     names = report.variants
     groups = {group: count for group, count in _counts(report, kind).items() if count}
-    figure, axes = _figure(max(3, 1.6 + 0.17 * len(names) * (len(groups) + 0.8)))
+    figure, axes = one_panel(max(3, 1.6 + 0.17 * len(names) * (len(groups) + 0.8)))
     width = 0.82 / max(len(groups), 1)
     for number, (group, count) in enumerate(groups.items()):
         values = [[100 * v for v in report.values(name, f"{kind}_{group}")] for name in names]
@@ -201,7 +157,7 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
             centres,
             lengths,
             width * 0.92,
-            label=f"{report.groups[group]} ({_categories(count)})",
+            label=f"{report.groups[group]} ({categories_text(count)})",
             color=_GROUP_COLOURS[number % len(_GROUP_COLOURS)],
         )
         deviations = [stdev(v) if len(v) > 1 else 0 for v in values]
@@ -227,11 +183,11 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
     axes.set_yticks(range(len(names)), list(map(named, names)))
     axes.set_ylim(len(names) - 0.5, -0.5)  # the first variant at the top
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"{_spoken(kind)} (points)")
+    axes.set_xlabel(f"{spoken(kind)} (points)")
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.08)
-    axes.set_title(f"{_spoken(kind)} of each variant by frequency group{_over_seeds(report)}")
-    _legend(figure, axes)
+    axes.set_title(f"{spoken(kind)} of each variant by frequency group{over_seeds(report)}")
+    legend_below(figure, axes)
     return figure
 
 
@@ -249,17 +205,17 @@ def ap_by_count(report: Report, kind: str = "AP") -> Figure:
     known = [label for label, row in enumerate(rows) if row[kind] is not None]
     counts = np.array([int(rows[k][f"{groups.by.removesuffix('s')}_count"]) for k in known])
     bins = np.floor(2 * np.log10(np.maximum(counts, 0.5)))
-    figure, axes = _figure(4.8)
+    figure, axes = one_panel(4.8)
     axes.set_xscale("symlog", linthresh=1, linscale=0.3)
     start = min(0.7, counts.min(initial=1) - 0.3)
     end = counts.max(initial=1) * 1.3
     edges = [start, *(min(bound + 0.5, end) for bound in groups.bounds), end]
     for number, (low, high) in enumerate(pairwise(edges)):
-        axes.axvspan(low, high, color=_SHADES[number % len(_SHADES)], linewidth=0, zorder=0)
+        axes.axvspan(low, high, color=SHADES[number % len(SHADES)], linewidth=0, zorder=0)
     for name in report.variants:
         values = [[result.categories[k][kind] for k in known] for result in report.of(name)]
         ap = 100 * np.mean(np.array(values, dtype=float), axis=0)
-        style = _line(report.variants, name)
+        style = line_style(report.variants, name)
         axes.scatter(counts, ap, 14, style["color"], alpha=_dot_strength(report), linewidths=0)
         means = [(counts[bins == b].mean(), ap[bins == b].mean()) for b in np.unique(bins)]
         axes.plot(*zip(*means), label=named(name), **style, linewidth=1.5)
@@ -270,9 +226,9 @@ def ap_by_count(report: Report, kind: str = "AP") -> Figure:
             middle = np.sqrt(max(low, 0.7) * high)
             axes.text(middle, 1.01, word, transform=axes.get_xaxis_transform(), ha="center")
     axes.set_xlabel(f"training {groups.by} of the category")
-    axes.set_ylabel(f"{_spoken(kind)} (points)")
-    axes.set_title(f"{_spoken(kind)} by training {groups.by}{_over_seeds(report)}", pad=20)
-    _legend(figure, axes)
+    axes.set_ylabel(f"{spoken(kind)} (points)")
+    axes.set_title(f"{spoken(kind)} by training {groups.by}{over_seeds(report)}", pad=20)
+    legend_below(figure, axes)
     return figure
 
 
@@ -291,34 +247,34 @@ def weight_norms(report: Report) -> Figure:
     categories = report.results[0].categories
     instances = np.array([int(c["instance_count"]) for c in categories])
     order = np.argsort(-instances, kind="stable")
-    figure = Figure(figsize=(8, 6 if len(order) <= _MOST_NAMES else 5), layout="constrained")
+    figure = Figure(figsize=(8, 6 if len(order) <= MOST_NAMES else 5), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     groups = [categories[label]["frequency"] for label in order]
     for shown in (axes, below):
-        _plain(shown)
-        _shade(shown, groups, list(report.groups))
-    _name_groups(axes, groups, report.groups)
-    width = 1.5 if len(order) <= _MOST_NAMES else 0.9
+        plain_axes(shown)
+        shade_groups(shown, groups, list(report.groups))
+    name_groups(axes, groups, report.groups)
+    width = 1.5 if len(order) <= MOST_NAMES else 0.9
     for name in report.variants:
         norms = [_norms(r.checkpoint, len(order)) for r in report.of(name)]
         found = [values for values in norms if values is not None]
         if found:
-            style = _line(report.variants, name)
+            style = line_style(report.variants, name)
             axes.plot(np.mean(found, axis=0)[order], label=named(name), **style, linewidth=width)
     axes.margins(y=0.12)  # room for the groups' names
     axes.set_ylim(bottom=0)
     axes.set_ylabel("L2 norm of the weights")
-    axes.set_title(f"Classifier weight norm per category{_over_seeds(report)}")
+    axes.set_title(f"Classifier weight norm per category{over_seeds(report)}")
     below.bar(range(len(order)), instances[order], width=1, color="#777777")
     below.set_yscale("symlog", linthresh=1)
     below.yaxis.set_major_formatter("{x:g}")
     below.set_ylabel("training\ninstances")
     below.set_xlim(-0.5, len(order) - 0.5)
-    if len(order) <= _MOST_NAMES:
+    if len(order) <= MOST_NAMES:
         names = [named(categories[k]["name"]) for k in order]
         below.set_xticks(range(len(order)), names, rotation=90, fontsize=7)
     below.set_xlabel("categories, most training instances first")
-    _legend(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -336,14 +292,14 @@ def training(report: Report, stage: str) -> Figure:
         [["above", "above"], ["trunk", "rate"]], height_ratios=[3, 2]
     ).values()
     for axes in (above, trunk, rate):
-        _plain(axes)
+        plain_axes(axes)
     for name in variants:
         mine = [job for job in jobs if name in job.variants]
-        _curve(above, *_losses(report, mine, name), named(name), _line(report.variants, name))
-    above.set_title(f"Training of {stage}{_over_seeds(report)}: classification loss")
+        _curve(above, *_losses(report, mine, name), named(name), line_style(report.variants, name))
+    above.set_title(f"Training of {stage}{over_seeds(report)}: classification loss")
     for number, loss in enumerate(_trunk_losses(report, first)):
         label = loss.removeprefix("loss_").replace("_", " ")
-        style = {"color": "#555555", "linestyle": _DASHES[number % len(_DASHES)]}
+        style = {"color": "#555555", "linestyle": DASHES[number % len(DASHES)]}
         _curve(trunk, *_scalar(report, first, loss), label, style)
     trunk.set_title("trunk losses")
     steps, rates = _scalar(report, first, "lr")
@@ -361,7 +317,7 @@ def training(report: Report, stage: str) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
         axes.set_xlabel("step")
     trunk.legend(frameon=False, fontsize=8)
-    _legend(figure, above)
+    legend_below(figure, above)
     return figure
 
 
@@ -425,70 +381,3 @@ def _norms(checkpoint: Path, categories: int) -> np.ndarray | None:
     state = read_checkpoint(checkpoint)["state_dict"]
     weights = next((state[name] for name in _CLASSIFIERS if name in state), None)
     return None if weights is None else weights[:categories].float().norm(dim=1).numpy()
-
-
-def _shade(axes: "Axes", groups: list[str], all_groups: list[str]) -> None:
-    """Colour the background by frequency group, one band for each run of the same group."""
-    start = 0
-    for end in range(1, len(groups) + 1):
-        if end == len(groups) or groups[end] != groups[start]:
-            shade = _SHADES[all_groups.index(groups[start]) % len(_SHADES)]
-            axes.axvspan(start - 0.5, end - 0.5, color=shade, linewidth=0, zorder=0)
-            start = end
-
-
-def _name_groups(axes: "Axes", groups: list[str], words: dict[str, str]) -> None:
-    """Write each group's name at the top, in the middle of its categories."""
-    for group, word in words.items():
-        places = [place for place, other in enumerate(groups) if other == group]
-        if places:
-            axes.text(
-                median(places),
-                0.97,
-                word,
-                transform=axes.get_xaxis_transform(),
-                ha="center",
-                va="top",
-            )
-
-
-def _figure(height: float) -> tuple[Figure, "Axes"]:
-    figure = Figure(figsize=(8, height), layout="constrained")
-    axes = figure.subplots()
-    _plain(axes)
-    return figure, axes
-
-
-def _plain(axes: "Axes") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def _legend(figure: Figure, axes: "Axes", most: int = 7) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        columns = max(1, min(len(labels), most, _LEGEND_WIDTH // (max(map(len, labels)) + 6)))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _colour(names: list[str], name: str) -> str:
-    return _COLOURS[names.index(name) % len(_COLOURS)]
-
-
-def _line(names: list[str], name: str) -> dict[str, Any]:
-    dashes = _DASHES[names.index(name) // len(_COLOURS) % len(_DASHES)]
-    return {"color": _colour(names, name), "linestyle": dashes}
-
-
-def _spoken(kind: str) -> str:
-    return {"AP": "AP", "mask_AP": "Mask AP"}[kind]
-
-
-def _categories(count: int) -> str:
-    return f"{count} categories" if count != 1 else "1 category"
-
-
-def _over_seeds(report: Report) -> str:
-    seeds = len({result.job.seed for result in report.results})
-    return f", mean over {seeds} seeds" if seeds > 1 else ""

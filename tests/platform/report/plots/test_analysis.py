@@ -7,11 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from bacl_platform.analysis.mistakes import Confusion
+from bacl_platform.analysis.error_types import Confusion
 from bacl_platform.analysis.profiles import analyse, featured
-from bacl_platform.report.experiment_report import collect
+from bacl_platform.analysis.results import collect
 from bacl_platform.report.plots import analysis as plots
-from bacl_platform.report.plots.results import png
+from bacl_platform.report.plots.style import png
 
 APS = {
     (name, seed): ap + 0.02 * seed

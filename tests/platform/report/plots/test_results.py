@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from bacl.settings import Groups
-from bacl_platform.report.experiment_report import collect
-from bacl_platform.report.plots import results
+from bacl_platform.analysis.results import collect
+from bacl_platform.report.plots import results, style
 
 APS = {
     (name, seed): ap + 0.02 * seed
@@ -32,7 +32,7 @@ def lines(axes):
 def test_every_picture_is_a_png_that_is_wide_enough(study, tmp_path):
     for picture in results.pictures(study):
         path = tmp_path / picture.file
-        path.write_bytes(results.png(picture.figure))
+        path.write_bytes(style.png(picture.figure))
         assert Image.open(path).width == 1600
         assert np.asarray(Image.open(path).convert("L")).std() > 10
 
@@ -71,7 +71,7 @@ def test_masks_and_groups_of_ones_own_are_drawn(study):
     assert [bar.get_height() for bar in axes.containers[0]][1:] == pytest.approx([10] * 4)
     (axes,) = results.ap_by_variant(own, "mask_AP").axes
     assert [len(bars) for bars in axes.containers] == [3] * 4
-    results.png(results.weight_norms(own))
+    style.png(results.weight_norms(own))
 
 
 def test_variants_have_a_bar_for_each_group_with_the_deviation_over_seeds(study, prepared):
@@ -157,15 +157,6 @@ def test_weight_norms_of_variants_that_are_exported_whole(study):
     np.testing.assert_allclose(drawn["bacl"].get_ydata(), 2 * drawn["softmax"].get_ydata())
 
 
-def test_shades_follow_the_groups_of_the_categories_in_order():
-    _, axes = results._figure(3)
-    results._shade(axes, ["f", "f", "c", "f", "r"], ["r", "c", "f"])
-    spans = [(band.get_x(), band.get_width()) for band in axes.patches]
-    assert spans == [(-0.5, 2), (1.5, 1), (2.5, 1), (3.5, 1)]
-    colours = [band.get_facecolor() for band in axes.patches]
-    assert colours[0] == colours[2] and len(set(colours)) == 3
-
-
 def test_training_curves_are_means_over_seeds(study):
     above, trunk, rate = results.training(study, "heads").axes
     loss = lines(above)
@@ -191,14 +182,6 @@ def test_variant_keeps_its_colour_in_every_picture(study):
     assert norms.get_color() == loss.get_color()
 
 
-def test_more_variants_than_colours_stay_distinct():
-    names = [f"variant{number}" for number in range(20)]
-    styles = {
-        (style["color"], style["linestyle"]) for n in names if (style := results._line(names, n))
-    }
-    assert len(styles) == len(names)
-
-
 def test_loss_of_a_variant_is_the_sum_of_its_parts_and_stages(study):
     for job in study.finished:
         for row in study.scalars[job.key]:
@@ -215,7 +198,7 @@ def test_names_are_drawn_as_they_are_and_nothing_is_warned_of(study, recwarn):
         for number, row in enumerate(result.categories):
             row["name"] = names[number % len(names)]
     figure = results.weight_norms(study)
-    assert results.png(figure)
+    assert style.png(figure)
     shown = [text.get_text() for text in figure.axes[1].get_xticklabels()]
     assert {"$1_$", "a_$x^$", "line↵break", "😀", "שלום"} < set(shown)
     assert max(map(len, shown)) <= 28

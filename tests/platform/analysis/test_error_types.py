@@ -6,8 +6,8 @@ import hotcoco
 import numpy as np
 import pytest
 
+from bacl_platform.analysis.error_types import KINDS, Confusion, confusion, errors, judged_pairs
 from bacl_platform.analysis.matching import match
-from bacl_platform.analysis.mistakes import KINDS, Confusion, confusion, errors, judged_pairs
 
 BOX = (10.0, 10.0, 20.0, 20.0)
 MODES = ("lvis", "coco")

@@ -1,0 +1,44 @@
+"""The picture of a comparison of two variants."""
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from bacl_platform.report.plots.style import COLOURS, named, plain_axes
+
+if TYPE_CHECKING:
+    from bacl_platform.analysis.compare import Comparison
+
+
+def changes(comparison: "Comparison", kind: str = "AP") -> Figure:
+    """Differences with their intervals: of the metrics, and of the categories that changed most.
+
+    kind: `AP`, or `mask_AP` for those of masks.
+    """
+    changed = [*comparison.gained(kind), *reversed(comparison.lost(kind))]
+    metrics = {name: one for name, one in comparison.metrics.items() if name.startswith(kind)}
+    figure = Figure(figsize=(8, 1.6 + 0.19 * max(len(changed), 6)), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, names, of in (
+        (left, list(metrics), list(metrics.values())),
+        (
+            right,
+            [f"{named(c.category.name)} ({c.category.image_count})" for c in changed],
+            changed,
+        ),
+    ):
+        plain_axes(axes)
+        for place, change in enumerate(of):
+            colour = "#888888" if not change.clear else COLOURS[2 if change.low > 0 else 1]
+            low, middle, high = (100 * v for v in (change.low, change.difference, change.high))
+            axes.plot([low, high], [place, place], color=colour, linewidth=2)
+            axes.plot(middle, place, "o", color=colour, markersize=5)
+        axes.axvline(0, color="#333333", linewidth=0.8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("difference (points)")
+    left.set_title("metrics", fontsize=10)
+    right.set_title("most changed (training images)", fontsize=10)
+    figure.suptitle(f"{named(comparison.second)} against {named(comparison.first)}")
+    return figure

@@ -1,0 +1,235 @@
+"""Differences of two variants, and intervals from an explicit loop over resampled images."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pycocotools import mask as coco
+from rich.console import Console
+
+from bacl.errors import UsageError
+from bacl.evaluation import Detections, Evaluator
+from bacl_platform.analysis import compare
+from bacl_platform.analysis.results import collect
+from bacl_platform.report import comparison_report
+
+SEEDS = "seeds=[0, 1]"
+QUIET = Console(quiet=True)
+APS = {
+    ("features", 0): 0.1,
+    ("features", 1): 0.1,
+    ("bacl", 0): 0.7,
+    ("bacl", 1): 0.9,
+    ("softmax", 0): 0.4,
+    ("softmax", 1): 0.4,
+}
+
+
+@pytest.fixture
+def plan(planned):
+    return planned(SEEDS)
+
+
+@pytest.fixture
+def study(plan, store, fill):
+    fill(plan.jobs, APS)
+    return collect(plan, store, "")
+
+
+@pytest.fixture
+def compared(study):
+    return compare.compare(study, "softmax", "bacl", 120, QUIET)
+
+
+def evaluated(study, prepared, variant):
+    """The evaluator's own results of a variant, by seed."""
+    evaluator = Evaluator(Path(prepared.val.annotations), prepared.categories, prepared.evaluation)
+    return [
+        evaluator.evaluate(Detections.read(result.folder / "detections.parquet"))
+        for result in study.of(variant)
+    ]
+
+
+def test_differences_are_the_evaluators_means_over_seeds(study, prepared, compared):
+    first, second = (evaluated(study, prepared, name) for name in ("softmax", "bacl"))
+    assert compared.seeds == [0, 1]
+    assert list(compared.metrics) == ["AP", "AP50", "AP75", "AP_r", "AP_c", "AP_f"]
+    for name, change in compared.metrics.items():
+        assert change.first == pytest.approx(np.mean([r.metrics[name] for r in first]))
+        assert change.second == pytest.approx(np.mean([r.metrics[name] for r in second]))
+        by_seed = [b.metrics[name] - a.metrics[name] for a, b in zip(first, second)]
+        assert change.by_seed == pytest.approx(by_seed)
+        assert change.low <= change.difference <= change.high
+
+
+def test_interval_is_that_of_a_loop_that_evaluates_every_resample(study, prepared, tmp_path):
+    resamples = 40
+    compared = compare.compare(study, "softmax", "bacl", resamples, QUIET, seed=3)
+    content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
+    images = content["images"]
+    assert [image["id"] for image in images] == list(range(len(images)))
+    runs = {
+        name: [Detections.read(r.folder / "detections.parquet") for r in study.of(name)]
+        for name in ("softmax", "bacl")
+    }
+    generator = np.random.default_rng(3)
+    differences = []
+    for _ in range(resamples):
+        drawn = np.sort(generator.integers(len(images), size=len(images)))
+        evaluator = resampled(content, [images[k] for k in drawn], prepared, tmp_path)
+        ap = {
+            name: np.mean([evaluator.evaluate(copied(d, drawn)).metrics["AP_c"] for d in of_seeds])
+            for name, of_seeds in runs.items()
+        }
+        differences.append(ap["bacl"] - ap["softmax"])
+    low, high = np.percentile(differences, [2.5, 97.5])
+    change = compared.metrics["AP_c"]
+    assert (change.low, change.high) == pytest.approx((low, high), abs=1e-6)
+
+
+def resampled(content, drawn, prepared, folder):
+    """An evaluator of the drawn images at places 0, 1, ..."""
+    images, annotations = [], []
+    for new, image in enumerate(drawn):
+        images.append({**image, "id": new})
+        for annotation in content["annotations"]:
+            if annotation["image_id"] == image["id"]:
+                number = len(annotations) + 1
+                annotations.append({**annotation, "id": number, "image_id": new})
+    path = folder / "drawn.json"
+    made = {"images": images, "annotations": annotations, "categories": content["categories"]}
+    path.write_text(json.dumps(made))
+    return Evaluator(path, prepared.categories, prepared.evaluation)
+
+
+def copied(detections, drawn):
+    """The detections of the drawn images at their new places."""
+    rows = [np.flatnonzero(detections.image == image) for image in drawn]
+    places = np.repeat(np.arange(len(drawn)), [len(one) for one in rows])
+    every = np.concatenate(rows)
+    return Detections(
+        places, detections.label[every], detections.score[every], detections.bbox[every]
+    )
+
+
+def test_better_variant_is_named_with_its_interval(compared):
+    assert compared.metrics["AP"].clear
+    assert re.fullmatch(
+        r"AP \+\d+\.\d \[\d+\.\d, \d+\.\d\] ± \d+\.\d: bacl is better than softmax",
+        compared.verdict("AP"),
+    )
+
+
+def test_worse_variant_is_named_too(study):
+    compared = compare.compare(study, "bacl", "softmax", 60, QUIET)
+    assert compared.verdict("AP").endswith(": softmax is worse than bacl")
+    assert compared.gained() == []
+
+
+def test_equal_variants_do_not_differ(plan, store, fill):
+    fill(plan.jobs, dict.fromkeys(APS, 0.5))
+    compared = compare.compare(collect(plan, store, ""), "softmax", "bacl", 30, QUIET)
+    assert compared.verdict("AP_r") == "AP_r +0.0 [0.0, 0.0] ± 0.0: no clear difference"
+    assert compared.gained() == compared.lost() == []
+
+
+def test_categories_come_from_the_largest_gain_to_the_largest_loss(prepared, study, compared):
+    differences = [change.difference for change in compared.categories["AP"]]
+    assert differences == sorted(differences, reverse=True)
+    first, second = (evaluated(study, prepared, name) for name in ("softmax", "bacl"))
+    for change in compared.categories["AP"]:
+        label = prepared.categories.index(change.category)
+        ap = [np.mean([r.per_category[label]["AP"] for r in runs]) for runs in (first, second)]
+        assert change.difference == pytest.approx(ap[1] - ap[0])
+
+
+def test_category_in_few_images_has_no_interval(study, prepared, compared, monkeypatch):
+    assert all(change.low <= change.high for change in compared.categories["AP"])
+    content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
+    images = {}
+    for annotation in content["annotations"]:
+        images.setdefault(annotation["category_id"], set()).add(annotation["image_id"])
+    fewest = min(map(len, images.values())) + 1
+    monkeypatch.setattr(compare, "FEWEST_IMAGES", fewest)
+    without = compare.compare(study, "softmax", "bacl", 20, QUIET)
+    of_boxes = without.categories["AP"]
+    bare = {change.category.id for change in of_boxes if np.isnan(change.low)}
+    few = [label for label, shown in images.items() if len(shown) < fewest]
+    assert bare == {prepared.categories[label].id for label in few} != set()
+    assert not any(c.clear for c in of_boxes if c.category.id in bare)
+
+
+def test_only_seeds_of_both_are_compared(plan, store, fill):
+    features, heads = plan.jobs[:2]
+    fill([features, heads, plan.jobs[2]], APS)
+    report = collect(plan, store, "")
+    assert compare.compare(report, "features", "bacl", 20, QUIET).seeds == [0]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("softmax", "nobody"), "expected one of features, bacl, softmax .* got nobody"),
+        (("bacl", "bacl"), "expected two different variants, got bacl twice"),
+    ],
+)
+def test_bad_names_are_told(study, names, message):
+    with pytest.raises(UsageError, match=message):
+        compare.compare(study, *names, 20, QUIET)
+
+
+def test_variants_without_a_common_seed_are_told(plan, store, fill):
+    fill([plan.jobs[1], plan.jobs[2]], APS)
+    with pytest.raises(UsageError, match="none in common"):
+        compare.compare(collect(plan, store, ""), "features", "bacl", 20, QUIET)
+
+
+def with_masks(study, prepared):
+    """Gives all results masks: the upper thirds of their boxes."""
+    path = Path(prepared.val.annotations)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    for result in study.results:
+        file = result.folder / "detections.parquet"
+        table = pq.read_table(file)
+        rows = table.to_pylist()
+        masks = []
+        for row in rows:
+            x, y, width, height = (row[side] for side in ("x", "y", "width", "height"))
+            outline = [x, y, x + width, y, x + width, y + height / 3, x, y + height / 3]
+            masks.append(coco.frPyObjects([outline], *sizes[row["image"]])[0]["counts"])
+        pq.write_table(table.append_column("mask", pa.array(masks, pa.binary())), file)
+        result.metrics.update({f"mask_{k}": v for k, v in list(result.metrics.items())})
+
+
+def test_masks_are_compared_where_both_variants_have_them(study, prepared, tmp_path):
+    assert prepared.val.masks
+    with_masks(study, prepared)
+    compared = compare.compare(study, "softmax", "bacl", 30, QUIET)
+    names = ["AP", "AP50", "AP75", "AP_r", "AP_c", "AP_f"]
+    assert list(compared.metrics) == [*names, *(f"mask_{name}" for name in names)]
+    first, second = (evaluated(study, prepared, name) for name in ("softmax", "bacl"))
+    for name, change in compared.metrics.items():
+        assert change.first == pytest.approx(np.mean([r.metrics[name] for r in first]))
+        assert change.second == pytest.approx(np.mean([r.metrics[name] for r in second]))
+    assert compared.metrics["mask_AP"].first < compared.metrics["AP"].first
+    for change in compared.categories["mask_AP"]:
+        label = prepared.categories.index(change.category)
+        assert change.second == pytest.approx(
+            np.mean([r.per_category[label]["mask_AP"] for r in second])
+        )
+    said = comparison_report.as_json(compared)
+    assert [row["id"] for row in said["mask_categories"]] != []
+    page = comparison_report.write(compared, tmp_path)
+    text = page.with_suffix(".md").read_text()
+    assert "| mask_AP50 |" in text
+    assert (tmp_path / "mask_compare_softmax_bacl.png").is_file()
+    for result in study.results:
+        if result.variant == "softmax":
+            for name in names:
+                del result.metrics[f"mask_{name}"]
+    assert list(compare.compare(study, "softmax", "bacl", 20, QUIET).metrics) == names
