@@ -13,6 +13,7 @@ test: .venv/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not gpu"
 
 quick: .venv/.installed
