@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bacl_platform.plan.sweep_plan import Cell
-from bacl_platform.run.driver import Wire
+from bacl_platform.run.mailbox import Mailbox
 
 PATIENCE = 20
 """Seconds that a bank waits for trials to judge an evaluation."""
@@ -18,10 +18,10 @@ Wanted = tuple[int, dict[str, Any], list[Cell]]
 """Which sweep, the values that its search proposes, and the cells of that trial."""
 
 
-class TrialStateActor(Wire):
+class TrialStateActor(Mailbox):
     """A Ray actor that knows what trials want, what jobs say of cells and which cells were stopped.
 
-    It is the jobs' wire as well, because one process starts sooner than two.
+    It is the jobs' mailbox as well, because one process starts sooner than two.
     """
 
     def __init__(self, stopped: Sequence[str], judged: Sequence[str]) -> None:

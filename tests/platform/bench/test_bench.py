@@ -36,6 +36,7 @@ from bacl_platform.bench.drawn import Size, write_annotations
 from bacl_platform.bench.memory import peak_memory
 from bacl_platform.cli import main as cli
 from bacl_platform.train import worker
+from bacl_platform.train.hooks import checkpoints as hook
 
 TINY = Detector(
     backbone="tiny",
@@ -307,13 +308,13 @@ def test_zoo_times_every_methods_loss(monkeypatch):
 
 
 def test_checkpoint_is_timed_from_the_losses_of_its_step_to_its_report(planned, store, monkeypatch):
-    write = worker.write_checkpoint
+    write = hook.write_checkpoint
 
     def slow(*arguments):
         time.sleep(0.5)
         return write(*arguments)
 
-    monkeypatch.setattr(worker, "write_checkpoint", slow)
+    monkeypatch.setattr(hook, "write_checkpoint", slow)
     watch = checkpoint.Watch()
     recipe = "stages.features.recipe"
     job = planned(f"{recipe}.checkpoint_every=10", f"{recipe}.schedule={{iterations: 10}}").jobs[0]

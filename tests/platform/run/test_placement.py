@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from bacl.errors import RunError
-from bacl_platform.run.driver import check_room
 from bacl_platform.run.placement import lacking, of_worker, waiting_for
+from bacl_platform.run.ray_session import check_room
 from bacl_platform.spec.experiment import Resources
 
 

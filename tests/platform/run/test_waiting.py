@@ -29,7 +29,7 @@ def jobs(planned, store, monkeypatch):
     remote = SimpleNamespace(remote=lambda *_: None)
     monkeypatch.setattr(driver, "beside_driver", dict)
     monkeypatch.setattr(ray, "remote", lambda _: SimpleNamespace(options=lambda **_: remote))
-    made = driver.Jobs(store, [], Told(), wire=object())
+    made = driver.Jobs(store, [], Told(), mailbox=object())
     made._jobs = {job.key: job for job in both}
     made.running = dict.fromkeys(made._jobs)
     made.pending = []

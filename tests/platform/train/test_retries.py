@@ -10,14 +10,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from bacl.datasets.loading import ImageError
 from bacl.errors import RunError, UsageError
-from bacl_platform.run import driver
+from bacl_platform.run import task
+from bacl_platform.run.mailbox import Mailbox
 from bacl_platform.train import worker
+from bacl_platform.train.ranks import Agreed
 from bacl_platform.train.retries import failure, lasts
 
 
 @pytest.mark.parametrize(
     "error",
-    [UsageError("x"), ImageError("x"), worker.Agreed("x"), KeyError("x"), FileNotFoundError("x")],
+    [UsageError("x"), ImageError("x"), Agreed("x"), KeyError("x"), FileNotFoundError("x")],
 )
 def test_what_the_user_has_to_mend_lasts(error):
     assert lasts(error)
@@ -72,13 +74,19 @@ class Call:
 
 
 class Rank:
-    """What a rank of a job is given by Ray, with a wire in this process."""
+    """What a rank of a job is given by Ray, with a mailbox in this process."""
 
     def __init__(self, job, monkeypatch, error):
-        self.wire, self.trained = driver.Wire(), 0
+        self.mailbox, self.trained = Mailbox(), 0
         methods = ("tell", "asked_to_stop", "place", "give_up", "given_up")
-        wire = SimpleNamespace(**{name: Call(getattr(self.wire, name)) for name in methods})
-        self.config = {"job": job, "store": None, "wire": wire, "board": None, "attempt": "one"}
+        mailbox = SimpleNamespace(**{name: Call(getattr(self.mailbox, name)) for name in methods})
+        self.config = {
+            "job": job,
+            "store": None,
+            "mailbox": mailbox,
+            "board": None,
+            "attempt": "one",
+        }
         context = SimpleNamespace(get_world_rank=lambda: 0, get_node_id=lambda: "here")
         monkeypatch.setattr(ray, "get", lambda value, timeout=None: value)
         monkeypatch.setattr(ray.train, "get_context", lambda: context)
@@ -91,7 +99,7 @@ class Rank:
         monkeypatch.setattr(worker, "train", train)
 
     def start(self, attempt="one"):
-        return driver._train({**self.config, "attempt": attempt})
+        return task.train_rank({**self.config, "attempt": attempt})
 
 
 def test_ranks_are_not_started_again_after_what_lasts(planned, monkeypatch):

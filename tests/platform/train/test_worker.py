@@ -15,6 +15,7 @@ from bacl_platform.store.checkpoints import latest_checkpoint
 from bacl_platform.store.names import MOVES
 from bacl_platform.store.store import Store
 from bacl_platform.train import worker
+from bacl_platform.train.hooks import checkpoints
 
 
 class Killed(Exception):
@@ -209,7 +210,7 @@ def test_job_whose_variants_are_all_stopped_ends_without_an_entry(planned, store
 def test_job_asked_to_stop_writes_a_checkpoint_and_goes_on_from_it(
     planned, store, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(worker, "LOOK_EVERY", 0)  # at every step
+    monkeypatch.setattr(checkpoints, "LOOK_EVERY", 0)  # at every step
     job = planned().jobs[0]
     undisturbed = Store(tmp_path / "undisturbed")
     assert train(job, undisturbed)[0] is None
@@ -230,7 +231,7 @@ def test_job_asked_to_stop_writes_a_checkpoint_and_goes_on_from_it(
 
 
 def test_evaluation_that_is_due_comes_before_a_stop(planned, store, monkeypatch):
-    monkeypatch.setattr(worker, "LOOK_EVERY", 0)
+    monkeypatch.setattr(checkpoints, "LOOK_EVERY", 0)
     job = planned("stages.features.recipe.evaluate_every=3").jobs[0]
     reported, looks = [], iter([False, False, True])
     said = worker.train(

@@ -1,0 +1,106 @@
+"""Ray for a run: reached or started, with room for its jobs, and ended."""
+
+import gc
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from bacl.errors import RunError
+from bacl_platform.plan.job import Job
+from bacl_platform.run import cluster
+from bacl_platform.run.placement import lacking
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_OBJECT_STORE = 128 * 2**20
+"""Bytes for Ray's object store: nothing large goes through it."""
+
+
+@contextmanager
+def ray_for(jobs: list[Job], address: str | None, console: "Console") -> Iterator[None]:
+    """Ray at `address`, or a new local one with cores for the largest of the jobs; ended after.
+
+    Raises RunError where it cannot be reached, or has no room for a job and never will.
+    """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with ExitStack() as ending:
+        _start_ray(jobs, address, console, ending)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the driver at once
+        yield
+
+
+def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending: ExitStack) -> None:
+    found = cluster.chosen(address)
+    if found is not None:
+        cluster.reach(found)  # before Ray is imported, which reads how to ask for access then
+
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if found is not None:
+        ray.init(address=found.address, **quiet)
+        ending.callback(_end_ray)
+        check_room(jobs, ray.nodes(), console)
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # one machine's own Ray is not drained before it is reclaimed
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    cpus = [job.resources.workers * job.resources.cpus for job in jobs]
+    folder = tempfile.mkdtemp(prefix=cluster.PRIVATE)
+    ending.callback(shutil.rmtree, folder, ignore_errors=True)
+    # without a dashboard Ray gives back the resources of a stopped run late, which only others want
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, *cpus),
+        include_dashboard=len(jobs) > 1,
+        object_store_memory=_OBJECT_STORE,
+        _temp_dir=folder,
+        **quiet,
+    )
+    ending.callback(_end_ray)
+    if lacks := lacking(jobs, ray.nodes(), "this machine"):
+        raise RunError("\n".join(lacks))
+
+
+def _end_ray() -> None:
+    """End Ray. It ends this process where another thread's garbage collection, the MLflow sender's
+    say, drops a handle of Ray's just then, so that none is left to collect."""
+    import ray
+
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
+
+
+def check_room(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], console: "Console") -> None:
+    """Raise RunError where a cluster has no room for a job; of one that may grow, only warn.
+
+    nodes: as `ray.nodes()` gives them. Those that an autoscaler may add to are of a group.
+    """
+    lacks = lacking(jobs, nodes, "the cluster")
+    if lacks and not any("ray.io/node-group" in (node.get("Labels") or {}) for node in nodes):
+        raise RunError("\n".join(lacks))
+    for sentence in lacks:
+        text = f"warning: {sentence} so far: the job waits for more nodes"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def beside_driver() -> dict[str, Any]:
+    """Options of tasks and actors that must not be lost with a node that the driver is not on."""
+    import ray
+
+    return _on(ray.get_runtime_context().get_node_id())
+
+
+def _on(node: str) -> dict[str, Any]:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

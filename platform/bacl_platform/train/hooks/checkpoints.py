@@ -1,0 +1,90 @@
+"""Checkpoints of a job, and requests to stop at one."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, weights_to_cpu
+
+from bacl_platform.plan.job import Job
+from bacl_platform.store import unfinished
+from bacl_platform.store.checkpoints import write_checkpoint
+from bacl_platform.train.messages import Asked, Report
+from bacl_platform.train.model import bare_model, save_file
+from bacl_platform.train.ranks import Agreed, together
+from bacl_platform.train.retention import Retention
+
+LOOK_EVERY = 2.0
+"""Seconds, about, between looks whether the driver asks to stop."""
+
+
+class Interrupted(Agreed):
+    """Training ended at a checkpoint because the driver asked for it."""
+
+
+class Checkpoints(Hook):
+    """Checkpoints of what training depends on: tensors and plain values only.
+
+    They are the store's, not Ray Train's: Ray is told the step without a checkpoint, because the
+    newest whose digests hold is what every start looks for itself.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        report: Report,
+        retention: Retention,
+        uploads: unfinished.Uploads,
+        asked_to_stop: Asked | None = None,
+    ) -> None:
+        self.job, self.folder, self.report = job, folder, report
+        self.retention, self.uploads = retention, uploads
+        self.asked_to_stop = asked_to_stop
+        self._looked = (0, 0.0)
+        """Step and time of the last look whether the driver asks to stop."""
+        self._next_look = 0
+
+    def before_train(self, runner: Runner) -> None:
+        self._looked, self._next_look = (runner.iter, time.monotonic()), runner.iter + 1
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        step = runner.iter + 1
+        # what is due after this step would be left out: a resumed job starts behind it
+        evaluates = step % runner.train_loop.val_interval == 0 or step == self.job.iterations
+        asked = not evaluates and self._asked(step)
+        if step % self.job.recipe.checkpoint_every and step != self.job.iterations and not asked:
+            return
+
+        def save(path: Path) -> None:
+            content = {
+                "state_dict": weights_to_cpu(bare_model(runner.model).state_dict()),
+                "optimizer": runner.optim_wrapper.state_dict(),
+                "param_schedulers": [s.state_dict() for s in runner.param_schedulers],
+                "iter": step,
+            }
+            save_file(content, path)
+
+        together(lambda: write_checkpoint(self.folder, step, save, self.retention.kept))
+        together(self.uploads.request)
+        self.report({"step": step})
+        if asked:
+            raise Interrupted(f"job {self.job.name} ({self.job.key}) was stopped at step {step}")
+
+    def _asked(self, step: int) -> bool:
+        """Whether the driver asks to stop; looks now and then, all ranks at the same step."""
+        if self.asked_to_stop is None or step < self._next_look:
+            return False
+        asked_to_stop = self.asked_to_stop
+
+        def look() -> tuple[bool, int]:
+            (before, then), now = self._looked, time.monotonic()
+            pace = max(now - then, 1e-3) / (step - before)
+            return asked_to_stop(), step + max(1, round(LOOK_EVERY / pace))
+
+        asked, self._next_look = together(look)
+        self._looked = (step, time.monotonic())
+        return asked
