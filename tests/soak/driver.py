@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cluster import kill
 
-from bacl_platform.cli.main import planned
+from bacl_platform.cli.plans import planned
 from bacl_platform.plan.job import Job
 from bacl_platform.store.names import SCALARS
 from bacl_platform.store.store import Store

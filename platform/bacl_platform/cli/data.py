@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bacl.errors import UsageError
-from bacl_platform.cli.options import DEFAULT_STORE, App, Debug
+from bacl_platform.cli.errors import report_errors
+from bacl_platform.cli.options import DEFAULT_STORE, App, Debug, Set, StoreOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,21 +52,6 @@ ValImages = Annotated[
 ]
 Format = Annotated[
     str, typer.Option("--format", metavar="lvis|coco", help="Format of --train and --val.")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="PATH=VALUE", help="Change a field of the experiment file; repeatable."
-    ),
-]
-Store = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        metavar="FOLDER",
-        envvar="BACL_STORE",
-        help="Store whose experiments' embedded sets are meant.",
-    ),
 ]
 
 DEFAULT_ROOT = Path("bacl_data")
@@ -120,12 +106,10 @@ def prepare(
     Example:
       bacl data prepare lvis_v1 --root ~/data
     """
-    from bacl_platform.cli.main import told
-
-    with told(debug):
+    with report_errors(debug):
         from bacl.datasets.provide import Request, provide
         from bacl.datasets.sources import NAMED
-        from bacl_platform.console import Console, Watching
+        from bacl_platform.console import Console, Watching, say
 
         console = Console()
         if name not in NAMED:
@@ -147,7 +131,7 @@ def prepare(
             return
         with Watching(console) as watching:
             provide(request, watching.say, watching)
-        console.print(_how_to_use(name, root), highlight=False, soft_wrap=True)
+        say(console, _how_to_use(name, root))
 
 
 @app.command()
@@ -169,7 +153,7 @@ def verify(
         ),
     ] = None,
     set_: Set = None,
-    store: Store = DEFAULT_STORE,
+    store_url: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
     """Check a data set: images, boxes, polygons, ids, splits.
@@ -181,12 +165,10 @@ def verify(
       bacl data verify mine.yaml
       bacl data verify --train train.json --val val.json --images photos
     """
-    from bacl_platform.cli.main import told
-
-    with told(debug):
+    with report_errors(debug):
         from bacl.datasets import verify as checks
         from bacl.datasets.sources import NAMED, all_spoilt
-        from bacl_platform.console import Console, Watching
+        from bacl_platform.console import Console, Watching, say
         from bacl_platform.texts import one_line
 
         console = Console()
@@ -194,7 +176,7 @@ def verify(
         with Watching(console, unit="images") as watching:
             found = checks.verify(
                 dataset,
-                _cache(dataset, store),
+                _cache(dataset, store_url),
                 quick,
                 workers or os.cpu_count() or 1,
                 watching,
@@ -204,8 +186,8 @@ def verify(
             found.problems[:0] = all_spoilt(root, what)
         for kind, sentences in (("problem", found.problems), ("remark", found.remarks)):
             for sentence in sentences:
-                told_of = f"{kind}: {one_line(sentence)}"
-                console.print(told_of, markup=False, highlight=False, soft_wrap=True)
+                line = f"{kind}: {one_line(sentence)}"
+                say(console, line)
         how = "their headers" if quick else "decoding them"
         depth = (
             f"{_count(found.images, 'image')} checked by {how}"
@@ -236,7 +218,7 @@ def stats(
         bool, typer.Option("--json", help="Print JSON and nothing else; write nothing.")
     ] = False,
     set_: Set = None,
-    store: Store = DEFAULT_STORE,
+    store_url: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
     """Count images, instances and groups of a data set.
@@ -247,16 +229,14 @@ def stats(
     Example:
       bacl data stats mine.yaml
     """
-    from bacl_platform.cli.main import told
-
-    with told(debug):
+    with report_errors(debug):
         from bacl.datasets.stats import stats as count
         from bacl_platform.console import Console
 
         if what is None and train and images is None:
             images = train.parent  # counting needs no images
         dataset = _dataset(what, root, [train, val, images, val_images], format_, set_)
-        counted = count(dataset, _cache(dataset, store))
+        counted = count(dataset, _cache(dataset, store_url))
         text = json.dumps(counted.as_json(), indent=1)
         if json_:
             print(text)
@@ -327,11 +307,11 @@ def _detector(what: str | None, set_: list[str] | None) -> "settings.Detector | 
     return None if what is None or what in NAMED else load(what, set_).detector
 
 
-def _cache(dataset: "settings.Dataset", store: str) -> Path:
+def _cache(dataset: "settings.Dataset", store_url: str) -> Path:
     """Where an experiment's embedded set is made; other datasets leave it alone."""
     from bacl_platform.store.store import Store
 
-    cache = Store(store).datasets
+    cache = Store(store_url).datasets
     if dataset.format == "embedded":
         cache.mkdir(parents=True, exist_ok=True)
     return cache
@@ -353,6 +333,7 @@ def _print_state(request: "Request", console: "Console") -> None:
     import shutil
 
     from bacl.datasets.provide import state
+    from bacl_platform.console import say
 
     states = state(request)
     for item in states:
@@ -368,18 +349,17 @@ def _print_state(request: "Request", console: "Console") -> None:
                 **rows,
             }
         for key, value in rows.items():
-            console.print(f"  {key:8}{value}", highlight=False, markup=False, soft_wrap=True)
+            say(console, f"  {key:8}{value}")
     sizes = [item.download for item in states if item.download != 0]
     unknown = sum(size is None for size in sizes)
     there = request.root.resolve()
     while not there.exists():
         there = there.parent
-    console.print(
+    say(
+        console,
         f"to download: {sum(size or 0 for size in sizes):,} bytes"
         + (f" and {_count(unknown, 'archive')} of unknown size" if unknown else "")
         + f"; free on the disk of {request.root}: {shutil.disk_usage(there).free:,} bytes",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -419,8 +399,8 @@ def _print_stats(counted: "Stats", console: "Console") -> None:
         groups.add_row(group.name, group.range, *(f"{number:,}" for number in numbers))
     console.print(groups)
     unseen = sum(category.instances == 0 for category in counted.categories)
-    told = [f"{ratio:,.0f} : 1 in {kind}" for kind, ratio in counted.imbalance.items() if ratio]
-    imbalance = f"imbalance: {', '.join(reversed(told))}; " if told else ""
+    ratios = [f"{ratio:,.0f} : 1 in {kind}" for kind, ratio in counted.imbalance.items() if ratio]
+    imbalance = f"imbalance: {', '.join(reversed(ratios))}; " if ratios else ""
     console.print(
         f"{imbalance}categories without a training instance: {unseen}",
         highlight=False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import App, Debug
 
 if TYPE_CHECKING:
@@ -52,9 +53,7 @@ def show(
     Example:
       bacl methods show eqlv2
     """
-    from bacl_platform.cli.main import told
-
-    with told(debug):
+    with report_errors(debug):
         from bacl.method_settings import METHODS
         from bacl_platform.console import Console
 
@@ -67,22 +66,23 @@ def print_card(name: str, method: "type[Method]", console: "Console") -> None:
     """Print what a method does, its source, equations, options, costs and open points."""
     from rich.table import Table
 
-    def say(text: str) -> None:
+    def print_paragraph(text: str) -> None:
+        """Wrap it at the terminal's edge, as `say` of the other commands does not."""
         console.print(text, highlight=False, markup=False)
 
-    say(f"{name}: {_about(method)}\n")
+    print_paragraph(f"{name}: {_about(method)}\n")
     for title, text in (
         ("source", method.source),
         ("equations", method.equations),
         ("cost", method.cost or "that of a linear classifier"),
     ):
-        say(f"{title}: {text}")
+        print_paragraph(f"{title}: {text}")
     if method.follows:
-        say(f"after: a stage whose classifier is {' or '.join(method.follows)}")
+        print_paragraph(f"after: a stage whose classifier is {' or '.join(method.follows)}")
     if method.sampler:
-        say(f"needs: recipe.sampler {method.sampler}")
+        print_paragraph(f"needs: recipe.sampler {method.sampler}")
     for point in method.open_points:
-        say(f"open: {point}")
+        print_paragraph(f"open: {point}")
     if options := [(path, *rest) for path, *rest in _options(method)]:
         table = Table("option", "default", "what it is", box=None, pad_edge=False)
         for path, default, about in options:

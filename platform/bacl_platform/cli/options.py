@@ -1,6 +1,7 @@
 """Options that several commands have, and how help shows arguments."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,45 @@ StoreOption = Annotated[
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).")]
+Either = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment or sweep file (YAML).")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a field of the file, such as detector.backbone=tiny; repeatable.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Ray cluster to run on: auto on one of its nodes, HEAD:PORT, or local for a new Ray "
+        "on this machine; without it, RAY_ADDRESS says it, else Ray is started on this machine.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Folder to write to.", show_default="STORE/reports/EXPERIMENT"
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON and nothing else; AP there is a fraction of 1."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Device as torch calls it, such as cpu or cuda:0.",
+        show_default="a GPU if there is one",
+    ),
+]
+Seeds = Annotated[
+    str | None, typer.Option(metavar="N,N,...", help="Run these seeds and not the file's.")
+]
 
 DEFAULT_STORE = "bacl_store"
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import DEFAULT_STORE, App, Debug, StoreOption
+from bacl_platform.cli.plans import planned, swept
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bacl_platform.store.inventory import Holding
 
 app = App(
@@ -28,26 +28,24 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the tag.")]
 
 
 @app.command()
-def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
+def ls(store_url: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     """List finished and unfinished jobs of a store.
 
     Of a finished job's entry: size, age, tags, whether all of its files have their sizes, and
     whether plans of this version still ask for it.
     """
-    from bacl_platform.cli.main import told
-
-    with told(debug):
+    with report_errors(debug):
         from rich.filesize import decimal
         from rich.table import Table
 
-        from bacl_platform.console import Console
+        from bacl_platform.console import Console, say
         from bacl_platform.store.inventory import inventory
         from bacl_platform.store.status import unfinished_jobs
         from bacl_platform.store.store import Store
 
-        console, where = Console(), Store(store)
+        console, store = Console(), Store(store_url)
         table = Table("key", "stage", "seed", "variants", "size", "created", "tags", "state")
-        entries = list(inventory(where))
+        entries = list(inventory(store))
         for entry in entries:
             table.add_row(
                 entry.key,
@@ -62,11 +60,11 @@ def ls(store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
         if entries:
             console.print(table)
         total = decimal(sum(entry.bytes for entry in entries))
-        _say(console, f"{len(entries)} entries, {total} in {where.url}")
-        for job in unfinished_jobs(where):
+        say(console, f"{len(entries)} entries, {total} in {store.url}")
+        for job in unfinished_jobs(store):
             step = "no checkpoint yet" if job.checkpoint is None else f"step {job.checkpoint}"
             state = "running" if job.running else "interrupted"
-            _say(console, f"unfinished: {job.name} {job.key}, {state}, {step} of {job.steps}")
+            say(console, f"unfinished: {job.name} {job.key}, {state}, {step} of {job.steps}")
 
 
 def _state(entry: "Holding") -> str:
@@ -80,32 +78,30 @@ def verify(
     keys: Annotated[
         list[str] | None, typer.Argument(metavar="KEY", help="Keys of entries; without any, all.")
     ] = None,
-    store: StoreOption = DEFAULT_STORE,
+    store_url: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
     """Read entries and compare their digests.
 
     The exit code is 1 if one is broken.
     """
-    from bacl_platform.cli.main import told
-
-    with told(debug):
-        from bacl_platform.console import Console
+    with report_errors(debug):
+        from bacl_platform.console import Console, say
         from bacl_platform.store.inventory import verify as verified
         from bacl_platform.store.store import Store
 
-        console, where = Console(), Store(store)
+        console, store = Console(), Store(store_url)
         count = bad = 0
-        for key, problem in verified(where, keys or ()):
+        for key, problem in verified(store, keys or ()):
             count, bad = count + 1, bad + (problem is not None)
-            _say(console, f"{key}: {problem or 'whole'}")
-        _say(console, f"{count - bad} of {count} entries in {where.url} are whole")
+            say(console, f"{key}: {problem or 'whole'}")
+        say(console, f"{count - bad} of {count} entries in {store.url} are whole")
         if bad:
             raise typer.Exit(1)
 
 
 @app.command()
-def tag(key: Key, name: Name, store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
+def tag(key: Key, name: Name, store_url: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
     """Tag an entry, which keeps it from `bacl store gc`.
 
     What it was trained from is kept, too.
@@ -114,25 +110,23 @@ def tag(key: Key, name: Name, store: StoreOption = DEFAULT_STORE, debug: Debug =
     Example:
       bacl store tag 5b186d58e85be498 paper-run
     """
-    from bacl_platform.cli.main import told
-
-    with told(debug):
+    with report_errors(debug):
         from bacl_platform.store import inventory
         from bacl_platform.store.store import Store
 
-        inventory.tag(Store(store), key, name)
+        inventory.tag(Store(store_url), key, name)
 
 
 @app.command()
-def untag(key: Key, name: Name, store: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
+def untag(
+    key: Key, name: Name, store_url: StoreOption = DEFAULT_STORE, debug: Debug = False
+) -> None:
     """Take a tag away from an entry."""
-    from bacl_platform.cli.main import told
-
-    with told(debug):
+    with report_errors(debug):
         from bacl_platform.store import inventory
         from bacl_platform.store.store import Store
 
-        inventory.untag(Store(store), key, name)
+        inventory.untag(Store(store_url), key, name)
 
 
 @app.command()
@@ -148,7 +142,7 @@ def gc(
     yes: Annotated[
         bool, typer.Option("--yes", help="Remove; without it, what would be removed is only shown.")
     ] = False,
-    store: StoreOption = DEFAULT_STORE,
+    store_url: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
     """Remove leftovers, broken entries and what is not needed.
@@ -161,20 +155,18 @@ def gc(
     Example:
       bacl store gc --keep mine.yaml --yes
     """
-    from bacl_platform.cli.main import told
-
-    with told(debug):
+    with report_errors(debug):
         from rich.filesize import decimal
         from rich.table import Table
 
-        from bacl_platform.console import Console
+        from bacl_platform.console import Console, say
         from bacl_platform.store import garbage
         from bacl_platform.store.store import Store
 
-        console, where = Console(), Store(store)
-        pieces = garbage.find(where, _needed(keep, store) if keep else None)
+        console, store = Console(), Store(store_url)
+        pieces = garbage.find(store, _needed(keep, store_url) if keep else None)
         if not pieces:
-            _say(console, f"nothing to remove in {where.url}")
+            say(console, f"nothing to remove in {store.url}")
             return
         table = Table("what", "name", "size", "why")
         for piece in pieces:
@@ -182,24 +174,21 @@ def gc(
         console.print(table)
         total = decimal(sum(piece.bytes for piece in pieces))
         if yes:
-            garbage.remove(where, pieces)
-            _say(console, f"removed {total} from {where.url}")
+            garbage.remove(store, pieces)
+            say(console, f"removed {total} from {store.url}")
         else:
-            _say(console, f"would remove {total} from {where.url}: give --yes to do so")
+            say(console, f"would remove {total} from {store.url}: give --yes to do so")
 
 
-def _needed(files: list[Path], store: str) -> set[str]:
+def _needed(files: list[Path], store_url: str) -> set[str]:
     """The keys of all jobs of experiments and sweeps."""
-    from bacl_platform.cli.main import planned, swept
     from bacl_platform.spec.sweep import is_sweep
 
     sweeps = [file for file in files if is_sweep(file)]
-    jobs = [job for f in files if f not in sweeps for job in planned(f, store, None, None)[0].jobs]
+    jobs = [
+        job for f in files if f not in sweeps for job in planned(f, store_url, None, None)[0].jobs
+    ]
     for file in sweeps:
-        (plan,), _, _ = swept([file], store, None, None)
+        (plan,), _, _ = swept([file], store_url, None, None)
         jobs += plan.jobs
     return {key for job in jobs for key in (job.key, job.parent) if key is not None}
-
-
-def _say(console: "Console", line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

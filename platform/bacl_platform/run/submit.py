@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import bacl
 import bacl_platform
 from bacl.errors import RunError, UsageError
+from bacl_platform.console import say
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run.cluster import PATIENCE, token_wanted
 from bacl_platform.spec.load import load_unresolved
@@ -173,16 +174,16 @@ def submit(
             client = _client(address)
             job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
     at = f"{job} --address {client.get_address()}"
-    _say(console, f"job {job}; stop it, with a checkpoint: ray job stop {at}")
+    say(console, f"job {job}; stop it, with a checkpoint: ray job stop {at}")
     if not wait:
-        _say(console, f"follow it: ray job logs --follow {at}")
+        say(console, f"follow it: ray job logs --follow {at}")
         return 0
     try:
         with _told(address):
             return asyncio.run(_follow(client, job, console))
     except KeyboardInterrupt:
-        _say(console, f"\njob {job} goes on; follow it: ray job logs --follow {at}")
-        _say(console, f"stop it, with a checkpoint: ray job stop {at}")
+        say(console, f"\njob {job} goes on; follow it: ray job logs --follow {at}")
+        say(console, f"stop it, with a checkpoint: ray job stop {at}")
         return 130
 
 
@@ -253,21 +254,21 @@ def _announce(
         for module in modules
     }
     total = sum(sizes.values())
-    _say(console, f"sends {total / 1024:.1f} KiB:")
+    say(console, f"sends {total / 1024:.1f} KiB:")
     for file, size in sizes.items():
-        _say(console, f"  {file}{'/' if file not in package.files else ''}  {size / 1024:.1f} KiB")
+        say(console, f"  {file}{'/' if file not in package.files else ''}  {size / 1024:.1f} KiB")
     if total > LIMIT:
         raise UsageError(
             f"{package.file}: expected at most {LIMIT >> 20} MiB to send, got {total >> 20} MiB"
         )
     if assumed := [f"${name}" for name in package.variables if name not in passed]:
-        _say(console, f"assumes that the cluster's nodes have {', '.join(assumed)}")
+        say(console, f"assumes that the cluster's nodes have {', '.join(assumed)}")
     if passed:
-        _say(
+        say(
             console,
             f"passes {', '.join(passed)}: whoever can open the cluster's dashboard can read them",
         )
-    _say(console, f"runs {entrypoint}")
+    say(console, f"runs {entrypoint}")
 
 
 async def _follow(client: Any, job: str, console: "Console") -> int:
@@ -302,11 +303,7 @@ def _outcome(info: Any, job: str, console: "Console") -> int:
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":
-        _say(console, f"job {job} was stopped: the same command goes on from the last checkpoints")
+        say(console, f"job {job} was stopped: the same command goes on from the last checkpoints")
     elif info.driver_exit_code is None:  # it did not begin: what it said is in no log
-        _say(console, f"job {job} failed: {info.message}")
+        say(console, f"job {job} failed: {info.message}")
     return info.driver_exit_code or 1
-
-
-def _say(console: "Console", text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

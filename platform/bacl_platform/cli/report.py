@@ -1,0 +1,190 @@
+"""`bacl report` and `bacl compare`: what finished jobs say.
+
+Commands import what they need when they run.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bacl.errors import UsageError
+from bacl_platform.cli.errors import report_errors
+from bacl_platform.cli.options import (
+    DEFAULT_STORE,
+    App,
+    Debug,
+    Either,
+    File,
+    Json,
+    Out,
+    Seeds,
+    Set,
+    StoreOption,
+)
+from bacl_platform.cli.plans import planned, rerun_command, swept
+
+app = App()
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    file: Either,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    json_: Json = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Also write the paper's table beside ours.")
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Only tables and plots of metrics: analyse no errors, draw no images."
+        ),
+    ] = False,
+    images: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="How many images to draw: those on which variants differ most."
+        ),
+    ] = 6,
+    draw: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Variants to draw.",
+            show_default="the baseline and the two best others",
+        ),
+    ] = None,
+    score_threshold: Annotated[
+        float,
+        typer.Option(min=0, max=1, metavar="SCORE", help="Draw no detections with a lower score."),
+    ] = 0.3,
+    debug: Debug = False,
+) -> None:
+    """Compare an experiment's variants or a sweep's trials.
+
+    Prints a table, and writes a page with tables, plots, an analysis of errors and images.
+
+    \b
+    Examples:
+      bacl report experiments/embedded/demo.yaml
+      bacl report experiments/sweeps/embedded/table3.yaml --paper
+    """
+    with report_errors(debug):
+        from bacl_platform.analysis import results
+        from bacl_platform.console import Console
+        from bacl_platform.report import experiment_report, sweep_report
+        from bacl_platform.spec.sweep import is_sweep
+
+        looks = {"--images": "images", "--draw": "draw", "--score-threshold": "score_threshold"}
+        chosen = [option for option, name in looks.items() if _is_given(context, name)]
+        if quick and chosen:
+            raise UsageError(f"--quick draws nothing: leave out {', '.join(chosen)}")
+        if is_sweep(file):
+            if chosen or quick:
+                given = ", ".join([*chosen, *(["--quick"] if quick else [])])
+                raise UsageError(f"{given}: expected an experiment, got the sweep {file}")
+            _report_sweep(file, store_url, set_, seeds, out, json_, paper)
+            return
+        plan, store = planned(file, store_url, set_, seeds)
+        command = rerun_command(file, store_url, set_, seeds)
+        found = results.collect(plan, store, command)
+        folder = out or store.root / "reports" / plan.experiment.name
+        beside = sweep_report.beside_paper(found, file) if paper else None
+        sections = []
+        if not quick:
+            from bacl_platform.analysis import profiles
+            from bacl_platform.report import findings
+
+            looked_at = profiles.analyse(found, Console(stderr=True))
+            sections = findings.sections(
+                found,
+                looked_at,
+                draw.split(",") if draw else None,
+                score_threshold,
+                images,
+            )
+        experiment_report.write(found, folder, command, sections)
+        if beside is not None:
+            sweep_report.write(beside, folder)
+        if json_:
+            theirs = {} if beside is None else {"paper": sweep_report.rows_as_json(beside)}
+            print(json.dumps({**experiment_report.as_json(found), **theirs}, indent=1))
+            return
+        experiment_report.print_report(found, folder, store, command, Console())
+        if beside is not None:
+            print(f"\n{sweep_report.markdown(beside)}")
+            sweep_report.print_written(folder, Console())
+
+
+@app.command()
+def compare(
+    file: File,
+    first: Annotated[str, typer.Argument(metavar="A", help="A variant.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The variant to compare with it.")],
+    resamples: Annotated[
+        int,
+        typer.Option(min=20, metavar="N", help="Resamples of the validation images (bootstrap)."),
+    ] = 1000,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what variant B gains over A, and how sure that is.
+
+    Gives 95 % intervals by a paired bootstrap over validation images, for all categories, each
+    frequency group and each category.
+
+    \b
+    Example:
+      bacl compare experiments/embedded/demo.yaml softmax bacl
+    """
+    with report_errors(debug):
+        from bacl_platform.analysis import compare, results
+        from bacl_platform.console import Console
+        from bacl_platform.report import comparison_report as comparing
+
+        plan, store = planned(file, store_url, set_, seeds)
+        found = results.collect(plan, store, rerun_command(file, store_url, set_, seeds))
+        made = compare.compare(found, first, second, resamples, Console(stderr=True))
+        page = comparing.write(made, out or store.root / "reports" / plan.experiment.name)
+        if json_:
+            print(json.dumps(comparing.as_json(made), indent=1))
+        else:
+            comparing.print_comparison(made, page, Console())
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user has given an option, and not its default holds."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _report_sweep(
+    file: Path,
+    store_url: str,
+    overrides: list[str] | None,
+    seeds: str | None,
+    out: Path | None,
+    as_json: bool,
+    paper: bool,
+) -> None:
+    from bacl_platform.console import Console
+    from bacl_platform.report import sweep_report
+
+    (sweep,), store, _ = swept([file], store_url, overrides, seeds)
+    table = sweep_report.collect(sweep, store, paper)
+    folder = out or store.root / "reports" / table.name
+    sweep_report.write(table, folder)
+    if as_json:
+        print(json.dumps(sweep_report.as_json(table), indent=1))
+    else:
+        sweep_report.print_table(table, folder, Console())

@@ -1,0 +1,287 @@
+"""`bacl plan`, `run`, `sweep`, `submit`, `status`, `stop`, `logs` and `ui`: jobs and their end.
+
+Commands import what they need when they run.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bacl.errors import UsageError
+from bacl_platform.cli.errors import report_errors
+from bacl_platform.cli.options import (
+    DEFAULT_STORE,
+    Address,
+    App,
+    Debug,
+    Either,
+    File,
+    Seeds,
+    Set,
+    StoreOption,
+)
+from bacl_platform.cli.plans import planned, swept
+
+app = App()
+
+
+@app.command()
+def plan(
+    file: Either,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    seeds: Seeds = None,
+    debug: Debug = False,
+) -> None:
+    """Show what a run or sweep would do; start nothing.
+
+    Checks the file and its data, and shows the jobs: which of them the store has, which variants
+    share a trunk, how many images all of it processes.
+
+    \b
+    Example:
+      bacl plan experiments/embedded/demo.yaml
+    """
+    with report_errors(debug):
+        from bacl_platform.console import Console
+        from bacl_platform.plan.show import print_plan
+        from bacl_platform.plan.weights import check_weights
+        from bacl_platform.report.sweep_report import print_sweep
+        from bacl_platform.spec.sweep import is_sweep
+
+        if is_sweep(file):
+            (sweep,), store, _ = swept([file], store_url, set_, seeds)
+            check_weights(sweep.missing(store))
+            print_sweep(sweep, store, Console())
+        else:
+            plan, store = planned(file, store_url, set_, seeds)
+            check_weights(plan.missing(store))
+            print_plan(plan, store, Console())
+
+
+@app.command()
+def run(
+    file: File,
+    store_url: StoreOption = DEFAULT_STORE,
+    address: Address = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    debug: Debug = False,
+) -> None:
+    """Run what the store lacks of an experiment.
+
+    After any interruption the same command goes on from the last checkpoints.
+
+    \b
+    Examples:
+      bacl run experiments/embedded/demo.yaml
+      bacl run mine.yaml --seeds 0,1 --set stages.classifier.recipe.flip=0
+    """
+    with report_errors(debug):
+        from bacl_platform.console import Console, say
+        from bacl_platform.plan.weights import check_weights
+        from bacl_platform.run.driver import run as run_plan
+        from bacl_platform.store.drivers import driving
+        from bacl_platform.tracking.tracking import Tracking
+
+        console = Console()
+        plan, store = planned(file, store_url, set_, seeds)
+        check_weights(plan.missing(store))
+        with driving(store):
+            run_plan(plan, store, Tracking.of_plan(plan, store), console, address)
+        say(console, f"results: bacl report {file}; runs: bacl ui; checkpoints: {store.url}")
+
+
+@app.command()
+def sweep(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE", help="Sweep files (YAML); several run as one."),
+    ],
+    store_url: StoreOption = DEFAULT_STORE,
+    address: Address = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    max_trials: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Ask before running more trials than this.")
+    ] = 200,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run trials that have failed before again.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run the trials of sweeps that the store lacks.
+
+    After any interruption the same command goes on from the last checkpoints.
+
+    \b
+    Example:
+      bacl sweep experiments/sweeps/embedded/table3.yaml
+    """
+    with report_errors(debug):
+        from bacl_platform.console import Console, say
+        from bacl_platform.plan.weights import check_weights
+        from bacl_platform.store.drivers import driving
+        from bacl_platform.tune import sweeps
+
+        console = Console()
+        plans, store, prepare = swept(files, store_url, set_, seeds, max_trials)
+        check_weights(job for each in plans for job in each.missing(store))
+        with driving(store):
+            sweeps.run_sweeps(plans, store, prepare, console, address, retry_failed)
+        for file in files:
+            say(console, f"results: bacl report {file}")
+
+
+@app.command()
+def submit(
+    file: Either,
+    store_url: Annotated[
+        str,
+        typer.Option(
+            "--store",
+            metavar="FOLDER|s3://BUCKET/PREFIX",
+            envvar="BACL_STORE",
+            help="Store that all nodes of the cluster see.",
+        ),
+    ],
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The cluster's dashboard, such as http://127.0.0.1:8265.",
+            show_default="RAY_ADDRESS, or a cluster on this machine",
+        ),
+    ] = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    max_trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Trials that a sweep may run at most.", show_default="200"
+        ),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Pass an environment variable, such as MLFLOW_TRACKING_URI, with the value that "
+            "it has here or as NAME=VALUE; repeatable. The cluster's dashboard shows the value.",
+        ),
+    ] = None,
+    code: Annotated[
+        bool, typer.Option("--code", help="Send BACL itself, to a cluster that lacks it.")
+    ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Return once the job is submitted.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run an experiment or sweep on a Ray cluster, from outside it.
+
+    Sends the YAML files that FILE is made of, starts a Ray job and follows its log. Ctrl-C leaves
+    the job running.
+
+    \b
+    Example:
+      bacl submit mine.yaml --address http://HEAD:8265 --store s3://bacl/store
+    """
+    with report_errors(debug):
+        from bacl_platform.console import Console
+        from bacl_platform.run.submit import submit as submit_file
+        from bacl_platform.spec.sweep import is_sweep
+
+        if max_trials is not None and not is_sweep(file):
+            raise UsageError(f"--max-trials: expected a sweep, got the experiment {file}")
+        options = ["--seeds", seeds] if seeds else []
+        options += ["--max-trials", str(max_trials)] if max_trials else []
+        exit_code = submit_file(
+            file, store_url, Console(), address, set_ or [], options, env or [], code, not no_wait
+        )
+        raise typer.Exit(exit_code)
+
+
+@app.command()
+def status(store_url: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
+    """Show what runs in a store and what was interrupted.
+
+    Runs and sweeps of all processes and machines are shown, whoever started them.
+    """
+    with report_errors(debug):
+        from bacl_platform.console import Console
+        from bacl_platform.store.status import print_status
+        from bacl_platform.store.store import Store
+
+        print_status(Store(store_url), Console())
+
+
+@app.command()
+def stop(
+    pid: Annotated[
+        int | None,
+        typer.Argument(metavar="PID", help="A process that `bacl status` shows; without it, all."),
+    ] = None,
+    store_url: StoreOption = DEFAULT_STORE,
+    patience: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for their end.")
+    ] = 60,
+    debug: Debug = False,
+) -> None:
+    """Stop runs and sweeps of a store on this machine.
+
+    They write a checkpoint first. What they have trained stays, and their commands go on from it.
+    """
+    with report_errors(debug):
+        from bacl_platform.console import Console
+        from bacl_platform.store.drivers import stop as stop_drivers
+        from bacl_platform.store.store import Store
+
+        stop_drivers(Store(store_url), pid, patience, Console())
+
+
+@app.command()
+def logs(
+    job: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KEY|NAME",
+            help="An unfinished job, by the key or name that `bacl status` shows; without it, the "
+            "job that failed last or, if none has, that logged last.",
+        ),
+    ] = None,
+    lines: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many of the last lines to show.")
+    ] = 40,
+    store_url: StoreOption = DEFAULT_STORE,
+    debug: Debug = False,
+) -> None:
+    """Show the last log lines of an unfinished job.
+
+    A job is unfinished while it runs, and when it was interrupted or has failed.
+    """
+    with report_errors(debug):
+        from bacl_platform.console import Console
+        from bacl_platform.store.failures import print_logs
+        from bacl_platform.store.store import Store
+
+        print_logs(Store(store_url), job, lines, Console())
+
+
+@app.command()
+def ui(
+    store_url: StoreOption = DEFAULT_STORE,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine.")
+    ] = 5000,
+    debug: Debug = False,
+) -> None:
+    """Open MLflow on the runs of a store, for this machine only.
+
+    Select runs there and press Compare. Ctrl-C stops it.
+    """
+    with report_errors(debug):
+        from bacl_platform.store.store import Store
+        from bacl_platform.tracking.tracking import serve
+
+        serve(Store(store_url), port)

@@ -1,0 +1,277 @@
+"""`bacl predict`, `trees`, `doctor`, `complexity` and `bench`.
+
+Commands import what they need when they run.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bacl.errors import UsageError
+from bacl_platform.cli.errors import report_errors
+from bacl_platform.cli.options import DEFAULT_STORE, App, Debug, Device, File, Set, StoreOption
+from bacl_platform.cli.plans import planned, rerun_command
+
+app = App()
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
+    run: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Experiment that has trained --variant.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(metavar="NAME", help="A variant of --run.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="A seed of --run.", show_default="the first"),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Exported checkpoint, instead of --run and --variant."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Configuration of --checkpoint. It is Python and is executed: use one that you "
+            "trust.",
+            show_default="config.py beside it",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path(
+        "predictions"
+    ),
+    score_threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, metavar="SCORE", help="Leave out detections with a lower score."
+        ),
+    ] = 0.3,
+    device: Device = None,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Detect objects in images with a trained variant.
+
+    Writes each image with its boxes and masks drawn, and predictions.json.
+
+    \b
+    Example:
+      bacl predict photo.jpg --run experiments/embedded/demo.yaml --variant bacl
+    """
+    with report_errors(debug):
+        from bacl_platform.console import Console
+        from bacl_platform.tools import predict as prediction
+
+        if (run is None) == (checkpoint is None):
+            raise UsageError("expected either --run FILE with --variant NAME or --checkpoint FILE")
+        if run is not None:
+            if config is not None:
+                raise UsageError("--config: expected with --checkpoint only, got --run")
+            seeds = None if seed is None else str(seed)
+            plan, store = planned(run, store_url, set_, seeds)
+            checkpoint = prediction.exported(
+                plan, store, variant, rerun_command(run, store_url, set_, seeds)
+            )
+        elif variant is not None or seed is not None or set_:
+            raise UsageError("--variant, --seed, --set: expected with --run, got --checkpoint")
+        assert checkpoint is not None
+        prediction.predict(
+            images,
+            checkpoint,
+            config or checkpoint.with_name("config.py"),
+            out,
+            score_threshold,
+            device,
+            Console(),
+        )
+
+
+@app.command()
+def trees(
+    file: File,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Finished representation stage whose features the visual tree is made of.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")] = Path("trees.json"),
+    visual: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Parents of the visual tree; 0 leaves it out."),
+    ] = 25,
+    geometric: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Parents of the geometric tree; 0 leaves it out."),
+    ] = 50,
+    lexical: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Parents of the lexical tree, at least; 0 leaves it out.",
+            show_default="108 with --wordnet, else 0",
+        ),
+    ] = None,
+    wordnet: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="WordNet's index.noun and data.noun, for --lexical."),
+    ] = None,
+    boxes: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Boxes of each category that the visual tree is made of."
+        ),
+    ] = 100,
+    device: Device = None,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Make the trees of categories that method forest needs.
+
+    Groups categories by looks (a finished stage's features), shape (box sizes) and meaning
+    (WordNet).
+
+    \b
+    Example:
+      bacl trees mine.yaml --stage representation --out trees.json
+    """
+    with report_errors(debug):
+        from bacl_platform.console import Console
+        from bacl_platform.tools import trees as making
+
+        plan, store = planned(file, store_url, set_, None)
+        wanted = making.Wanted(visual, geometric, lexical, stage, boxes, wordnet, device)
+        making.make(plan, store, wanted, out, rerun_command(file, store_url, set_, None), Console())
+
+
+@app.command()
+def doctor(store_url: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
+    """Try everything that a run needs on this machine."""
+    with report_errors(debug):
+        from bacl_platform.tools import doctor as checks
+
+        raise typer.Exit(checks.run(store_url))
+
+
+@app.command()
+def complexity(
+    file: File,
+    categories: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Number of categories.", show_default="the dataset's"
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Variant whose classifier the detector has.",
+            show_default="the last stage's first",
+        ),
+    ] = None,
+    scale: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="HEIGHT WIDTH",
+            help="Image size in pixels.",
+            show_default="the test scale, landscape",
+        ),
+    ] = None,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Count a detector's FLOPs and parameters at test.
+
+    By part of the detector, beside the paper's Table XI.
+
+    \b
+    Example:
+      bacl complexity experiments/lvis/v1.0_r50.yaml --categories 1203
+    """
+    with report_errors(debug):
+        from bacl.datasets.annotations import Prepared
+        from bacl_platform.console import Console
+        from bacl_platform.spec.load import load
+        from bacl_platform.tools import complexity as counting
+        from bacl_platform.tools.stand_in import stand_in
+
+        if categories is None:
+            plan, store = planned(file, store_url, set_, None)
+            experiment, digest = plan.experiment, plan.jobs[0].dataset_digest
+            prepared = Prepared.load(store.datasets / digest / "dataset.json")
+        else:  # the dataset's files need not be there
+            experiment = load(file, [*(set_ or []), "dataset={format: embedded}"])
+            prepared = stand_in(categories)
+        config = counting.config_of(experiment, prepared, variant)
+        counting.print_complexity(config, scale, Console())
+
+
+@app.command()
+def bench(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BENCH",
+            help="Any of loss, hallucination, bank, step, throughput, postprocess, inference, "
+            "evaluate, index, loader, sweep, checkpoint, tracking, zoo.",
+        ),
+    ],
+    json_: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print JSON and nothing else: a list of rows, each with its name, ratio, limit, "
+            "and what was measured on both sides.",
+        ),
+    ] = False,
+    repeat: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Rounds to take the median of.",
+            show_default="as many as a bench needs",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads of torch.")] = 1,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="small|full",
+            help="Images of 400x672 or 800x1333 in bank and step; 250 or 5,000 images in evaluate.",
+            show_default="small on a CPU, full on a GPU",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Time parts of BACL beside others' code, on this machine.
+
+    Each is run in turns with MMDetection's, lvis-api's or a plain loop, and the ratio is compared
+    with its limit.
+    """
+    with report_errors(debug):
+        from bacl_platform import bench as benches
+        from bacl_platform.console import Console
+
+        unknown = [name for name in names if name not in benches.BENCHES]
+        if unknown:
+            raise UsageError(
+                f"BENCH: expected some of {', '.join(benches.BENCHES)}, got {unknown[0]!r}"
+            )
+        setting = benches.setting_of(device, scale, repeat, threads)
+        rows = [row for name in names for row in benches.run(name, setting)]
+        if json_:
+            print(json.dumps([row.as_json() for row in rows], indent=1))
+        else:
+            benches.print_rows(rows, setting, Console())
