@@ -33,12 +33,17 @@ def load(modules: Sequence[str], folders: Sequence[Path]) -> None:
     """
     if not modules:
         return
-    for folder in map(str, folders):
+    search([str(folder) for folder in folders])
+    for number, name in enumerate(modules):
+        _import(name, f"imports.{number}", f", in {' or '.join(map(str, folders))} or installed")
+
+
+def search(folders: Sequence[str]) -> None:
+    """Have Python look for modules in folders too."""
+    for folder in folders:
         if folder not in FOLDERS:
             FOLDERS.append(folder)
             sys.path.append(folder)  # last: no module of the folder hides an installed one
-    for number, name in enumerate(modules):
-        _import(name, f"imports.{number}", f", in {' or '.join(map(str, folders))} or installed")
 
 
 @functools.cache

@@ -5,6 +5,7 @@ its options are. Commands import what they need when they run.
 """
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,23 +22,43 @@ if TYPE_CHECKING:
 app = App(help="List the methods of the field, and show a card for each.", rich_markup_mode=None)
 
 
+Imports = Annotated[
+    Path | None,
+    typer.Option(
+        "--file", metavar="FILE", help="Experiment file, whose imports bring further methods."
+    ),
+]
+
+
 @app.callback(invoke_without_command=True)
-def methods(context: typer.Context) -> None:
+def methods(context: typer.Context, file: Imports = None, debug: Debug = False) -> None:
     """List the methods of the field, and show a card for each.
 
-    Without a command, lists them with what each does.
+    Without a command, lists them with what each does. Those of installed packages are among them.
     """
     if context.invoked_subcommand is not None:
         return
     from rich.table import Table
 
-    from bacl.method_settings import METHODS
     from bacl_platform.console import Console
 
-    table = Table("method", "what it does", "source")
-    for name, method in METHODS.items():
-        table.add_row(name, _summary(method), method.source)
-    Console().print(table)
+    with report_errors(debug):
+        table = Table("method", "what it does", "source")
+        for name, method in _known(file).items():
+            table.add_row(name, _summary(method), method.source)
+        Console().print(table)
+
+
+def _known(file: Path | None) -> "dict[str, type[Method]]":
+    """Settings by method: BACL's own, those of installed packages, and those a file imports."""
+    from bacl.extensions import load_installed
+    from bacl.method_settings import METHODS
+    from bacl_platform.spec.load import load_unresolved
+
+    load_installed()
+    if file is not None:
+        load_unresolved(file, [])
+    return METHODS
 
 
 @app.command()
@@ -45,6 +66,7 @@ def show(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="The method, as an experiment file names it.")
     ],
+    file: Imports = None,
     debug: Debug = False,
 ) -> None:
     """Show a method's card: equations, options, costs.
@@ -54,12 +76,12 @@ def show(
       bacl methods show eqlv2
     """
     with report_errors(debug):
-        from bacl.method_settings import METHODS
         from bacl_platform.console import Console
 
-        if name not in METHODS:
-            raise UsageError(f"NAME: expected one of {', '.join(METHODS)}, got {name!r}")
-        print_card(name, METHODS[name], Console())
+        known = _known(file)
+        if name not in known:
+            raise UsageError(f"NAME: expected one of {', '.join(known)}, got {name!r}")
+        print_card(name, known[name], Console())
 
 
 def print_card(name: str, method: "type[Method]", console: "Console") -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from bacl import extensions
 from bacl.errors import RunError
 from bacl_platform.plan.job import Job
 from bacl_platform.run import cluster
@@ -43,7 +44,7 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if found is not None:
-        ray.init(address=found.address, **quiet)
+        ray.init(address=found.address, **quiet, **_modules())
         ending.callback(_end_ray)
         check_room(jobs, ray.nodes(), console)
         return
@@ -61,10 +62,23 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
         object_store_memory=_OBJECT_STORE,
         _temp_dir=folder,
         **quiet,
+        **_modules(),
     )
     ending.callback(_end_ray)
     if lacks := lacking(jobs, ray.nodes(), "this machine"):
         raise RunError("\n".join(lacks))
+
+
+def _modules() -> dict[str, Any]:
+    """What has Ray's processes find the modules that experiments import, as this process does."""
+    if not extensions.FOLDERS:
+        return {}
+    folders = list(extensions.FOLDERS)
+
+    def find_modules() -> None:  # Ray takes no partial
+        extensions.search(folders)
+
+    return {"runtime_env": {"worker_process_setup_hook": find_modules}}
 
 
 def _end_ray() -> None:

@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from bacl.errors import RunError, UsageError
 from bacl_platform.console import say
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run.cluster import PATIENCE, token_wanted
-from bacl_platform.spec.load import load_unresolved
+from bacl_platform.spec.load import folders_of, load_unresolved
 from bacl_platform.spec.sweep import is_sweep
 from bacl_platform.spec.yaml_files import data_paths, is_relative, override_field, read_yaml
 
@@ -57,7 +57,8 @@ class Package:
 
 
 def pack(file: Path, overrides: Sequence[str], folder: Path) -> Package:
-    """Copy the YAML files that an experiment or sweep is made of, as they lie to each other.
+    """Copy the files that an experiment or sweep is made of, as they lie to each other: YAML, and
+    the modules that it imports from beside them.
 
     Raises UsageError where they are wrong, or lead to something that only this machine has.
     """
@@ -71,9 +72,28 @@ def pack(file: Path, overrides: Sequence[str], folder: Path) -> Package:
     for path, relative in zip(contents, files, strict=True):
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / relative)
+    for module in dict.fromkeys(_modules(contents)):
+        relative = module.relative_to(root)
+        files.append(relative)
+        if module.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(module, folder / relative, ignore=ignored)
+        else:
+            shutil.copyfile(module, folder / relative)
     texts = [text for raw in contents.values() for text in data_paths(raw).values()]
     variables = {name for text in texts for name in re.findall(r"\$\{?(\w+)\}?", text)}
     return Package(folder, files[0].as_posix(), files, sorted(variables))
+
+
+def _modules(contents: Mapping[Path, dict]) -> Iterator[Path]:
+    """The modules, or their packages, that experiments import from beside them. Others are
+    installed, here as on the cluster."""
+    for path, raw in contents.items():
+        for name in raw.get("imports") or []:
+            top = name.split(".")[0]
+            for folder in folders_of(path):
+                found = [p for p in (folder / top, folder / f"{top}.py") if p.exists()]
+                yield from found[:1]
 
 
 def _contents(file: Path, overrides: Sequence[str]) -> dict[Path, dict]:
@@ -248,15 +268,13 @@ def _reason(error: Exception) -> str:
 def _announce(
     package: Package, modules: list[Path], entrypoint: str, passed: dict, console: "Console"
 ) -> None:
-    sizes = {file: (package.folder / file).stat().st_size for file in package.files}
-    sizes |= {
-        Path(f"{module.name}/"): sum(p.stat().st_size for p in module.rglob("*") if p.is_file())
-        for module in modules
-    }
+    sent = {str(file): package.folder / file for file in package.files}
+    sent |= {module.name: module for module in modules}
+    sizes = {f"{name}{'/' * path.is_dir()}": _size(path) for name, path in sent.items()}
     total = sum(sizes.values())
     say(console, f"sends {total / 1024:.1f} KiB:")
-    for file, size in sizes.items():
-        say(console, f"  {file}{'/' if file not in package.files else ''}  {size / 1024:.1f} KiB")
+    for name, size in sizes.items():
+        say(console, f"  {name}  {size / 1024:.1f} KiB")
     if total > LIMIT:
         raise UsageError(
             f"{package.file}: expected at most {LIMIT >> 20} MiB to send, got {total >> 20} MiB"
@@ -269,6 +287,12 @@ def _announce(
             f"passes {', '.join(passed)}: whoever can open the cluster's dashboard can read them",
         )
     say(console, f"runs {entrypoint}")
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 async def _follow(client: Any, job: str, console: "Console") -> int:

@@ -4,6 +4,7 @@ import inspect
 import re
 
 import pytest
+from outside import METHOD, forgotten
 from typer.testing import CliRunner
 
 from bacl.method_settings import METHODS
@@ -66,3 +67,16 @@ def test_card_of_hallucination_has_its_options_by_their_paths():
 def test_unknown_method_is_refused_with_those_there_are():
     code, output = output_of("show", "eqlv3")
     assert code != 0 and "eqlv2" in output and "'eqlv3'" in output
+
+
+def test_methods_that_a_file_imports_have_cards(tiny):
+    tiny.with_name("my_losses.py").write_text(METHOD)
+    file = tiny.with_name("mine.yaml")
+    file.write_text("base: tiny.yaml\nimports: [my_losses]\n")
+    with forgotten():
+        code, listed = output_of("--file", str(file))
+        assert code == 0 and "what is classified well already counts little" in listed
+        code, card = output_of("show", "focal", "--file", str(file))
+        assert code == 0 and "How fast a sample's weight falls" in card
+    code, told = output_of("show", "focal")
+    assert code == 2 and "got 'focal'" in told

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from outside import METHOD, forgotten
 from ray.job_submission import JobSubmissionClient
 from rich.console import Console
 
@@ -271,3 +272,22 @@ def test_stopped_job_leaves_a_checkpoint_that_the_same_command_goes_on_from(
 def _scalars(store: Store, job) -> str:
     path = store.work(job.key) / "scalars.jsonl"
     return path.read_text() if path.exists() else ""
+
+
+def test_modules_beside_the_file_are_sent_and_installed_ones_are_not(tmp_path, tiny):
+    folder = tmp_path / "mine"
+    (folder / "my_losses").mkdir(parents=True)
+    (folder / "my_losses" / "__init__.py").touch()
+    (folder / "my_losses" / "focal.py").write_text(METHOD)
+    (folder / "mine.yaml").write_text("base: ../tiny.yaml\nimports: [my_losses.focal, json]\n")
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    with forgotten():
+        package = submitting.pack(folder / "mine.yaml", [], sent)
+    assert package.file == "mine/mine.yaml"
+    assert (sent / "mine" / "my_losses" / "focal.py").read_text() == METHOD
+    assert [file.as_posix() for file in package.files] == [
+        "mine/mine.yaml",
+        "tiny.yaml",
+        "mine/my_losses",
+    ]
