@@ -22,6 +22,7 @@ from bacl_platform.spec.load import load
 from bacl_platform.store.names import SCALARS
 from bacl_platform.store.store import Store
 from bacl_platform.train import worker
+from bacl_platform.train.messages import CHECKPOINT, Message
 
 EPOCHS = 6
 
@@ -72,11 +73,11 @@ class Watch:
         self.seconds: list[float] = []
         self._began = 0.0
 
-    def tell(self, kind: str, key: str, content: Any) -> None:
+    def tell(self, message: Message) -> None:
         """Losses are logged; a checkpoint may begin."""
         self._began = time.perf_counter()
 
     def report(self, metrics: dict[str, Any]) -> None:
-        """A checkpoint is whole, or, with other metrics than the step, an evaluation over."""
-        if list(metrics) == ["step"]:
+        """A checkpoint is whole, or an evaluation over."""
+        if CHECKPOINT in metrics:
             self.seconds.append(time.perf_counter() - self._began)

@@ -20,6 +20,16 @@ from bacl_platform.run.task import build
 from bacl_platform.store import prepared_datasets
 from bacl_platform.store.failures import clear_failure, logs_command, note_failure
 from bacl_platform.store.store import Store
+from bacl_platform.train.messages import (
+    Checkpointed,
+    Logged,
+    Measured,
+    Message,
+    Placed,
+    Started,
+    Troubled,
+    VariantsFailed,
+)
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -158,8 +168,8 @@ class Jobs:
 
         refs = list(self.running.values())
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0.5) if refs else ([], [])
-        for kind, key, content in ray.get(self.mailbox.told.remote()):
-            self._told(kind, self._jobs[key], content)
+        for message in ray.get(self.mailbox.told.remote()):
+            self._hear(self._jobs[message.key], message)
         if time.monotonic() - self._looked > LOOK_EVERY:
             self._look_who_waits()
         ended = [self._jobs[key] for key, ref in self.running.items() if ref in done]
@@ -231,30 +241,32 @@ class Jobs:
             self.progress.end(job, "failed")
             self.failures[job.key] = failure
 
-    def _told(self, kind: str, job: Job, content: Any) -> None:
-        if kind == "started":
-            self._training.add(job.key)
-            self.progress.begin(job, content)
-        elif kind == "scalars":
-            self.progress.move(job, content)
-        elif kind == "checkpoint":
-            self.progress.checkpoint(job, content)
-        elif kind == "placed":
-            self._placed.add(job.key)
-        elif kind == "trouble":
-            self._placed.discard(job.key)
-            self.progress.say(f"{job.name}: {content}")
-        elif kind == "failed":
-            for variant, sentence in content.items():
-                self.failed_variants[job.variant_keys[variant]] = sentence
-                self.progress.say(
-                    f"{job.name}: variant {variant} has failed, the others go on: {sentence}"
-                )
-        for listener in self.listeners:
-            if kind == "started":
-                listener.start(job)
-            elif kind in ("scalars", "system"):
-                listener.log(job, content)
-            elif kind == "failed":
-                for variant, sentence in content.items():
-                    listener.fail(job, sentence, [variant])
+    def _hear(self, job: Job, message: Message) -> None:
+        match message:
+            case Placed():
+                self._placed.add(job.key)
+            case Started():
+                self._training.add(job.key)
+                self.progress.begin(job, message.step)
+                for listener in self.listeners:
+                    listener.start(job)
+            case Logged():
+                self.progress.move(job, message.rows)
+                for listener in self.listeners:
+                    listener.log(job, message.rows)
+            case Measured():
+                for listener in self.listeners:
+                    listener.log(job, message.rows)
+            case Checkpointed():
+                self.progress.checkpoint(job, message.step)
+            case Troubled():
+                self._placed.discard(job.key)
+                self.progress.say(f"{job.name}: {message.sentence}")
+            case VariantsFailed():
+                for variant, sentence in message.sentences.items():
+                    self.failed_variants[job.variant_keys[variant]] = sentence
+                    self.progress.say(
+                        f"{job.name}: variant {variant} has failed, the others go on: {sentence}"
+                    )
+                    for listener in self.listeners:
+                        listener.fail(job, sentence, [variant])

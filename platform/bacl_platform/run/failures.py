@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.errors import unwrapped
 from bacl_platform.plan.job import Job
-from bacl_platform.run.ray_session import _on
+from bacl_platform.run.ray_session import on_node
 from bacl_platform.train.retries import failure, lasts
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def failure_of(job: Job, result: "ObjectRef") -> str | None:
+    """The sentence of a job that ended without a result, of its task's; None of one with one."""
     import ray
 
     try:
@@ -30,7 +31,7 @@ def kill_rank(mailbox: Any, key: str, rank: int) -> None:
     placed = ray.get(mailbox.placed.remote(key, rank))
     if placed is not None:
         node, process = placed
-        ray.remote(_kill_process).options(max_retries=0, **_on(node)).remote(process)
+        ray.remote(_kill_process).options(max_retries=0, **on_node(node)).remote(process)
 
 
 def _kill_process(process: int) -> None:
@@ -39,6 +40,7 @@ def _kill_process(process: int) -> None:
 
 
 def sentence_of(job: Job, error: Exception) -> str:
+    """What to tell of a job that Ray Train gave up."""
     causes = getattr(error, "worker_failures", {}).values()
     bare = [getattr(cause, "_base_exc", cause) for cause in causes]
     for cause in bare:
@@ -51,6 +53,7 @@ def sentence_of(job: Job, error: Exception) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """An error's kind and the first line of what it says, without what Ray put around it."""
     error = getattr(error, "_base_exc", error)
     lines = unwrapped(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

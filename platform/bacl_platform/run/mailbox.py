@@ -1,6 +1,6 @@
 """Where the driver and its jobs leave each other messages."""
 
-from typing import Any
+from bacl_platform.train.messages import Message
 
 
 class Mailbox:
@@ -11,7 +11,7 @@ class Mailbox:
     """
 
     def __init__(self) -> None:
-        self._told: list[tuple[str, str, Any]] = []
+        self._told: list[Message] = []
         self._stop = False
         self._places: dict[tuple[str, int], tuple[str, int]] = {}
         self._given_up: dict[str, str] = {}
@@ -32,11 +32,11 @@ class Mailbox:
         """Where a rank of a job said it is."""
         return self._places.get((key, rank))
 
-    def tell(self, kind: str, key: str, content: Any) -> None:
+    def tell(self, message: Message) -> None:
         """A job has something to say."""
-        self._told.append((kind, key, content))
+        self._told.append(message)
 
-    def told(self) -> list[tuple[str, str, Any]]:
+    def told(self) -> list[Message]:
         """What jobs said since the last call."""
         told, self._told = self._told, []
         return told

@@ -111,10 +111,10 @@ def beside_driver() -> dict[str, Any]:
     """Options of tasks and actors that must not be lost with a node that the driver is not on."""
     import ray
 
-    return _on(ray.get_runtime_context().get_node_id())
+    return on_node(ray.get_runtime_context().get_node_id())
 
 
-def _on(node: str) -> dict[str, Any]:
+def on_node(node: str) -> dict[str, Any]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

@@ -11,6 +11,7 @@ from bacl_platform.plan.job import Job
 from bacl_platform.run.failures import first_line, kill_rank, sentence_of
 from bacl_platform.run.placement import of_worker
 from bacl_platform.store.store import Store
+from bacl_platform.train.messages import CHECKPOINT, Checkpointed, Message, Placed, Troubled
 from bacl_platform.train.retries import failure, lasts
 
 
@@ -44,8 +45,8 @@ def build(
         """Passes on what Ray Train's controller knows first."""
 
         def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
-            if list(metrics[0]) == ["step"]:
-                mailbox.tell.remote("checkpoint", job.key, metrics[0]["step"])
+            if CHECKPOINT in metrics[0]:
+                mailbox.tell.remote(Checkpointed(job.key, metrics[0][CHECKPOINT]))
 
         def after_exception(self, run_context: Any, worker_exceptions: dict) -> None:
             ranks = ", ".join(str(rank) for rank in sorted(worker_exceptions))
@@ -53,7 +54,7 @@ def build(
             for rank, error in worker_exceptions.items():
                 if type(error).__name__ == "WorkerHealthCheckTimeoutError":  # internal to Ray
                     kill_rank(mailbox, job.key, rank)
-            mailbox.tell.remote("trouble", job.key, f"worker {ranks} stopped: {reason}")
+            mailbox.tell.remote(Troubled(job.key, f"worker {ranks} stopped: {reason}"))
 
     asked, gpus = job.resources, job.resources.gpus
     environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": str(asked.cpus)}}
@@ -117,7 +118,7 @@ def train_rank(config: dict[str, Any]) -> str | None:
     import ray.train
 
     mailbox, attempt = config["mailbox"], config["attempt"]
-    mailbox.tell.remote("placed", config["job"].key, None)
+    mailbox.tell.remote(Placed(config["job"].key))
     # Ray Train starts the ranks again whatever one of them failed with
     if (sentence := ray.get(mailbox.given_up.remote(attempt))) is not None:
         return sentence
@@ -130,8 +131,8 @@ def train_rank(config: dict[str, Any]) -> str | None:
 
         torch.cuda.set_device(get_device())  # mmengine trains on the current device
 
-    def tell(kind: str, key: str, content: Any) -> None:
-        ray.get(mailbox.tell.remote(kind, key, content))
+    def tell(message: Message) -> None:
+        ray.get(mailbox.tell.remote(message))
 
     def asked_to_stop() -> bool:
         return ray.get(mailbox.asked_to_stop.remote(), timeout=300)

@@ -1,12 +1,75 @@
-"""What a job's ranks are given to speak with the driver."""
+"""What a job says to the driver, and what its ranks are given to say it with.
+
+Messages are plain and picklable: they go from Ray's processes to the driver's.
+"""
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
-Tell = Callable[[str, str, Any], None]
 
+@dataclass(frozen=True)
+class Message:
+    """Something that the job of a key has to say."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Placed(Message):
+    """Its workers have their places on the cluster."""
+
+
+@dataclass(frozen=True)
+class Started(Message):
+    """It trains, from a step on."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Logged(Message):
+    """Rows of losses and metrics, each with its `step`."""
+
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Measured(Message):
+    """Rows on a rank's machine, each with its `step`."""
+
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Checkpointed(Message):
+    """A checkpoint of a step is whole."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Troubled(Message):
+    """A worker stopped; Ray Train may start anew."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class VariantsFailed(Message):
+    """Variants left the bank because they failed: a sentence for each, by name."""
+
+    sentences: dict[str, str]
+
+
+Tell = Callable[[Message], None]
+"""Sends a message to the driver."""
 Report = Callable[[dict[str, Any]], None]
-
+"""`ray.train.report`, which all ranks call together."""
 Stopped = Callable[[int], Collection[str]]
-
+"""Of the number of evaluations so far, the names of variants that need not go on."""
 Asked = Callable[[], bool]
+"""Whether the driver asks to write a checkpoint and end."""
+
+CHECKPOINT = "checkpoint"
+"""What a report of a checkpoint has, its step; reports of evaluations have metrics and `step`."""

@@ -42,14 +42,13 @@ def train(
 ) -> str | None:
     """Train, evaluate and publish a job, from its newest checkpoint if it has one.
 
-    tell: takes the progress of rank 0 as (kind, key, content): `started` with a step, `scalars`
-    with rows, `failed` with a sentence for each variant whose loss diverged. report:
-    `ray.train.report`, called by all ranks together. stopped: asked now and then, with the number
-    of evaluations so far, for the names of variants that need not go on; they leave the bank, and a
-    job without any left ends without an entry in the store. asked_to_stop: asked every few seconds
-    whether to write a checkpoint and end. Returns the sentence to tell when the job was stopped so,
-    or cannot succeed however often it is retried, else None. Anything else that goes wrong is
-    raised, and what lasts of one of several ranks: the others wait for it.
+    tell: takes the messages of rank 0. report: called by all ranks together. stopped: asked now
+    and then; the variants that need not go on leave the bank, and a job without any left ends
+    without an entry in the store. asked_to_stop: asked every few seconds.
+
+    Returns the sentence to tell when the job was stopped so, or cannot succeed however often it is
+    retried, else None. Anything else that goes wrong is raised, and what lasts of one of several
+    ranks: the others wait for it.
     """
     torch.set_num_threads(job.resources.cpus)
     try:

@@ -7,6 +7,7 @@ import ray
 
 from bacl_platform.run import driver
 from bacl_platform.run.placement import groups_of
+from bacl_platform.train.messages import Placed, Troubled
 
 
 class Told:
@@ -49,9 +50,9 @@ def test_job_waits_whose_group_has_no_place(jobs):
     first, second = jobs._jobs.values()
     jobs.pending = [groups_of(second.resources)]
     assert look_twice(jobs) == []  # one of the two has its place and has not said so
-    jobs._told("placed", first, None)
+    jobs._hear(first, Placed(first.key))
     assert look_twice(jobs) == [(second.name, "waiting for 1 CPU, 0 free")]
-    jobs._told("trouble", first, "worker 0 stopped")
+    jobs._hear(first, Troubled(first.key, "worker 0 stopped"))
     jobs.pending *= 2
     assert {name for name, _ in look_twice(jobs)} == {first.name, second.name}
 

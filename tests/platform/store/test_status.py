@@ -5,6 +5,7 @@ from rich.console import Console
 
 from bacl_platform.store import status
 from bacl_platform.train import worker
+from bacl_platform.train.messages import Logged
 
 
 class Killed(Exception):
@@ -14,8 +15,8 @@ class Killed(Exception):
 def test_interrupted_job_is_shown_with_its_checkpoint(planned, store, capsys):
     job = planned().jobs[0]
 
-    def die(kind, key, content):
-        if kind == "scalars" and content and content[-1]["step"] == 10:
+    def die(message):
+        if isinstance(message, Logged) and message.rows and message.rows[-1]["step"] == 10:
             raise Killed
 
     with pytest.raises(Killed):

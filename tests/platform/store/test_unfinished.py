@@ -21,6 +21,7 @@ from bacl_platform.store.manifest import read_manifest
 from bacl_platform.store.names import MANIFEST, SCALARS
 from bacl_platform.store.store import Store
 from bacl_platform.train import worker
+from bacl_platform.train.messages import Logged, Started
 
 KEY = "0123456789abcdef"
 
@@ -172,8 +173,8 @@ def test_jobs_in_a_bucket_start_and_go_on_on_other_machines(url, tiny):
     assert worker.train(features, store, lambda *_: None, lambda _: None) is None
     assert_best_and_tenth_are_kept(store.entry(features.key))
 
-    def die(kind, key, content):
-        if kind == "scalars" and content and content[-1]["step"] == 10:
+    def die(message):
+        if isinstance(message, Logged) and message.rows and message.rows[-1]["step"] == 10:
             raise RuntimeError
 
     store = elsewhere(store)
@@ -183,8 +184,8 @@ def test_jobs_in_a_bucket_start_and_go_on_on_other_machines(url, tiny):
     (job,) = status.unfinished_jobs(store)
     assert (job.checkpoint, job.running) == (5, False)
     told = []
-    assert worker.train(heads, store, lambda *event: told.append(event), lambda _: None) is None
-    assert told[0] == ("started", heads.key, 5)
+    assert worker.train(heads, store, told.append, lambda _: None) is None
+    assert told[0] == Started(heads.key, 5)
     store = elsewhere(store)
     assert store.complete(features.key) and store.complete(heads.key)
     assert_best_and_tenth_are_kept(store.entry(features.key))

@@ -16,6 +16,7 @@ from bacl_platform.store.names import MOVES
 from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 from bacl_platform.train.hooks import checkpoints
+from bacl_platform.train.messages import CHECKPOINT, Logged, Measured, Started, VariantsFailed
 
 
 class Killed(Exception):
@@ -28,9 +29,9 @@ def train(
     """Result, what was told and what was reported; dies when the row of `kill_at` is told."""
     told, reported = [], []
 
-    def tell(kind, key, content):
-        told.append((kind, content))
-        if kind == "scalars" and content and content[-1]["step"] == kill_at:
+    def tell(message):
+        told.append(message)
+        if isinstance(message, Logged) and message.rows and message.rows[-1]["step"] == kill_at:
             raise Killed
 
     return worker.train(job, store, tell, reported.append, stopped), told, reported
@@ -51,9 +52,9 @@ def test_job_publishes_what_its_entry_should_hold(planned, store):
     assert train(features, store)[0] is None
     failure, told, reported = train(heads, store)
     assert failure is None
-    assert told[0] == ("started", 0)
-    assert [report["step"] for report in reported] == [5, 10, 12, 12]
-    machine = [row for kind, rows in told if kind == "system" for row in rows]
+    assert told[0].step == 0
+    assert [one.get("checkpoint", one.get("step")) for one in reported] == [5, 10, 12, 12]
+    machine = [row for one in told if isinstance(one, Measured) for row in one.rows]
     assert [row["step"] for row in machine] == [10, 12]
     for row in machine:
         assert row["system/rank0/step_seconds"] > row["system/rank0/data_wait_seconds"] >= 0
@@ -83,7 +84,7 @@ def test_killed_job_goes_on_to_the_weights_of_an_undisturbed_one(planned, store,
         assert latest_checkpoint(store.work(job.key) / "checkpoints")[0] == 5
         failure, told, _ = train(job, store)
         assert failure is None
-        assert told[0] == ("started", 5)
+        assert told[0].step == 5
         assert_same(weights(undisturbed.entry(job.key)), weights(store.entry(job.key)))
         times = {"time", "data_time"}
         logs = [
@@ -107,8 +108,8 @@ def test_job_killed_in_its_evaluation_evaluates_again_without_training(planned, 
         worker.train(job, store, lambda *_: None, die)
     failure, told, reported = train(job, store)
     assert failure is None
-    assert told[0] == ("started", 12)
-    assert [report["step"] for report in reported] == [12]
+    assert told[0].step == 12
+    assert [one.get("checkpoint", one.get("step")) for one in reported] == [12]
     steps = [
         json.loads(line)["step"]
         for line in (store.entry(job.key) / "scalars.jsonl").read_text().splitlines()
@@ -176,7 +177,7 @@ def test_stopped_variant_leaves_a_bank_and_disturbs_no_other(planned, store, tmp
         train(heads, store, kill_at=20, stopped=lambda _: ["softmax"])
     # a resumed job lacks it too, though nobody says so again
     failure, told, reported = train(heads, store, stopped=lambda _: [])
-    assert failure is None and told[0] == ("started", 15)
+    assert failure is None and told[0].step == 15
     assert {name for name in reported[-1] if name.endswith("/AP")} == {"bacl/AP"}
     entry_without_softmax_equals(undisturbed, store, heads, exact=True)
 
@@ -192,7 +193,7 @@ def test_variant_whose_loss_diverges_leaves_and_the_others_go_on(
     monkeypatch.setattr(Softmax, "loss", lambda self, logits, labels: logits.sum(1) * math.nan)
     failure, told, _ = train(heads, store)
     assert failure is None
-    (failed,) = [content for kind, content in told if kind == "failed"]
+    (failed,) = [one.sentences for one in told if isinstance(one, VariantsFailed)]
     assert (
         failed.keys() == {"softmax"}
         and "softmax.loss_cls is not finite at step 1" in failed["softmax"]
@@ -216,9 +217,9 @@ def test_job_asked_to_stop_writes_a_checkpoint_and_goes_on_from_it(
     assert train(job, undisturbed)[0] is None
     begun = []
 
-    def tell(kind, key, content):
-        if kind == "started":
-            begun.append(content)
+    def tell(message):
+        if isinstance(message, Started):
+            begun.append(message.step)
 
     looks = iter([False, False, True])
     said = worker.train(job, store, tell, lambda _: None, asked_to_stop=lambda: next(looks))
@@ -238,7 +239,7 @@ def test_evaluation_that_is_due_comes_before_a_stop(planned, store, monkeypatch)
         job, store, lambda *_: None, reported.append, asked_to_stop=lambda: next(looks)
     )
     assert said.endswith("was stopped at step 4")
-    assert [report["step"] for report in reported] == [3, 4]
+    assert [one.get("checkpoint", one.get("step")) for one in reported] == [3, 4]
     assert "features/AP" in reported[0]
 
 
@@ -300,7 +301,7 @@ def test_killed_population_ends_as_an_undisturbed_one(competing, tiny, store, tm
         train(heads, store, kill_at=5)
 
     def die(report):
-        if report == {"step": 10}:  # before the evaluation at step 10
+        if report == {CHECKPOINT: 10}:  # before the evaluation at step 10
             raise Killed
 
     with pytest.raises(Killed):

@@ -10,7 +10,7 @@ from mmengine.runner import Runner, weights_to_cpu
 from bacl_platform.plan.job import Job
 from bacl_platform.store import unfinished
 from bacl_platform.store.checkpoints import write_checkpoint
-from bacl_platform.train.messages import Asked, Report
+from bacl_platform.train.messages import CHECKPOINT, Asked, Report
 from bacl_platform.train.model import bare_model, save_file
 from bacl_platform.train.ranks import Agreed, together
 from bacl_platform.train.retention import Retention
@@ -70,7 +70,7 @@ class Checkpoints(Hook):
 
         together(lambda: write_checkpoint(self.folder, step, save, self.retention.kept))
         together(self.uploads.request)
-        self.report({"step": step})
+        self.report({CHECKPOINT: step})
         if asked:
             raise Interrupted(f"job {self.job.name} ({self.job.key}) was stopped at step {step}")
 

@@ -14,7 +14,7 @@ from bacl.config import bank_heads
 from bacl_platform.plan.job import Job
 from bacl_platform.store.disk import write_text
 from bacl_platform.train.hooks.scalars import LOG_EVERY
-from bacl_platform.train.messages import Stopped, Tell
+from bacl_platform.train.messages import Stopped, Tell, VariantsFailed
 from bacl_platform.train.model import bare_model
 from bacl_platform.train.ranks import together
 
@@ -84,7 +84,7 @@ class LeavingVariants(Hook):
         together(lambda: write_text(self.path, json.dumps(self.gone)))
         failed = {name: sentence for name, sentence in names.items() if sentence is not None}
         if failed and is_main_process():
-            self.tell("failed", self.job.key, failed)
+            self.tell(VariantsFailed(self.job.key, failed))
         if len(self.gone) == len(self.job.variants):
             raise NoneLeft
         bare = bare_model(runner.model)

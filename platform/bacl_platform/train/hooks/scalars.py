@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from bacl_platform.plan.job import Job
-from bacl_platform.train.messages import Report, Tell
+from bacl_platform.train.messages import Logged, Report, Started, Tell
 from bacl_platform.train.model import losses_of
 
 LOG_EVERY = 10
@@ -32,8 +32,8 @@ class Scalars(Hook):
         whole = self.path.with_suffix(".new")
         whole.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         whole.replace(self.path)
-        self.tell("started", self.job.key, step)
-        self.tell("scalars", self.job.key, kept)
+        self.tell(Started(self.job.key, step))
+        self.tell(Logged(self.job.key, kept))
 
     def _is_final_evaluation(self, row: dict) -> bool:
         return row["step"] == self.job.iterations and "loss" not in row
@@ -65,4 +65,4 @@ class Scalars(Hook):
         if is_main_process():
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            self.tell("scalars", self.job.key, [row])
+            self.tell(Logged(self.job.key, [row]))

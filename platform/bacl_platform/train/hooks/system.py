@@ -10,19 +10,20 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from bacl_platform.plan.metric_names import SYSTEM
+from bacl_platform.train.messages import Measured, Tell
 
 
 class System(Hook):
     """Tells the driver, every few steps and from every rank, its machine's load and its step times.
 
     Args:
-        tell: takes a row as `tell(kind, key, content)`.
+        tell: takes each row as a message.
         key: of the job.
         every: steps between rows.
         last: the step of the last row.
     """
 
-    def __init__(self, tell: Any, key: str, every: int, last: int) -> None:
+    def __init__(self, tell: Tell, key: str, every: int, last: int) -> None:
         self.tell, self.key, self.every, self.last = tell, key, every, last
         self.process = psutil.Process()
         self._sample()  # CPU use is counted from one sample to the next
@@ -38,7 +39,7 @@ class System(Hook):
             found[name] = runner.message_hub.get_scalar(f"train/{scalar}").mean(self.every)
         place = f"{SYSTEM}{get_rank()}/"
         row = {"step": step, **{place + name: float(value) for name, value in found.items()}}
-        self.tell("system", self.key, [row])
+        self.tell(Measured(self.key, [row]))
 
     def _sample(self) -> dict[str, float]:
         memory = psutil.virtual_memory()

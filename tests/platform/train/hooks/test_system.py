@@ -26,11 +26,11 @@ def runner(request):
 
 def test_every_rank_tells_its_load_and_step_times_now_and_then(runner, told, monkeypatch):
     monkeypatch.setattr(system, "get_rank", lambda: 3)
-    hook = system.System(lambda *what: told.append(what), "key", every=10, last=25)
+    hook = system.System(told.append, "key", every=10, last=25)
     for runner.iter in range(25):
         hook.after_train_iter(runner, runner.iter)
-    assert [(kind, key) for kind, key, _ in told] == [("system", "key")] * 3
-    rows = [row for _, _, content in told for row in content]
+    assert [message.key for message in told] == ["key"] * 3
+    rows = [row for message in told for row in message.rows]
     assert [row.pop("step") for row in rows] == [10, 20, 25]
     for row in rows:
         assert all(name.startswith("system/rank3/") for name in row)
@@ -51,7 +51,7 @@ def test_gpu_is_told_where_there_is_one_even_if_its_use_cannot_be_known(runner, 
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5_000_000)
     for utilization in (lambda: 60, unknown):
         monkeypatch.setattr(torch.cuda, "utilization", utilization)
-        hook = system.System(lambda *what: told.append(what[-1][0]), "key", every=1, last=1)
+        hook = system.System(lambda message: told.append(message.rows[0]), "key", every=1, last=1)
         hook.after_train_iter(runner, 0)
     known, other = ({k.split("/")[-1]: v for k, v in row.items() if "gpu" in k} for row in told)
     assert known.pop("gpu_utilization_percentage") == 60
