@@ -14,7 +14,7 @@ class Backbone:
     config: dict[str, Any]
     """MMDetection's configuration, without weights."""
     channels: int
-    """Of the first level."""
+    """Channels of the first level."""
     torchvision: bool = False
     """Whether torchvision has ImageNet weights, by the backbone's name."""
     other_weights: str = "give a file"

@@ -36,7 +36,7 @@ from bacl.settings import Groups
 
 LVIS_GROUPS = Groups()
 MAX_DETECTIONS = 300
-"""Of an image, in LVIS."""
+"""Most detections of an image that LVIS counts."""
 FLUSH_ROWS = 200_000
 """Detections that a rank holds in memory before it writes them to its shards."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from bacl.errors import UsageError
 
 GROUPS = ("bacl.methods", "bacl.indicators")
-"""Of entry points, whose values are modules."""
+"""Groups of entry points, whose values are modules."""
 
 
 FOLDERS: list[str] = []

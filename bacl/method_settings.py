@@ -255,7 +255,7 @@ class TDE(Method):
     heads: int = Field(2, gt=0)
     """K: parts of the features that are normalised each for itself."""
     scale: float = Field(16.0, gt=0)
-    """Of the sum of the heads' logits."""
+    """Factor of the sum of the heads' logits."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """mu of the running direction; the later release has 0.9998."""
     alpha: float = Field(1.5, ge=0)
@@ -349,7 +349,7 @@ class FASA(Method):
     rate: float = Field(0.1, gt=0, le=1)
     """Share of the new in moving means and variances."""
     weight: float = Field(0.1, ge=0)
-    """Of the loss of made features."""
+    """Weight of the loss of made features."""
     up: float = Field(1.1, ge=1)
     """Factor of a group's chances when its loss fell."""
     down: float = Field(0.9, gt=0, le=1)
@@ -487,7 +487,7 @@ class RIO(Method):
     samples: int = Field(20, gt=0)
     """Features that are replayed of each category that an image shows, and that it adds at most."""
     scale: float = Field(48.0, gt=0)
-    """Of the cosines."""
+    """Factor of the cosines."""
     source: ClassVar[str] = "Chang et al., Image-Level or Object-Level? (RIO), 2021"
     equations: ClassVar[str] = "z_j = scale g_j cos(h, w_j), without bias; cross-entropy"
     cost: ClassVar[str] = "a memory of categories x slots features: 0.3 GB for LVIS v1.0"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHARACTERS = bytes(range(48, 48 + 64))
-"""Of the encoding: six bits each."""
+"""Characters of the encoding: six bits each."""
 _AT_ONCE = 2_000
 """Masks that `measure` unpacks together, few enough to stay in the cache."""
 

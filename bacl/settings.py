@@ -108,7 +108,7 @@ class Dataset(Settings):
     images: FolderPath | None = None
     """Folder that the annotations' file names start from."""
     val_images: FolderPath | None = None
-    """The same for the validation split, where it differs."""
+    """Folder of the validation split's images, where it is another."""
     sizes: Literal["annotated", "from_images"] = "annotated"
     """Whose width and height hold: `annotated` ones, which images must have, or those of the images
     as they are read, whatever the annotations say."""
@@ -295,7 +295,7 @@ class Recipe(Settings):
     """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
     loader_workers: int = Field(2, ge=0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of training's forward pass; float16, with loss scaling, needs GPUs."""
+    """Precision of training's forward pass; float16, with loss scaling, needs GPUs."""
     channels_last: bool = False
     """Memory layout of images and backbone features; faster on many devices."""
 
@@ -322,7 +322,7 @@ class Context:
     place: str
     """The variant's place in its stage, `variants.NAME`, for errors."""
     categories: "Sequence[Category]"
-    """Of the dataset, in the order of labels."""
+    """Categories of the dataset, in the order of labels."""
     groups: Sequence[str]
     """Names of the frequency groups, rarest first."""
     detector: Detector
@@ -331,7 +331,7 @@ class Context:
     images: int
     """Training images that an epoch shows."""
     iterations: int
-    """Of the whole stage."""
+    """Iterations of the whole stage."""
     batch: int
     """Images of an iteration, over all ranks; iterations times this are positions, `bacl.draws`."""
 
@@ -354,7 +354,7 @@ class Method(Settings):
     counted: ClassVar[bool] = False
     """Whether its parts are given how often the training split shows each category."""
     follows: ClassVar[tuple[str, ...]] = ()
-    """Of a method that only corrects the classifier of the stage before: whose it can."""
+    """Methods whose classifiers it can correct, where that is all it does."""
 
     sampler: ClassVar[str | None] = None
     """The only sampler whose images it can learn from; None where all will do."""

@@ -39,9 +39,9 @@ class Batch:
     images: Tensor
     """Which of the rank's images each sample is in, (N,)."""
     positions: Sequence[int]
-    """Of the rank's images in the order of training, `bacl.draws`."""
+    """Positions of the rank's images in the order of training, `bacl.draws`."""
     ids: Sequence[int]
-    """Of the rank's images in the dataset."""
+    """Places of the rank's images in the dataset."""
     generator: Callable[..., torch.Generator]
     """Makes the generator of a key, of the variant's own."""
     counted: Tensor | None = None

@@ -31,7 +31,7 @@ from bacl.datasets.sources import located
 from bacl.errors import RunError, UsageError
 
 LAYOUT = 4
-"""Of what `prepare` writes; raise it with every change, so that older caches are not read."""
+"""Version of what `prepare` writes: raised with every change, so that older caches are not read."""
 _CODE = [
     __file__,
     *(str(part.__file__) for part in (boxes, decoding, images, index, reading, segmentations)),
@@ -57,7 +57,7 @@ class Split(BaseModel):
     index: str = ""
     """Images and annotations to load, of `bacl.datasets.index`."""
     annotations: str = ""
-    """The same as JSON for the evaluator; empty for the training split, which has none."""
+    """Annotations as JSON for the evaluator; empty for the training split, which has none."""
     images: str = ""
     """The folder that file names start from."""
     image_total: int

@@ -21,7 +21,7 @@ from bacl.datasets import segmentations
 Id = int | str
 
 LARGEST = 2**31 - 1
-"""Of sides in pixels and of counts."""
+"""Largest side in pixels and largest count."""
 
 
 @dataclass

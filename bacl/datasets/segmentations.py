@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Mask = list[np.ndarray] | bytes
 
 LEAST_POINTS = 3
-"""Of a polygon that has any area."""
+"""Points that a polygon with any area has at least."""
 
 
 def compact(item: dict) -> dict:

@@ -201,7 +201,7 @@ class Record(BaseModel):
     origin: str
     """Where it comes from: an address, a file, or how it was made."""
     sha256: str | None
-    """Of the archive, or of the file that was made; None where files were found there already."""
+    """SHA-256 of the archive, or of the file that was made; None where files were there already."""
     files: dict[str, int]
     """Place under the root -> bytes."""
 

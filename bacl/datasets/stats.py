@@ -40,7 +40,7 @@ class GroupStats:
 
     name: str
     range: str
-    """Of the counts that the group goes by, such as `11-100`."""
+    """Range of the counts that the group goes by, such as `11-100`."""
     categories: int
     categories_in_val: int
     train_images: int

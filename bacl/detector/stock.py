@@ -22,7 +22,7 @@ from bacl.detector.postprocess import detect
 from bacl.variants import build_variant
 
 WIDTH = 2
-"""Of features of a variant whose classifier nobody asks."""
+"""Width of the features of a variant that is built for its probabilities alone."""
 
 
 @MODELS.register_module()
@@ -42,7 +42,8 @@ class TopKBBoxHead(Shared2FCBBoxHead):
 
 @MODELS.register_module()
 class VariantBBoxHead(TopKBBoxHead):
-    """The same over a whole variant, which is shown what it reads of each RoI."""
+    """Box head that keeps the best detections, over a whole variant, which is shown what it reads
+    of each RoI."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(the variant's logits (N, K), box deltas) of pooled RoI features."""
@@ -120,7 +121,7 @@ class VariantLoss(nn.Module):
 
 @MODELS.register_module()
 class SigmoidLoss(SigmoidObjectnessLoss):
-    """The same without a background column: background samples have no target."""
+    """Sigmoids without a background column: background samples have no target."""
 
     def get_cls_channels(self, num_classes: int) -> int:
         return num_classes

@@ -32,7 +32,7 @@ from bacl.datasets.index import Index
 from bacl.errors import UsageError
 
 SEED = 0
-"""Of k-means."""
+"""Seed of k-means."""
 INITS = 10
 
 
@@ -50,7 +50,7 @@ def geometric(shapes: np.ndarray, parents: int) -> list[int]:
 
 
 def shapes_of(index: Index, categories: int) -> np.ndarray:
-    """Of each category mean and deviation of the boxes' log aspect ratio and log relative size.
+    """Mean and deviation of the boxes' log aspect ratio and log relative size, of each category.
 
     Returns (C, 4): mean and standard deviation of log(w / h), then of log(sqrt(w h / (W H))). A
     category with one box has deviations 0, one without any NaN.

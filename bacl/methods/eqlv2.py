@@ -31,7 +31,7 @@ class EQLv2(BCE):
         self.register_buffer("gradients", torch.zeros(2, categories))
 
     def weights(self) -> tuple[Tensor, Tensor]:
-        """Of encouraging and of discouraging gradients, each (C,)."""
+        """Weights of encouraging and of discouraging gradients, each (C,)."""
         positive, negative = self.gradients
         ratio = torch.where(positive + negative > 0, positive / (negative + 1e-10), _FIRST)
         discouraging = torch.sigmoid(self.gamma * (ratio - self.mu))

@@ -18,7 +18,7 @@ class Forest(Softmax):
     stock_loss = None
     reads = ("fc1",)
     parent: Tensor
-    """Of each label in each tree, (trees, C + 1)."""
+    """Parent of each label in each tree, (trees, C + 1)."""
 
     def __init__(
         self,

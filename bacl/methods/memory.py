@@ -28,7 +28,7 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def increment(self, batch: Batch, wanted: Tensor) -> Tensor:
-        """Of each image up to `rows` of the `wanted` (N,) samples, drawn: features, and label + 1,
+        """Up to `rows` of the `wanted` (N,) samples of each image, drawn: features, and label + 1,
         which is 0 where there is none, (images * rows, D + 1)."""
         rank = batch.rank(wanted, batch.uniform(1)[:, 0])
         chosen, most = rank < self.rows, self.images * self.rows

@@ -98,7 +98,7 @@ class PCB(Softmax):
         return logits.float().chunk(self.passes, dim=1)
 
     def _share(self, number: int) -> float:
-        """Of the mixing, which begins at nothing in the first of several passes."""
+        """Share of the mixing in a pass: nothing in the first of several, all in the last."""
         return number / (self.passes - 1) if self.passes > 1 else 1.0
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import rich.console
 from rich import progress
 
 SECONDS_BETWEEN_LINES = 15
-"""Of progress, where the output is no terminal."""
+"""Seconds between lines of progress, where the output is no terminal."""
 
 
 class Console(rich.console.Console):

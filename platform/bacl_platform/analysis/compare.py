@@ -212,7 +212,7 @@ def _measures(matched: Matched, weights: np.ndarray) -> np.ndarray:
 def _changes(
     prepared: Prepared, kind: str, runs: list[tuple[Matched, Matched]], drawn: np.ndarray
 ) -> tuple[dict[str, Change], list[CategoryChange]]:
-    """Of the metrics and categories, from the resamples' differences (B, M, C), means over seeds.
+    """Changes of metrics and categories, from resamples' differences (B, M, C), means over seeds.
 
     kind: `AP` or `mask_AP`. runs: both variants of each seed.
     """

@@ -102,7 +102,7 @@ def _kinds(matched: Matched, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _mends(matched: Matched, kind: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Of the detections that a box found by nothing could be mended from, the best of each box."""
+    """The best detection for each box that nothing found, of those that could be mended to it."""
     could = np.flatnonzero(target >= 0)
     could = could[matched.found[target[could]] < 0]
     could = could[np.argsort(-matched.score[could], kind="stable")]

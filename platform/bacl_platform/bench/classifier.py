@@ -26,7 +26,7 @@ class Size:
     categories: int = 1203
     width: int = 1024
     proposals: int = 1024
-    """Of two images, a quarter of them foreground."""
+    """Samples of two images, a quarter of them foreground."""
     objects: int = 24
     """Ground-truth boxes of two images, with 16 jittered boxes each."""
 

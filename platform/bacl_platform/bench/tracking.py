@@ -121,7 +121,7 @@ class _Logger:
 
     @property
     def rows(self) -> int:
-        """Of each job, once all have as many."""
+        """Rows of each job, once all have as many."""
         return self._count // JOBS
 
     def log(self) -> None:

@@ -22,7 +22,7 @@ from bacl_platform.tools.stand_in import stand_in
 
 CATEGORIES = 1203  # LVIS v1.0
 BOXES = 12
-"""Of an image."""
+"""Boxes of an image."""
 R50 = Detector()
 RECIPE = Recipe(schedule=Schedule(iterations=1, lr=1e-4))
 PARTS = (

@@ -161,7 +161,7 @@ def _hours(
 
 
 def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]]) -> float | None:
-    """Seconds that a step of a job takes, by a finished job like it; None without a like.
+    """Seconds that a step of a job takes, by a finished job like it; None where there is none.
 
     finished: descriptions by key (`Store.descriptions`). Like a job are those of its kind, dataset,
     resources, batch and pace; of these the newest counts, of the job's own stage if there is any.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 _MOST_LETTERS = 40
-"""Of what stands at a box; longer texts are cut in their middle."""
+"""Most letters of the text at a box; longer ones are cut in their middle."""
 
 
 def as_picture(pixels: "np.ndarray") -> "Image.Image":

@@ -30,11 +30,11 @@ _GAP = 12
 _SAME_PLACE = 0.5
 """IoU from which detections are of the same place."""
 _MOST_LETTERS = 40
-"""Of a column's title."""
+"""Most letters of a column's title."""
 _MOST_NAMED = 4
 """Boxes that a caption names."""
 _COLOURS = ((213, 48, 39), (230, 150, 20), (38, 130, 80), (60, 100, 190))
-"""Of the boxes of each frequency group, fewest training images first."""
+"""Colours of the boxes of each frequency group, fewest training images first."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def _truth_marks(analysis: Analysis, image: int, scale: float) -> list[Mark]:
 
 
 def _uncluttered(detections: Detections, rows: np.ndarray, finder: np.ndarray) -> np.ndarray:
-    """Of rows of an image's detections those to draw, the surest last: the best of overlapping
-    ones, whatever their categories, and those that find a box."""
+    """Rows of an image's detections to draw, the surest last: the best of overlapping ones,
+    whatever their categories, and those that find a box."""
     rows = rows[np.argsort(-detections.score[rows], kind="stable")]
     boxes = detections.bbox[rows].astype(np.float64)
     overlaps = bbox_iou(boxes, boxes, np.zeros(len(boxes), dtype=bool)) if len(rows) else boxes

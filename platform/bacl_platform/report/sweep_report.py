@@ -52,7 +52,7 @@ class Row:
     """The paper's points by metric; empty without."""
     error: str = ""
     ended: dict[str, str] = field(default_factory=dict)
-    """Of a trial whose values changed while it trained, the last ones."""
+    """Last values of a trial whose values changed while it trained."""
     seeds: int = 0
     """How many are finished."""
 

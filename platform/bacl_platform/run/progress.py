@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bacl_platform.plan.sweep_plan import Cell
 
 STATES = ("running", "waiting", "done", "stopped", "failed")
-"""Of a sweep's trials."""
+"""States of a sweep's trials."""
 
 
 class Progress(AbstractContextManager):
@@ -142,7 +142,7 @@ class _Row:
 
 
 class TrialProgress(Progress):
-    """The same for sweeps; and on a terminal a table of trials, the best first."""
+    """Progress of sweeps: their jobs and, on a terminal, a table of trials, the best first."""
 
     def __init__(self, console: Console) -> None:
         self._rows: dict[str, _Row] = {}  # by the cells' keys; first, as the base asks for the view

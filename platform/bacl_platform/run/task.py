@@ -5,14 +5,18 @@ import os
 import shutil
 import threading
 import uuid
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bacl_platform.plan.job import Job
-from bacl_platform.run.failures import first_line, kill_rank, sentence_of
+from bacl_platform.run.failures import sentence_of
 from bacl_platform.run.placement import of_worker
 from bacl_platform.store.store import Store
-from bacl_platform.train.messages import CHECKPOINT, Checkpointed, Message, Placed, Troubled
+from bacl_platform.train.messages import Message, Placed
 from bacl_platform.train.retries import failure, lasts
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 
 def build(
@@ -24,8 +28,7 @@ def build(
     else None.
     """
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train import TrainingFailedError
 
     if parent_failure is not None:
         return parent_failure
@@ -40,63 +43,12 @@ def build(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # a worker that was halted, or whose machine was, answers no more: Ray Train replaces it
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.resources.patience)
-
-    class Watcher(UserCallback):
-        """Passes on what Ray Train's controller knows first."""
-
-        def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
-            if CHECKPOINT in metrics[0]:
-                mailbox.tell.remote(Checkpointed(job.key, metrics[0][CHECKPOINT]))
-
-        def after_exception(self, run_context: Any, worker_exceptions: dict) -> None:
-            ranks = ", ".join(str(rank) for rank in sorted(worker_exceptions))
-            reason = first_line(next(iter(worker_exceptions.values())))
-            for rank, error in worker_exceptions.items():
-                if type(error).__name__ == "WorkerHealthCheckTimeoutError":  # internal to Ray
-                    kill_rank(mailbox, job.key, rank)
-            mailbox.tell.remote(Troubled(job.key, f"worker {ranks} stopped: {reason}"))
-
-    asked, gpus = job.resources, job.resources.gpus
-    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": str(asked.cpus)}}
-    if not gpus:
-        environment["env_vars"]["CUDA_VISIBLE_DEVICES"] = ""
-        # importing looks for a GPU, which must not be before Ray has said which ones are the rank's
-        if "worker_process_setup_hook" not in ray.get_runtime_context().runtime_env:
-            environment["worker_process_setup_hook"] = "bacl_platform.run.task.import_worker"
     # a name of its own for every attempt: Ray Train would restore an earlier run of the same name,
     # and where training goes on is for the store's checkpoints to say
     name, storage = f"{job.key}-{uuid.uuid4().hex[:8]}", store.root / ".work" / ".ray"
     earlier = list(storage.glob(f"{job.key}-*"))
-    trainer = TorchTrainer(
-        train_rank,
-        train_loop_config={
-            "job": job,
-            "store": store,
-            "mailbox": mailbox,
-            "board": board,
-            "attempt": name,
-        },
-        # ranks wait for each other while one evaluates or publishes, so their patience stays Ray's
-        torch_config=TorchConfig(backend=None if asked.backend == "auto" else asked.backend),
-        scaling_config=ScalingConfig(
-            num_workers=asked.workers,
-            use_gpu=gpus > 0,
-            resources_per_worker=of_worker(asked),
-            # ranks hand their detections on in the job's folder, which with a bucket is a machine's
-            placement_strategy="STRICT_PACK" if store.bucket else asked.placement,
-            accelerator_type=asked.accelerator,
-            label_selector=asked.labels or None,
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=asked.retries),
-            callbacks=[Watcher()],
-            worker_runtime_env=environment,
-        ),
-    )
     try:
-        failure = trainer.fit().return_value
+        failure = _trainer(job, store, mailbox, board, name, storage).fit().return_value
         if failure is None:  # nobody goes on from what the attempts of killed drivers left
             for left in earlier:
                 shutil.rmtree(left, ignore_errors=True)
@@ -105,6 +57,60 @@ def build(
         return sentence_of(job, error)
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
+
+
+def _trainer(
+    job: Job, store: Store, mailbox: Any, board: Any, attempt: str, storage: Path
+) -> "TorchTrainer":
+    """The Ray Train run of an attempt at a job."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from bacl_platform.run.watcher import Watcher
+
+    asked = job.resources
+    return TorchTrainer(
+        train_rank,
+        train_loop_config={
+            "job": job,
+            "store": store,
+            "mailbox": mailbox,
+            "board": board,
+            "attempt": attempt,
+        },
+        # ranks wait for each other while one evaluates or publishes, so their patience stays Ray's
+        torch_config=TorchConfig(backend=None if asked.backend == "auto" else asked.backend),
+        scaling_config=ScalingConfig(
+            num_workers=asked.workers,
+            use_gpu=asked.gpus > 0,
+            resources_per_worker=of_worker(asked),
+            # ranks hand their detections on in the job's folder, which with a bucket is a machine's
+            placement_strategy="STRICT_PACK" if store.bucket else asked.placement,
+            accelerator_type=asked.accelerator,
+            label_selector=asked.labels or None,
+        ),
+        run_config=RunConfig(
+            name=attempt,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=asked.retries),
+            callbacks=[Watcher(mailbox, job.key)],
+            worker_runtime_env=_worker_environment(job),
+        ),
+    )
+
+
+def _worker_environment(job: Job) -> dict[str, Any]:
+    """Ray's runtime environment of a job's workers."""
+    import ray
+
+    variables = {"OMP_NUM_THREADS": str(job.resources.cpus)}
+    if job.resources.gpus:
+        return {"env_vars": variables}
+    environment: dict[str, Any] = {"env_vars": {**variables, "CUDA_VISIBLE_DEVICES": ""}}
+    # importing looks for a GPU, which must not be before Ray has said which ones are the rank's
+    if "worker_process_setup_hook" not in ray.get_runtime_context().runtime_env:
+        environment["worker_process_setup_hook"] = "bacl_platform.run.task.import_worker"
+    return environment
 
 
 def import_worker() -> None:

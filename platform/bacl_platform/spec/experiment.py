@@ -21,10 +21,10 @@ from bacl.settings import (
 )
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-"""Of stages and variants."""
+"""Name of a stage or a variant."""
 
 Title = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-"""Of experiments: also a folder's name."""
+"""Name of an experiment, which names a folder, too."""
 
 
 class Resources(Settings):
@@ -102,7 +102,7 @@ class Paper(Settings):
     """Relative to the folder of the file that names it."""
     table: Annotated[str, meaning("the name of a table, such as III")]
     column: Annotated[str, meaning("the name of a column of the table")] | None = None
-    """Of a table that has several, such as `v0.5 R50`."""
+    """Column of a table that has several, such as `v0.5 R50`."""
 
 
 class Experiment(Settings):

@@ -18,7 +18,7 @@ from bacl.errors import RunError, UsageError
 
 SCHEME = "s3://"
 ATTEMPTS = 20
-"""Of each request: two to three minutes in all, so that an outage of a minute is sat out."""
+"""Attempts at a request: two to three minutes in all, which outlast an outage of a minute."""
 _ABSENT = ("NoSuchKey", "404", "NotFound")
 _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", *_ABSENT)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _SHORTEST_PICTURE = 640
 """Pixels of the longer side; smaller images are enlarged, so that names can be read."""
 _OPACITY = 0.45
-"""Of masks over the image."""
+"""Opacity of masks over the image."""
 
 
 @dataclass(frozen=True)

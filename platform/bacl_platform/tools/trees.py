@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LEXICAL = 108
 """Parents of the lexical tree where the command does not say: Forest R-CNN's on LVIS v0.5."""
 SEED = 0
-"""Of which boxes are looked at."""
+"""Seed of the draw which boxes are looked at."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ FIRST_CONTACT = 60
 PATIENCE = 120
 """Seconds that a run's end waits for a server that is away."""
 PATIENCE_OF_THE_STOPPED = 5
-"""The same after Ctrl-C."""
+"""Seconds that it waits after Ctrl-C."""
 GATHERING = 1.0
 """Seconds between calls that log metrics: fewer and larger ones cost server and driver less."""
 LONGEST_PAUSE = 10.0

@@ -67,7 +67,7 @@ Tell = Callable[[Message], None]
 Report = Callable[[dict[str, Any]], None]
 """`ray.train.report`, which all ranks call together."""
 Stopped = Callable[[int], Collection[str]]
-"""Of the number of evaluations so far, the names of variants that need not go on."""
+"""Names of variants that need not go on, given the number of evaluations so far."""
 Asked = Callable[[], bool]
 """Whether the driver asks to write a checkpoint and end."""
 

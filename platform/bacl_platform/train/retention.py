@@ -28,11 +28,11 @@ class Retention:
     """Its folder, where it logs and has its checkpoints."""
 
     def kept(self, steps: Collection[int]) -> set[int]:
-        """Of the steps of all checkpoints, those that stay for now."""
+        """Steps of the checkpoints that stay for now, given those of all."""
         return newest(steps, self.job.recipe.keep_last) | self.lasting(steps)
 
     def lasting(self, steps: Collection[int]) -> set[int]:
-        """Of the steps of all checkpoints, those that stay for good."""
+        """Steps of the checkpoints that stay for good, given those of all."""
         recipe = self.job.recipe
         kept = {step for step in steps if recipe.keep_every and step % recipe.keep_every == 0}
         if recipe.keep_best:

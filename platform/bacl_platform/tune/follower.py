@@ -66,7 +66,7 @@ class Follower:
         self.jobs, self.listener, self.plans, self.trackings = jobs, listener, plans, trackings
         self.trial_state, self.progress, self.room = listener.trial_state, listener.progress, room
         self.cells = [list(plan.cells) for plan in plans]
-        """Of each sweep, those that its search proposed meanwhile included."""
+        """Cells of each sweep, those that its search proposed meanwhile included."""
         self._waiting: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()

@@ -78,7 +78,7 @@ def run_sweeps(
 def _before_proposals(
     plans: Sequence[SweepPlan], prepare: Preparation, store: Store
 ) -> list[SweepPlan]:
-    """Of sweeps whose trials are proposed later, the plan of an example."""
+    """Plans of an example trial of each sweep whose trials are proposed later."""
     files = [plan.file for plan in plans if plan.file.sweep.search == "tpe"]
     return plan_sweeps(files, [[file.example()] for file in files], prepare, store)
 

@@ -13,7 +13,7 @@ from bacl_platform.tune.search import scheduler, searcher
 from bacl_platform.tune.trainable import Work, trainable
 
 RESOURCES = {"cpu": 0, "node:__internal_head__": 0.001}
-"""What a trial asks for, Tune wants it to be something: a place on the cluster's head, no core."""
+"""What a trial asks for, as Tune takes no empty request: a place on the head and no core."""
 
 ACTORS = 4
 """Trials that wait side by side where nothing but their end is waited for: each is a process."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _GROUP_COLOURS = ("#253494", "#2c7fb8", "#41b6c4", "#a1dab4")
-"""Of their bars: one scale from dark to light, which no variant's colour is mistaken for."""
+"""Colours of the groups' bars: one scale, which no variant's colour is mistaken for."""
 _CLASSIFIERS = (
     "roi_head.bbox_head.fc_cls.weight",
     "roi_head.bbox_head.fc_cls.variant.copy.fc_cls.weight",
@@ -50,7 +50,7 @@ _CLASSIFIERS = (
 """Where an exported detector has its classifier's weights: a plain one's, and a whole variant's
 that has trained a copy, a linear classifier, or one behind a hidden layer."""
 _LEAST_POINTS = 50
-"""Of a training curve: with as many again, neighbours are averaged."""
+"""Points of a training curve; where there are twice as many, neighbours are averaged."""
 
 
 def pictures(report: Report) -> list[Picture]:
@@ -357,7 +357,7 @@ def _scalar(report: Report, jobs: list[Job], name: str) -> tuple[np.ndarray, np.
 
 
 def _losses(report: Report, jobs: list[Job], variant: str) -> tuple[np.ndarray, np.ndarray]:
-    """The same of a variant's loss: of all its parts, and of all stages of a cascade together."""
+    """Steps and values of a variant's loss: its parts, and the stages of a cascade, together."""
     series: list[dict[float, float]] = []
     for job in jobs:
         series.append({})

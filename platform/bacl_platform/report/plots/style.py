@@ -24,13 +24,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", ":", "-.")
 HATCHES = ("", "///", "...", "xxx")
 SHADES = ("#fbe3e0", "#fdf3d8", "#e6f0e6", "#e3ecf7")
-"""Of frequency groups, fewest first."""
+"""Hatches and backgrounds of frequency groups, fewest images first."""
 _LEGEND_WIDTH = 100
 """Letters that fit side by side under a picture, with six for each line's sample."""
 MOST_NAMES = 60
 """Categories whose names still fit under a picture."""
 _MOST_LETTERS = 28
-"""Of a name in a picture; longer ones are cut in their middle."""
+"""Most letters of a name in a picture; longer ones are cut in their middle."""
 _OTHER_SCRIPTS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",

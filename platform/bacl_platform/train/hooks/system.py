@@ -53,7 +53,7 @@ class System(Hook):
 
 
 def _gpu() -> dict[str, float]:
-    """Of the device that this rank trains on."""
+    """Memory and use of the device that this rank trains on."""
     free, total = torch.cuda.mem_get_info()
     found = {
         "gpu_memory_usage_percentage": 100 * (total - free) / total,
