@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from outside import forgotten
+from foreign import forgotten
 
 from bacl.backbones import BACKBONES
 

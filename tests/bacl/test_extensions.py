@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from outside import INDICATOR, METHOD, forgotten
+from foreign import INDICATOR, METHOD, forgotten
 from training import build, config_of, train
 
 from bacl import extensions

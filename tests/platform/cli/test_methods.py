@@ -4,7 +4,7 @@ import inspect
 import re
 
 import pytest
-from outside import METHOD, forgotten
+from foreign import METHOD, forgotten
 from typer.testing import CliRunner
 
 from bacl.method_settings import METHODS

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from outside import METHOD, forgotten
+from foreign import METHOD, forgotten
 from ray.job_submission import JobSubmissionClient
 from rich.console import Console
 

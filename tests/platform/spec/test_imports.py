@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from outside import INDICATOR, METHOD, forgotten
+from foreign import INDICATOR, METHOD, forgotten
 
 from bacl.errors import UsageError
 from bacl_platform.plan.planner import make_plan
