@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from mmdet.apis import DetInferencer, inference_detector, init_detector
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, MODELS
 from mmdet.visualization import get_palette
+from mmengine.config import Config
 from PIL import Image
 from training import CATEGORIES, build, config_of, train
 
@@ -15,6 +16,7 @@ from bacl import rle
 from bacl.datasets.decoding import read
 from bacl.detector.stock import TopKBBoxHead
 from bacl.export import export_variants, variant_state
+from bacl.method_settings import LOCE, RIO
 from bacl.settings import BACL, Hallucination, Sigmoid, Softmax
 
 VARIANTS = {
@@ -104,3 +106,17 @@ def test_state_of_a_variant_holds_no_other_variants_weights(trained):
     assert own
     for key in own:
         assert torch.equal(state[key.replace("variants.bacl.", "")], model.state_dict()[key])
+
+
+@pytest.mark.parametrize("settings", [LOCE(method="loce", slots=5), RIO(method="rio", slots=5)])
+def test_exported_variant_has_what_its_detector_reads_and_no_memory(
+    dataset_info, tmp_path, settings
+):
+    name = settings.method
+    config = config_of(dataset_info, {name: settings})
+    state = build(config).state_dict()
+    assert any(".memory." in key for key in state)
+    export_variants(config, state, CATEGORIES, tmp_path)
+    stock = MODELS.build(Config.fromfile(tmp_path / name / "config.py").model)
+    exported = torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)["state_dict"]
+    assert exported.keys() == stock.state_dict().keys()
