@@ -44,8 +44,9 @@ class Batch:
     """Places of the rank's images in the dataset."""
     generator: Callable[..., torch.Generator]
     """Makes the generator of a key, of the variant's own."""
-    counted: Tensor | None = None
-    """(N,), False for samples that stand for nothing; None where all count."""
+    weights: Tensor | None = None
+    """How many samples each stands for, (N,): 0 where it stands for nothing, more than 1 where
+    others like it were left out; None where each stands for itself."""
     drawn_for: Sequence[int] | None = None
     """Labels of the categories that the rank's images were drawn for; None where images were."""
     sampled: Sequence[int] | None = None
@@ -69,6 +70,16 @@ class Batch:
         images = self.images.long()
         return images.new_zeros(len(self.positions)).index_add_(0, images, samples.long())
 
+    def total(self, losses: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sum of losses (N,), and of how many samples it is; each counts as often as it stands for,
+        times its share (N,) where there are any."""
+        weights = self.weights if shares is None else shares
+        if weights is None:
+            return losses.sum(), self.labels.new_full((), len(losses))
+        if shares is not None and self.weights is not None:
+            weights = shares * self.weights
+        return (losses * weights).sum(), weights.sum()
+
     def few(self, among: Tensor, wanted: Tensor, order: Tensor) -> Tensor:
         """(N,) at most `wanted` of each image's samples `among`, those first by `order` (N,) in
         [0, 1)."""
@@ -76,7 +87,9 @@ class Batch:
 
     def rank(self, among: Tensor, order: Tensor) -> Tensor:
         """Rank (N,) by `order`, in [0, 1), of the samples `among` those of their image; others come
-        after any number."""
+        after any number. A sample that stands for several has the first place of these."""
+        if self.weights is not None:
+            order = 1 - (1 - order.double()) ** (1 / self.weights.clamp_min(1))
         keys = self.images + order.double() + ~among * len(self.positions)
         ranked = keys.argsort()
         place = torch.empty_like(ranked)
@@ -96,10 +109,11 @@ class Batch:
 
     def with_made(self, labels: Tensor, counted: Tensor) -> "Batch":
         """The batch with made samples behind the real ones: their labels, and which count."""
+        real = counted.new_ones(len(self.labels)) if self.weights is None else self.weights
         return replace(
             self,
             labels=torch.cat([self.labels, labels]),
-            counted=F.pad(counted, (len(self.labels), 0), value=True),
+            weights=torch.cat([real, counted.to(real)]),
         )
 
 
@@ -173,10 +187,7 @@ class Variant(nn.Module):
 
         Both are of this rank; divided is by the mean over ranks. There are always the same parts.
         """
-        losses = self.loss(logits, batch.labels)
-        if batch.counted is None:
-            return {"cls": (losses.sum(), batch.labels.new_full((), len(losses)))}
-        return {"cls": ((losses * batch.counted).sum(), batch.counted.sum())}
+        return {"cls": batch.total(self.loss(logits, batch.labels))}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Scores (N, C + 1) of the variant's logits; the last column is the background's."""

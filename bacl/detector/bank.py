@@ -18,7 +18,7 @@ from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from mmdet.structures.bbox import bbox2roi, scale_boxes
 from mmengine.config import ConfigDict
 from mmengine.dist import all_reduce, get_world_size
@@ -128,12 +128,11 @@ class BankBBoxHead(ConvFCBBoxHead):
         passes = handed_on.size(1) // sum(widths)
         return dict(zip(names, handed_on.split([passes * w for w in widths], dim=1), strict=True))
 
-    def begin(self, samples: SampleList) -> None:
-        """A step on this rank's images begins."""
-        self._positions = [sample.position for sample in samples]
-        self._ids = [sample.img_id for sample in samples]
-        drawn = [sample.get("drawn_for") for sample in samples]
-        self._drawn_for = None if None in drawn else drawn
+    def begin(self, positions: list[int], ids: list[int], drawn_for: Sequence[int | None]) -> None:
+        """A step on this rank's images begins; for each, what `bacl.variants.Batch` says of it."""
+        self._positions, self._ids = positions, ids
+        known = [label for label in drawn_for if label is not None]
+        self._drawn_for = known if len(known) == len(drawn_for) else None
         self._sampled = None
         self.tally = {}
 
@@ -197,23 +196,38 @@ class BankBBoxHead(ConvFCBBoxHead):
         `cls_score` holds the layers that variants read. A part is a sum over samples, made ones
         included.
         """
-        found = self._layers(cls_score)
-        losses = super().loss(
+        losses: dict[str, Tensor] = super().loss(
             None, bbox_pred, rois, labels, label_weights, bbox_targets, bbox_weights
         )
+        return losses | self.classify(self._layers(cls_score), labels, rois[:, 0])
+
+    def classify(
+        self,
+        found: dict[str, Tensor],
+        labels: Tensor,
+        images: Tensor,
+        weights: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of the variants, as `loss` has them, on the layers of this rank's samples (N, each
+        its width); moves their state, or keeps for `settle` what moves it.
+
+        labels, images, weights: (N,), of `bacl.variants.Batch`.
+        """
+        losses: dict[str, Tensor] = {}
         positives = (labels < self.num_classes).sum()
-        counts = [positives, labels.new_full((), len(labels))]
+        counts = [positives, labels.new_full((), len(labels)) if weights is None else weights.sum()]
         self._terms = []
         for name, variant in self._bank().items():
             batch = Batch(
                 features=read(found, variant.reads),
                 labels=labels,
-                images=rois[:, 0],
+                images=images,
                 positions=self._positions,
                 ids=self._ids,
                 generator=partial(self._draw_of, name, labels.device),
                 drawn_for=self._drawn_for,
                 sampled=self._sampled,
+                weights=weights,
             )
             logits = variant.logits(batch.features)
             made = self._hallucinate(variant, batch)
@@ -322,6 +336,25 @@ def _key(beta: float) -> str:
     return f"beta_{beta}".replace(".", "_")
 
 
+def jittered(seed: int, sample: DetDataSample) -> Tensor:
+    """16 boxes around each ground-truth box of a training sample, Eq. (10), (G * 16, 4)."""
+    magnitudes = torch.rand(16, 4, generator=generator("cpu", seed, "jitter", sample.position))
+    return jitter_boxes(sample.gt_instances.bboxes, magnitudes, sample.img_shape[:2])
+
+
+def settled(
+    heads: Sequence[BankBBoxHead], losses: dict[str, Tensor], prefixes: Sequence[str]
+) -> dict[str, Tensor]:
+    """The losses of a step on all ranks, after which the heads' state has moved; those of a head
+    have its prefix."""
+    tallies = reduce_sum([head.tally for head in heads])
+    for head, tally, prefix in zip(heads, tallies, prefixes, strict=True):
+        for name, factor in head.settle(tally).items():
+            if prefix + name in losses:
+                losses[prefix + name] = losses[prefix + name] * factor
+    return losses
+
+
 class _OverBanks:
     """RoI head over banks: shows them the jittered ground truth, Eq. (10), and settles their step.
 
@@ -341,18 +374,15 @@ class _OverBanks:
     ) -> dict[str, Tensor]:
         cascade = isinstance(self.bbox_head, nn.ModuleList)
         heads: list[BankBBoxHead] = list(self.bbox_head) if cascade else [self.bbox_head]
+        positions = [sample.position for sample in batch_data_samples]
+        ids = [sample.img_id for sample in batch_data_samples]
+        drawn_for = [sample.get("drawn_for") for sample in batch_data_samples]
         for head in heads:
-            head.begin(batch_data_samples)
+            head.begin(positions, ids, drawn_for)
         if heads[0].statistics:
             self._show(heads, x, batch_data_samples)
         losses: dict[str, Tensor] = super().loss(x, rpn_results_list, batch_data_samples)  # type: ignore[misc]
-        tallies = reduce_sum([head.tally for head in heads])
-        for stage, (head, tally) in enumerate(zip(heads, tallies, strict=True)):
-            prefix = f"s{stage}." if cascade else ""
-            for name, factor in head.settle(tally).items():
-                if prefix + name in losses:
-                    losses[prefix + name] = losses[prefix + name] * factor
-        return losses
+        return settled(heads, losses, [f"s{n}." if cascade else "" for n in range(len(heads))])
 
     def predict_bbox(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
         results: list[InstanceData] = super().predict_bbox(*args, **kwargs)  # type: ignore[misc]
@@ -365,12 +395,7 @@ class _OverBanks:
     def _show(
         self, heads: Sequence[BankBBoxHead], x: tuple[Tensor, ...], samples: SampleList
     ) -> None:
-        boxes = []
-        for sample in samples:
-            draw = generator("cpu", heads[0].seed, "jitter", sample.position)
-            magnitudes = torch.rand(16, 4, generator=draw)
-            boxes.append(jitter_boxes(sample.gt_instances.bboxes, magnitudes, sample.img_shape[:2]))
-        rois = bbox2roi(boxes)
+        rois = bbox2roi([jittered(heads[0].seed, sample) for sample in samples])
         labels = torch.cat([sample.gt_instances.labels for sample in samples])
         extractors = self.bbox_roi_extractor
         if not isinstance(extractors, nn.ModuleList):
@@ -505,11 +530,24 @@ class BankDetector(TwoStageDetector):
         return any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        for sample in batch_data_samples:
+        self.place(batch_data_samples)
+        return super().loss(batch_inputs, batch_data_samples)
+
+    def place(self, samples: SampleList) -> None:
+        """Tell the samplers of regions at which position of training an image is."""
+        for sample in samples:
             if "position" not in sample:
                 raise UsageError(
                     "training samples carry no position: use bacl's LVISFormatDataset with "
                     "OrderedSampler, and pack `position` among the meta keys"
                 )
             sample.gt_instances.set_metainfo({"position": sample.position})
-        return super().loss(batch_inputs, batch_data_samples)
+
+    def propose(self, x: tuple[Tensor, ...], samples: SampleList) -> list[InstanceData]:
+        """Proposals for training on images with the pyramid `x`, without the RPN's losses."""
+        metas = [sample.metainfo for sample in samples]
+        outputs = self.rpn_head(x)
+        proposals: list[InstanceData] = self.rpn_head.predict_by_feat(
+            *outputs, batch_img_metas=metas, cfg=self.train_cfg.rpn_proposal
+        )
+        return proposals

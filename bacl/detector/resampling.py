@@ -115,3 +115,9 @@ class ResamplingDetector(BankDetector):
         for sample in batch_data_samples:
             sample.gt_instances.categories = sample.gt_instances.labels
         return super().loss(batch_inputs, batch_data_samples)
+
+    def propose(self, x: tuple[Tensor, ...], samples: SampleList) -> list[InstanceData]:
+        for sample in samples:
+            sample.gt_instances.categories = sample.gt_instances.labels
+            sample.set_metainfo({"truth": sample.gt_instances})
+        return super().propose(x, samples)

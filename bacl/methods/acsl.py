@@ -46,9 +46,9 @@ class ACSL(Variant):
         foreground = (labels < self.categories)[:, None]
         weights = torch.where(foreground, confident, of_category) | targets.bool()
         losses = F.binary_cross_entropy_with_logits(
-            logits, targets.to(logits), weights.to(logits), reduction="sum"
+            logits, targets.to(logits), weights.to(logits), reduction="none"
         )
-        return {"cls": (losses, labels.new_full((), len(labels)))}
+        return {"cls": batch.total(losses.sum(dim=1))}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return at_least_float32(logits).sigmoid()

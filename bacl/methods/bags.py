@@ -69,7 +69,7 @@ class BAGS(Variant):
             terms[f"group{number}"] = ((losses * kept).sum(), kept.sum())
         foreground = labels < self.categories
         losses = F.cross_entropy(logits[:, -2:], foreground.long(), reduction="none")
-        terms["foreground"] = (losses.sum(), labels.new_full((), len(labels)))
+        terms["foreground"] = batch.total(losses)
         return terms
 
     def probabilities(self, logits: Tensor) -> Tensor:

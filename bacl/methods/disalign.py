@@ -52,6 +52,5 @@ class DisAlign(Softmax):
         return torch.cat([categories + confidence * correction, background], dim=1)
 
     def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        weights = self.weights[batch.labels]
         losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
-        return {"cls": ((losses * weights).sum(), weights.sum())}
+        return {"cls": batch.total(losses, self.weights[batch.labels])}

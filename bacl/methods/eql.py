@@ -38,6 +38,6 @@ class EQL(Sigmoid):
         targets = F.one_hot(labels, self.categories + 1)[:, :-1]
         weights = self.kept(labels, batch) | targets.bool()
         losses = F.binary_cross_entropy_with_logits(
-            logits, targets.to(logits), weights.to(logits), reduction="sum"
+            logits, targets.to(logits), weights.to(logits), reduction="none"
         )
-        return {"cls": (losses, labels.new_full((), len(labels)))}
+        return {"cls": batch.total(losses.sum(dim=1))}

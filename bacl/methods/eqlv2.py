@@ -52,7 +52,10 @@ class EQLv2(BCE):
             scores = at_least_float32(logits)[:, :-1].sigmoid()
             own = F.one_hot(batch.labels, self.categories + 1)[:, :-1].to(scores)
             positive = ((1 - scores) * own).sum(dim=0) * encouraging
-            return torch.stack([positive, (scores * (1 - own)).sum(dim=0) * discouraging])
+            negative = scores * (1 - own)
+            if batch.weights is not None:
+                negative = negative * batch.weights[:, None]
+            return torch.stack([positive, negative.sum(dim=0) * discouraging])
 
     def add(self, increment: Tensor) -> None:
         self.gradients += increment

@@ -69,7 +69,7 @@ class FASA(Softmax):
         made, labels, counted = self.make(batch)
         of_made = F.cross_entropy(self.logits(made).float(), labels, reduction="none")
         return {
-            "cls": ((losses * trained).sum(), trained.sum()),
+            "cls": batch.total(losses, trained),
             "made": (self.weight * (of_made * counted).sum(), counted.sum()),
         }
 

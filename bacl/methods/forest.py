@@ -49,14 +49,13 @@ class Forest(Softmax):
 
     def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         own, *trees = logits.float().split(self.sizes, dim=1)
-        samples = batch.labels.new_full((), len(batch.labels))
         of_parents = [
-            F.cross_entropy(tree, parent[batch.labels], reduction="sum")
+            F.cross_entropy(tree, parent[batch.labels], reduction="none")
             for tree, parent in zip(trees, self.parent, strict=True)
         ]
         return {
-            "cls": (F.cross_entropy(own, batch.labels, reduction="sum"), samples),
-            "parents": (torch.stack(of_parents).sum(), samples),
+            "cls": batch.total(F.cross_entropy(own, batch.labels, reduction="none")),
+            "parents": batch.total(torch.stack(of_parents).sum(dim=0)),
         }
 
     def probabilities(self, logits: Tensor) -> Tensor:

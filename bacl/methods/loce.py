@@ -52,9 +52,8 @@ class LOCE(Softmax):
     def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         features, labels, held = self.replay(batch)
         logits = torch.cat([logits, self.logits(features)]).float() + self.score.log()
-        counted = F.pad(held, (len(batch.labels), 0), value=True)
-        losses = F.cross_entropy(logits, torch.cat([batch.labels, labels]), reduction="none")
-        return {"cls": ((losses * counted).sum(), counted.sum())}
+        shown = batch.with_made(labels, held)
+        return {"cls": shown.total(F.cross_entropy(logits, shown.labels, reduction="none"))}
 
     @torch.no_grad()
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:

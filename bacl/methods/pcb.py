@@ -83,7 +83,7 @@ class PCB(Softmax):
             mixable = (labels < self.categories) & all_seen
             target = self.targets()[labels.clamp_max(self.categories - 1)]
             entropy = torch.xlogy(target, target).sum(dim=1)
-        total = logits.new_zeros((), dtype=torch.float)
+        of_all = logits.new_zeros(len(labels), dtype=torch.float)
         for number, (weight, own) in enumerate(zip(self.weights, self._of_passes(logits))):
             logs = own.log_softmax(dim=1)
             losses = F.nll_loss(logs, labels, reduction="none")
@@ -91,8 +91,8 @@ class PCB(Softmax):
                 divergence = entropy - (target * logs[:, :-1]).sum(dim=1)
                 mixed = self.mixing * mixable * self._share(number)
                 losses = (1 - mixed) * losses + mixed * divergence
-            total = total + weight * losses.sum()
-        return {"cls": (total, labels.new_full((), len(labels)))}
+            of_all = of_all + weight * losses
+        return {"cls": batch.total(of_all)}
 
     def _of_passes(self, logits: Tensor) -> Sequence[Tensor]:
         return logits.float().chunk(self.passes, dim=1)

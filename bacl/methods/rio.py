@@ -72,8 +72,8 @@ class RIO(Softmax):
     def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         features, labels = self.replay(batch)
         logits = torch.cat([logits, self.logits(features)]).float()
-        losses = F.cross_entropy(logits, torch.cat([batch.labels, labels]), reduction="sum")
-        return {"cls": (losses, labels.new_full((), len(logits)))}
+        shown = batch.with_made(labels, torch.ones_like(labels, dtype=torch.bool))
+        return {"cls": shown.total(F.cross_entropy(logits, shown.labels, reduction="none"))}
 
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.memory.increment(batch, self.targets[batch.labels])
