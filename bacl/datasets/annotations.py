@@ -28,6 +28,7 @@ from bacl.datasets.download import Watch
 from bacl.datasets.images import Look
 from bacl.datasets.reading import Content, Id, Tally, some
 from bacl.datasets.sources import located
+from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
 
 LAYOUT = 4
@@ -97,15 +98,6 @@ class _Source:
 
     annotations: Path
     images: Path
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _silent(what: str, done: int, total: int | None) -> None:

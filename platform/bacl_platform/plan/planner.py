@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bacl
+from bacl.digests import sha256
 from bacl.errors import UsageError
 from bacl.result_versions import versions_of
 from bacl_platform.plan.job import Job, Plan, digest_of, grouped
@@ -182,8 +183,6 @@ def _placed(problem: str, name: str, stage: RepresentationStage | ClassifierStag
 def _weights_digest(weights: str | None) -> str:
     """SHA-256 of the file that `detector.weights` names; nothing where it names none that can be
     read, which `check_weights` tells."""
-    from bacl.datasets.annotations import sha256
-
     if weights is None or weights == "torchvision":
         return ""
     try:
