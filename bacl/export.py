@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bacl.config import bank_heads, config_text, stock_config
-from bacl.datasets.annotations import Category
+from bacl.datasets.categories import Category
 from bacl.variants import METHODS
 
 

@@ -21,6 +21,7 @@ import requests
 from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema, SSLError
 
 from bacl import digests
+from bacl.datasets.watch import Watch
 from bacl.errors import RunError
 
 BLOCK = 1 << 20
@@ -30,9 +31,6 @@ ATTEMPTS = 6
 """Attempts in a row that bring no byte before an address is given up."""
 MARGIN = 64 << 20
 """Bytes of disk that must stay free."""
-
-Watch = Callable[[str, int, int | None], None]
-"""Is told of progress: what is done, bytes done, bytes in all where known."""
 
 
 class _Unusable(Exception):

@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 
 from bacl import settings
 from bacl.datasets import coco_lt, sources
-from bacl.datasets.download import Watch, checked, fetch, need_space, unpack
+from bacl.datasets.download import checked, fetch, need_space, unpack
 from bacl.datasets.sources import NAMED, Archive, Record
+from bacl.datasets.watch import Watch
 from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
 

@@ -22,7 +22,7 @@ from bacl_platform.spec.experiment import (
 from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
-    from bacl.datasets.annotations import Prepared
+    from bacl.datasets.prepared import Prepared
 
 
 def make_plan(
