@@ -8,8 +8,8 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
-from bacl.datasets.annotations import Prepared
 from bacl.datasets.index import Index
+from bacl.datasets.prepared import Prepared
 from bacl.detector.two_stage import POOLED, roi_head, two_stage
 from bacl.errors import UsageError
 from bacl.method_settings import Variant

@@ -30,7 +30,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
 from bacl import rle
-from bacl.datasets.annotations import Category, Prepared, sha256
+from bacl.datasets.categories import Category
+from bacl.datasets.prepared import Prepared
+from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
 from bacl.settings import Groups
 

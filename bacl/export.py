@@ -1,16 +1,27 @@
-"""A bank's variants as plain detectors of MMDetection's own types."""
+"""A bank's variants as plain detectors of MMDetection's own types, and what checkpoints tell."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bacl.config import bank_heads, config_text, stock_config
-from bacl.datasets.annotations import Category
+from bacl.datasets.categories import Category
+from bacl.detector.warmstart import read_checkpoint
 from bacl.variants import METHODS
+
+_CLASSIFIERS = (
+    "roi_head.bbox_head.fc_cls.weight",
+    "roi_head.bbox_head.fc_cls.variant.copy.fc_cls.weight",
+    "roi_head.bbox_head.fc_cls.variant.fc_cls.weight",
+    "roi_head.bbox_head.fc_cls.variant.fc_cls.2.weight",
+)
+"""Where an exported detector has its classifier's weights: a plain one's, and a whole variant's
+that has trained a copy, a linear classifier, or one behind a hidden layer."""
 
 
 def stock_classifier(settings: Mapping[str, Any], categories: int) -> dict[str, Any]:
@@ -84,3 +95,27 @@ def export_variants(
             },
             target / "checkpoint.pth",
         )
+
+
+def weight_norms_of(checkpoint: Path, categories: int) -> np.ndarray | None:
+    """L2 norms (C,) of the foreground classifiers of an exported detector; a classifier's first C
+    rows are the categories'. None where it has several classifiers, as a cascade.
+
+    Raises RunError where the checkpoint cannot be read.
+    """
+    state = read_checkpoint(checkpoint)["state_dict"]
+    weights = next((state[name] for name in _CLASSIFIERS if name in state), None)
+    return None if weights is None else weights[:categories].float().norm(dim=1).numpy()
+
+
+def confusions_of(checkpoint: Path, variant: str, categories: int) -> np.ndarray | None:
+    """Sums of scores and, in the last column, of samples (C, C + 1) of a variant's indicator in a
+    bank's checkpoint; of a cascade, of all its heads. None where it is no confusion matrix.
+
+    Raises RunError where the checkpoint cannot be read.
+    """
+    key = rf"roi_head\.bbox_head\.(\d+\.)?variants\.{re.escape(variant)}\.indicator\.tally"
+    state = read_checkpoint(checkpoint)["state_dict"]
+    found = [value.numpy() for name, value in state.items() if re.fullmatch(key, name)]
+    square = [tally for tally in found if tally.shape == (categories, categories + 1)]
+    return np.sum(square, axis=0) if square else None

@@ -8,16 +8,14 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import core_schema
 
 from bacl.backbones import BACKBONES
+from bacl.datasets.categories import Category
 from bacl.errors import UsageError
-
-if TYPE_CHECKING:
-    from bacl.datasets.annotations import Category
 
 FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head*.shared_fcs")
 """What the classifier stage freezes, section III-A: the RoI feature extractor."""
@@ -321,7 +319,7 @@ class Context:
 
     place: str
     """The variant's place in its stage, `variants.NAME`, for errors."""
-    categories: "Sequence[Category]"
+    categories: Sequence[Category]
     """Categories of the dataset, in the order of labels."""
     groups: Sequence[str]
     """Names of the frequency groups, rarest first."""

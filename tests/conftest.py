@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def dataset_info(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`dataset.json` of the small embedded set."""
-    from bacl.datasets.annotations import prepare
+    from bacl.datasets.prepare import prepare
     from bacl.settings import Dataset
 
     cache = tmp_path_factory.mktemp("datasets")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from bacl.datasets.reading import Content, Tally
+from bacl.datasets.content import Content, Tally
 
 VISIBLE = 0.5
 """Pixels that a box must reach out of its image to be told; less is rounding."""

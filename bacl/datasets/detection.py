@@ -14,15 +14,15 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import force_full_init
 
-from bacl.datasets.annotations import Prepared
 from bacl.datasets.index import Index
+from bacl.datasets.prepared import Prepared
 from bacl.datasets.samplers import Position, seed_sequence
 from bacl.errors import RunError, UsageError
 
 
 @DATASETS.register_module()
 class LVISFormatDataset(BaseDetDataset):
-    """A split that `bacl.datasets.annotations.prepare` has written, for mmdet's pipelines.
+    """A split that `bacl.datasets.prepare.prepare` has written, for mmdet's pipelines.
 
     Which images and boxes it has is for the options to say; by default all, images without boxes
     too: LVIS says of them which categories are absent. Boxes are clipped to the image; those

@@ -6,7 +6,6 @@ its name when its size and SHA-256 are what they should be.
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -14,13 +13,15 @@ import stat
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import requests
 from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema, SSLError
 
+from bacl import digests
+from bacl.datasets.watch import Watch
 from bacl.errors import RunError
 
 BLOCK = 1 << 20
@@ -30,9 +31,6 @@ ATTEMPTS = 6
 """Attempts in a row that bring no byte before an address is given up."""
 MARGIN = 64 << 20
 """Bytes of disk that must stay free."""
-
-Watch = Callable[[str, int, int | None], None]
-"""Is told of progress: what is done, bytes done, bytes in all where known."""
 
 
 class _Unusable(Exception):
@@ -90,21 +88,24 @@ def checked(path: Path, wanted: Wanted, watch: Watch) -> str:
     """
     if problem := _wrong_size(path.stat().st_size, wanted):
         raise RunError(f"{path}: {problem}")
-    digest = sha256(path, watch)
+    digest = watched_sha256(path, watch)
     if wanted.sha256 and digest != wanted.sha256:
         raise RunError(f"{path}: expected SHA-256 {wanted.sha256}, got {digest}")
     return digest
 
 
-def sha256(path: Path, watch: Watch) -> str:
+def watched_sha256(path: Path, watch: Watch) -> str:
     """Hexadecimal SHA-256 of a file's content, with progress."""
-    digest, done, size = hashlib.sha256(), 0, path.stat().st_size
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+    what, size = f"checking {path.name.removesuffix('.part')}", path.stat().st_size
+
+    def watched() -> Iterator[bytes]:
+        done = 0
+        for block in digests.blocks(path):
+            yield block
             done += len(block)
-            watch(f"checking {path.name.removesuffix('.part')}", done, size)
-    return digest.hexdigest()
+            watch(what, done, size)
+
+    return digests.sha256_of(watched())
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
@@ -153,7 +154,7 @@ def _fetch_from(
             pause(min(2**idle, 30))
     # A wrong file may be a mixture of versions: it is of no use to go on from.
     problem = _wrong_size(part.stat().st_size, wanted)
-    digest = "" if problem else sha256(part, watch)
+    digest = "" if problem else watched_sha256(part, watch)
     if not problem and wanted.sha256 and digest != wanted.sha256:
         problem = f"expected SHA-256 {wanted.sha256}, got {digest}"
     if problem:

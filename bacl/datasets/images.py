@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bacl.datasets import decoding
-from bacl.datasets.download import Watch
-from bacl.datasets.reading import Content, Tally, some
+from bacl.datasets.content import Content, Tally, some
+from bacl.datasets.watch import Watch
 
 _RULE = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
 """The way in which images are read; what was found in another way is not relied on."""

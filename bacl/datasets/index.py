@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
 _ANNOTATION = SCHEMA.field("annotations").type.value_type
 
 Row = tuple[dict, str, list[dict]]
-"""An image, its file, and its annotations, of `bacl.datasets.reading.Content`, whose segmentations
+"""An image, its file, and its annotations, of `bacl.datasets.content.Content`, whose segmentations
 are masks as `bacl.datasets.segmentations` has them."""
 
 

@@ -10,64 +10,18 @@ I images, N annotations, C categories.
 import json
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bacl.datasets import segmentations
-
-Id = int | str
+from bacl.datasets.categories import Id
+from bacl.datasets.content import Content, some
 
 LARGEST = 2**31 - 1
 """Largest side in pixels and largest count."""
-
-
-@dataclass
-class Content:
-    """What an annotation file says, as lists of objects with the file's own field names.
-
-    images (I): `id`, `width`, `height`, `file_name` or `coco_url`, and in LVIS's validation files
-    `neg_category_ids` and `not_exhaustive_category_ids`. annotations (N): `id`, `bbox`, and where
-    the file has them `area`, `iscrowd` and `segmentation`. categories (C).
-
-    After `relate`, `image` of an annotation is the position of its image and `label` that of its
-    category, and LVIS's lists of an image hold labels.
-    """
-
-    images: list[dict]
-    annotations: list[dict]
-    categories: list[dict]
-    strange: str = ""
-    """The sentence on LVIS's lists that name categories which the file lacks, where some do."""
-
-
-def some(values: Iterable[Any]) -> str:
-    """The first five of some values, and how many more there are."""
-    shown = [str(value) for value in values]
-    more = f" and {len(shown) - 5:,} more" if len(shown) > 5 else ""
-    return ", ".join(shown[:5]) + more
-
-
-@dataclass
-class Tally:
-    """Ids of what has the same odd thing about it, told in one sentence for each thing.
-
-    where: a file or folder; kind: what they are ids of, in the singular.
-    """
-
-    where: str | Path
-    kind: str
-    ids: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, what: str, number: Any) -> None:
-        self.ids[what].append(number)
-
-    def __iter__(self) -> Iterator[str]:
-        for what, ids in self.ids.items():
-            kinds = self.kind if len(ids) == 1 else f"{self.kind}s"
-            yield f"{self.where}: {len(ids):,} {kinds}: {what}: {some(ids)}"
 
 
 # Values

@@ -5,15 +5,13 @@ compressed run-length encoding (RLE) of its whole image, or None where there is 
 """
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
 
 from bacl import rle
-
-if TYPE_CHECKING:
-    from bacl.datasets.reading import Content
+from bacl.datasets.content import Content
 
 Mask = list[np.ndarray] | bytes
 
@@ -43,7 +41,7 @@ def as_polygon(given: Any) -> np.ndarray | None:
     )
 
 
-def understand(content: "Content") -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+def understand(content: Content) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
     """Make `segmentation` of each annotation a `Mask`, or leave it out where there is none.
 
     A polygon of fewer than three points has no area, so it is left out, and with the last of them

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bacl import settings
-from bacl.datasets.annotations import Examined, category_counts, examine
-from bacl.datasets.reading import Id
+from bacl.datasets.categories import Id
+from bacl.datasets.examine import Examined, category_counts, examine
 from bacl.datasets.sources import located
 
 

@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from bacl import settings
 from bacl.datasets import boxes, decoding, images
-from bacl.datasets.annotations import Examined, examine, same_names
-from bacl.datasets.download import Watch
+from bacl.datasets.content import Tally, some
+from bacl.datasets.examine import Examined, examine, same_names
 from bacl.datasets.judged import Boxes, crowding_sentences
-from bacl.datasets.reading import Tally, some
+from bacl.datasets.watch import Watch
 from bacl.errors import UsageError
 
 MANY = 0.1
@@ -70,9 +69,9 @@ def verify(
     found.problems = list(dict.fromkeys(found.problems))  # both splits may lack one folder
     for split in splits:
         total = len(split.content.annotations)
-        judge: Literal["lvis", "coco"] = "coco" if dataset.format == "coco" else "lvis"
         found.add(split.left_out, total)
-        found.add(boxes.examine(split.content, split.annotations, split.name, judge), total)
+        odd = boxes.examine(split.content, split.annotations, split.name, split.evaluation)
+        found.add(odd, total)
         _check_masks(split, found)
         _check_lists(split, found)
         _check_repeats(split, found)
@@ -81,7 +80,7 @@ def verify(
     found.remarks += same_names(splits[0])
     found.images = sum(look is not None for split in splits for look in split.looks)
     _check_counts(splits[0], found)
-    _check_judged(splits[1], dataset, detector or settings.Detector(), found)
+    _check_judged(splits[1], detector or settings.Detector(), found)
     _check_apart(*splits, found)
     if not quick:
         _decode(splits, workers, watch, found)
@@ -160,14 +159,11 @@ def _check_repeats(split: Examined, found: Findings) -> None:
     found.remarks += remarks
 
 
-def _check_judged(
-    val: Examined, dataset: settings.Dataset, detector: settings.Detector, found: Findings
-) -> None:
+def _check_judged(val: Examined, detector: settings.Detector, found: Findings) -> None:
     shown = Boxes.of(val.content.annotations)
-    evaluation = "coco" if dataset.format == "coco" else "lvis"
     if not len(shown.image):
         found.remarks.append(f"{val.annotations.name}: no boxes to evaluate: AP will be absent")
-    said = crowding_sentences(shown, detector, evaluation)
+    said = crowding_sentences(shown, detector, val.evaluation)
     found.remarks += [f"{val.annotations.name}: {sentence}" for sentence in said]
 
 

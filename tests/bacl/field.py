@@ -2,7 +2,7 @@
 
 import json
 
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.prepared import Prepared
 from bacl.method_settings import (
     ACSL,
     BAGS,

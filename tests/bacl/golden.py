@@ -23,8 +23,9 @@ from pydantic import BaseModel
 from training import build, config_of, stream_of, train
 
 from bacl.config import bank_heads
-from bacl.datasets.annotations import Prepared, prepare
 from bacl.datasets.index import Index
+from bacl.datasets.prepare import prepare
+from bacl.datasets.prepared import Prepared
 from bacl.evaluation import Detections, evaluate
 from bacl.method_settings import METHODS
 from bacl.method_settings import Variant as Settings

@@ -21,7 +21,7 @@ from training import (
 )
 
 from bacl.config import bank_heads, portable, stage_config
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.prepared import Prepared
 from bacl.datasets.samplers import Position
 from bacl.errors import UsageError
 from bacl.method_settings import BALMS, FASA

@@ -17,7 +17,9 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 
 from bacl import evaluation
-from bacl.datasets.annotations import Category, Prepared, Split, sha256
+from bacl.datasets.categories import Category
+from bacl.datasets.prepared import Prepared, Split
+from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
 from bacl.evaluation import BankMetric, Detections, Evaluator, evaluate
 from bacl.settings import Groups

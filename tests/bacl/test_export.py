@@ -15,7 +15,7 @@ from training import CATEGORIES, build, config_of, train
 from bacl import rle
 from bacl.datasets.decoding import read
 from bacl.detector.stock import TopKBBoxHead
-from bacl.export import export_variants, variant_state
+from bacl.export import confusions_of, export_variants, variant_state, weight_norms_of
 from bacl.method_settings import LOCE, RIO
 from bacl.settings import BACL, Hallucination, Sigmoid, Softmax
 
@@ -120,3 +120,23 @@ def test_exported_variant_has_what_its_detector_reads_and_no_memory(
     stock = MODELS.build(Config.fromfile(tmp_path / name / "config.py").model)
     exported = torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)["state_dict"]
     assert exported.keys() == stock.state_dict().keys()
+
+
+def test_checkpoints_tell_norms_and_confusions(trained, tmp_path):
+    config, model = trained
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "bank.pth")
+    export_variants(config, model.state_dict(), CATEGORIES, tmp_path)
+    heads = model.roi_head.bbox_head
+    heads = list(heads) if isinstance(heads, torch.nn.ModuleList) else [heads]
+    confusions = confusions_of(tmp_path / "bank.pth", "bacl", len(CATEGORIES))
+    expected = sum(head.variants["bacl"].indicator.tally.numpy() for head in heads)
+    np.testing.assert_allclose(confusions, expected)
+    assert confusions.sum() > 0
+    assert confusions_of(tmp_path / "bank.pth", "softmax", len(CATEGORIES)) is None
+    for name in VARIANTS:
+        norms = weight_norms_of(tmp_path / name / "checkpoint.pth", len(CATEGORIES))
+        if len(heads) > 1:
+            assert norms is None
+            continue
+        rows = heads[0].variants[name].fc_cls.weight.detach().numpy()[: len(CATEGORIES)]
+        np.testing.assert_allclose(norms, [float((row**2).sum()) ** 0.5 for row in rows], rtol=1e-5)

@@ -16,8 +16,9 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 
 from bacl.config import stage_config
-from bacl.datasets.annotations import Category, Prepared
+from bacl.datasets.categories import Category
 from bacl.datasets.index import Index, write
+from bacl.datasets.prepared import Prepared
 from bacl.detector import bank
 from bacl.export import export_variants
 from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule

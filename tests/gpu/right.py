@@ -189,7 +189,7 @@ def trained(device: str, small: bool, folder: Path) -> dict[str, Any]:
     from mmengine.device import get_device
 
     import bacl.register  # noqa: F401  before anything imports mmdet.models
-    from bacl.datasets.annotations import prepare
+    from bacl.datasets.prepare import prepare
     from bacl_platform.analysis import results
     from bacl_platform.plan.planner import make_plan
     from bacl_platform.spec.load import load

@@ -31,7 +31,7 @@ from training import batch_of, build, config_of, stream_of
 from waiting import Waits
 
 from bacl.config import stage_config
-from bacl.datasets.annotations import prepare
+from bacl.datasets.prepare import prepare
 from bacl.settings import (
     BACL,
     BCE,

@@ -24,7 +24,9 @@ import torch
 from moto.server import ThreadedMotoServer
 from pycocotools import mask as coco
 
-from bacl.datasets.annotations import Category, Prepared, prepare
+from bacl.datasets.categories import Category
+from bacl.datasets.prepare import prepare
+from bacl.datasets.prepared import Prepared
 from bacl.evaluation import Detections, Evaluator, Result
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.plan.planner import make_plan

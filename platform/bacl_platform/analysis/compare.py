@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bacl.datasets.annotations import Category, Prepared
+from bacl.datasets.categories import Category
+from bacl.datasets.prepared import Prepared
 from bacl.errors import UsageError
 from bacl_platform.analysis.matching import Iou, Matched, average_precision
 from bacl_platform.analysis.profiles import evaluator_of, match_result

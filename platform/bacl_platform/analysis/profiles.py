@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.prepared import Prepared
 from bacl.evaluation import Detections, Evaluator
 from bacl_platform.analysis.error_types import Confusion, confusion, errors, judged_pairs
 from bacl_platform.analysis.matching import (

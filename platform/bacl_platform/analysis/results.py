@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.prepared import Prepared
 from bacl.errors import RunError
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.plan.judged import prepared_of, words

@@ -14,7 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from bacl.datasets.annotations import prepare
+from bacl.datasets.prepare import prepare
 from bacl_platform.bench.measure import Row, Setting
 from bacl_platform.bench.sweep import experiment
 from bacl_platform.plan.planner import make_plan

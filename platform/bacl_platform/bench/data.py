@@ -90,8 +90,8 @@ def _quietly(side: Callable[[Path], Taken], folder: Path) -> Taken:
 
 def _ours(folder: Path) -> Any:
     import bacl.register  # noqa: F401  before anything imports mmdet.models
-    from bacl.datasets.annotations import Prepared
     from bacl.datasets.detection import LVISFormatDataset
+    from bacl.datasets.prepared import Prepared
 
     (info,) = folder.glob("cache/*/dataset.json")
     prepared = Prepared.load(info)
@@ -114,7 +114,7 @@ def _theirs(folder: Path) -> Any:
 
 
 def _prepare(folder: Path) -> Taken:
-    from bacl.datasets.annotations import prepare  # imports are not counted
+    from bacl.datasets.prepare import prepare  # imports are not counted
 
     dataset = settings.Dataset(
         format="lvis",
@@ -213,7 +213,7 @@ def _pair(dataset: settings.Dataset, recipe: settings.Recipe, cache: Path) -> tu
 
     import bacl.register  # noqa: F401
     from bacl.config import stage_config
-    from bacl.datasets.annotations import prepare
+    from bacl.datasets.prepare import prepare
 
     prepared = prepare(dataset, cache)
     info = Path(prepared.train.index).with_name("dataset.json")

@@ -91,7 +91,7 @@ def ours(folder: Path) -> Taken:
     """Our evaluation of the set in a folder."""
     import pandas  # type: ignore[import-untyped] # noqa: F401  as pyarrow does for its first array
 
-    from bacl.datasets.annotations import Category
+    from bacl.datasets.categories import Category
     from bacl.evaluation import Detections, Evaluator
 
     categories = [

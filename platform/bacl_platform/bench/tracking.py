@@ -137,7 +137,7 @@ class _Logger:
 
 
 def _planned(folder: Path) -> tuple["Plan", "Store"]:
-    from bacl.datasets.annotations import prepare
+    from bacl.datasets.prepare import prepare
     from bacl_platform.plan.planner import make_plan
     from bacl_platform.spec.load import load
     from bacl_platform.store.store import Store

@@ -17,7 +17,9 @@ from torch import Tensor
 
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.config import variant_options
-from bacl.datasets.annotations import Category, Prepared, Split, prepare
+from bacl.datasets.categories import Category
+from bacl.datasets.prepare import prepare
+from bacl.datasets.prepared import Prepared, Split
 from bacl.detector.layers import read
 from bacl.draws import generator
 from bacl.method_settings import METHODS

@@ -199,7 +199,7 @@ def complexity(
       bacl complexity experiments/lvis/v1.0_r50.yaml --categories 1203
     """
     with report_errors(debug):
-        from bacl.datasets.annotations import Prepared
+        from bacl.datasets.prepared import Prepared
         from bacl_platform.console import Console
         from bacl_platform.spec.load import load
         from bacl_platform.tools import complexity as counting

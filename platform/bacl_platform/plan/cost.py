@@ -107,7 +107,7 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
 
 
 def _val_images(plan: "Plan") -> int:
-    from bacl.datasets.annotations import Prepared
+    from bacl.datasets.prepared import Prepared
 
     info = Path(plan.jobs[0].config["val_evaluator"]["dataset_info"])
     return Prepared.load(info).val.image_total

@@ -6,9 +6,9 @@ import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bacl.datasets.annotations import Prepared
 from bacl.datasets.index import Index
 from bacl.datasets.judged import Boxes, crowding_sentences
+from bacl.datasets.prepared import Prepared
 from bacl.settings import Detector, Groups
 from bacl_platform.plan.metric_names import precisions
 from bacl_platform.spec.experiment import Experiment

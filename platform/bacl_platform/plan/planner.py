@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bacl
+from bacl.digests import sha256
 from bacl.errors import UsageError
 from bacl.method_settings import Variant
 from bacl.result_versions import versions_of
@@ -23,7 +24,7 @@ from bacl_platform.spec.experiment import (
 from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
-    from bacl.datasets.annotations import Prepared
+    from bacl.datasets.prepared import Prepared
 
 
 def make_plan(
@@ -197,8 +198,6 @@ def _placed(problem: str, name: str, stage: RepresentationStage | ClassifierStag
 def _weights_digest(weights: str | None) -> str:
     """SHA-256 of the file that `detector.weights` names; nothing where it names none that can be
     read, which `check_weights` tells."""
-    from bacl.datasets.annotations import sha256
-
     if weights is None or weights == "torchvision":
         return ""
     try:

@@ -21,7 +21,7 @@ from bacl_platform.store.disk import disk_errors
 from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
-    from bacl.datasets.annotations import Prepared
+    from bacl.datasets.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Preparation:
     def __call__(self, dataset: Dataset) -> "Prepared":
         from rich.console import Console
 
-        from bacl.datasets.annotations import prepare
+        from bacl.datasets.prepare import prepare
         from bacl_platform.console import Watching
 
         key = dataset.model_dump_json()

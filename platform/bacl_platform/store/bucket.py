@@ -6,7 +6,6 @@ S3 tool does, and repeats them with growing pauses while the bucket cannot be re
 
 import contextlib
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+from bacl.digests import BLOCK, sha256_of
 from bacl.errors import RunError, UsageError
 
 SCHEME = "s3://"
@@ -168,12 +168,9 @@ class Bucket:
 
     def sha256(self, name: str) -> str:
         """SHA-256 of an object, in hex, without keeping it."""
-        digest = hashlib.sha256()
         with self._told():
             body = self._client.get_object(Bucket=self.name, Key=self.prefix + name)["Body"]
-            for block in body.iter_chunks(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+            return sha256_of(body.iter_chunks(BLOCK))
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects; those that are not there are passed over."""

@@ -1,10 +1,10 @@
 """Manifests: what makes a folder complete, and tells whether it can be relied on."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from bacl.digests import sha256
 from bacl_platform.store.disk import now, write_text
 from bacl_platform.store.names import MANIFEST
 
@@ -41,15 +41,6 @@ def broken(folder: Path) -> str | None:
         if sha256(folder / name) != expected["sha256"]:
             return f"{name} is not what was written: its SHA-256 differs"
     return None
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def listed(manifest: str) -> list[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor, nn
 
-    from bacl.datasets.annotations import Prepared
+    from bacl.datasets.prepared import Prepared
     from bacl_platform.spec.experiment import Experiment
 
 TABLE_11 = {50: (221.71, 47.42), 101: (301.58, 66.41)}

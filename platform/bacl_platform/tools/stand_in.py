@@ -1,6 +1,7 @@
 """What a detector needs to know of a dataset, without the dataset: for measuring untrained ones."""
 
-from bacl.datasets.annotations import Category, Prepared, Split
+from bacl.datasets.categories import Category
+from bacl.datasets.prepared import Prepared, Split
 
 
 def stand_in(categories: int) -> Prepared:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bacl.datasets.annotations import Prepared, sha256, synsets
+from bacl.datasets.examine import synsets
+from bacl.datasets.prepared import Prepared
+from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
 from bacl_platform.console import say
 from bacl_platform.plan.job import Job, Plan

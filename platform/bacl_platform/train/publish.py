@@ -8,7 +8,7 @@ from mmengine.runner import weights_to_cpu
 from torch import nn
 
 from bacl.config import config_text
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.prepared import Prepared
 from bacl.export import export_variants
 from bacl_platform.plan.job import Job
 from bacl_platform.store.disk import disk_errors, write_text

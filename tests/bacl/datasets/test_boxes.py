@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bacl.datasets import boxes
-from bacl.datasets.reading import Content
+from bacl.datasets.content import Content
 
 
 def content(*annotations: dict, size=(40, 30)) -> Content:

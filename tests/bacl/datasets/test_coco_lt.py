@@ -10,8 +10,8 @@ from PIL import Image
 
 from bacl import settings
 from bacl.datasets import coco_lt, sources
-from bacl.datasets.annotations import prepare
 from bacl.datasets.coco_lt import Share
+from bacl.datasets.prepare import prepare
 from bacl.datasets.provide import Request, provide
 from bacl.datasets.sources import NAMED, Named, Record
 from bacl.errors import UsageError

@@ -11,9 +11,10 @@ from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 
 from bacl.datasets import index
-from bacl.datasets.annotations import Category, Prepared, Split
+from bacl.datasets.categories import Category
 from bacl.datasets.copy_paste import CopyPasteDataset
 from bacl.datasets.detection import seeded
+from bacl.datasets.prepared import Prepared, Split
 from bacl.datasets.samplers import Position
 
 SIDE = 64

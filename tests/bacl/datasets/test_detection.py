@@ -12,8 +12,9 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from bacl.datasets import index, samplers
-from bacl.datasets.annotations import Category, Prepared, Split
+from bacl.datasets.categories import Category
 from bacl.datasets.detection import LVISFormatDataset
+from bacl.datasets.prepared import Prepared, Split
 from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.errors import RunError, UsageError
 

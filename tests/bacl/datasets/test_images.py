@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bacl.datasets import images
-from bacl.datasets.reading import Content
+from bacl.datasets.content import Content
 
 
 def quiet(*_) -> None:

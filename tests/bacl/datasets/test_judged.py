@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bacl.datasets import index
-from bacl.datasets.annotations import Category
+from bacl.datasets.categories import Category
 from bacl.datasets.judged import LVIS_DETECTIONS, Boxes, crowding, crowding_sentences
 from bacl.evaluation import MAX_DETECTIONS, Detections, Evaluator
 from bacl.settings import Detector

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from bacl.datasets.reading import Content, by_label, read, relate
+from bacl.datasets.content import Content
+from bacl.datasets.reading import by_label, read, relate
 
 CATEGORIES = [{"id": 3, "name": "mug"}, {"id": 9, "name": "cup"}]
 

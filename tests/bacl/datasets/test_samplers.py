@@ -12,8 +12,8 @@ from training import DETECTOR, RECIPE
 
 from bacl.config import stage_config
 from bacl.datasets import samplers
-from bacl.datasets.annotations import Prepared
 from bacl.datasets.index import Index
+from bacl.datasets.prepared import Prepared
 from bacl.datasets.samplers import (
     CategoryAwareSampler,
     OrderedSampler,

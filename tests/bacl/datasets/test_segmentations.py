@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco
 
 from bacl.datasets import segmentations
-from bacl.datasets.reading import Content, Tally
+from bacl.datasets.content import Content, Tally
 
 WIDTH, HEIGHT = 40, 30
 RUNS = [100, 50, 1050]

@@ -19,7 +19,7 @@ from PIL import Image
 from bacl import settings
 from bacl.datasets import provide as providing
 from bacl.datasets import sources
-from bacl.datasets.annotations import prepare
+from bacl.datasets.prepare import prepare
 from bacl.datasets.provide import Request, provide, state
 from bacl.datasets.sources import NAMED, Archive, Named, read_record
 from bacl.errors import RunError, UsageError

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bacl import settings
-from bacl.datasets.annotations import prepare
+from bacl.datasets.prepare import prepare
 from bacl.datasets.stats import CategoryStats, GroupStats, SplitStats, stats
 from bacl.errors import UsageError
 

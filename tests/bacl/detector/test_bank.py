@@ -21,7 +21,7 @@ from training import (
     train_and_save,
 )
 
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.prepared import Prepared
 from bacl.detector import bank as bank_module
 from bacl.errors import UsageError
 from bacl.settings import BACL, BCE, FCBL, Hallucination, Softmax

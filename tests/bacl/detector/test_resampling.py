@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from training import DETECTOR, RECIPE, batch_of, build, on_ranks, train, train_and_save
 
 from bacl.config import stage_config
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.prepared import Prepared
 from bacl.datasets.samplers import OrderedSampler
 from bacl.detector.resampling import ResamplingRPNHead, own_thresholds
 from bacl.errors import UsageError

@@ -6,8 +6,8 @@ from mmdet.registry import DATASETS
 from mmdet.structures.bbox import bbox2roi
 from training import build, config_of
 
-from bacl.datasets.annotations import Prepared
 from bacl.datasets.index import Index
+from bacl.datasets.prepared import Prepared
 from bacl.errors import RunError
 from bacl.forest.box_features import choose, mean_features
 from bacl.settings import Softmax

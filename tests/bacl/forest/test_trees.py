@@ -8,8 +8,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from bacl.datasets.annotations import Prepared
 from bacl.datasets.index import Index
+from bacl.datasets.prepared import Prepared
 from bacl.errors import UsageError
 from bacl.forest.trees import (
     geometric,

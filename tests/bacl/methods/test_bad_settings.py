@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from training import DETECTOR, config_of
 
 from bacl.config import variant_options
-from bacl.datasets.annotations import Prepared
+from bacl.datasets.prepared import Prepared
 from bacl.errors import UsageError
 from bacl.method_settings import ACSL, BAGS, LOCE, METHODS, TDE
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from bacl.datasets.annotations import prepare
+from bacl.datasets.prepare import prepare
 from bacl.errors import UsageError
 from bacl.evaluation import Detections, Evaluator
 from bacl_platform.cli import main as cli

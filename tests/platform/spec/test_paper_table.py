@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bacl.datasets.annotations import Category, prepare
+from bacl.datasets.categories import Category
+from bacl.datasets.prepare import prepare
 from bacl.errors import UsageError
 from bacl_platform.analysis.results import collect
 from bacl_platform.cli.main import app

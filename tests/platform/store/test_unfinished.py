@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
-from bacl.datasets.annotations import prepare
+from bacl.datasets.prepare import prepare
 from bacl.errors import RunError
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load

@@ -16,7 +16,7 @@ import bacl.register  # noqa: F401
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 
-from bacl.datasets.annotations import synsets
+from bacl.datasets.examine import synsets
 from bacl.datasets.index import Index
 from bacl.forest.box_features import choose, mean_features
 from bacl.forest.trees import geometric, read_trees, shapes_of, visual

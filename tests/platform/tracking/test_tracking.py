@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy
 from mlflow import MlflowClient
 
+from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
-from bacl_platform.store.manifest import sha256
 from bacl_platform.store.store import Store
 from bacl_platform.tracking import tracking as tracking_module
 from bacl_platform.tracking.mlflow_runs import flatten

@@ -3,7 +3,6 @@
 C categories, K kinds of errors, R recall thresholds.
 """
 
-import re
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from bacl.detector.warmstart import read_checkpoint
+from bacl.export import confusions_of
 from bacl_platform.analysis.error_types import KINDS, Confusion
 from bacl_platform.analysis.matching import RECALLS
 from bacl_platform.analysis.profiles import Analysis, featured
@@ -142,17 +141,9 @@ def indicator_maps(report: Report, analysis: Analysis) -> Figure | None:
 
 
 def _tally(result: Result) -> np.ndarray | None:
-    """Sums of scores and, in the last column, of samples (C, C + 1) of an indicator that is a
-    confusion matrix; of a cascade, of all its heads."""
-    entry = result.folder.parents[1] / CHECKPOINT
-    if not entry.is_file():
-        return None
-    key = rf"roi_head\.bbox_head\.(\d+\.)?variants\.{re.escape(result.variant)}\.indicator\.tally"
-    state = read_checkpoint(entry)["state_dict"]
-    found = [value.numpy() for name, value in state.items() if re.fullmatch(key, name)]
-    categories = len(result.categories)
-    square = [tally for tally in found if tally.shape == (categories, categories + 1)]
-    return np.sum(square, axis=0) if square else None
+    """What the indicator of a finished variant has counted, where its bank's checkpoint is kept."""
+    bank = result.folder.parents[1] / CHECKPOINT
+    return confusions_of(bank, result.variant, len(result.categories)) if bank.is_file() else None
 
 
 def _binned_means(tally: np.ndarray, bins: list[np.ndarray]) -> np.ndarray:

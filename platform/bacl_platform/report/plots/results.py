@@ -4,7 +4,6 @@ C categories, S seeds, T logged steps.
 """
 
 from itertools import pairwise
-from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from bacl.detector.warmstart import read_checkpoint
+from bacl.export import weight_norms_of
 from bacl_platform.analysis.results import Report
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.metric_names import owner
@@ -41,14 +40,6 @@ if TYPE_CHECKING:
 
 _GROUP_COLOURS = ("#253494", "#2c7fb8", "#41b6c4", "#a1dab4")
 """Colours of the groups' bars: one scale, which no variant's colour is mistaken for."""
-_CLASSIFIERS = (
-    "roi_head.bbox_head.fc_cls.weight",
-    "roi_head.bbox_head.fc_cls.variant.copy.fc_cls.weight",
-    "roi_head.bbox_head.fc_cls.variant.fc_cls.weight",
-    "roi_head.bbox_head.fc_cls.variant.fc_cls.2.weight",
-)
-"""Where an exported detector has its classifier's weights: a plain one's, and a whole variant's
-that has trained a copy, a linear classifier, or one behind a hidden layer."""
 _LEAST_POINTS = 50
 """Points of a training curve; where there are twice as many, neighbours are averaged."""
 
@@ -256,7 +247,7 @@ def weight_norms(report: Report) -> Figure:
     name_groups(axes, groups, report.groups)
     width = 1.5 if len(order) <= MOST_NAMES else 0.9
     for name in report.variants:
-        norms = [_norms(r.checkpoint, len(order)) for r in report.of(name)]
+        norms = [weight_norms_of(r.checkpoint, len(order)) for r in report.of(name)]
         found = [values for values in norms if values is not None]
         if found:
             style = line_style(report.variants, name)
@@ -373,11 +364,3 @@ def _means(series: list[dict[float, float]]) -> tuple[np.ndarray, np.ndarray]:
     """Steps (T,) that all series have, and the means of their values (T,)."""
     steps = sorted(set.intersection(*(set(values) for values in series)))
     return np.array(steps), np.array([mean(values[step] for values in series) for step in steps])
-
-
-def _norms(checkpoint: Path, categories: int) -> np.ndarray | None:
-    """L2 norms (C,) of the foreground classifiers of an exported detector; a classifier's first C
-    rows are the categories'."""
-    state = read_checkpoint(checkpoint)["state_dict"]
-    weights = next((state[name] for name in _CLASSIFIERS if name in state), None)
-    return None if weights is None else weights[:categories].float().norm(dim=1).numpy()

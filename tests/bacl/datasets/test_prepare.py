@@ -1,88 +1,20 @@
-import json
+"""What is written of a dataset: counts, boxes, masks and names as users' files have them."""
+
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from dataset_folder import content, entries, split
 from pycocotools import mask as coco_mask
 
 from bacl import settings
-from bacl.datasets.annotations import Prepared, prepare
 from bacl.datasets.index import Index
-from bacl.errors import RunError, UsageError
+from bacl.datasets.prepare import prepare
 from bacl.evaluation import Detections, evaluate
 
 PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "coco_photos"
-
-
-def split(ids, boxes=None, federated=True):
-    """A split of images of 40 x 30, one box of category 3 in each unless `boxes` says otherwise."""
-    lists = {"neg_category_ids": [9], "not_exhaustive_category_ids": []} if federated else {}
-    boxes = boxes if boxes is not None else [(i, 3, [5, 5, 10, 10]) for i in ids]
-    return {
-        "images": [
-            {"id": i, "file_name": f"{i}.jpg", "width": 40, "height": 30, **lists} for i in ids
-        ],
-        "annotations": [
-            {"id": n, "image_id": i, "category_id": c, "bbox": box, "area": box[2] * box[3] / 2}
-            for n, (i, c, box) in enumerate(boxes, start=1)
-        ],
-        "categories": [{"id": 3, "name": "mug"}, {"id": 9, "name": "cup"}],
-    }
-
-
-class Folder:
-    """A dataset on disk that a test may spoil before it prepares it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.train, self.val = split([1, 2, 3]), split([4, 5])
-        self.images = path / "images"
-        self.images.mkdir(parents=True)
-        for i in range(1, 6):
-            self.photograph(f"{i}.jpg", i)
-
-    def photograph(self, name: str, shade: int = 0, size: tuple[int, int] = (40, 30)) -> None:
-        Image.new("RGB", size, (shade, shade, shade)).save(self.images / name, "BMP")
-
-    def prepare(self, cache="cache", **changes) -> Prepared:
-        for name in ("train", "val"):
-            text = json.dumps(getattr(self, name))
-            path = self.path / f"{name}.json"
-            if not path.exists() or path.read_text() != text:
-                path.write_text(text)
-        return self.prepare_as_it_is(cache, **changes)
-
-    def prepare_as_it_is(self, cache="cache", **changes) -> Prepared:
-        fields = {
-            "format": "lvis",
-            "train": str(self.path / "train.json"),
-            "val": str(self.path / "val.json"),
-            "images": str(self.images),
-        }
-        return prepare(settings.Dataset(**(fields | changes)), self.path / cache)
-
-    def problems(self, **changes) -> list[str]:
-        with pytest.raises(UsageError) as told:
-            self.prepare(**changes)
-        return str(told.value).replace(f"{self.path}/", "").splitlines()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "data")
-
-
-def content(split):
-    return json.loads(Path(split.annotations).read_text(encoding="utf-8"))
-
-
-def entries(split):
-    """What the split's index has, image by image."""
-    index = Index(split.index)
-    return [index.image(place) for place in range(len(index))]
 
 
 def test_counts_and_frequencies_are_derived_from_the_training_split(folder):
@@ -340,163 +272,6 @@ def test_mask_that_is_left_out_leaves_its_box_and_is_told(folder):
         "train.json: 2 annotations: polygons of fewer than three points, which have no area and "
         "are left out: 1, 2"
     ) in prepared.warnings
-
-
-# What is wrong with the input
-
-
-def test_missing_files_are_told_together(folder):
-    folder.prepare()
-    os.remove(folder.path / "train.json")
-    (folder.path / "val.json").write_text('{"images": [\n1,,]}')
-    with pytest.raises(UsageError) as told:
-        folder.prepare_as_it_is()
-    assert str(told.value).replace(f"{folder.path}/", "").splitlines() == [
-        "train.json: expected an annotation file, found none",
-        "val.json: line 2, column 3: expected JSON, got: Expecting value",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("train", "expected"),
-    [
-        ([], "train.json: expected LVIS or COCO JSON, an object, got a list"),
-        (
-            {"images": [], "annotations": {}},
-            "train.json: expected LVIS or COCO JSON, got none of its lists of objects "
-            "annotations, categories",
-        ),
-        (
-            {"images": [1], "annotations": [], "categories": []},
-            "train.json: expected LVIS or COCO JSON, got none of its lists of objects images",
-        ),
-    ],
-)
-def test_other_json_is_told_by_what_it_lacks(folder, train, expected):
-    folder.train = train
-    assert folder.problems() == [expected]
-
-
-def test_binary_file_is_told(folder):
-    folder.prepare()
-    (folder.path / "train.json").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(UsageError, match="expected JSON, got bytes that are no text"):
-        folder.prepare_as_it_is()
-
-
-def test_split_without_images_is_told(folder):
-    folder.val = split([])
-    assert folder.problems() == ["val.json: images: expected at least one, got none"]
-
-
-def test_validation_categories_must_be_those_of_training(folder):
-    folder.val["categories"] = [{"id": 3, "name": "bowl"}, {"id": 4, "name": "pan"}]
-    assert folder.problems() == [
-        "val.json: categories: expected those of train.json, which has no 4 (pan)",
-        "val.json: categories: expected the names of train.json, they differ in 3 (mug and bowl)",
-    ]
-
-
-def test_validation_may_lack_categories_of_training(folder):
-    del folder.val["categories"][1]
-    assert len(content(folder.prepare().val)["categories"]) == 2
-
-
-def test_missing_images_are_counted_and_listed(folder):
-    folder.train = split(range(10, 17))
-    (folder.images / "4.jpg").unlink()
-    assert folder.problems() == [
-        "images: 7 of 7 images of train.json are missing: "
-        "10.jpg, 11.jpg, 12.jpg, 13.jpg, 14.jpg and 2 more",
-        "images: 1 of 2 images of val.json are missing: 4.jpg",
-    ]
-    assert folder.problems(images=str(folder.path / "photos")) == [
-        "photos: expected the folder of the images, found none"
-    ]
-
-
-def test_cache_that_cannot_be_written_is_told(folder):
-    (folder.path / "cache").write_text("in the way")
-    with pytest.raises(RunError, match="cache: the dataset could not be prepared: File exists"):
-        folder.prepare()
-
-
-# The cache
-
-
-def test_second_call_reads_nothing_but_the_result(folder, monkeypatch):
-    first = folder.prepare()
-    monkeypatch.setattr("bacl.datasets.reading.read", None)
-    monkeypatch.setattr("bacl.datasets.images.look", None)
-    assert folder.prepare() == first
-
-
-def test_digest_is_of_contents_not_of_places_and_times(folder, tmp_path):
-    digest = folder.prepare().digest
-    other = Folder(tmp_path / "elsewhere")
-    os.utime(other.images / "1.jpg", (0, 0))
-    moved = other.prepare()
-    assert moved.digest == digest
-    assert moved.train.images == str(other.images)
-
-    for spoil in (
-        lambda: (other.images / "2.jpg").replace(other.images / "2.png"),
-        lambda: other.val["images"][0]["neg_category_ids"].append(3),
-        lambda: other.train["annotations"][0]["bbox"].__setitem__(0, 6),
-        lambda: other.train["annotations"][0].__setitem__("segmentation", [[1, 2, 3, 4, 5, 6]]),
-        lambda: other.train["annotations"][0].__setitem__("category_id", 9),
-    ):
-        spoil()
-        other.train["images"][1]["file_name"] = (
-            "2.png" if (other.images / "2.png").exists() else "2.jpg"
-        )
-        seen, digest = digest, other.prepare().digest
-        assert digest != seen
-
-
-@pytest.mark.parametrize("keep_times", [False, True])
-def test_image_that_is_overwritten_in_place_is_another_dataset(folder, keep_times):
-    digest = folder.prepare().digest
-    path, before = folder.images / "1.jpg", os.stat(folder.images / "1.jpg")
-    folder.photograph("1.jpg", 99)
-    assert path.stat().st_size == before.st_size  # so that size alone does not tell it
-    if keep_times:  # as tools that turn photographs do
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert folder.prepare().digest != digest
-    folder.photograph("1.jpg", 1)
-    assert folder.prepare().digest == digest
-
-
-def test_images_that_vanish_are_noticed_at_the_next_call(folder):
-    folder.prepare()
-    (folder.images / "4.jpg").unlink()
-    assert folder.problems() == ["images: 1 of 2 images of val.json are missing: 4.jpg"]
-
-
-def test_two_places_with_equal_contents_share_a_cache(folder, tmp_path):
-    other = Folder(tmp_path / "elsewhere")
-    cache = str(tmp_path / "cache")
-    assert folder.prepare(cache).train.images == str(folder.images)
-    assert other.prepare(cache).train.images == str(other.images)
-    assert folder.prepare(cache).train.images == str(folder.images)
-
-
-def test_nothing_half_written_stays(folder, monkeypatch):
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Prepared, "save", full)
-        with pytest.raises(RunError, match="No space left on device"):
-            folder.prepare()
-    assert os.listdir(folder.path / "cache") == ["images"]  # what was seen in them
-    folder.prepare()
-
-
-def test_prepared_dataset_reads_back(folder):
-    prepared = folder.prepare()
-    path = Path(prepared.train.index).with_name("dataset.json")
-    assert Prepared.load(path) == prepared
 
 
 def test_embedded_set_goes_the_same_way(tmp_path):

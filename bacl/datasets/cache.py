@@ -1,0 +1,104 @@
+"""The cache of prepared datasets: folders by digest, notes on the digests of inputs."""
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+
+from bacl import settings
+from bacl.datasets import images
+from bacl.datasets.prepared import Prepared, sources_of
+from bacl.digests import sha256
+
+_CODE = (
+    "boxes",
+    "categories",
+    "content",
+    "decoding",
+    "examine",
+    "images",
+    "index",
+    "prepare",
+    "prepared",
+    "reading",
+    "segmentations",
+)
+"""Modules beside this one that decide how inputs become a prepared dataset."""
+
+
+def part_in(cache: Path) -> Path:
+    """A new folder in the cache to build in, with the usual permissions, unlike `mkdtemp`."""
+    part = cache / f".part-{uuid.uuid4().hex}"
+    part.mkdir()
+    return part
+
+
+def put_in_place(part: Path, folder: Path) -> None:
+    """Move a finished folder to its place, unless another process was there first."""
+    try:
+        part.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def in_cache(digest: str, dataset: settings.Dataset, cache: Path) -> Prepared:
+    """The prepared dataset with the paths of this cache and these images."""
+    folder = cache.resolve() / digest
+    stored = Prepared.load(folder / "dataset.json")
+    places = {
+        name: getattr(stored, name).model_copy(
+            update={
+                "index": str(folder / f"{name}.arrow"),
+                "annotations": str(folder / "val.json") if name == "val" else "",
+                "images": str(source.images.resolve()),
+            }
+        )
+        for name, source in zip(("train", "val"), sources_of(dataset), strict=True)
+    }
+    prepared = stored.model_copy(update=places)
+    if prepared != stored:
+        prepared.save(folder / "dataset.json")
+    return prepared
+
+
+def _input_key(dataset: settings.Dataset) -> str | None:
+    """What tells unchanged annotation files without reading them; None where one is missing."""
+    groups = dataset.groups.model_dump_json() if dataset.groups else ""
+    code = [sha256(Path(__file__).with_name(f"{module}.py")) for module in _CODE]
+    key = [dataset.format, groups, dataset.sizes, *code]
+    for source in sources_of(dataset):
+        try:
+            status = source.annotations.stat()
+        except OSError:
+            return None
+        key += [str(source.annotations.resolve()), str(source.images.resolve())]
+        key += [str(fact) for fact in (status.st_size, status.st_mtime_ns, status.st_ctime_ns)]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+
+def remember(digest: str, dataset: settings.Dataset, folders: images.Folders, cache: Path) -> None:
+    """Note which digest a dataset has, whose inputs lie in `folders` beside the annotations."""
+    note = cache / "inputs" / f"{_input_key(dataset)}.json"
+    note.parent.mkdir(exist_ok=True)
+    part = note.with_name(f".{note.name}.{os.getpid()}")
+    looked = {"folders": [str(f) for f in folders.files], "files": folders.fingerprint()}
+    part.write_text(json.dumps({"digest": digest} | looked), encoding="utf-8")
+    part.replace(note)
+
+
+def recall(dataset: settings.Dataset, cache: Path) -> Prepared | None:
+    """The prepared dataset of unchanged inputs, or None."""
+    note = cache / "inputs" / f"{_input_key(dataset)}.json"
+    if not note.exists():
+        return None
+    known = json.loads(note.read_text(encoding="utf-8"))
+    folders = images.Folders()
+    for folder in known["folders"]:
+        folders.of(Path(folder))
+    if folders.fingerprint() != known["files"]:
+        return None
+    if not (cache / known["digest"] / "dataset.json").exists():
+        return None
+    return in_cache(known["digest"], dataset, cache)

@@ -1,0 +1,7 @@
+import pytest
+from dataset_folder import Folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "data")
