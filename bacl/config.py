@@ -13,7 +13,7 @@ from bacl.datasets.prepared import Prepared
 from bacl.detector.two_stage import POOLED, roi_head, two_stage
 from bacl.errors import UsageError
 from bacl.method_settings import Variant
-from bacl.settings import Context, Detector, Recipe
+from bacl.settings import Context, Detector, Features, Recipe
 
 _PRECISION = {
     "float32": {"type": "OptimWrapper"},
@@ -32,12 +32,14 @@ def stage_config(
     seed: int,
     workers: int,
     imports: Sequence[str] = (),
+    replayed: Features | None = None,
 ) -> dict[str, Any]:
     """The configuration of one stage's training with a bank of `variants` over `workers` ranks.
 
     dataset_info: path of the prepared dataset's `dataset.json`. imports: modules with methods and
-    indicators from outside, `bacl.extensions`. The caller adds where to work, how
-    ranks are launched and the evaluator's `folder`.
+    indicators from outside, `bacl.extensions`. replayed: what features are stored, where the stage
+    trains on such. The caller adds where to work, how ranks are launched and the `folder` of the
+    evaluator and of stored features.
     """
     schedule = recipe.schedule
     images = images_that_train(prepared, recipe)
@@ -51,7 +53,7 @@ def stage_config(
             f"{prepared.train.without_mask}"
         )
     resampling = _resampling(recipe, prepared)
-    return {
+    config = {
         "custom_imports": {
             "imports": ["bacl.register", *imports],
             "allow_failed_imports": False,
@@ -137,6 +139,61 @@ def stage_config(
         "randomness": {"seed": seed},
         "log_level": "WARNING",
     }
+    if replayed is not None:
+        _replay(config, replayed, variants, recipe)
+    return config
+
+
+def _replay(
+    config: dict[str, Any], stored: Features, variants: Mapping[str, Variant], recipe: Recipe
+) -> None:
+    """Turn a stage's configuration into one that trains on stored features."""
+    layers = ["fc2", *stored.layers]
+    training = config["train_dataloader"]["dataset"]
+    training = training.get("dataset", training)  # inside Copy-Paste's
+    config["model"]["type"] = "ReplayDetector"
+    config["train_dataloader"] |= {
+        "num_workers": 0,  # there is nothing to decode
+        "persistent_workers": False,
+        "collate_fn": {"type": "collate_views"},
+        "dataset": {
+            "type": "StoredFeatures",
+            "ann_file": training["ann_file"],
+            "layers": layers,
+            "moments": any(getattr(v, "hallucination", None) for v in variants.values()),
+            **_which_images(recipe),
+        },
+    }
+    if stored.val:
+        config["test_pipeline"] = config["val_dataloader"]["dataset"]["pipeline"]
+        config["val_dataloader"] |= {
+            "num_workers": 0,
+            "persistent_workers": False,
+            "collate_fn": {"type": "collate_images"},
+            "dataset": {"type": "StoredProposals", "layers": layers},
+        }
+        config["val_evaluator"]["masks"] = False  # the mask head would need the trunk
+
+
+def features_config(
+    detector: Detector,
+    prepared: Prepared,
+    dataset_info: Path,
+    recipe: Recipe,
+    features: Features,
+    seed: int,
+    imports: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The configuration with which `bacl.features.recording` makes features.
+
+    It has a detector, frozen as a whole and with an empty bank, and both datasets; the sampler is
+    the one that shows each image once an epoch.
+    """
+    plain = recipe.model_copy(update={"sampler": "random"})
+    config = stage_config(detector, prepared, dataset_info, plain, {}, [], seed, 1, imports)
+    parts = ("custom_imports", "default_scope", "model", "train_dataloader", "val_dataloader")
+    kept = {name: config[name] for name in parts}
+    return {**kept, "features": features.model_dump(), "precision": recipe.precision}
 
 
 def images_that_train(prepared: Prepared, recipe: Recipe) -> int:
@@ -201,13 +258,13 @@ def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> di
         "rpn_head": {**model["rpn_head"], "type": "RPNHead"},
         "roi_head": roi_head,
     }
-    dataset = config["val_dataloader"]["dataset"]
+    pipeline = config.get("test_pipeline") or config["val_dataloader"]["dataset"]["pipeline"]
     return {
         "custom_imports": config["custom_imports"],
         "default_scope": "mmdet",
         "model": model,
         # a dataset without colours of its own, such as COCO's, which has too few for LVIS
-        "test_dataloader": {"dataset": {"type": "BaseDetDataset", "pipeline": dataset["pipeline"]}},
+        "test_dataloader": {"dataset": {"type": "BaseDetDataset", "pipeline": pipeline}},
         "visualizer": {"type": "DetLocalVisualizer", "name": "visualizer"},
     }
 

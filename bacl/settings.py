@@ -243,15 +243,9 @@ class Schedule(Settings):
         return self.iterations, 1
 
 
-class Recipe(Settings):
-    """How a stage trains, whatever it trains."""
+class ImageRecipe(Settings):
+    """What a stage shows a detector of images, and what of them the box head sees."""
 
-    schedule: Schedule
-    sampler: Literal["random", "repeat_factor", "class_aware"] = "random"
-    """Which images a step sees: each equally often, those of rare categories more often (LVIS), or
-    each category equally often."""
-    repeat_threshold: float = Field(1e-3, gt=0, lt=1)
-    """t of `repeat_factor`: the share of images below which a category is repeated."""
     group_aspect_ratio: bool = True
     """Whether the two images of a pair are both wider than high or both not, as the release's are:
     a batch of two then has little padding. The order otherwise stays as random."""
@@ -281,6 +275,42 @@ class Recipe(Settings):
     """IoU at which proposals of each frequency group, rarest first, suppress each other while
     training; null means 0.7 for all. Forest R-CNN's is [0.9, 0.8, 0.7],
     `bacl.detector.resampling`."""
+    loader_workers: int = Field(2, ge=0)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of training's forward pass; float16, with loss scaling, needs GPUs."""
+    channels_last: bool = False
+    """Memory layout of images and backbone features; faster on many devices."""
+
+
+class Features(Settings):
+    """What is kept of the images that pass a frozen trunk, for classifiers to be trained on it."""
+
+    views: int = Field(2, gt=0)
+    """Augmented views of each training image."""
+    negatives: int = Field(64, gt=0)
+    """Background regions of each view that are kept, drawn from the sampled ones, whose number they
+    stand for; sampled regions of objects are all kept."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Precision in which features are kept."""
+    layers: list[Literal["pooled", "fc1"]] = []
+    """Layers of the box head that are kept beside h, for methods that read them."""
+    val: bool = True
+    """Whether proposals of validation images and their features are kept, so that evaluation needs
+    no trunk."""
+
+
+class Recipe(ImageRecipe):
+    """How a stage trains, whatever it trains."""
+
+    schedule: Schedule
+    features: Literal["exact", "replay"] = "exact"
+    """Whether the trunk computes the features of every step, or they are those that a stage of kind
+    `features` has stored."""
+    sampler: Literal["random", "repeat_factor", "class_aware"] = "random"
+    """Which images a step sees: each equally often, those of rare categories more often (LVIS), or
+    each category equally often."""
+    repeat_threshold: float = Field(1e-3, gt=0, lt=1)
+    """t of `repeat_factor`: the share of images below which a category is repeated."""
     evaluate_every: int | None = Field(None, gt=0)
     """Iterations between evaluations; null evaluates at the end only."""
     checkpoint_every: int = Field(1000, gt=0)
@@ -291,11 +321,6 @@ class Recipe(Settings):
     """Keep each checkpoint at a multiple of so many iterations, in the finished job too."""
     keep_best: bool = False
     """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
-    loader_workers: int = Field(2, ge=0)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of training's forward pass; float16, with loss scaling, needs GPUs."""
-    channels_last: bool = False
-    """Memory layout of images and backbone features; faster on many devices."""
 
     @model_validator(mode="after")
     def _there_are_checkpoints_to_keep(self) -> "Recipe":

@@ -81,7 +81,7 @@ class BankBBoxHead(ConvFCBBoxHead):
         )
         betas = {
             variant.hallucination["beta"]
-            for variant in self._bank().values()
+            for variant in self.bank().values()
             if variant.hallucination
         }
         self.statistics = nn.ModuleDict(
@@ -104,16 +104,17 @@ class BankBBoxHead(ConvFCBBoxHead):
         stage = (self.stage,) if self.stage else ()
         return generator(device, self.seed, *stage, *key)
 
-    def _bank(self) -> dict[str, Variant]:
+    def bank(self) -> dict[str, Variant]:
+        """The variants by name."""
         return dict(self.variants.items())  # type: ignore[arg-type]
 
     def _handed_on(self) -> list[str]:
         """The layers that variants read."""
-        return [name for name in LAYERS if any(name in v.reads for v in self._bank().values())]
+        return [name for name in LAYERS if any(name in v.reads for v in self.bank().values())]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(layers in training, else all variants' logits (N, sum of K_v); box deltas)."""
-        bank = self._bank().values()
+        bank = self.bank().values()
         found, deltas = passed(self, x, list(bank))
         if self.training:
             return read(found, self._handed_on()), deltas
@@ -128,12 +129,18 @@ class BankBBoxHead(ConvFCBBoxHead):
         passes = handed_on.size(1) // sum(widths)
         return dict(zip(names, handed_on.split([passes * w for w in widths], dim=1), strict=True))
 
-    def begin(self, positions: list[int], ids: list[int], drawn_for: Sequence[int | None]) -> None:
+    def begin(
+        self,
+        positions: list[int],
+        ids: list[int],
+        drawn_for: Sequence[int | None],
+        sampled: list[int] | None = None,
+    ) -> None:
         """A step on this rank's images begins; for each, what `bacl.variants.Batch` says of it."""
         self._positions, self._ids = positions, ids
         known = [label for label in drawn_for if label is not None]
         self._drawn_for = known if len(known) == len(drawn_for) else None
-        self._sampled = None
+        self._sampled = sampled
         self.tally = {}
 
     @torch.no_grad()
@@ -217,7 +224,7 @@ class BankBBoxHead(ConvFCBBoxHead):
         positives = (labels < self.num_classes).sum()
         counts = [positives, labels.new_full((), len(labels)) if weights is None else weights.sum()]
         self._terms = []
-        for name, variant in self._bank().items():
+        for name, variant in self.bank().items():
             batch = Batch(
                 features=read(found, variant.reads),
                 labels=labels,
@@ -259,7 +266,7 @@ class BankBBoxHead(ConvFCBBoxHead):
         """
         for statistics in self.statistics.values():
             statistics.update(tally["moments"])  # type: ignore[operator]
-        bank = self._bank()
+        bank = self.bank()
         for name in bank.keys() & tally.keys():
             bank[name].add(tally[name])
         own_positives, own_rois = self.tally["counts"][:2]
@@ -292,7 +299,7 @@ class BankBBoxHead(ConvFCBBoxHead):
             )
         assert rcnn_test_cfg is not None  # only test-time augmentation passes none
         decoded = self._decode(roi, bbox_pred, img_meta, rescale)
-        bank = list(self._bank().values())
+        bank = list(self.bank().values())
         logits = cls_score.split([variant.columns for variant in bank], dim=1)
         results = []
         for index, variant in enumerate(bank):

@@ -11,9 +11,11 @@ from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATA_SAMPLERS, DATASETS, MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
+from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_world_size
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+from mmengine.registry import FUNCTIONS
 
 from bacl.config import stage_config
 from bacl.datasets.categories import Category
@@ -56,11 +58,13 @@ def config_of(
     seed=0,
     detector="faster_rcnn",
     train_split=None,
+    replayed=None,
     **recipe,
 ):
     """Configuration of a small stage over the prepared set at `dataset_info`.
 
-    train_split: instead of its own. recipe: what else the recipe says.
+    train_split: instead of its own. replayed: what is stored, where it trains on that. recipe:
+    what else the recipe says.
     """
     prepared = Prepared.load(dataset_info)
     if train_split is not None:
@@ -74,6 +78,7 @@ def config_of(
         list(freeze),
         seed,
         workers=1,
+        replayed=replayed,
     )
 
 
@@ -118,13 +123,10 @@ def stream_of(config, dataset):
     return DATA_SAMPLERS.build(sampler, default_args={"dataset": dataset})
 
 
-def batch_of(dataset, sampler, size):
-    """The next `size` samples of the stream, collated as MMDetection does."""
+def batch_of(dataset, sampler, size, collate=None):
+    """The next `size` samples of the stream, collated as MMDetection does, or by a function."""
     samples = [dataset[next(sampler)] for _ in range(size)]
-    return {
-        "inputs": [sample["inputs"] for sample in samples],
-        "data_samples": [sample["data_samples"] for sample in samples],
-    }
+    return pseudo_collate(samples) if collate is None else collate(samples)
 
 
 def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapper, told=None):
@@ -138,6 +140,7 @@ def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapp
     share = stream.batch // ranks
     stream.skip(skip * share)
     samples = iter(stream)
+    collate = FUNCTIONS.get(config["train_dataloader"]["collate_fn"]["type"])
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr=0.02, momentum=0.9
     )
@@ -147,7 +150,7 @@ def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapp
     model.train()
     stepped = MMDistributedDataParallel(model, broadcast_buffers=False) if ranks > 1 else model
     for _ in range(steps):
-        losses = stepped.train_step(batch_of(dataset, samples, share), optim_wrapper)
+        losses = stepped.train_step(batch_of(dataset, samples, share, collate), optim_wrapper)
         if told is not None:
             told.append(losses)
     return optimizer

@@ -1,0 +1,97 @@
+"""Shards: files with what some images gave, each whole, memory-mapped on reading.
+
+V image views or images, R rows (sampled RoIs), P positives among them, M (view, category) pairs
+with statistics, D feature width. A shard is a dict of tensors that `torch.load` maps.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bacl.detector.warmstart import read_tensors
+from bacl.digests import sha256
+from bacl.errors import RunError
+
+EACH = 64
+"""Image views, or validation images, of a shard."""
+SPLITS = ("train", "val")
+
+
+class Part(NamedTuple):
+    """A shard by its split and number; it holds the views at `places`."""
+
+    split: str
+    number: int
+    total: int
+    """Views or images of the split."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:05d}.pt"
+
+    @property
+    def places(self) -> range:
+        return range(self.number * EACH, min((self.number + 1) * EACH, self.total))
+
+
+def parts(train: int, val: int) -> list[Part]:
+    """The shards of so many views of training images, and validation images."""
+    return [
+        Part(split, number, total)
+        for split, total in zip(SPLITS, (train, val), strict=True)
+        for number in range(-(-total // EACH))
+    ]
+
+
+def write(folder: Path, part: Part, content: dict[str, Tensor]) -> None:
+    """Write a shard, whole or not at all, and beside it what it is known by."""
+    path = folder / part.name
+    beside = path.with_name(f".{part.name}.{os.getpid()}")
+    with beside.open("wb") as file:  # torch's own writer hides a full disk behind a RuntimeError
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    known = {"bytes": beside.stat().st_size, "sha256": sha256(beside)}
+    note = _note(path)
+    note.unlink(missing_ok=True)
+    beside.replace(path)
+    note.write_text(json.dumps(known), encoding="utf-8")
+
+
+def whole(folder: Path, part: Part) -> bool:
+    """Whether a shard is there as it was written."""
+    path = folder / part.name
+    try:
+        known = json.loads(_note(path).read_text(encoding="utf-8"))
+        size = path.stat().st_size
+    except (OSError, ValueError):
+        return False
+    return isinstance(known, dict) and known == {"bytes": size, "sha256": sha256(path)}
+
+
+def read(folder: Path, part: Part | str) -> dict[str, Tensor]:
+    """A shard's tensors, mapped from the file.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    path = folder / (part if isinstance(part, str) else part.name)
+    content: Any = read_tensors(path, mapped=True)
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: expected a shard of features, got something else")
+    return content
+
+
+def found(folder: Path, split: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Names and tensors of a split's shards in their order."""
+    for path in sorted(folder.glob(f"{split}-*.pt")):
+        yield path.name, read(folder, path.name)
+
+
+def _note(path: Path) -> Path:
+    return path.with_suffix(".json")
