@@ -12,6 +12,7 @@ from bacl.datasets.index import Index
 from bacl.datasets.prepared import Prepared
 from bacl.detector.two_stage import POOLED, roi_head, two_stage
 from bacl.errors import UsageError
+from bacl.features.parts import parts as shards_of
 from bacl.method_settings import Variant
 from bacl.settings import Context, Detector, Features, Recipe
 
@@ -151,7 +152,7 @@ def _replay(
     layers = ["fc2", *stored.layers]
     training = config["train_dataloader"]["dataset"]
     training = training.get("dataset", training)  # inside Copy-Paste's
-    config["model"]["type"] = "ReplayDetector"
+    config["model"] |= {"type": "ReplayDetector", "layers": layers}
     config["train_dataloader"] |= {
         "num_workers": 0,  # there is nothing to decode
         "persistent_workers": False,
@@ -192,8 +193,14 @@ def features_config(
     plain = recipe.model_copy(update={"sampler": "random"})
     config = stage_config(detector, prepared, dataset_info, plain, {}, [], seed, 1, imports)
     parts = ("custom_imports", "default_scope", "model", "train_dataloader", "val_dataloader")
-    kept = {name: config[name] for name in parts}
-    return {**kept, "features": features.model_dump(), "precision": recipe.precision}
+    views = features.views * images_that_train(prepared, recipe)
+    shards = shards_of(views, prepared.val.image_total if features.val else 0)
+    return {
+        **{name: config[name] for name in parts},
+        "features": features.model_dump(),
+        "precision": recipe.precision,
+        "train_cfg": {"max_iters": len(shards)},
+    }
 
 
 def images_that_train(prepared: Prepared, recipe: Recipe) -> int:
@@ -225,7 +232,7 @@ def bank_heads(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return heads if isinstance(heads, list) else [heads]
 
 
-_NOT_STOCK = ("freeze", "channels_last")
+_NOT_STOCK = ("freeze", "channels_last", "layers")
 _STOCK_TYPES = {
     "BankRoIHead": "StandardRoIHead",
     "BankCascadeRoIHead": "CascadeRoIHead",

@@ -383,6 +383,7 @@ class SimCal(Method):
     method: Literal["simcal"]
     counted: ClassVar[bool] = True
     follows: ClassVar[tuple[str, ...]] = ("softmax",)
+    reads: ClassVar[tuple[str, ...]] = ("pooled", "fc2")
     sampler: ClassVar[str | None] = "class_aware"
     threshold: int = Field(100, gt=0)
     """Training instances from which on a category keeps its score: 100 on LVIS, 400 on COCO-LT."""
@@ -411,6 +412,7 @@ class Forest(Method):
     """
 
     method: Literal["forest"]
+    reads: ClassVar[tuple[str, ...]] = ("fc1",)
     trees: Annotated[str, meaning("the path of a file that `bacl trees` has made")]
     """File with each category's parents, as `bacl trees` makes it; relative to the experiment's."""
     source: ClassVar[str] = "Wu et al., Forest R-CNN, 2020"

@@ -17,6 +17,7 @@ VERSIONS: dict[str, int] = {}
 - `evaluation`: from detections to metrics, and which detections are kept;
 - `detector.TYPE`, `sampler.NAME`, `augmentation.NAME`;
 - `resampling`: `recipe.proposal_nms`;
+- `features`: what is stored of images, and how banks train on it;
 - `method.NAME`, `indicator.NAME`, `hallucination`.
 """
 
@@ -26,15 +27,9 @@ def versions_of(detector: Detector, recipe: Recipe, variant: Variant) -> dict[st
 
     The version of a method or an indicator from outside of BACL is the digest of its sources.
     """
-    parts = [
-        "training",
-        "evaluation",
-        f"detector.{detector.type}",
-        f"sampler.{recipe.sampler}",
-        f"augmentation.{recipe.augmentation}",
-    ]
-    if recipe.proposal_nms is not None:
-        parts.append("resampling")
+    parts = ["evaluation", f"sampler.{recipe.sampler}", *_of_the_trunk(detector, recipe)]
+    if recipe.features == "replay":
+        parts.append("features")
     if getattr(variant, "hallucination", None) is not None:
         parts.append("hallucination")
     modules: dict[str, str] = {}
@@ -50,6 +45,16 @@ def versions_of(detector: Detector, recipe: Recipe, variant: Variant) -> dict[st
         **{part: version_of(part) for part in parts},
         **{part: digest or version_of(part) for part, digest in outside.items()},
     }
+
+
+def versions_of_features(detector: Detector, recipe: Recipe) -> dict[str, int | str]:
+    """Versions of the parts on which stored features depend."""
+    return {part: version_of(part) for part in (*_of_the_trunk(detector, recipe), "features")}
+
+
+def _of_the_trunk(detector: Detector, recipe: Recipe) -> list[str]:
+    parts = ["training", f"detector.{detector.type}", f"augmentation.{recipe.augmentation}"]
+    return parts if recipe.proposal_nms is None else [*parts, "resampling"]
 
 
 def version_of(part: str) -> int:

@@ -379,6 +379,8 @@ class Method(Settings):
     follows: ClassVar[tuple[str, ...]] = ()
     """Methods whose classifiers it can correct, where that is all it does."""
 
+    reads: ClassVar[tuple[str, ...]] = ("fc2",)
+    """Layers of a region that it reads, `bacl.variants.LAYERS`."""
     sampler: ClassVar[str | None] = None
     """The only sampler whose images it can learn from; None where all will do."""
 

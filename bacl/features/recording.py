@@ -21,7 +21,7 @@ from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.detector.bank import BankDetector, jittered
 from bacl.detector.layers import layers
 from bacl.draws import generator
-from bacl.features.shards import SPLITS, Part, parts
+from bacl.features.parts import SPLITS, Part, parts
 from bacl.settings import Features
 
 PAIR = 2

@@ -1,5 +1,6 @@
 """A bank that trains and is evaluated on stored features."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from bacl.detector.bank import BankBBoxHead, BankDetector, settled
 from bacl.detector.layers import read
+from bacl.errors import UsageError
 from bacl.variants import LAYERS
 
 
@@ -20,10 +22,17 @@ class ReplayDetector(BankDetector):
 
     The trunk and the RPN are there, so that checkpoints and exports are those of any bank; they are
     frozen and see nothing. The box regressor trains on the stored boxes, unless it is frozen.
+    `layers` are those that are stored; a variant that reads others is an error.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, layers: Sequence[str] = ("fc2",), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for name, variant in self.head.bank().items():
+            if lacking := [layer for layer in variant.reads if layer not in layers]:
+                raise UsageError(
+                    f"variants.{name}: expected a method that reads {', '.join(layers)} of a "
+                    f"region, which are stored, got one that reads {', '.join(lacking)}"
+                )
         images: nn.Module = self.data_preprocessor  # type: ignore[has-type]
         self.data_preprocessor = StoredOrImages(images)
 

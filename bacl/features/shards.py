@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,36 +16,7 @@ from torch import Tensor
 from bacl.detector.warmstart import read_tensors
 from bacl.digests import sha256
 from bacl.errors import RunError
-
-EACH = 64
-"""Image views, or validation images, of a shard."""
-SPLITS = ("train", "val")
-
-
-class Part(NamedTuple):
-    """A shard by its split and number; it holds the views at `places`."""
-
-    split: str
-    number: int
-    total: int
-    """Views or images of the split."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.split}-{self.number:05d}.pt"
-
-    @property
-    def places(self) -> range:
-        return range(self.number * EACH, min((self.number + 1) * EACH, self.total))
-
-
-def parts(train: int, val: int) -> list[Part]:
-    """The shards of so many views of training images, and validation images."""
-    return [
-        Part(split, number, total)
-        for split, total in zip(SPLITS, (train, val), strict=True)
-        for number in range(-(-total // EACH))
-    ]
+from bacl.features.parts import Part
 
 
 def write(folder: Path, part: Part, content: dict[str, Tensor]) -> None:
@@ -57,17 +28,17 @@ def write(folder: Path, part: Part, content: dict[str, Tensor]) -> None:
         file.flush()
         os.fsync(file.fileno())
     known = {"bytes": beside.stat().st_size, "sha256": sha256(beside)}
-    note = _note(path)
-    note.unlink(missing_ok=True)
+    noted = folder / note(part.name)
+    noted.unlink(missing_ok=True)
     beside.replace(path)
-    note.write_text(json.dumps(known), encoding="utf-8")
+    noted.write_text(json.dumps(known), encoding="utf-8")
 
 
 def whole(folder: Path, part: Part) -> bool:
     """Whether a shard is there as it was written."""
     path = folder / part.name
     try:
-        known = json.loads(_note(path).read_text(encoding="utf-8"))
+        known = json.loads((folder / note(part.name)).read_text(encoding="utf-8"))
         size = path.stat().st_size
     except (OSError, ValueError):
         return False
@@ -93,5 +64,6 @@ def found(folder: Path, split: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
         yield path.name, read(folder, path.name)
 
 
-def _note(path: Path) -> Path:
-    return path.with_suffix(".json")
+def note(name: str) -> str:
+    """The file beside a shard's that says how large it is, and its digest."""
+    return name.removesuffix(".pt") + ".json"

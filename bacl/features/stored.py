@@ -18,6 +18,7 @@ from bacl.datasets.index import Index
 from bacl.datasets.samplers import Position
 from bacl.errors import RunError
 from bacl.features import shards
+from bacl.features.parts import EACH
 
 
 class _Shards:
@@ -101,7 +102,7 @@ class StoredFeatures:
     def __getitem__(self, at: Position) -> dict[str, Any]:
         epoch = at.position // len(self)
         views = self.views[at.index]
-        file, place = divmod(int(views[epoch % len(views)]), shards.EACH)
+        file, place = divmod(int(views[epoch % len(views)]), EACH)
         content, cut = self.shards.files[file], self.shards.cut
         (labels,) = cut(file, place, "rows", ["labels"])
         priors, truths = cut(file, place, "positives", ["priors", "truths"])
@@ -163,7 +164,7 @@ class StoredProposals:
         """mmengine calls it; shards are open by now."""
 
     def __getitem__(self, at: int) -> dict[str, Any]:
-        file, place = divmod(at, shards.EACH)
+        file, place = divmod(at, EACH)
         content = self.shards.files[file]
         names = ["priors", *self.layers]
         image = dict(zip(names, self.shards.cut(file, place, "rows", names), strict=True))

@@ -67,13 +67,41 @@ def cost_of(
     """
     fused, alone = Cost(0, 0, 0), Cost(0, 0, 0)
     for job in jobs:
-        done, every = (steps or {}).get(job.key, 0), job.config["train_cfg"]["val_interval"]
+        done = (steps or {}).get(job.key, 0)
+        if job.kind == "features":
+            views, images = _passing(job, val_images)
+            left = 1 - done / max(job.iterations, 1)
+            fused = _more(fused, 1, round(left * views), round(left * images))
+            alone = _more(alone, 1, round(left * views), round(left * images))
+            continue
+        if job.replayed:  # nothing passes the trunk
+            fused = _more(fused, 1, 0, 0)
+            alone = _more(alone, len(job.variants), 0, 0)
+            continue
+        every = job.config["train_cfg"]["val_interval"]
         trained = (job.iterations - done) * job.recipe.schedule.batch
         # the last step is evaluated whether or not it is a multiple
         evaluated = max(1, -(-job.iterations // every) - done // every) * val_images
         fused = _more(fused, 1, trained, evaluated)
         alone = _more(alone, len(job.variants), trained, evaluated)
     return fused, alone
+
+
+def _passing(job: "Job", val_images: int) -> tuple[int, int]:
+    """Image views, and validation images, that a job which stores features passes on."""
+    stored = job.config["features"]
+    views = stored["views"] * images_that_train(job)[0]
+    return views, val_images if stored["val"] else 0
+
+
+def images_that_train(job: "Job") -> tuple[int, int]:
+    """How many images a job shows in an epoch, and how many its training split has."""
+    from bacl.datasets.index import Index
+
+    dataset = job.config["train_dataloader"]["dataset"]
+    dataset = dataset.get("dataset", dataset)  # Copy-Paste is around it
+    index = Index(dataset["ann_file"])
+    return len(index.trained(dataset["least_side"], dataset["empty"])), len(index)
 
 
 def _more(cost: Cost, jobs: int, trained: int, evaluated: int) -> Cost:

@@ -41,7 +41,13 @@ class Job(Settings):
     """How the variants compete while they train, if they do."""
 
     @property
+    def replayed(self) -> bool:
+        """Whether it trains on stored features."""
+        return self.kind == "classifier" and self.recipe.features == "replay"
+
+    @property
     def iterations(self) -> int:
+        """Steps; of a job that stores features, shards."""
         return self.config["train_cfg"]["max_iters"]
 
 

@@ -11,14 +11,18 @@ import bacl
 from bacl.digests import sha256
 from bacl.errors import UsageError
 from bacl.method_settings import Variant
-from bacl.result_versions import versions_of
-from bacl.settings import Settings
+from bacl.result_versions import versions_of, versions_of_features
+from bacl.settings import Features, Settings
 from bacl_platform.plan.job import Job, Plan, digest_of, grouped
 from bacl_platform.plan.population import Population
 from bacl_platform.spec.experiment import (
     ClassifierStage,
     Experiment,
+    FeaturesStage,
     RepresentationStage,
+    Training,
+    image_recipe,
+    trained,
     variants_of,
 )
 from bacl_platform.store.store import Store
@@ -53,7 +57,7 @@ def _check_kept(experiment: Experiment, prepared: "Prepared") -> None:
     why = why_absent("AP", prepared, experiment.detector)
     sentences = [
         f"{experiment.name}: stages.{name}.recipe.keep_best: expected false, got true: {why}"
-        for name, stage in experiment.stages.items()
+        for name, stage in trained(experiment).items()
         if why and stage.recipe.keep_best
     ]
     if sentences:
@@ -74,27 +78,34 @@ class _Planner:
         self.store, self.population = store, population
         self.dataset_info = store.datasets / prepared.digest / "dataset.json"
         self.known = store.variants()
+        self.jobs: dict[str, Job] = {}
+        """Those that are made, by key."""
         self.complete = functools.cache(store.complete)  # once for all variants of an entry
         self.code, self.versions = source_digest(), _versions()
         self.weights = _weights_digest(experiment.detector.weights)
 
     def __call__(self, seed: int) -> Iterator[Job]:
-        parents: dict[str, Job] = {}
-        for name, stage in _parents_first(self.experiment):
-            parent = parents[stage.after] if isinstance(stage, ClassifierStage) else None
+        made: dict[str, list[Job]] = {}
+        for name in _parents_first(self.experiment):
+            stage = self.experiment.stages[name]
+            parent = None
+            if not isinstance(stage, RepresentationStage):  # any job of a stage has its trunk
+                before = made[stage.after]
+                parent = next((job for job in before if self.complete(job.key)), before[0])
             try:
-                jobs = self._jobs(name, stage, seed, parent)
+                made[name] = self._jobs(name, seed, parent)
             except UsageError as error:
                 raise UsageError(_placed(str(error), name, stage)) from error
-            for job in jobs:
-                parents[name] = job
-                yield job
+            self.jobs |= {job.key: job for job in made[name]}
+            yield from made[name]
 
-    def _jobs(
-        self, name: str, stage: RepresentationStage | ClassifierStage, seed: int, parent: Job | None
-    ) -> list[Job]:
+    def _jobs(self, name: str, seed: int, parent: Job | None) -> list[Job]:
+        stage = self.experiment.stages[name]
+        if isinstance(stage, FeaturesStage):
+            assert parent is not None
+            return [self._features(name, stage, seed, parent)]
         variants = variants_of(name, stage)
-        keys = {v: self._key(stage, seed, parent, {v: s}) for v, s in variants.items()}
+        keys = {v: self._key(name, seed, parent, {v: s}) for v, s in variants.items()}
         finished: dict[str, dict[str, Any]] = {}
         missing: dict[str, Any] = {}
         for variant, key in keys.items():
@@ -108,71 +119,115 @@ class _Planner:
             *finished.items(),
             *((digest_of([keys[v] for v in group]), group) for group in grouped(missing, size)),
         ]
-        of_seed = f" seed {seed}" if len(self.experiment.seeds) > 1 else ""
         return [
             Job(
                 key=key,
-                name=f"{name}{f' {number}/{len(groups)}' if len(groups) > 1 else ''}{of_seed}",
+                name=name + _of_many(number, len(groups)) + self._of(seed),
                 stage=name,
                 kind=stage.kind,
                 seed=seed,
                 variants=group,
                 variant_keys={variant: keys[variant] for variant in group},
                 parent=parent.key if parent else None,
-                recipe=stage.recipe,
+                recipe=image_recipe(self.experiment, name),
                 resources=stage.resources,
-                config=self._config(stage, seed, group),
+                config=self._config(name, seed, group),
                 dataset_digest=self.prepared.digest,
                 versions=self.versions,
-                result_versions=self._result_versions(stage, group),
+                result_versions=self._result_versions(name, group),
                 code=self.code,
                 population=self.population if parent else None,
             )
             for number, (key, group) in enumerate(groups, start=1)
         ]
 
-    def _key(
-        self,
-        stage: RepresentationStage | ClassifierStage,
-        seed: int,
-        parent: Job | None,
-        variant: dict[str, Any],
-    ) -> str:
+    def _of(self, seed: int) -> str:
+        return f" seed {seed}" if len(self.experiment.seeds) > 1 else ""
+
+    def _features(self, name: str, stage: FeaturesStage, seed: int, parent: Job) -> Job:
+        from bacl.config import features_config, portable
+
+        recipe = image_recipe(self.experiment, name)
+        config = features_config(
+            self.experiment.detector,
+            self.prepared,
+            self.dataset_info,
+            recipe,
+            _stored(stage),
+            seed,
+            self.experiment.imports,
+        )
+        versions = versions_of_features(self.experiment.detector, recipe)
+        key = digest_of(
+            [
+                {name: value for name, value in portable(config).items() if name != "train_cfg"},
+                self.prepared.digest,
+                self._lineage(parent),
+                versions,
+            ]
+        )
+        return Job(
+            key=self.known.get(key, digest_of([key])),
+            name=name + self._of(seed),
+            stage=name,
+            kind=stage.kind,
+            seed=seed,
+            variants={},
+            variant_keys={name: key},
+            parent=parent.key,
+            recipe=recipe,
+            resources=stage.resources,
+            config=config,
+            dataset_digest=self.prepared.digest,
+            versions=self.versions,
+            result_versions=versions,
+            code=self.code,
+        )
+
+    def _lineage(self, parent: Job) -> str:
+        """What a job that starts from `parent` depends on of it: of a bank, what its variants
+        share."""
+        if parent.kind != "classifier":
+            return next(iter(parent.variant_keys.values()))
+        before = self.jobs[parent.parent] if parent.parent else None
+        return self._key(parent.stage, parent.seed, before, {})
+
+    def _key(self, name: str, seed: int, parent: Job | None, variant: dict[str, Any]) -> str:
         from bacl.config import bank_heads, portable
 
-        lineage = next(iter(parent.variant_keys.values())) if parent else None
-        config = portable(self._config(stage, seed, variant))
+        stage = self.experiment.stages[name]
+        lineage = self._lineage(parent) if parent else None
+        config = portable(self._config(name, seed, variant))
         for head in bank_heads(config):
             head["variants"] = {v: _chosen(s, head["variants"][v]) for v, s in variant.items()}
         more: list[Any] = [self.weights] if self.weights else []
-        if self.population and parent:
+        if self.population and isinstance(stage, ClassifierStage):
             more += [self.population.model_dump(), stage.recipe.evaluate_every]
-        versions = self._result_versions(stage, variant)
+        versions = self._result_versions(name, variant)
         return digest_of([config, self.prepared.digest, lineage, versions, *more])
 
-    def _result_versions(
-        self, stage: RepresentationStage | ClassifierStage, variants: dict[str, Any]
-    ) -> dict[str, int | str]:
-        found: dict[str, int | str] = {}
+    def _result_versions(self, name: str, variants: dict[str, Any]) -> dict[str, int | str]:
+        detector, recipe = self.experiment.detector, image_recipe(self.experiment, name)
+        found: dict[str, int | str] = {} if variants else versions_of_features(detector, recipe)
         for settings in variants.values():
-            found |= versions_of(self.experiment.detector, stage.recipe, settings)
+            found |= versions_of(detector, recipe, settings)
         return found
 
-    def _config(
-        self, stage: RepresentationStage | ClassifierStage, seed: int, variants: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _config(self, name: str, seed: int, variants: dict[str, Any]) -> dict[str, Any]:
         from bacl.config import stage_config
 
+        stage = self.experiment.stages[name]
         return stage_config(
             self.experiment.detector,
             self.prepared,
             self.dataset_info,
-            stage.recipe,
+            image_recipe(self.experiment, name),
             variants,
-            _frozen(stage),
+            _frozen(name, self.experiment),
             seed,
             stage.resources.workers,
             self.experiment.imports,
+            _replayed(name, self.experiment),
         )
 
 
@@ -187,7 +242,25 @@ def _chosen(settings: Variant, options: dict[str, Any]) -> dict[str, Any]:
     return chosen | nested
 
 
-def _placed(problem: str, name: str, stage: RepresentationStage | ClassifierStage) -> str:
+def _of_many(number: int, total: int) -> str:
+    return f" {number}/{total}" if total > 1 else ""
+
+
+def _stored(stage: FeaturesStage) -> Features:
+    return Features.model_validate(stage.model_dump(include=set(Features.model_fields)))
+
+
+def _replayed(name: str, experiment: Experiment) -> Features | None:
+    """What is stored, of a stage that trains on that."""
+    stage = experiment.stages[name]
+    if not isinstance(stage, ClassifierStage) or stage.recipe.features == "exact":
+        return None
+    before = experiment.stages[stage.after]
+    assert isinstance(before, FeaturesStage)  # by spec.checks
+    return _stored(before)
+
+
+def _placed(problem: str, name: str, stage: Training | FeaturesStage) -> str:
     """What `bacl.config` says of a stage's variants or recipe, with the field's whole path."""
     if isinstance(stage, RepresentationStage):
         problem = problem.replace(f"variants.{name}", "classifier", 1)
@@ -216,14 +289,31 @@ def source_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def _parents_first(
-    experiment: Experiment,
-) -> list[tuple[str, RepresentationStage | ClassifierStage]]:
-    return sorted(experiment.stages.items(), key=lambda item: isinstance(item[1], ClassifierStage))
+def _parents_first(experiment: Experiment) -> Iterator[str]:
+    """Names of stages, each after the one that it starts from."""
+    depth: dict[str, int] = {}
+    for name in experiment.stages:
+        stage, depth[name] = experiment.stages[name], 0
+        while not isinstance(stage, RepresentationStage):
+            stage, depth[name] = experiment.stages[stage.after], depth[name] + 1
+    yield from sorted(depth, key=lambda name: depth[name])
 
 
-def _frozen(stage: RepresentationStage | ClassifierStage) -> list[str]:
-    return stage.freeze if isinstance(stage, ClassifierStage) else []
+def _frozen(name: str, experiment: Experiment) -> list[str]:
+    """Parts that do not train: where features are replayed, also what is stored as it is, and the
+    box regressor where a stage has trained it before."""
+    stage = experiment.stages[name]
+    if not isinstance(stage, ClassifierStage):
+        return []
+    before = experiment.stages[stage.after]
+    if not isinstance(before, FeaturesStage):
+        return stage.freeze
+    more = ["rpn_head"]
+    if experiment.detector.type == "mask_rcnn":
+        more.append("roi_head.mask_head")
+    if isinstance(experiment.stages[before.after], ClassifierStage):
+        more.append("roi_head.bbox_head.fc_reg")
+    return [*stage.freeze, *(part for part in more if part not in stage.freeze)]
 
 
 def _versions() -> dict[str, str]:

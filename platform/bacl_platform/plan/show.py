@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from bacl_platform.plan.cost import cost_lines
+from bacl_platform.plan.cost import cost_lines, images_that_train
 from bacl_platform.plan.job import Job, Plan, grouped
 from bacl_platform.spec.experiment import ClassifierStage, Experiment, Resources
 from bacl_platform.spec.problems import as_yaml
@@ -39,7 +39,8 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
         )
     console.print(table)
     recipes: dict[str, list[str]] = {}
-    for job in {job.stage: job for job in plan.jobs}.values():
+    stages_of = {job.stage: job for job in plan.jobs if job.kind != "features"}
+    for job in stages_of.values():
         recipe = (
             f"{job.recipe.schedule.batch} images a step, learning rate {_learning_rate(job)}, "
             f"sampler {job.recipe.sampler}{_left_out(job)}"
@@ -83,13 +84,7 @@ def _of_other_code(plan: Plan, store: Store) -> Iterator[str]:
 
 def _left_out(job: Job) -> str:
     """How many training images the recipe leaves out, in words, if any."""
-    from bacl.datasets.index import Index
-
-    dataset = job.config["train_dataloader"]["dataset"]
-    dataset = dataset.get("dataset", dataset)  # Copy-Paste is around it
-    index = Index(dataset["ann_file"])
-    images = len(index)
-    trained = len(index.trained(dataset["least_side"], dataset["empty"]))
+    trained, images = images_that_train(job)
     if trained == images:
         return ""
     return f", {trained:,} of {images:,} images train: the others have no annotations or are small"

@@ -15,7 +15,7 @@ from bacl_platform.plan.metric_names import precisions
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.plan.population import Population
 from bacl_platform.plan.trials import SweepFile, Trial, with_variants
-from bacl_platform.spec.experiment import variants_of
+from bacl_platform.spec.experiment import image_recipe, variants_of
 from bacl_platform.spec.sweep import VARIANT, Pbt, Sweep
 from bacl_platform.store.disk import disk_errors
 from bacl_platform.store.store import Store
@@ -137,7 +137,7 @@ def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
     from bacl_platform.plan.judged import why_absent
 
     sweep, experiment = file.sweep, trial.experiment
-    prepared, recipe = prepare(experiment.dataset), experiment.stages[trial.stage].recipe
+    prepared, recipe = prepare(experiment.dataset), image_recipe(experiment, trial.stage)
     known = precisions(prepared.groups.names, experiment.detector.type == "mask_rcnn")
     if sweep.metric not in known:
         raise UsageError(

@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
+from bacl.settings import FROZEN_TRUNK
 from bacl_platform.spec.experiment import (
+    STORED_WITH,
     ClassifierStage,
     Experiment,
+    FeaturesStage,
     RepresentationStage,
+    Training,
+    image_recipe,
     variants_of,
 )
 from bacl_platform.spec.problems import one_of, show
@@ -34,14 +39,33 @@ def broken_edges(stages: Any) -> Iterator[str]:
                 circle = " -> ".join([*cycle, cycle[0]])
                 yield f"stages.{name}.after: expected stages without a cycle, got {circle}"
             told |= set(cycle)
-        elif (
-            isinstance(stages[after[name]], dict)
-            and stages[after[name]].get("kind") == "classifier"
-        ):
-            yield (
-                f"stages.{name}.after: expected a representation stage, "
-                f"got the classifier stage {after[name]!r}"
-            )
+        else:
+            yield from _wrong_parent(name, stages)
+
+
+def _wrong_parent(name: str, stages: dict[str, Any]) -> Iterator[str]:
+    """A stage that cannot be after the one that it names, whose kind is another's."""
+    stage, parent = stages[name], stages[stages[name]["after"]]
+    if not isinstance(parent, dict):
+        return
+    recipe = stage.get("recipe")
+    replayed = isinstance(recipe, dict) and recipe.get("features") == "replay"
+    wanted = {
+        "classifier": ("features",) if replayed else ("representation",),
+        "features": ("representation", "classifier"),
+    }.get(stage.get("kind", ""), ())
+    kind = parent.get("kind")
+    if not wanted or kind not in ("representation", "classifier", "features") or kind in wanted:
+        return
+    why = ""
+    if kind == "features":
+        why = ": recipe.features: replay trains on what it stores"
+    elif replayed:
+        why = ": recipe.features: replay trains on what such a stage stores"
+    yield (
+        f"stages.{name}.after: expected a stage of kind {' or '.join(wanted)}, got the {kind} "
+        f"stage {stage['after']!r}{why}"
+    )
 
 
 def disagreements(experiment: Experiment) -> Iterator[str]:
@@ -50,6 +74,9 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
         yield f"seeds: expected each seed once, got {experiment.seeds}"
     owner: dict[str, str] = {}
     for name, stage in experiment.stages.items():
+        yield from _replays(name, experiment)
+        if isinstance(stage, FeaturesStage):
+            continue
         batch, workers = stage.recipe.schedule.batch, stage.resources.workers
         if batch % (2 * workers):
             yield (
@@ -84,7 +111,50 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
         yield f"baseline: expected {one_of(owner)}, got {experiment.baseline!r}"
 
 
-def _unserved(name: str, stage: RepresentationStage | ClassifierStage) -> Iterator[str]:
+def _replays(name: str, experiment: Experiment) -> Iterator[str]:
+    """Problems of a stage that stores features, or trains on stored ones."""
+    stage = experiment.stages[name]
+    if isinstance(stage, RepresentationStage):
+        if stage.recipe.features != "exact":
+            yield (
+                f"stages.{name}.recipe.features: expected exact, because a representation stage "
+                "trains the trunk, got 'replay'"
+            )
+        return
+    before = experiment.stages[stage.after]
+    if isinstance(stage, FeaturesStage):
+        if experiment.detector.type == "cascade_rcnn":
+            yield (
+                f"stages.{name}.kind: expected no stage of kind features with detector.type "
+                "cascade_rcnn, whose later box heads see what the earlier ones, still training, "
+                "make of proposals"
+            )
+        return
+    if stage.recipe.features == "exact" or not isinstance(before, FeaturesStage):
+        return
+    shown = image_recipe(experiment, stage.after)
+    for field in sorted(stage.recipe.model_fields_set & set(STORED_WITH)):
+        if getattr(stage.recipe, field) != getattr(shown, field):
+            yield (
+                f"stages.{name}.recipe.{field}: expected {show(getattr(shown, field))}, with which "
+                f"stage {stage.after!r} stores features, got {show(getattr(stage.recipe, field))}"
+            )
+    if missing := [part for part in FROZEN_TRUNK if part not in stage.freeze]:
+        yield (
+            f"stages.{name}.freeze: expected {', '.join(missing)} among what is frozen, because "
+            f"stored features do not change with the trunk, got {show(stage.freeze)}"
+        )
+    for variant, settings in stage.variants.items():
+        lacking = [layer for layer in settings.reads if layer not in ("fc2", *before.layers)]
+        if lacking:
+            yield (
+                f"stages.{name}.variants.{variant}: method {settings.method} reads "
+                f"{', '.join(lacking)} of a region, which stage {stage.after!r} does not store: "
+                f"expected stages.{stage.after}.layers: [{', '.join(lacking)}]"
+            )
+
+
+def _unserved(name: str, stage: Training) -> Iterator[str]:
     """Problems of methods that the stage's recipe or kind cannot serve."""
     for variant, settings in variants_of(name, stage).items():
         method = f"method {settings.method}"
@@ -101,9 +171,7 @@ def _unserved(name: str, stage: RepresentationStage | ClassifierStage) -> Iterat
             )
 
 
-def _followers(
-    name: str, stage: RepresentationStage | ClassifierStage, experiment: Experiment
-) -> Iterator[str]:
+def _followers(name: str, stage: Training, experiment: Experiment) -> Iterator[str]:
     """Problems of variants that only correct the classifier of the stage before."""
     for variant, settings in variants_of(name, stage).items():
         if not settings.follows:
@@ -113,6 +181,8 @@ def _followers(
             yield f"stages.{name}.classifier: {wanted}: expected it in a stage of kind classifier"
             continue
         before = experiment.stages.get(stage.after)
+        while isinstance(before, FeaturesStage | ClassifierStage):
+            before = experiment.stages.get(before.after)
         found = before.classifier.method if isinstance(before, RepresentationStage) else None
         if found is not None and found not in settings.bases:
             yield (

@@ -13,7 +13,9 @@ from bacl.settings import (
     FROZEN_TRUNK,
     Dataset,
     Detector,
+    Features,
     FilePath,
+    ImageRecipe,
     Recipe,
     Seed,
     Settings,
@@ -81,8 +83,9 @@ class ClassifierStage(Settings):
     """Stage 2: trains variants of the classifier over one trunk, whose features are frozen."""
 
     kind: Literal["classifier"]
-    after: Annotated[str, meaning("the name of a representation stage")]
-    """The representation stage that the trunk comes from."""
+    after: Annotated[str, meaning("the name of a stage")]
+    """The representation stage that the trunk comes from; or the stage of kind `features` whose
+    features are replayed."""
     freeze: list[Annotated[str, meaning("the name of a part of the detector")]] = list(FROZEN_TRUNK)
     """Parts of the detector that do not train; `*` stands for anything in their names."""
     variants: dict[Name, Variant] = Field(min_length=1)
@@ -92,7 +95,23 @@ class ClassifierStage(Settings):
     resources: Resources = Resources()
 
 
-Stage = Annotated[RepresentationStage | ClassifierStage, Field(discriminator="kind")]
+class FeaturesStage(Features):
+    """Passes all images through the trunk of a stage once, and stores what its classifiers see."""
+
+    kind: Literal["features"]
+    after: Annotated[str, meaning("the name of a representation or a classifier stage")]
+    """The stage whose trunk, proposals and box regressor features are of."""
+    recipe: ImageRecipe | None = None
+    """What of the recipe of the stage that it is after is different here."""
+    resources: Resources = Resources()
+
+
+Training = RepresentationStage | ClassifierStage
+"""Stages that train variants."""
+
+Stage = Annotated[
+    RepresentationStage | ClassifierStage | FeaturesStage, Field(discriminator="kind")
+]
 
 
 class Paper(Settings):
@@ -123,6 +142,39 @@ class Experiment(Settings):
     """The published table whose rows are the variants, by name."""
 
 
-def variants_of(name: str, stage: RepresentationStage | ClassifierStage) -> dict[str, Variant]:
+def variants_of(
+    name: str, stage: RepresentationStage | ClassifierStage | FeaturesStage
+) -> dict[str, Variant]:
     """The stage's variants by name; a representation stage has one, called like the stage."""
+    if isinstance(stage, FeaturesStage):
+        return {}
     return stage.variants if isinstance(stage, ClassifierStage) else {name: stage.classifier}
+
+
+def trained(experiment: Experiment) -> dict[str, Training]:
+    """The stages that train variants, by name."""
+    return {n: s for n, s in experiment.stages.items() if not isinstance(s, FeaturesStage)}
+
+
+def image_recipe(experiment: Experiment, name: str) -> Recipe:
+    """The recipe of a stage, with what a stage of features shows of images, which its replays see
+    as well."""
+    stage = experiment.stages[name]
+    if isinstance(stage, RepresentationStage):
+        return stage.recipe
+    before = experiment.stages[stage.after]
+    if isinstance(stage, ClassifierStage):
+        if not isinstance(before, FeaturesStage):
+            return stage.recipe
+        shown = image_recipe(experiment, stage.after)
+        return stage.recipe.model_copy(update={n: getattr(shown, n) for n in STORED_WITH})
+    recipe = image_recipe(experiment, stage.after)
+    given = stage.recipe.model_fields_set if stage.recipe else ()
+    return recipe.model_copy(update={name: getattr(stage.recipe, name) for name in given})
+
+
+STORED_WITH = tuple(
+    ImageRecipe.model_fields.keys()
+    - {"group_aspect_ratio", "loader_workers", "precision", "channels_last"}
+)
+"""Fields of a recipe that stored features are made with."""

@@ -17,6 +17,7 @@ from bacl_platform.spec.checks import broken_edges, disagreements
 from bacl_platform.spec.experiment import (
     ClassifierStage,
     Experiment,
+    FeaturesStage,
     RepresentationStage,
     variants_of,
 )
@@ -159,8 +160,10 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
         return variant.model_copy(update={"trees": absolute(variant.trees)})
 
     def of_stage(
-        stage: RepresentationStage | ClassifierStage,
-    ) -> RepresentationStage | ClassifierStage:
+        stage: RepresentationStage | ClassifierStage | FeaturesStage,
+    ) -> RepresentationStage | ClassifierStage | FeaturesStage:
+        if isinstance(stage, FeaturesStage):
+            return stage
         if isinstance(stage, RepresentationStage):
             return stage.model_copy(update={"classifier": grown(stage.classifier)})
         variants = {name: grown(variant) for name, variant in stage.variants.items()}

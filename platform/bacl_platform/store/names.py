@@ -22,6 +22,9 @@ STOPPED = "stopped.json"
 CHECKPOINTS = "checkpoints"
 """The folder of a job's checkpoints, while it trains, and of those that are kept after."""
 
+SHARDS = "shards"
+"""The folder of stored features."""
+
 LOG = "train.log"
 
 FAILURE = "failure.txt"

@@ -52,23 +52,24 @@ def config_of(
     Raises UsageError for a variant that the experiment lacks.
     """
     from bacl.config import stage_config
-    from bacl_platform.spec.experiment import variants_of
+    from bacl_platform.spec.experiment import image_recipe, trained, variants_of
 
+    training = trained(experiment)
     stages = {
-        name: (stage, settings)
-        for stage_name, stage in experiment.stages.items()
+        name: (image_recipe(experiment, stage_name), settings)
+        for stage_name, stage in training.items()
         for name, settings in variants_of(stage_name, stage).items()
     }
     if variant is None:
-        variant = next(iter(variants_of(*list(experiment.stages.items())[-1])))
+        variant = next(iter(variants_of(*list(training.items())[-1])))
     if variant not in stages:
         raise UsageError(f"--variant: expected one of {', '.join(stages)}, got {variant}")
-    stage, settings = stages[variant]
+    recipe, settings = stages[variant]
     return stage_config(
         experiment.detector,
         prepared,
         Path("-"),
-        stage.recipe,
+        recipe,
         {variant: settings},
         [],
         0,

@@ -17,7 +17,7 @@ from bacl.config import config_text
 from bacl.detector.warmstart import load_trunk, read_checkpoint
 from bacl_platform.plan.job import Job
 from bacl_platform.store.checkpoints import latest_checkpoint
-from bacl_platform.store.names import CHECKPOINT, CHECKPOINTS, LOG
+from bacl_platform.store.names import CHECKPOINT, CHECKPOINTS, LOG, SHARDS
 from bacl_platform.store.store import Store
 from bacl_platform.train.hooks.leaving import LeavingVariants
 from bacl_platform.train.hooks.scalars import Scalars
@@ -33,16 +33,21 @@ class StageConfig(Config):
         return config_text(self.to_dict())
 
 
-def runner_config(job: Job, work: Path, results: Path) -> Config:
+def runner_config(job: Job, store: Store, results: Path) -> Config:
     config = StageConfig(copy.deepcopy(job.config))
     import_modules_from_strings(**config.custom_imports)
-    config.work_dir = str(work / "mmengine")
+    config.work_dir = str(store.work(job.key) / "mmengine")
     # MMEngine names loggers by it and the second: a job that trains twice in one would share a file
     config.experiment_name = f"{job.key}-{uuid.uuid4().hex[:8]}"
     config.log_level = "INFO"
     config.visualizer = {"type": "Visualizer", "vis_backends": []}
     config.default_hooks = {"checkpoint": None}
     config.val_evaluator.folder = str(results / "variants")
+    if job.replayed:
+        assert job.parent is not None
+        for loader in (config.train_dataloader, config.val_dataloader):
+            if loader.dataset.type.startswith("Stored"):
+                loader.dataset.folder = str(store.entry(job.parent) / SHARDS)
     if get_world_size() > 1:
         config.launcher = "pytorch"
         # mmengine hands DDP a device id, which DDP refuses for a model on the CPU

@@ -11,12 +11,12 @@ import time
 import torch
 from mmengine.dist import get_world_size
 
-from bacl.errors import RunError
 from bacl_platform.plan.job import Job
-from bacl_platform.store import prepared_datasets, unfinished
+from bacl_platform.store import unfinished
 from bacl_platform.store.disk import disk_errors, write_text
 from bacl_platform.store.names import CHECKPOINTS, JOB, MOVES, SCALARS, STOPPED
 from bacl_platform.store.store import Store
+from bacl_platform.train.bringing import bring
 from bacl_platform.train.hooks.checkpoints import Checkpoints, Interrupted
 from bacl_platform.train.hooks.finite_loss import FiniteLoss
 from bacl_platform.train.hooks.leaving import LeavingVariants, NoneLeft
@@ -27,6 +27,7 @@ from bacl_platform.train.messages import Asked, Report, Stopped, Tell
 from bacl_platform.train.model import bare_model
 from bacl_platform.train.publish import described, publish
 from bacl_platform.train.ranks import Agreed, together
+from bacl_platform.train.recording import record
 from bacl_platform.train.retention import Retention
 from bacl_platform.train.retries import failure, lasts
 from bacl_platform.train.runner import JobRunner, begin, runner_config
@@ -55,7 +56,10 @@ def train(
         with contextlib.ExitStack() as held, disk_errors(store.root):
             together(lambda: held.enter_context(store.lock(job.key)))
             if not together(lambda: store.complete(job.key)):
-                _train(job, store, tell, report, stopped, asked_to_stop)
+                if job.kind == "features":
+                    record(job, store, tell, asked_to_stop)
+                else:
+                    _train(job, store, tell, report, stopped, asked_to_stop)
     except Exception as error:
         if isinstance(error, Agreed) or (lasts(error) and get_world_size() == 1):
             return failure(job.name, job.key, error)
@@ -73,11 +77,11 @@ def _train(
 ) -> None:
     work = store.work(job.key)
     results = work / "entry"
-    together(lambda: _bring(job, store))
+    together(lambda: bring(job, store))
     together(lambda: results.mkdir(parents=True, exist_ok=True))
     together(lambda: write_text(work / JOB, described(job)))
     scalars = Scalars(job, work / SCALARS, tell, report)
-    runner = JobRunner.from_cfg(runner_config(job, work, results))
+    runner = JobRunner.from_cfg(runner_config(job, store, results))
     logging.getLogger("bacl_platform").handlers = runner.logger.handlers
     stops = LeavingVariants(job, work / STOPPED, tell, stopped)
     moves = Moves(job, work / MOVES) if job.population else None
@@ -113,16 +117,3 @@ def _train(
     model = bare_model(runner.model)
     together(lambda: retention.save_lasting(results / CHECKPOINTS))
     together(lambda: publish(stops.remaining, store, results, model, loop_seconds))
-
-
-def _bring(job: Job, store: Store) -> None:
-    """Have here what a job needs of a bucket: its dataset, its parent, what it has done before."""
-    if store.bucket is None:
-        return
-    prepared_datasets.pull(store, job.dataset_digest)
-    if job.parent is not None and not store.complete(job.parent):
-        raise RunError(
-            f"job {job.name} ({job.key}): expected its parent {job.parent} in {store.url}, found "
-            "none that is whole: run the same command again, which makes it anew"
-        )
-    unfinished.pull(store, job.key)

@@ -1,6 +1,5 @@
 """A bank on stored features is the bank, but for what the features leave out."""
 
-
 import pytest
 import torch
 from everything import BACL_VARIANT, OWN, detected

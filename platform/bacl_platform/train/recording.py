@@ -1,0 +1,117 @@
+"""Makes the entry of a job of kind `features`: shards, and what replays start from.
+
+A shard is whole or not there, so a job that was stopped, or killed, goes on with those that lack.
+"""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.dist import barrier, get_dist_info
+from mmengine.registry import init_default_scope
+from mmengine.utils import import_modules_from_strings
+
+from bacl.detector.warmstart import load_trunk, read_checkpoint
+from bacl.features import shards
+from bacl.features.parts import Part
+from bacl.features.recording import Recorder
+from bacl_platform.plan.job import Job
+from bacl_platform.store.disk import disk_errors, write_text
+from bacl_platform.store.names import CHECKPOINT, JOB, LOG, SCALARS, SHARDS
+from bacl_platform.store.store import Store
+from bacl_platform.train.bringing import bring
+from bacl_platform.train.hooks.checkpoints import Interrupted
+from bacl_platform.train.messages import Asked, Checkpointed, Started, Tell
+from bacl_platform.train.model import save_file
+from bacl_platform.train.publish import described
+from bacl_platform.train.ranks import together
+
+TOLD_EVERY = 2.0
+"""Seconds, at least, between what is said of progress."""
+
+logger = logging.getLogger(__name__)
+
+
+def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> None:
+    """Make the shards that lack, and publish the entry once all ranks have made theirs."""
+    work = store.work(job.key)
+    folder = work / "entry" / SHARDS
+    together(lambda: bring(job, store))
+    together(lambda: folder.mkdir(parents=True, exist_ok=True))
+    together(lambda: write_text(work / JOB, described(job)))
+    recorder = Recorder(_detector(job, store), job.config)
+    every = recorder.parts()
+    done = together(lambda: [part.name for part in every if _kept(part, folder, store, job)])
+    missing = [part for part in every if part.name not in done]
+    rank, ranks = get_dist_info()
+    if rank == 0:
+        tell(Started(job.key, len(done)))
+    told = began = time.perf_counter()
+    for part, content in recorder.walk(missing[rank::ranks], job.recipe.loader_workers):
+        with disk_errors(store.root):
+            shards.write(folder, part, content)
+        if rank == 0 and time.perf_counter() - told > TOLD_EVERY:
+            told = time.perf_counter()
+            tell(Checkpointed(job.key, len(list(folder.glob("*.pt")))))
+        if asked_to_stop is not None and asked_to_stop():
+            raise Interrupted(f"job {job.name} ({job.key}) was stopped between shards")
+    barrier()
+    seconds = time.perf_counter() - began
+    together(lambda: _publish(job, store, work / "entry", seconds))
+
+
+def _kept(part: Part, folder: Path, store: Store, job: Job) -> bool:
+    """Whether a shard is whole: one of this job's work, or of its entry, if another part of that
+    was damaged."""
+    before = store.entry(job.key) / SHARDS
+    if not shards.whole(folder, part) and shards.whole(before, part):
+        for name in (part.name, shards.note(part.name)):
+            (folder / name).unlink(missing_ok=True)
+            os.link(before / name, folder / name)
+    return shards.whole(folder, part)
+
+
+def _detector(job: Job, store: Store) -> Any:
+    """The detector that features are of, on this rank's device."""
+    assert job.parent is not None
+    config = Config(job.config)
+    import_modules_from_strings(**config.custom_imports)
+    init_default_scope(config.default_scope)
+    model = MODELS.build(config.model)
+    load_trunk(model, store.entry(job.parent) / CHECKPOINT)
+    device = torch.device("cuda", torch.cuda.current_device()) if job.resources.gpus else "cpu"
+    return model.to(device)
+
+
+def _publish(job: Job, store: Store, results: Path, seconds: float) -> None:
+    with disk_errors(results):
+        described_as = described(job, loop_seconds=seconds)
+        (results / JOB).write_text(described_as, encoding="utf-8")
+        meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
+        save_file({"state_dict": _start(job, store), "meta": meta}, results / CHECKPOINT)
+        for name in (SCALARS, LOG):
+            (results / name).touch()
+    store.publish(job.key, results)
+
+
+def _start(job: Job, store: Store) -> dict[str, Any]:
+    """Weights that replays start from: the parent's, and where that is a bank, with the classifier
+    that its own variants started from."""
+    assert job.parent is not None
+    weights = read_checkpoint(store.entry(job.parent) / CHECKPOINT)["state_dict"]
+    before = store.descriptions()[job.parent]
+    if before["kind"] == "representation":
+        return weights
+    first = read_checkpoint(store.entry(before["parent"]) / CHECKPOINT)["state_dict"]
+    classifiers = {name: value for name, value in first.items() if ".variants." in name}
+    trunk = {name: value for name, value in weights.items() if not _of_bank(name)}
+    return {**trunk, **classifiers}
+
+
+def _of_bank(name: str) -> bool:
+    return ".variants." in name or ".statistics." in name
