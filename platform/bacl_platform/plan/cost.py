@@ -16,6 +16,7 @@ from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import newest_step
 
 if TYPE_CHECKING:
+    from bacl.datasets.prepared import Prepared
     from bacl_platform.plan.job import Job, Plan
 
 EACH_VARIANT = 0.03
@@ -74,9 +75,8 @@ def cost_of(
             fused = _more(fused, 1, round(left * views), round(left * images))
             alone = _more(alone, 1, round(left * views), round(left * images))
             continue
-        if job.replayed:  # nothing passes the trunk
-            fused = _more(fused, 1, 0, 0)
-            alone = _more(alone, len(job.variants), 0, 0)
+        if job.replayed:  # nothing passes the trunk, however many variants there are
+            fused, alone = _more(fused, 1, 0, 0), _more(alone, 1, 0, 0)
             continue
         every = job.config["train_cfg"]["val_interval"]
         trained = (job.iterations - done) * job.recipe.schedule.batch
@@ -110,7 +110,8 @@ def _more(cost: Cost, jobs: int, trained: int, evaluated: int) -> Cost:
 
 def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
     """What a plan costs fused and unfused, in sentences: the whole, banks, and what is to run."""
-    val_images = _val_images(plan)
+    prepared = _prepared(plan)
+    val_images = prepared.val.image_total
     fused, alone = cost_of(plan.jobs, val_images)
     if alone == fused:
         yield f"in all: {fused}; no two variants share a trunk"
@@ -118,6 +119,7 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
         yield f"in all: {fused}"
         yield f"with a job for every variant: {alone} ({_times(fused, alone)} the training images)"
     yield from _banks(plan, val_images)
+    yield from _stored(plan, prepared)
     missing = plan.missing(store)
     steps = {job.key: newest_step(store, job.key) or 0 for job in missing}
     there = (
@@ -134,11 +136,10 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
     yield from _hours(plan, missing, steps, store)
 
 
-def _val_images(plan: "Plan") -> int:
+def _prepared(plan: "Plan") -> "Prepared":
     from bacl.datasets.prepared import Prepared
 
-    info = Path(plan.jobs[0].config["val_evaluator"]["dataset_info"])
-    return Prepared.load(info).val.image_total
+    return Prepared.load(Path(plan.jobs[0].config["val_evaluator"]["dataset_info"]))
 
 
 def _banks(plan: "Plan", val_images: int) -> Iterator[str]:
@@ -154,6 +155,50 @@ def _banks(plan: "Plan", val_images: int) -> Iterator[str]:
                 f"job for every variant: {amount(alone.trained)} in {alone.jobs} "
                 f"({_times(fused, alone)})"
             )
+
+
+def _stored(plan: "Plan", prepared: "Prepared") -> Iterator[str]:
+    """How large stored features are, and which stages train on them."""
+    from rich.filesize import decimal
+
+    for job in {job.stage: job for job in plan.jobs if job.kind == "features"}.values():
+        views, images = _passing(job, prepared.val.image_total)
+        train, val = bytes_of(job, prepared)
+        seeds = sum(other.stage == job.stage for other in plan.jobs)
+        each = f" for each of {seeds} seeds" if seeds > 1 else ""
+        yield (
+            f"{job.stage}: about {decimal(views * train + images * val)}{each}: {decimal(train)} "
+            f"for each of {amount(views)} views of training images"
+            + (f", {decimal(val)} for each of {amount(images)} validation images" if images else "")
+        )
+    replays = dict.fromkeys(job.stage for job in plan.jobs if job.replayed)
+    if replays:
+        yield f"{', '.join(replays)}: trained on stored features; no image passes the trunk"
+
+
+POSITIVES = 7
+"""Sampled regions of objects for each box of a training image, about, before the quota: measured on
+the embedded set."""
+
+
+def bytes_of(job: "Job", prepared: "Prepared") -> tuple[int, int]:
+    """Bytes, about, that a job stores of a view of a training image, and of a validation image."""
+    stored, model = job.config["features"], job.config["model"]
+    head, sampler = model["roi_head"]["bbox_head"], model["train_cfg"]["rcnn"]["sampler"]
+    images = max(images_that_train(job)[0], 1)
+    boxes = sum(category.instance_count for category in prepared.categories) / images
+    shown = sum(category.image_count for category in prepared.categories) / images
+    positives = min(POSITIVES * boxes, sampler["num"] * sampler["pos_fraction"])
+    rows = positives + min(stored["negatives"], sampler["num"] - positives)
+    width = head["fc_out_channels"]
+    widths = {"pooled": head["in_channels"] * head["roi_feat_size"] ** 2, "fc1": width}
+    each = (width + sum(widths[name] for name in stored["layers"])) * _BYTES[stored["dtype"]]
+    # beside features: labels, boxes of proposals and truths, and means and squares in float32
+    view = rows * (each + 4) + positives * 32 + shown * 8 * width
+    return round(view), round(model["test_cfg"]["rpn"]["max_per_img"] * (each + 16))
+
+
+_BYTES = {"float16": 2, "float32": 4}
 
 
 def _hours(

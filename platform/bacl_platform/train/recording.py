@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bacl.register  # noqa: F401  before anything imports mmdet.models
+
+# isort: split
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config

@@ -27,7 +27,6 @@ from bacl_platform.train.messages import Asked, Report, Stopped, Tell
 from bacl_platform.train.model import bare_model
 from bacl_platform.train.publish import described, publish
 from bacl_platform.train.ranks import Agreed, together
-from bacl_platform.train.recording import record
 from bacl_platform.train.retention import Retention
 from bacl_platform.train.retries import failure, lasts
 from bacl_platform.train.runner import JobRunner, begin, runner_config
@@ -57,6 +56,8 @@ def train(
             together(lambda: held.enter_context(store.lock(job.key)))
             if not together(lambda: store.complete(job.key)):
                 if job.kind == "features":
+                    from bacl_platform.train.recording import record
+
                     record(job, store, tell, asked_to_stop)
                 else:
                     _train(job, store, tell, report, stopped, asked_to_stop)
