@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from bacl import settings
 from bacl.errors import UsageError
-from bacl.settings import Context, Method, meaning, rebuild
+from bacl.schema import meaning, rebuild
+from bacl.settings import Context, Method
 
 
 class Tailed(Method):

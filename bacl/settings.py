@@ -5,46 +5,20 @@ reader, in `bacl.config` or the part it configures; defaults are the paper's (se
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import core_schema
+from pydantic import ConfigDict, Field, model_validator
 
 from bacl.backbones import BACKBONES
 from bacl.datasets.categories import Category
 from bacl.errors import UsageError
+from bacl.schema import Names, Settings, meaning, rebuild
 
 FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head*.shared_fcs")
 """What the classifier stage freezes, section III-A: the RoI feature extractor."""
-
-
-_MODELS: list[type[BaseModel]] = []
-"""All settings, each after those that it is made of."""
-
-
-class Settings(BaseModel):
-    """Base: unknown fields are errors, numbers are finite, values do not change once validated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        _MODELS.append(cls)
-
-
-def rebuild() -> None:
-    """Have all settings take what has been registered since they were defined."""
-    for model in _MODELS:
-        model.model_rebuild(force=True)
-
-
-def meaning(words: str) -> Any:
-    """What a field that takes text expects, for the sentence about one that is wrong."""
-    return Field(min_length=1, json_schema_extra={"meaning": words})
-
 
 FilePath = Annotated[str, meaning("the path of a file")]
 FolderPath = Annotated[str, meaning("the path of a folder")]
@@ -133,21 +107,11 @@ class Dataset(Settings):
         return self
 
 
-class _Names:
-    """Pydantic's schema of text that is one of the names in a table, whatever is there by then."""
-
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        self.table = table
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        return core_schema.literal_schema(list(self.table))
-
-
 class Detector(Settings):
     """A two-stage detector with FPN; the defaults are the paper's."""
 
     type: Literal["faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "faster_rcnn"
-    backbone: Annotated[str, _Names(BACKBONES)] = "resnet50"
+    backbone: Annotated[str, Names(BACKBONES)] = "resnet50"
     weights: Annotated[str, meaning("torchvision or the path of a checkpoint file")] | None = None
     """Backbone weights: `torchvision` (ImageNet), a local checkpoint file, or null."""
     neck_channels: int = Field(256, gt=0)
@@ -473,7 +437,7 @@ INDICATORS = dict.fromkeys(
 """Modules of long-term indicators, Table II and Eq. (14), by their names."""
 
 
-Indicator = Annotated[str, _Names(INDICATORS)]
+Indicator = Annotated[str, Names(INDICATORS)]
 """One of INDICATORS."""
 
 

@@ -3,7 +3,7 @@
 import sys
 from contextlib import contextmanager
 
-from bacl import extensions, method_settings, settings, variants
+from bacl import extensions, method_settings, schema, settings, variants
 from bacl import indicators as parts
 
 METHOD = '''
@@ -85,6 +85,6 @@ def forgotten():
         for name in sys.modules.keys() - before[0].keys():
             del sys.modules[name]
         sys.path[:] = before[1]
-        settings.rebuild()
+        schema.rebuild()
         extensions.load_installed.cache_clear()
         extensions.FOLDERS.clear()

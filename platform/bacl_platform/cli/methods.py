@@ -126,7 +126,7 @@ def _about(method: "type[Method]") -> str:
 
 def _options(settings: type[Any], under: str = "") -> list[tuple[str, str, str]]:
     """(path, default, what it is) of each field but the method's name."""
-    from bacl.settings import Settings
+    from bacl.schema import Settings
 
     found: list[tuple[str, str, str]] = []
     for name, field in settings.model_fields.items():

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from bacl.method_settings import Variant
-from bacl.settings import Recipe, Settings
+from bacl.schema import Settings
+from bacl.settings import Recipe
 from bacl_platform.plan.population import Population
 from bacl_platform.spec.experiment import Experiment, Resources
 from bacl_platform.store.store import Store

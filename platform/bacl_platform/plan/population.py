@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from bacl.settings import Settings
+from bacl.schema import Settings
 from bacl_platform.spec.space import Axis, Space
 
 FACTORS = (0.8, 1.2)

@@ -1,7 +1,7 @@
 """What pydantic finds wrong in a user's file, in sentences that a person would say.
 
 A model's JSON schema knows what each field expects. A field whose text means something in
-particular, such as a path, says what in its schema's `meaning` (`bacl.settings.meaning`).
+particular, such as a path, says what in its schema's `meaning` (`bacl.schema.meaning`).
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bacl.settings import Settings
+from bacl.schema import Settings
 
 
 def translate(error: ValidationError, model: type[Settings]) -> Iterator[str]:
