@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from bacl.backbones import BACKBONES
 from bacl.datasets.categories import Category
+from bacl.datasets.formats import EMBEDDED, FORMATS, NAMED
 from bacl.errors import UsageError
 from bacl.schema import Names, Settings, meaning, rebuild
 
@@ -70,12 +71,13 @@ class Groups(Settings):
 class Dataset(Settings):
     """Where images and annotations are, or how to make the embedded set."""
 
-    format: Literal["embedded", "lvis", "coco", "lvis_v0.5", "lvis_v1", "coco_lt"]
-    """`lvis` and `coco` name their files here; the last three are found under `root`."""
+    format: Annotated[str, Names([EMBEDDED], FORMATS, NAMED)]
+    """Formats of annotation files, `lvis`, `coco` and any that are registered, name their files
+    here; NAMED are found under `root`."""
     root: FolderPath | None = None
     """Folder that `bacl data prepare <format> --root <folder>` has filled."""
     train: FilePath | None = None
-    """Annotation file of the training split (LVIS or COCO JSON)."""
+    """Annotation file of the training split."""
     val: FilePath | None = None
     images: FolderPath | None = None
     """Folder that the annotations' file names start from."""
@@ -95,10 +97,9 @@ class Dataset(Settings):
     def _files_belong_to_the_format(self) -> "Dataset":
         files = ("train", "val", "images")
         needed, optional, why = {
-            "embedded": ((), (), "makes its own files"),
-            "lvis": (files, ("val_images",), "names its files itself"),
-            "coco": (files, ("val_images",), "names its files itself"),
-        }.get(self.format, (("root",), (), "finds its files under root"))
+            EMBEDDED: ((), (), "makes its own files"),
+            **dict.fromkeys(NAMED, (("root",), (), "finds its files under root")),
+        }.get(self.format, (files, ("val_images",), "names its files itself"))
         given = [n for n in ("root", *files, "val_images") if getattr(self, n) is not None]
         if missing := [name for name in needed if name not in given]:
             raise ValueError(f"format {self.format} needs {', '.join(missing)}")

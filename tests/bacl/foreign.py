@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from bacl import extensions, method_settings, schema, settings, variants
 from bacl import indicators as parts
+from bacl.datasets import formats
 
 METHOD = '''
 """Focal loss, in a module of a user's."""
@@ -72,6 +73,7 @@ def forgotten():
         for registry in (
             method_settings.METHODS,
             settings.INDICATORS,
+            formats.FORMATS,
             variants.METHODS.module_dict,
             parts.INDICATORS.module_dict,
         )

@@ -1,4 +1,4 @@
-"""`imports` of an experiment: methods and indicators from its folder, in its plan and its keys."""
+"""`imports` of an experiment: methods, indicators and formats from its folder."""
 
 import pytest
 import yaml
@@ -66,6 +66,21 @@ def test_keys_follow_the_sources_of_what_a_variant_uses(mine, prepared, store):
     content["stages"]["heads"]["variants"] = {"softmax": {"method": "softmax"}}
     plain.write_text(yaml.safe_dump(content))
     assert keys(plain, prepared, store)["softmax"] == before["softmax"]
+
+
+def test_dataset_format_of_the_folder_is_known(mine):
+    (mine.parent / "my_format.py").write_text(
+        "from bacl.datasets.formats import register\n\nregister('table')(print)\n"
+    )
+    files = "train: a, val: b, images: c"
+    override = "imports=[my_losses, my_indicator, my_format]"
+    assert load(mine, [override, f"dataset={{format: table, {files}}}"]).dataset.format == "table"
+    with pytest.raises(UsageError) as error:
+        load(mine, [f"dataset={{format: tabel, {files}}}"])
+    assert str(error.value) == (
+        f"{mine}: dataset.format: expected one of embedded, lvis, coco, table, lvis_v0.5, lvis_v1, "
+        "coco_lt, got 'tabel' (did you mean `table`?)"
+    )
 
 
 def test_modules_beside_a_base_are_found(mine, tmp_path):
