@@ -19,6 +19,7 @@ import torch
 from everything import CONFIGS, OWN, detected
 from mmdet.registry import DATASETS
 from pycocotools import mask as mask_utils
+from pydantic import BaseModel
 from training import build, config_of, stream_of, train
 
 from bacl.config import bank_heads
@@ -29,9 +30,10 @@ from bacl.evaluation import Detections, evaluate
 from bacl.method_settings import METHODS
 from bacl.method_settings import Variant as Settings
 from bacl.result_versions import version_of, versions_of
-from bacl.settings import Dataset, Detector, Recipe, Schedule
+from bacl.settings import Dataset, Detector, Hallucination, Recipe, Schedule
 
 FILE = Path(__file__).with_name("golden.json")
+DEFAULTS = Path(__file__).with_name("golden_defaults.json")
 RELATIVE = 1e-4
 """What values on another machine may differ by."""
 COUNTED = 1e-2
@@ -168,6 +170,43 @@ def _metrics(prepared: Prepared) -> Values:
     return {name: [value] for name, value in result.metrics.items()}
 
 
+def defaults() -> dict[str, dict[str, Any]]:
+    """Defaults of options, which keys of jobs leave out, and the version they hold for, by part."""
+    parts: dict[str, Any] = {f"method.{name}": kind for name, kind in METHODS.items()}
+    parts["hallucination"] = Hallucination
+    return {
+        part: {
+            "version": version_of(part),
+            "defaults": {
+                name: default.model_dump(exclude_defaults=True)
+                if isinstance(default := field.get_default(call_default_factory=True), BaseModel)
+                else default
+                for name, field in kind.model_fields.items()
+                if not field.is_required()
+            },
+        }
+        for part, kind in parts.items()
+    }
+
+
+def default_problem(part: str, now: dict[str, Any], recorded: dict[str, Any] | None) -> str | None:
+    """What is to be done about a part's defaults, in a sentence; None where nothing is."""
+    again = "record anew with `python tests/bacl/golden.py`"
+    if recorded is None or recorded["version"] != now["version"]:
+        return f"defaults of {part} are not recorded for version {now['version']}: {again}."
+    before = recorded["defaults"]
+    for name, value in now["defaults"].items():
+        if name in before and before[name] != value:
+            return (
+                f"{part}: the default of {name} is {value!r}, was {before[name]!r}: raise the "
+                f"version of {part} in bacl/result_versions.py, because keys of jobs leave "
+                f"defaults out, and {again}."
+            )
+    if before.keys() != now["defaults"].keys():
+        return f"{part} has gained or lost an option with a default: {again}."
+    return None
+
+
 def changed(case: Case, recorded: dict[str, Any]) -> str | None:
     """The first value that is not what was recorded, in words; None where there is none."""
     if case.values.keys() != recorded["values"].keys():
@@ -202,9 +241,16 @@ def problem(name: str, case: Case, recorded: dict[str, Any] | None) -> str | Non
     )
 
 
-def read() -> dict[str, Any]:
-    """What is recorded, by case."""
-    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+def read(file: Path | None = None) -> dict[str, Any]:
+    """What is recorded, by case; or, in `DEFAULTS`, by part."""
+    file = file or FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def write(file: Path, found: dict[str, Any]) -> None:
+    """Record, an entry a line."""
+    lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in found.items())
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -219,6 +265,12 @@ def main() -> None:
         and case.versions == recorded[name]["versions"]
         and (sentence := problem(name, case, recorded[name]))
     ]
+    known = read(DEFAULTS)
+    refused += [
+        sentence
+        for part, now in defaults().items()
+        if (sentence := default_problem(part, now, known.get(part))) and "raise the" in sentence
+    ]
     if refused:
         sys.exit("\n".join(refused))
     kept = {
@@ -228,8 +280,8 @@ def main() -> None:
         else {"versions": case.versions, "values": case.values}
         for name, case in found.items()
     }
-    lines = (f"{json.dumps(name)}: {json.dumps(case)}" for name, case in kept.items())
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write(FILE, kept)
+    write(DEFAULTS, defaults())
     print(f"{len(kept)} cases in {FILE}")
 
 

@@ -58,6 +58,29 @@ def test_result_that_changes_without_a_version_is_told_with_its_part(tmp_path):
     )
 
 
+def test_defaults_are_those_recorded():
+    recorded = golden.read(golden.DEFAULTS)
+    now = golden.defaults()
+    problems = [
+        golden.default_problem(part, found, recorded.get(part)) for part, found in now.items()
+    ]
+    assert not any(problems), "\n".join(filter(None, problems))
+    assert recorded.keys() == now.keys()
+
+
+def test_default_that_changes_without_a_version_is_told_with_its_part(monkeypatch):
+    recorded = golden.read(golden.DEFAULTS)["method.fcbl"]
+    now = {**recorded, "defaults": {**recorded["defaults"], "alpha": 0.5}}
+    assert golden.default_problem("method.fcbl", now, recorded) == (
+        "method.fcbl: the default of alpha is 0.5, was 0.85: raise the version of method.fcbl in "
+        "bacl/result_versions.py, because keys of jobs leave defaults out, and record anew with "
+        "`python tests/bacl/golden.py`."
+    )
+    assert "not recorded for version 2" in golden.default_problem(
+        "method.fcbl", {**now, "version": 2}, recorded
+    )
+
+
 CASE = golden.Case({"method.softmax": 1, "training": 1}, {"loss_cls": [1.0, 2.0]})
 
 
@@ -80,6 +103,7 @@ def test_recorded_case_holds_only_with_its_values_and_versions(values, versions,
 def test_recording_refuses_what_changed_without_a_version(tmp_path, monkeypatch):
     file = tmp_path / "golden.json"
     monkeypatch.setattr(golden, "FILE", file)
+    monkeypatch.setattr(golden, "DEFAULTS", tmp_path / "defaults.json")
     monkeypatch.setattr(golden, "cases", lambda folder: {"x": CASE})
     golden.main()
     first = file.read_text()

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import bacl
 from bacl.digests import sha256
 from bacl.errors import UsageError
+from bacl.method_settings import Variant
 from bacl.result_versions import versions_of
+from bacl.settings import Settings
 from bacl_platform.plan.job import Job, Plan, digest_of, grouped
 from bacl_platform.plan.population import Population
 from bacl_platform.spec.experiment import (
@@ -136,10 +138,12 @@ class _Planner:
         parent: Job | None,
         variant: dict[str, Any],
     ) -> str:
-        from bacl.config import portable
+        from bacl.config import bank_heads, portable
 
         lineage = next(iter(parent.variant_keys.values())) if parent else None
         config = portable(self._config(stage, seed, variant))
+        for head in bank_heads(config):
+            head["variants"] = {v: _chosen(s, head["variants"][v]) for v, s in variant.items()}
         more: list[Any] = [self.weights] if self.weights else []
         if self.population and parent:
             more += [self.population.model_dump(), stage.recipe.evaluate_every]
@@ -170,6 +174,17 @@ class _Planner:
             stage.resources.workers,
             self.experiment.imports,
         )
+
+
+def _chosen(settings: Variant, options: dict[str, Any]) -> dict[str, Any]:
+    """A variant's options that are not defaults, and what else its parts are given: so an option
+    that a method gains leaves keys as they are. Where a default changes, a version does."""
+    given = settings.model_dump(exclude_defaults=True)
+    chosen = {
+        n: v for n, v in options.items() if n in given or n not in type(settings).model_fields
+    }
+    nested = {n: given[n] for n in chosen if isinstance(getattr(settings, n, None), Settings)}
+    return chosen | nested
 
 
 def _placed(problem: str, name: str, stage: RepresentationStage | ClassifierStage) -> str:

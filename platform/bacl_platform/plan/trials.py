@@ -142,7 +142,8 @@ class SweepFile:
         if not isinstance(content, ClassifierStage):
             return Trial(values, varied, stage, stage, experiment)
         settings = content.variants["trial"]
-        name = f"{settings.method}-{digest_of(settings.model_dump(mode='json'))[:8]}"
+        chosen = settings.model_dump(mode="json", exclude_defaults=True)  # as in keys of jobs
+        name = f"{settings.method}-{digest_of(chosen)[:8]}"
         return Trial(
             values, varied, stage, name, with_variants(experiment, stage, {name: settings})
         )

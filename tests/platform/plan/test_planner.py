@@ -3,6 +3,7 @@
 import pytest
 
 from bacl import result_versions
+from bacl.settings import Softmax
 from bacl_platform.plan.planner import make_plan
 
 
@@ -94,6 +95,20 @@ def test_keys_hold_the_result_versions_of_the_parts_that_a_job_uses(planned, mon
     for part, expected in changed.items():
         after = keys({part: 2})
         assert {n for n, (old, new) in enumerate(zip(before, after)) if old != new} == expected
+
+
+def test_option_that_a_method_gains_leaves_keys_as_they_are(planned, prepared, store):
+    class Gained(Softmax):
+        strength: float = 1
+
+    def key(softmax):
+        experiment = planned().experiment.model_copy(deep=True)
+        experiment.stages["heads"].variants["softmax"] = softmax
+        return make_plan(experiment, prepared, store).jobs[1].variant_keys["softmax"]
+
+    before = planned().jobs[1].variant_keys["softmax"]
+    assert key(Gained(method="softmax")) == before
+    assert key(Gained(method="softmax", strength=2)) != before
 
 
 def test_variants_are_grouped_by_variants_per_job(planned):
