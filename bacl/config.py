@@ -12,8 +12,9 @@ from bacl.datasets.index import Index
 from bacl.datasets.prepared import Prepared
 from bacl.detector.two_stage import POOLED, roi_head, two_stage
 from bacl.errors import UsageError
-from bacl.method_settings import Variant
-from bacl.settings import Context, Detector, Recipe
+from bacl.method_settings.base import Context
+from bacl.method_settings.registry import Variant
+from bacl.settings import Detector, Recipe
 
 _PRECISION = {
     "float32": {"type": "OptimWrapper"},

@@ -14,7 +14,7 @@ from torch import Tensor
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.draws import generator
 from bacl.hallucination import FeatureStatistics, moments
-from bacl.settings import BACL, Hallucination
+from bacl.method_settings.paper import BACL, Hallucination
 from bacl.variants import Batch, build_variant
 from bacl_platform.bench.measure import Row, Setting, in_turns
 

@@ -214,10 +214,11 @@ def _pair(dataset: settings.Dataset, recipe: settings.Recipe, cache: Path) -> tu
     import bacl.register  # noqa: F401
     from bacl.config import stage_config
     from bacl.datasets.prepare import prepare
+    from bacl.method_settings.paper import BCE
 
     prepared = prepare(dataset, cache)
     info = Path(prepared.train.index).with_name("dataset.json")
-    variants = {"bce": settings.BCE(method="bce")}
+    variants = {"bce": BCE(method="bce")}
     detector = settings.Detector()
     config = stage_config(detector, prepared, info, recipe, variants, [], seed=0, workers=1)
     ours = config["train_dataloader"]["dataset"]

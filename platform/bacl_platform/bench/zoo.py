@@ -22,8 +22,8 @@ from bacl.datasets.prepare import prepare
 from bacl.datasets.prepared import Prepared, Split
 from bacl.detector.layers import read
 from bacl.draws import generator
-from bacl.method_settings import METHODS
-from bacl.method_settings import Variant as MethodSettings
+from bacl.method_settings.registry import METHODS
+from bacl.method_settings.registry import Variant as MethodSettings
 from bacl.settings import Detector
 from bacl.variants import Batch, build_variant
 from bacl_platform.bench.measure import Row, Setting, in_turns

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bacl.method_settings import Variant
+from bacl.method_settings.registry import Variant
 from bacl.schema import Settings
 from bacl.settings import Recipe
 from bacl_platform.plan.population import Population

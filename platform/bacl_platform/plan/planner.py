@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import bacl
 from bacl.digests import sha256
 from bacl.errors import UsageError
-from bacl.method_settings import Variant
+from bacl.method_settings.registry import Variant
 from bacl.result_versions import versions_of
 from bacl.settings import Settings
 from bacl_platform.plan.job import Job, Plan, digest_of, grouped

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from bacl import extensions
 from bacl.errors import UsageError
-from bacl.method_settings import Forest, Variant
+from bacl.method_settings.others import Forest
+from bacl.method_settings.registry import Variant
 from bacl_platform.spec.checks import broken_edges, disagreements
 from bacl_platform.spec.experiment import (
     ClassifierStage,

@@ -24,7 +24,7 @@ from training import (
 from bacl.datasets.prepared import Prepared
 from bacl.detector import bank as bank_module
 from bacl.errors import UsageError
-from bacl.settings import BACL, BCE, FCBL, Hallucination, Softmax
+from bacl.method_settings.paper import BACL, BCE, FCBL, Hallucination, Softmax
 
 HALLUCINATION = Hallucination(categories=3, samples=4)
 VARIANTS = {

@@ -17,7 +17,8 @@ from bacl.datasets.samplers import OrderedSampler
 from bacl.detector.resampling import ResamplingRPNHead, own_thresholds
 from bacl.errors import UsageError
 from bacl.export import export_variants
-from bacl.settings import Recipe, Softmax
+from bacl.method_settings.paper import Softmax
+from bacl.settings import Recipe
 
 FOREST = [0.9, 0.8, 0.7]
 

@@ -8,8 +8,8 @@ from batches import COUNTS, C, D, batch_of, built, drawn_labels, slopes
 from training import build, config_of
 
 from bacl.detector.warmstart import load_trunk
-from bacl.method_settings import SimCal
-from bacl.settings import Softmax
+from bacl.method_settings.others import SimCal
+from bacl.method_settings.paper import Softmax
 
 POOLED = 18
 SETTINGS = {"method": "simcal", "threshold": 100, "pooled": POOLED, "counts": COUNTS}

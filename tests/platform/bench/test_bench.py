@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from bacl.errors import RunError
 from bacl.evaluation import Detections
 from bacl.hallucination import FeatureStatistics, moments
-from bacl.method_settings import METHODS
+from bacl.method_settings.registry import METHODS
 from bacl.settings import Detector
 from bacl_platform import bench
 from bacl_platform.bench import (

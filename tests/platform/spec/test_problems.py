@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bacl.method_settings import METHODS
+from bacl.method_settings.registry import METHODS
 from bacl_platform.spec.experiment import Experiment
 from bacl_platform.spec.problems import likely, translate, truths
 from bacl_platform.spec.sweep import Sweep
