@@ -12,7 +12,7 @@ from bacl.digests import sha256
 from bacl.errors import UsageError
 from bacl.method_settings.registry import Variant
 from bacl.result_versions import versions_of
-from bacl.settings import Settings
+from bacl.schema import Settings
 from bacl_platform.plan.job import Job, Plan, digest_of, grouped
 from bacl_platform.plan.population import Population
 from bacl_platform.spec.experiment import (

@@ -9,7 +9,8 @@ from pydantic import Field, StringConstraints
 
 from bacl.method_settings.paper import BCE
 from bacl.method_settings.registry import Variant
-from bacl.settings import FROZEN_TRUNK, Dataset, Detector, FilePath, Recipe, Seed, Settings, meaning
+from bacl.schema import Settings, meaning
+from bacl.settings import FROZEN_TRUNK, Dataset, Detector, FilePath, Recipe, Seed
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 """Name of a stage or a variant."""
