@@ -24,8 +24,8 @@ from bacl.method_settings import METHODS
 from bacl.method_settings import Variant as MethodSettings
 from bacl.settings import Detector
 from bacl.variants import Batch, build_variant
+from bacl_platform.bench.embedded import STEPS, experiment
 from bacl_platform.bench.measure import Row, Setting, in_turns
-from bacl_platform.bench.sweep import STEPS, experiment
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load
 from bacl_platform.store.names import JOB
@@ -48,7 +48,7 @@ _NOT = ("cosine", "disalign", "simcal", "forest")
 """No loss of its own, and those that need another trunk, images in another order, or a file."""
 
 
-def zoo(setting: Setting) -> list[Row]:
+def measure(setting: Setting) -> list[Row]:
     """One stage 2 of a bank of all methods beside one of BACL alone, evaluation included; then a
     step of each method's classifier, loss and state beside cross-entropy."""
     return [bank(setting), *losses(setting)]

@@ -19,7 +19,7 @@ BANKS = {1: 1.1, 8: 1.3, 32: 2.0}
 """By the number of variants, the most that a step may take beside MMDetection's own."""
 
 
-def throughput(setting: Setting, detector: Detector = R50) -> list[Row]:
+def measure(setting: Setting, detector: Detector = R50) -> list[Row]:
     """Steps in float32, on a GPU with TF32; then what bfloat16, another memory layout and a
     compiled trunk change."""
     rows = [*steps("float32", setting, detector), *steps("bfloat16", setting, detector)]
