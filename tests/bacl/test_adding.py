@@ -1,14 +1,10 @@
 """What the documents on adding something add works, by their own tests."""
 
-import re
-from pathlib import Path
-
 import pytest
+from documents import python_blocks
 from foreign import forgotten
 
 from bacl.backbones import BACKBONES
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +21,7 @@ def nothing_stays():
     [("adding-a-method.md", 3), ("adding-an-indicator.md", 2), ("adding-a-backbone.md", 2)],
 )
 def test_document_passes_its_own_test(document, blocks):
-    found = re.findall(r"```python\n(.*?)```", (DOCS / document).read_text("utf-8"), re.DOTALL)
+    found = python_blocks(document)
     assert len(found) == blocks
     written: dict = {"__name__": "added"}
     for block in found:
