@@ -26,9 +26,15 @@ from bacl.errors import RunError, UsageError
 from bacl_platform.console import say
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run.cluster import PATIENCE, token_wanted
-from bacl_platform.spec.load import folders_of, load_unresolved
+from bacl_platform.spec.load import load_unresolved
 from bacl_platform.spec.sweep import is_sweep
-from bacl_platform.spec.yaml_files import data_paths, is_relative, override_field, read_yaml
+from bacl_platform.spec.yaml_files import (
+    data_paths,
+    folders_of,
+    is_relative,
+    override_field,
+    read_yaml,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,10 +69,12 @@ def pack(file: Path, overrides: Sequence[str], folder: Path) -> Package:
     Raises UsageError where they are wrong, or lead to something that only this machine has.
     """
     contents = _contents(file, overrides)
+    _refuse_relative_data(contents)
     if is_sweep(file):
         SweepFile(file, overrides)
     else:
         load_unresolved(file, overrides)
+    _refuse_relative_data(contents)  # again: now the methods of imported modules are known
     root = os.path.commonpath([path.parent for path in contents])
     files = [path.relative_to(root) for path in contents]
     for path, relative in zip(contents, files, strict=True):
@@ -96,6 +104,16 @@ def _modules(contents: Mapping[Path, dict]) -> Iterator[Path]:
                 yield from found[:1]
 
 
+def _refuse_relative_data(contents: Mapping[Path, dict]) -> None:
+    for path, raw in contents.items():
+        for field, text in data_paths(raw).items():
+            if is_relative(text):
+                raise UsageError(
+                    f"{path}: {field}: expected a path that the cluster has, absolute or from a "
+                    f"variable such as $BACL_DATA, got {text!r}, which is not sent"
+                )
+
+
 def _contents(file: Path, overrides: Sequence[str]) -> dict[Path, dict]:
     """The raw content of a file and of those that it names, by absolute path."""
     found: dict[Path, dict] = {}
@@ -107,12 +125,6 @@ def _contents(file: Path, overrides: Sequence[str]) -> dict[Path, dict]:
         raw = found[path] = read_yaml(path, by)
         for override in overrides if len(found) == 1 else ():
             override_field(raw, override)
-        for field, text in data_paths(raw).items():
-            if is_relative(text):
-                raise UsageError(
-                    f"{path}: {field}: expected a path that the cluster has, absolute or from a "
-                    f"variable such as $BACL_DATA, got {text!r}, which is not sent"
-                )
         paper = raw.get("paper")
         named: dict[str, Any] = {"base": raw.get("base")}
         named["paper.file"] = paper.get("file") if isinstance(paper, dict) else None
