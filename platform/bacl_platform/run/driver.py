@@ -13,9 +13,9 @@ from bacl.errors import RunError
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.run.failures import failure_of
 from bacl_platform.run.mailbox import Mailbox
-from bacl_platform.run.placement import groups_of, waiting_for
+from bacl_platform.run.placement import beside_driver, groups_of, waiting_for
 from bacl_platform.run.progress import Progress
-from bacl_platform.run.ray_session import beside_driver, ray_for
+from bacl_platform.run.ray_session import ray_for
 from bacl_platform.run.task import build
 from bacl_platform.store import prepared_datasets
 from bacl_platform.store.failures import clear_failure, logs_command, note_failure

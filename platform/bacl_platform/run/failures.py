@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.errors import unwrapped
 from bacl_platform.plan.job import Job
-from bacl_platform.run.ray_session import on_node
+from bacl_platform.run.placement import on_node
 from bacl_platform.train.retries import failure, lasts
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from bacl_platform.plan.job import Job, digest_of
 from bacl_platform.plan.sweep_memory import Notes, failed_before, results_of, stopped_before
 from bacl_platform.plan.sweep_plan import Preparation, SweepPlan, plan_sweeps
 from bacl_platform.run.driver import Jobs
+from bacl_platform.run.placement import beside_driver
 from bacl_platform.run.progress import TrialProgress
-from bacl_platform.run.ray_session import beside_driver, ray_for
+from bacl_platform.run.ray_session import ray_for
 from bacl_platform.store.store import Store
 from bacl_platform.tracking.tracking import Tracking
 from bacl_platform.tune.follower import Follower, SweepListener
