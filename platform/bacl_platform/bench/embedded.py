@@ -40,7 +40,8 @@ stages:
 
 
 def experiment(size: str, features: int, heads: int, drawn: int, threads: int) -> str:
-    """The experiment of so many steps of stages 1 and 2, with c `drawn`."""
+    """The experiment in YAML. features, heads: steps of stages 1 and 2; drawn: categories that
+    features are made for in a step (c of the paper); threads: CPUs of each job."""
     return EXPERIMENT.format(
         size=size,
         features=features,

@@ -41,7 +41,7 @@ def sections(
                 [
                     "Precision and recall are means over the categories of a group. Errors are "
                     "TIDE's, at IoU 0.5: what a group's AP50 would gain if all errors of one kind "
-                    "were mended, each kind by itself. In the matrix, the best detection on a box "
+                    "were fixed, each kind by itself. In the matrix, the best detection on a box "
                     "says what it is taken for; only what the annotation can judge "
                     f"counts.{boxes}"
                 ],
@@ -76,8 +76,8 @@ def _confusions(analysis: Analysis, pairs: Sequence[ConfusedPair]) -> Section:
     return Section(
         "Top confusions, head ← tail",
         [
-            "Boxes of the category on the right whose best detection says the more frequent one on "
-            "the left, of those that could be so counted; over all seeds."
+            "How many boxes of the category on the right have a best detection of the more "
+            "frequent one on the left, of the boxes that the annotation can judge; over all seeds."
         ],
         [Table(["head ← tail", "training images", *pairs[0].counts], body)],
     )

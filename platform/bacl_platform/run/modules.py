@@ -22,7 +22,7 @@ def check_modules(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]]) -> No
     """Raise RunError where a node that a job may train on cannot import a module of its experiment.
 
     nodes: as `ray.nodes()` gives them. A task on each tries once; a node that does not answer in
-    time, or dies, is left to the jobs, which go elsewhere.
+    time, or dies, is passed over.
     """
     names = modules_of(jobs)
     asked = [
@@ -37,9 +37,9 @@ def check_modules(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]]) -> No
 
 
 def sentences(failures: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
-    """What a cluster lacks, a sentence for each module and error.
+    """Error messages, one for each module and reason.
 
-    failures: of nodes by name, why each module that they cannot import failed, by the module.
+    failures: pairs of a node's name and its failed imports, as `failed_imports` gives them.
     """
     nodes: dict[tuple[str, str], dict[str, None]] = {}
     for node, failed in failures:

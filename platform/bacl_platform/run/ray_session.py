@@ -74,7 +74,7 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
 
 
 def _modules() -> dict[str, Any]:
-    """What has Ray's processes find the modules that experiments import, as this process does."""
+    """Ray's options by which its processes find the modules that experiments import."""
     if not extensions.FOLDERS:
         return {}
     folders = list(extensions.FOLDERS)
@@ -86,8 +86,8 @@ def _modules() -> dict[str, Any]:
 
 
 def _end_ray() -> None:
-    """End Ray. It ends this process where another thread's garbage collection, the MLflow sender's
-    say, drops a handle of Ray's just then, so that none is left to collect."""
+    """End Ray with garbage collection off: Ray ends this process where another thread, such as
+    MLflow's sender, collects one of its handles meanwhile."""
     import ray
 
     gc.collect()
@@ -101,7 +101,8 @@ def _end_ray() -> None:
 def check_room(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], console: "Console") -> None:
     """Raise RunError where a cluster has no room for a job; of one that may grow, only warn.
 
-    nodes: as `ray.nodes()` gives them. Those that an autoscaler may add to are of a group.
+    nodes: as `ray.nodes()` gives them. Nodes of a group, which an autoscaler may add to, have its
+    label.
     """
     lacks = lacking(jobs, nodes, "the cluster")
     if lacks and not any("ray.io/node-group" in (node.get("Labels") or {}) for node in nodes):

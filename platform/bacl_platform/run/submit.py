@@ -1,4 +1,4 @@
-"""Sends an experiment or sweep to a Ray cluster as a job and follows it: a front to Ray's jobs.
+"""Sends an experiment or sweep to a Ray cluster as a Ray job and follows its log.
 
 What is sent is the YAML files that it is made of, and the sources of BACL if asked for. Data,
 store and, unless its sources are sent, BACL must be on the cluster.
@@ -153,7 +153,7 @@ def sources(folder: Path) -> list[Path]:
 
 
 def environment(names: Sequence[str]) -> dict[str, str]:
-    """Variables to pass: of `NAME` the value here, of `NAME=VALUE` that value."""
+    """Variables to pass: `NAME` with its value here, `NAME=VALUE` with that value."""
     found = {}
     for text in names:
         name, equals, value = text.partition("=")
@@ -178,8 +178,9 @@ def submit(
 
     address: of the cluster's dashboard; without it, Ray's environment variables or a cluster on
     this machine. options: further ones of `bacl run` or `bacl sweep`. env: variables to pass, which
-    whoever can open the dashboard can read. code: whether to send BACL itself. Ctrl-C ends the
-    following only, with 130. Raises UsageError, and RunError where the cluster does not answer.
+    whoever can open the dashboard can read. code: whether to send BACL itself. Ctrl-C only stops
+    following the log; the exit code is then 130. Raises UsageError, and RunError where the cluster
+    does not answer.
     """
     if not store.startswith("/") and "://" not in store:
         raise UsageError(
@@ -202,7 +203,7 @@ def submit(
             "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT), **passed},
             **({"py_modules": [str(module) for module in modules]} if modules else {}),
         }
-        with _told(address):
+        with _errors_in_words(address):
             client = _client(address)
             job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
     at = f"{job} --address {client.get_address()}"
@@ -211,7 +212,7 @@ def submit(
         say(console, f"follow it: ray job logs --follow {at}")
         return 0
     try:
-        with _told(address):
+        with _errors_in_words(address):
             return asyncio.run(_follow(client, job, console))
     except KeyboardInterrupt:
         say(console, f"\njob {job} goes on; follow it: ray job logs --follow {at}")
@@ -222,7 +223,7 @@ def submit(
 def _client(address: str | None) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    for module in ("dashboard_sdk", "job.sdk"):  # what they tell of, we do
+    for module in ("dashboard_sdk", "job.sdk"):  # we report the same ourselves
         logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     chosen = address or os.environ.get(_ADDRESS) or os.environ.get("RAY_ADDRESS")
@@ -250,8 +251,8 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def _told(address: str | None) -> Iterator[None]:
-    """Tell in a sentence what is wrong with the cluster."""
+def _errors_in_words(address: str | None) -> Iterator[None]:
+    """Raise what Ray and its HTTP clients raise within as a RunError of one sentence."""
     import aiohttp
     import ray.exceptions
     import requests

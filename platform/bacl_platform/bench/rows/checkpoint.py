@@ -67,7 +67,8 @@ def measure(setting: Setting, size: str = "standard", batch: int = 16) -> list[R
 
 
 class Watch:
-    """Times a job's checkpoints by what it tells: a step's losses before, the step itself after."""
+    """Times a job's checkpoints by its messages: a step's losses come before, the report of the
+    checkpoint after."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -27,7 +27,7 @@ LVIS = Size()
 
 
 def measure(setting: Setting, size: Size = LVIS) -> list[Row]:
-    """FCBL as `BankBBoxHead.loss` uses it: forward, backward and the move of the indicator."""
+    """FCBL as `BankBBoxHead.loss` uses it: forward, backward and the update of the indicator."""
     draw = torch.Generator().manual_seed(0)
     settings = BACL(method="bacl")
     made = settings.hallucination or Hallucination()

@@ -29,9 +29,9 @@ space:
 
 
 def measure(setting: Setting) -> list[Row]:
-    """Wall time of the fused sweep beside that of single jobs, with stage 1 in the store; and what
-    of a sweep is outside of mmengine's loops, which train and evaluate, without it there and with.
-    """
+    """Wall time of the fused sweep beside that of single jobs, with stage 1 in the store; and the
+    share of a sweep's time that is not spent in mmengine's training and evaluation loops, without
+    and with stage 1 in the store."""
     features, heads, size, drawn = STEPS[setting.image]
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, _own_tracking():
         place = Path(folder)
@@ -69,8 +69,8 @@ def measure(setting: Setting) -> list[Row]:
 
 
 def _run(place: Path, name: str, trials: int, alone: bool, start: float) -> tuple[float, float]:
-    """Seconds that a sweep over `trials` values of alpha from `start` on takes, and the loops, of
-    them, of the jobs that it ran."""
+    """Seconds that a sweep over `trials` values of alpha from `start` on takes, and how many of
+    them its jobs spend in mmengine's loops."""
     from rich.console import Console
 
     from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps

@@ -120,7 +120,7 @@ def _with_rate(what: str, milliseconds: float) -> str:
 
 
 def _peak(training: Training) -> float:
-    """MiB of the GPU that one training holds at most in a step, whatever else lies there."""
+    """Peak MiB of GPU memory that one training holds in a step, without what else is allocated."""
     tensors = [*training.model.parameters(), *training.model.buffers()]
     for state in training.optimizer.optimizer.state.values():
         tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]

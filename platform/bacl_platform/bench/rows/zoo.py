@@ -42,10 +42,11 @@ _BY_DEFINITION = {
     "simcal": "a second box head, 12544 x 1024 and on",
     "forest": "four hidden layers and classifiers",
 }
-"""What takes more than twice a classifier's time because the method is just that."""
+"""Methods that take more than twice a classifier's time by their definition, and why."""
 
 _NOT = ("cosine", "disalign", "simcal", "forest")
-"""No loss of its own, and those that need another trunk, images in another order, or a file."""
+"""Left out of the bank: one without a loss of its own, and those that need another trunk, images in
+another order, or a file."""
 
 
 def measure(setting: Setting) -> list[Row]:
@@ -86,7 +87,7 @@ def bank(setting: Setting) -> Row:
 
 
 def losses(setting: Setting) -> list[Row]:
-    """Forward and backward through classifier and loss, and the move of the state."""
+    """Forward and backward through classifier and loss, and the update of the state."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.full((ROWS,), CATEGORIES)
     labels[: ROWS // 4] = torch.randint(CATEGORIES, (ROWS // 4,), generator=draw)

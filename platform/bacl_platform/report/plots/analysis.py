@@ -17,6 +17,7 @@ from bacl_platform.analysis.error_types import KINDS, Confusion
 from bacl_platform.analysis.matching import RECALLS
 from bacl_platform.analysis.profiles import Analysis, featured
 from bacl_platform.analysis.results import Report, Result
+from bacl_platform.plan.metric_names import group_precision
 from bacl_platform.report.plots.registry import Page, Picture, plot
 from bacl_platform.report.plots.style import (
     MOST_NAMES,
@@ -41,15 +42,14 @@ _MOST_CELLS = 100
 @plot(Page.ERRORS)
 def precision_recall(report: Report, analysis: Analysis) -> Picture | None:
     """Mean precision over a group's categories by recall at IoU 0.5, a panel for each group; the
-    numbers are AP50 and, in brackets, AP over IoU 0.5 to 0.95. None of a split without boxes, as of
-    the others here."""
+    numbers are AP50 and, in brackets, AP over IoU 0.5 to 0.95. None for a split without boxes."""
     if not analysis.members:
         return None
     figure, panels = _panels(analysis, 3.3 + 0.17 * len(report.variants))
     for axes, (group, labels) in zip(panels, analysis.members.items()):
         for name in report.variants:
             mean_precision = analysis.profiles[name].precision[labels].mean(axis=0)
-            aps = report.values(name, f"AP_{group}")
+            aps = report.values(name, group_precision(group))
             ap = f"{100 * mean(aps):.1f}" if aps else "–"
             text = f"{named(name)} {100 * mean_precision.mean():.1f} ({ap})"
             axes.plot(RECALLS, mean_precision, label=text, **line_style(report.variants, name))
@@ -73,8 +73,8 @@ def precision_recall(report: Report, analysis: Analysis) -> Picture | None:
 
 @plot(Page.ERRORS)
 def error_gains(report: Report, analysis: Analysis) -> Picture | None:
-    """Stacked bars: AP50 in points that a group would gain if the errors of one kind were mended,
-    for each variant. Kinds are mended one at a time, so bars do not add up to 100 with the AP50."""
+    """Stacked bars: AP50 in points that a group would gain if the errors of one kind were fixed,
+    for each variant. Kinds are fixed one at a time, so bars do not add up to 100 with the AP50."""
     if not analysis.members:
         return None
     figure, panels = _panels(
@@ -98,7 +98,7 @@ def error_gains(report: Report, analysis: Analysis) -> Picture | None:
         axes.grid(axis="x", visible=False)
         axes.margins(y=0.08)
         axes.set_title(f"{report.groups[group]}, {categories_text(len(labels))}", fontsize=10)
-    panels[0].set_ylabel("AP50 gained if mended (points)")
+    panels[0].set_ylabel("AP50 gained if fixed (points)")
     figure.suptitle(f"Errors by frequency group (TIDE){over_seeds(report)}")
     legend_below(figure, panels[0], 3)
     return Picture("errors.png", "Errors by frequency group", figure)
@@ -109,7 +109,7 @@ def confusion_maps(report: Report, analysis: Analysis) -> Picture | None:
     """For some variants, the share of a category's boxes (row) that are taken for each category
     (column) or found by none (last column); most training images first.
 
-    The share is of those boxes that could be so counted; grey where there are none. Where there
+    The share is of the boxes that the annotation can judge; grey where there are none. Where there
     are many categories, neighbours of a group are taken together.
     """
     if not analysis.members:

@@ -15,7 +15,8 @@ from bacl_platform.report.plots.style import png
 
 
 class Page(Enum):
-    """A page, or a section of one, that has pictures; with what their functions are given."""
+    """A page or section that shows pictures; its value says where it is and what arguments the
+    functions on it take."""
 
     RESULTS = "below the tables of `bacl report` (report)"
     ERRORS = "under `Where the AP is lost` of `bacl report` (report, analysis)"
@@ -25,7 +26,7 @@ class Page(Enum):
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, with the name of its file (PNG), what it shows, and what a reader is to know."""
+    """A figure with the name of its PNG file, its title and a caption."""
 
     file: str
     title: str
@@ -43,9 +44,9 @@ _PLOTS: dict[Page, list[tuple[Callable[..., Picture | None], _Each | None]]] = {
 def plot(page: Page, each: _Each | None = None) -> Callable[[_Draw], _Draw]:
     """Put a function that draws a picture on a page.
 
-    The function is given what the page is of, and returns None where it has nothing to show. each:
-    gives, of the page's report or comparison, the words for each of which there is a picture; the
-    function is given the word last.
+    The function takes the page's arguments (see `Page`) and returns None where it has nothing to
+    show. each: takes the page's first argument and lists the values for each of which a picture is
+    drawn, such as the stages of a report; the function takes the value as its last argument.
     """
 
     def register(draw: _Draw) -> _Draw:
@@ -56,9 +57,9 @@ def plot(page: Page, each: _Each | None = None) -> Callable[[_Draw], _Draw]:
 
 
 def pictures(page: Page, *of: Any) -> Iterator[Picture]:
-    """The pictures of a page, by their functions' files and their order in them.
+    """The pictures of a page, sorted by the files of their functions and the order in the file.
 
-    of: what the page is of; see `Page`.
+    of: the page's arguments; see `Page`.
     """
     for module in pkgutil.iter_modules(plots.__path__):
         importlib.import_module(f"{plots.__name__}.{module.name}")
@@ -69,7 +70,7 @@ def pictures(page: Page, *of: Any) -> Iterator[Picture]:
 
 
 def shown(page: Page, *of: Any) -> list[Shown]:
-    """The pictures of a page, drawn."""
+    """The pictures of a page as PNG, in the same order."""
     return [
         Shown(one.file, one.title, png(one.figure), caption=one.caption)
         for one in pictures(page, *of)

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from bacl.detector.warmstart import read_checkpoint
 from bacl_platform.analysis.results import Report
 from bacl_platform.plan.job import Job
-from bacl_platform.plan.metric_names import owner
+from bacl_platform.plan.metric_names import group_precision, owner
 from bacl_platform.report.plots.registry import Page, Picture, plot
 from bacl_platform.report.plots.style import (
     COLOURS,
@@ -70,7 +70,9 @@ def ap_by_group(report: Report, kind: str = "AP") -> Picture:
     counts = _counts(report, kind)
     groups = [(kind, f"all\n{categories_text(sum(counts.values()))}")]
     groups += [
-        (f"{kind}_{g}", f"{report.groups[g]}\n{categories_text(n)}") for g, n in counts.items() if n
+        (group_precision(g, kind), f"{report.groups[g]}\n{categories_text(n)}")
+        for g, n in counts.items()
+        if n
     ]
     figure, axes = one_panel(4.5)
     width = 0.84 / len(names)
@@ -124,7 +126,8 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Picture:
     figure, axes = one_panel(max(3, 1.6 + 0.17 * len(names) * (len(groups) + 0.8)))
     width = 0.82 / max(len(groups), 1)
     for number, (group, count) in enumerate(groups.items()):
-        values = [[100 * v for v in report.values(name, f"{kind}_{group}")] for name in names]
+        metric = group_precision(group, kind)
+        values = [[100 * v for v in report.values(name, metric)] for name in names]
         centres = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * width
         lengths = [mean(v) if v else 0 for v in values]
         axes.barh(
