@@ -28,7 +28,7 @@ def report_errors(debug: bool) -> Iterator[None]:
 
 
 def _disk_sentence(error: Exception) -> str | None:
-    """The error message for an error that is about the disk, however deep in its causes."""
+    """The error message for an operating system's error that is about the disk, else None."""
     from bacl_platform.store.disk import disk_sentence
 
     if not isinstance(error, OSError):

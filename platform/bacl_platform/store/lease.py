@@ -61,7 +61,7 @@ class Lease(AbstractContextManager):
                 logger.warning("the lease could not be given back: %s", error)
 
     def check(self) -> None:
-        """Raise RunError if another builds the key by now."""
+        """Raise RunError if another process has taken the lease over."""
         if self.lost:
             raise RunError(
                 f"another process has taken over job {self.key}, because {self.bucket.url} could "
