@@ -52,6 +52,8 @@ class Method(Settings):
     """Whether its parts are given how often the training split shows each category."""
     follows: ClassVar[tuple[str, ...]] = ()
     """Methods whose classifiers it can correct, where that is all it does."""
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Its fields that are paths; relative ones are from the folder of the file that has them."""
 
     sampler: ClassVar[str | None] = None
     """The only sampler whose images it can learn from; None where all will do."""

@@ -408,6 +408,7 @@ class Forest(Method):
     method: Literal["forest"]
     trees: Annotated[str, meaning("the path of a file that `bacl trees` has made")]
     """File with each category's parents, as `bacl trees` makes it; relative to the experiment's."""
+    paths: ClassVar[tuple[str, ...]] = ("trees",)
     source: ClassVar[str] = "Wu et al., Forest R-CNN, 2020"
     equations: ClassVar[str] = (
         "CE(z) + sum_k CE(parents of tree k), these over features that take no gradient; score "

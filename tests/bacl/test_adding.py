@@ -2,15 +2,12 @@
 
 import importlib
 import inspect
-import re
-from pathlib import Path
 
 import pytest
+from documents import python_blocks
 from foreign import forgotten
 
 from bacl.backbones import BACKBONES
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +29,7 @@ def nothing_stays():
     ],
 )
 def test_document_passes_its_own_test(document, blocks, tmp_path, monkeypatch):
-    found = re.findall(r"```python\n(.*?)```", (DOCS / document).read_text("utf-8"), re.DOTALL)
+    found = python_blocks(document)
     assert len(found) == blocks
     (tmp_path / "added.py").write_text("\n\n".join(found), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)

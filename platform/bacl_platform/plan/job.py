@@ -24,7 +24,7 @@ class Job(Settings):
     seed: int
     variants: dict[str, Variant]
     variant_keys: dict[str, str]
-    """What each variant is remembered by, whichever variants it was trained with."""
+    """Key of each variant, the same whichever other variants it is trained with."""
     parent: str | None
     """Key of the job whose checkpoint this one starts from."""
     recipe: Recipe

@@ -186,7 +186,8 @@ class SweepFile:
             store.write_note(self._proposals, json.dumps([*known, values]))
 
     def example(self) -> Trial:
-        """A trial at random, to know what trials ask for before a search proposes any."""
+        """A random trial, whose jobs show what resources trials need before a search proposes
+        any."""
         return self.trial(next(self.sweep.draws(1)))
 
 

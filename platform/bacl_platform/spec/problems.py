@@ -21,11 +21,11 @@ def translate(error: ValidationError, model: type[Settings]) -> Iterator[str]:
     """What pydantic found wrong in a file for `model`, one sentence each."""
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
-    told: set[str] = set()
+    seen: set[str] = set()
     for problem in error.errors(include_url=False):
         sentence = _sentence(problem, schema, definitions)
-        if sentence not in told:  # of each entry that a list of fixed length lacks
-            told.add(sentence)
+        if sentence not in seen:  # of each entry that a list of fixed length lacks
+            seen.add(sentence)
             yield sentence
 
 

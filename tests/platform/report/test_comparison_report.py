@@ -44,7 +44,8 @@ def compared(study):
 
 def test_equal_variants_are_drawn(plan, store, fill):
     fill(plan.jobs, dict.fromkeys(APS, 0.5))
-    assert png(changes(compare.compare(collect(plan, store, ""), "softmax", "bacl", 30, QUIET)))
+    found = compare.compare(collect(plan, store, ""), "softmax", "bacl", 30, QUIET)
+    assert png(changes(found).figure)
 
 
 def test_change_without_an_interval_is_drawn_and_null_in_json(study, monkeypatch):
@@ -52,7 +53,7 @@ def test_change_without_an_interval_is_drawn_and_null_in_json(study, monkeypatch
     without = compare.compare(study, "softmax", "bacl", 20, QUIET)
     content = json.loads(json.dumps(comparison_report.as_json(without), allow_nan=False))
     assert {change["interval"] for change in content["metrics"].values()} == {None}
-    assert png(changes(without))
+    assert png(changes(without).figure)
 
 
 def test_page_and_markdown_hold_the_tables(compared, tmp_path):

@@ -7,6 +7,7 @@ from foreign import INDICATOR, METHOD, forgotten
 from bacl.errors import UsageError
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load
+from bacl_platform.spec.yaml_files import data_paths
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,23 @@ def test_modules_beside_a_base_are_found(mine, tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text("base: mine/mine.yaml\nname: other\n")
     assert load(other).stages["heads"].variants["focal"].method == "focal"
+
+
+def test_path_of_an_outside_method_is_from_the_folder_of_the_file_that_names_it(mine, tmp_path):
+    (mine.parent / "my_losses.py").write_text(
+        METHOD.replace(
+            '    method: Literal["focal"]\n',
+            '    method: Literal["focal"]\n    table: str\n    paths: ClassVar = ("table",)\n',
+        ).replace("import Literal", "import ClassVar, Literal")
+    )
+    content = yaml.safe_load(mine.read_text())
+    content["stages"]["heads"]["variants"]["focal"]["table"] = "table.csv"
+    mine.write_text(yaml.safe_dump(content))
+    other = tmp_path / "other.yaml"
+    other.write_text("base: mine/mine.yaml\nname: other\n")
+    for path in (other, mine):
+        assert load(path).stages["heads"].variants["focal"].table == str(mine.parent / "table.csv")
+    assert data_paths(content) == {"stages.heads.variants.focal.table": "table.csv"}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ LIKELY = 10
 """Categories that a softmax classifier gives more than the threshold, in every region."""
 
 
-def inference(setting: Setting, detector: Detector = R50) -> list[Row]:
+def measure(setting: Setting, detector: Detector = R50) -> list[Row]:
     """A detector with BACL, all of whose scores are candidates, beside one with softmax; and with
     8 BACL variants beside one.
 

@@ -26,8 +26,8 @@ from bacl.method_settings.registry import METHODS
 from bacl.method_settings.registry import Variant as MethodSettings
 from bacl.settings import Detector
 from bacl.variants import Batch, build_variant
+from bacl_platform.bench.embedded import STEPS, experiment
 from bacl_platform.bench.measure import Row, Setting, in_turns
-from bacl_platform.bench.sweep import STEPS, experiment
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load
 from bacl_platform.store.names import JOB
@@ -44,13 +44,14 @@ _BY_DEFINITION = {
     "simcal": "a second box head, 12544 x 1024 and on",
     "forest": "four hidden layers and classifiers",
 }
-"""What takes more than twice a classifier's time because the method is just that."""
+"""Methods that take more than twice a classifier's time by their definition, and why."""
 
 _NOT = ("cosine", "disalign", "simcal", "forest")
-"""No loss of its own, and those that need another trunk, images in another order, or a file."""
+"""Left out of the bank: one without a loss of its own, and those that need another trunk, images in
+another order, or a file."""
 
 
-def zoo(setting: Setting) -> list[Row]:
+def measure(setting: Setting) -> list[Row]:
     """One stage 2 of a bank of all methods beside one of BACL alone, evaluation included; then a
     step of each method's classifier, loss and state beside cross-entropy."""
     return [bank(setting), *losses(setting)]
@@ -88,7 +89,7 @@ def bank(setting: Setting) -> Row:
 
 
 def losses(setting: Setting) -> list[Row]:
-    """Forward and backward through classifier and loss, and the move of the state."""
+    """Forward and backward through classifier and loss, and the update of the state."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.full((ROWS,), CATEGORIES)
     labels[: ROWS // 4] = torch.randint(CATEGORIES, (ROWS // 4,), generator=draw)
