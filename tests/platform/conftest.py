@@ -4,10 +4,6 @@ import copy
 import json
 import math
 import os
-import pickle
-import socket
-import subprocess
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +19,7 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 from pycocotools import mask as coco
+from ranks import on_ranks
 
 from bacl.datasets.annotations import Category, Prepared, prepare
 from bacl.evaluation import Detections, Evaluator, Result
@@ -400,50 +397,32 @@ def masked() -> Callable[[Trial], tuple[Trial, Detections]]:
     return make
 
 
-_RANK = """
-import pickle, sys
-from pathlib import Path
-import torch
-from bacl.variants import Softmax
-from bacl_platform.train import worker
-job, store, stopped, asked = pickle.loads(Path(sys.argv[1]).read_bytes())
-torch.distributed.init_process_group("gloo")
-quiet = lambda *_: None
-print("RESULT", worker.train(job, store, quiet, quiet, lambda _: stopped, lambda: asked))
-"""
-
-
 @pytest.fixture
-def on_two_ranks():
-    """Trains a job on two ranks without Ray."""
-    return _on_two_ranks
+def on_two_ranks(tmp_path: Path) -> Callable[..., list[str | None]]:
+    """Trains a job on two ranks without Ray and gives the result of each.
+
+    `stopped` variants leave at step 10.
+    """
+
+    def trained(
+        job: Job, store: Store, stopped: tuple[str, ...] = (), asked_to_stop: bool = False
+    ) -> list[str | None]:
+        folder = tmp_path / f"ranks_{uuid.uuid4().hex}"
+        folder.mkdir()
+        on_ranks(_train_share, 2, folder, job, store, stopped, asked_to_stop)
+        return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+    return trained
 
 
-def _on_two_ranks(
-    job: Job, store: Store, stopped: tuple[str, ...] = (), asked_to_stop: bool = False
-) -> list[str]:
-    """The result of each rank, in processes of their own; `stopped` variants leave at step 10."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    store.root.mkdir(parents=True, exist_ok=True)
-    task = store.root / "task.pickle"
-    task.write_bytes(pickle.dumps((job, store, stopped, asked_to_stop)))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RANK, str(task)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    return [output.rpartition("RESULT ")[2].strip() for output in outputs]
+def _train_share(
+    folder: Path, job: Job, store: Store, stopped: tuple[str, ...], asked_to_stop: bool
+) -> None:
+    from bacl_platform.train import worker
+
+    rank = torch.distributed.get_rank()
+    os.environ["LOCAL_RANK"] = str(rank)
+    told = worker.train(
+        job, store, lambda *_: None, lambda *_: None, lambda _: stopped, lambda: asked_to_stop
+    )
+    (folder / f"{rank}.json").write_text(json.dumps(told))
