@@ -323,6 +323,7 @@ def test_checkpoint_is_timed_from_the_losses_of_its_step_to_its_report(planned, 
     assert seconds > 0.5
 
 
+@pytest.mark.slow
 def test_tracking_bench_counts_what_the_server_has_of_what_was_logged(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(tracking, "SECONDS", 0.7)
