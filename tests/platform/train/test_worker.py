@@ -2,8 +2,6 @@
 
 import json
 import math
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,23 +35,6 @@ def train(
             raise Killed
 
     return worker.train(job, store, tell, reported.append, stopped), told, reported
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store whose jobs nothing disturbs, so that each is trained once for all tests."""
-    return Store(tmp_path_factory.mktemp("undisturbed"))
-
-
-@pytest.fixture
-def finished(undisturbed: Store, store: Store) -> Callable[[Job], None]:
-    """Gives the test's store a job's entry from the undisturbed store."""
-
-    def copied(job: Job) -> None:
-        assert train(job, undisturbed)[0] is None
-        shutil.copytree(undisturbed.entry(job.key), store.entry(job.key))
-
-    return copied
 
 
 def weights(folder: Path) -> dict:
