@@ -151,6 +151,7 @@ def test_inference_is_measured_with_one_variant_and_with_eight():
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_throughput_has_stages_banks_precisions_and_layouts():
     rows = {row.name: row for row in throughput.throughput(SETTING, TINY)}
     expected = {"channels_last_float32": None, "channels_last_bfloat16": None}
