@@ -116,6 +116,7 @@ def test_second_stage_keeps_a_small_part_of_what_the_first_keeps():
     assert 0 < found["stage 2"] < found["stage 1"] / 4
 
 
+@pytest.mark.slow
 def test_nothing_of_the_platform_is_needed_that_a_gpu_machine_lacks():
     heavy = "ray", "mlflow", "boto3", "optuna"
     script = (

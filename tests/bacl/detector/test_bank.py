@@ -9,11 +9,11 @@ import cv2
 import pytest
 import torch
 from mmdet.registry import DATASETS
+from ranks import on_ranks
 from training import (
     backward,
     build,
     config_of,
-    on_ranks,
     rewritten,
     step_without_boxes_on_rank_1,
     stream_of,

@@ -9,7 +9,8 @@ from mmdet.models.dense_heads import RPNHead
 from mmdet.registry import DATASETS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
-from training import DETECTOR, RECIPE, batch_of, build, on_ranks, train, train_and_save
+from ranks import on_ranks
+from training import DETECTOR, RECIPE, batch_of, build, train, train_and_save
 
 from bacl.config import stage_config
 from bacl.datasets.prepared import Prepared

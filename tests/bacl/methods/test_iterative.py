@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from ranks import on_ranks
 from training import (
     backward,
     build,
     config_of,
     exported_and_own,
-    on_ranks,
     train,
     train_and_save,
 )

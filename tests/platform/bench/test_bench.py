@@ -158,6 +158,7 @@ def test_inference_is_measured_with_one_variant_and_with_eight():
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_throughput_has_stages_banks_precisions_and_layouts():
     rows = {row.name: row for row in throughput.measure(SETTING, TINY)}
     expected = {"channels_last_float32": None, "channels_last_bfloat16": None}
@@ -330,6 +331,7 @@ def test_checkpoint_is_timed_from_the_losses_of_its_step_to_its_report(planned, 
     assert seconds > 0.5
 
 
+@pytest.mark.slow
 def test_tracking_bench_counts_what_the_server_has_of_what_was_logged(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(tracking, "SECONDS", 0.7)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -34,8 +35,17 @@ def no_server(monkeypatch):
     monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
 
 
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory):
+    """MLflow's tables without a run, which take it a second to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def client(store):
+def client(store, empty_database):
+    shutil.copy(empty_database, store.root / "mlflow.db")
     return MlflowClient(f"sqlite:///{store.root}/mlflow.db")
 
 
