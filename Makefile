@@ -38,7 +38,7 @@ gpu:
 	$(PYTHON) tests/gpu/prove.py $(GPU)
 
 clean:
-	rm -rf .venv .gpu-kit .gpu-proof build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .gpu-kit .gpu-proof build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # Both opencv packages arrive (mmcv asks for one, imaug for both) and write to the same folder. Where
 # the one that landed last needs a libGL that the machine lacks, the headless one is put on top.

@@ -13,8 +13,9 @@ from bacl.datasets.prepared import Prepared
 from bacl.detector.two_stage import POOLED, roi_head, two_stage
 from bacl.errors import UsageError
 from bacl.features.parts import parts as shards_of
-from bacl.method_settings import Variant
-from bacl.settings import Context, Detector, Features, Recipe
+from bacl.method_settings.base import Context
+from bacl.method_settings.registry import Variant
+from bacl.settings import Detector, Features, Recipe
 
 _PRECISION = {
     "float32": {"type": "OptimWrapper"},

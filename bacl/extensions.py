@@ -1,9 +1,10 @@
-"""Methods and indicators from outside of BACL: modules that an experiment names, and packages that
-are installed and announce theirs as entry points.
+"""Methods, indicators and dataset formats from outside of BACL: modules that an experiment names,
+and packages that are installed and announce theirs as entry points.
 
-A module registers what it brings when it is imported: settings with `bacl.method_settings.register`
-and parts in `bacl.variants.METHODS`, or an indicator's name with `bacl.settings.register_indicator`
-and its parts in `bacl.indicators.INDICATORS`.
+A module registers what it brings when it is imported. Methods: settings with `register` of
+`bacl.method_settings.registry`, parts in `bacl.variants.METHODS`. Indicators: a name with
+`register_indicator` of `bacl.method_settings.indicators`, parts in `bacl.indicators.INDICATORS`.
+Dataset formats: what reads them with `register` of `bacl.datasets.formats`.
 """
 
 import functools
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from bacl.errors import UsageError
 
-GROUPS = ("bacl.methods", "bacl.indicators")
+GROUPS = ("bacl.methods", "bacl.indicators", "bacl.formats")
 """Groups of entry points, whose values are modules."""
 
 

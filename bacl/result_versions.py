@@ -7,8 +7,9 @@ fails until that is done.
 """
 
 from bacl.extensions import source_digest
-from bacl.method_settings import METHODS, Variant
-from bacl.settings import INDICATORS, Detector, Recipe
+from bacl.method_settings.indicators import INDICATORS
+from bacl.method_settings.registry import METHODS, Variant
+from bacl.settings import Detector, Recipe
 
 VERSIONS: dict[str, int] = {}
 """By part; what is not here is at 1.

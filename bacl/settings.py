@@ -1,50 +1,22 @@
-"""Everything an experiment file can say about data, detector, recipe and variants.
+"""Everything an experiment file can say about data, detector and recipe; of variants,
+`bacl.method_settings`.
 
 Plain pydantic models without torch, so that reading and planning stay quick. Each field has one
 reader, in `bacl.config` or the part it configures; defaults are the paper's (section IV-B).
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import core_schema
+from pydantic import Field, model_validator
 
 from bacl.backbones import BACKBONES
-from bacl.datasets.categories import Category
-from bacl.errors import UsageError
+from bacl.datasets.formats import EMBEDDED, FORMATS, NAMED
+from bacl.schema import Names, Settings, meaning
 
 FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head*.shared_fcs")
 """What the classifier stage freezes, section III-A: the RoI feature extractor."""
-
-
-_MODELS: list[type[BaseModel]] = []
-"""All settings, each after those that it is made of."""
-
-
-class Settings(BaseModel):
-    """Base: unknown fields are errors, numbers are finite, values do not change once validated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        _MODELS.append(cls)
-
-
-def rebuild() -> None:
-    """Have all settings take what has been registered since they were defined."""
-    for model in _MODELS:
-        model.model_rebuild(force=True)
-
-
-def meaning(words: str) -> Any:
-    """What a field that takes text expects, for the sentence about one that is wrong."""
-    return Field(min_length=1, json_schema_extra={"meaning": words})
-
 
 FilePath = Annotated[str, meaning("the path of a file")]
 FolderPath = Annotated[str, meaning("the path of a folder")]
@@ -96,12 +68,13 @@ class Groups(Settings):
 class Dataset(Settings):
     """Where images and annotations are, or how to make the embedded set."""
 
-    format: Literal["embedded", "lvis", "coco", "lvis_v0.5", "lvis_v1", "coco_lt"]
-    """`lvis` and `coco` name their files here; the last three are found under `root`."""
+    format: Annotated[str, Names([EMBEDDED], FORMATS, NAMED)]
+    """Formats of annotation files, `lvis`, `coco` and any that are registered, name their files
+    here; NAMED are found under `root`."""
     root: FolderPath | None = None
     """Folder that `bacl data prepare <format> --root <folder>` has filled."""
     train: FilePath | None = None
-    """Annotation file of the training split (LVIS or COCO JSON)."""
+    """Annotation file of the training split."""
     val: FilePath | None = None
     images: FolderPath | None = None
     """Folder that the annotations' file names start from."""
@@ -121,10 +94,9 @@ class Dataset(Settings):
     def _files_belong_to_the_format(self) -> "Dataset":
         files = ("train", "val", "images")
         needed, optional, why = {
-            "embedded": ((), (), "makes its own files"),
-            "lvis": (files, ("val_images",), "names its files itself"),
-            "coco": (files, ("val_images",), "names its files itself"),
-        }.get(self.format, (("root",), (), "finds its files under root"))
+            EMBEDDED: ((), (), "makes its own files"),
+            **dict.fromkeys(NAMED, (("root",), (), "finds its files under root")),
+        }.get(self.format, (files, ("val_images",), "names its files itself"))
         given = [n for n in ("root", *files, "val_images") if getattr(self, n) is not None]
         if missing := [name for name in needed if name not in given]:
             raise ValueError(f"format {self.format} needs {', '.join(missing)}")
@@ -133,21 +105,11 @@ class Dataset(Settings):
         return self
 
 
-class _Names:
-    """Pydantic's schema of text that is one of the names in a table, whatever is there by then."""
-
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        self.table = table
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        return core_schema.literal_schema(list(self.table))
-
-
 class Detector(Settings):
     """A two-stage detector with FPN; the defaults are the paper's."""
 
     type: Literal["faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "faster_rcnn"
-    backbone: Annotated[str, _Names(BACKBONES)] = "resnet50"
+    backbone: Annotated[str, Names(BACKBONES)] = "resnet50"
     weights: Annotated[str, meaning("torchvision or the path of a checkpoint file")] | None = None
     """Backbone weights: `torchvision` (ImageNet), a local checkpoint file, or null."""
     neck_channels: int = Field(256, gt=0)
@@ -336,288 +298,3 @@ class Recipe(ImageRecipe):
                 f"multiple of checkpoint_every ({every}), got {self.evaluate_every or 'nothing'}"
             )
         return self
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a method's parts can be told of the stage that they train in."""
-
-    place: str
-    """The variant's place in its stage, `variants.NAME`, for errors."""
-    categories: Sequence[Category]
-    """Categories of the dataset, in the order of labels."""
-    groups: Sequence[str]
-    """Names of the frequency groups, rarest first."""
-    detector: Detector
-    pooled: int
-    """Places of a RoI's pooled features, 7 x 7."""
-    images: int
-    """Training images that an epoch shows."""
-    iterations: int
-    """Iterations of the whole stage."""
-    batch: int
-    """Images of an iteration, over all ranks; iterations times this are positions, `bacl.draws`."""
-
-
-class Method(Settings):
-    """Base of a method's settings. Its docstring is the card's first lines, and those of its fields
-    are the card's options."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    method: str
-    source: ClassVar[str] = ""
-    """Where the method is from."""
-    equations: ClassVar[str] = ""
-    """What it computes, z being logits, y one-hot targets and sigma the sigmoid."""
-    cost: ClassVar[str] = ""
-    """What it takes beyond a linear classifier, in training or at test."""
-    open_points: ClassVar[tuple[str, ...]] = ()
-    """What sources leave open or contradict each other in, and what is done here."""
-    counted: ClassVar[bool] = False
-    """Whether its parts are given how often the training split shows each category."""
-    follows: ClassVar[tuple[str, ...]] = ()
-    """Methods whose classifiers it can correct, where that is all it does."""
-
-    reads: ClassVar[tuple[str, ...]] = ("fc2",)
-    """Layers of a region that it reads, `bacl.variants.LAYERS`."""
-    sampler: ClassVar[str | None] = None
-    """The only sampler whose images it can learn from; None where all will do."""
-
-    @property
-    def bases(self) -> tuple[str, ...]:
-        """Those of `follows` that the options allow."""
-        return self.follows
-
-    @property
-    def end_to_end(self) -> bool:
-        """Whether it changes what the box head sees, and so trains with the whole detector only."""
-        return False
-
-    def options(self, context: Context) -> dict[str, Any]:
-        """What the method's parts are built with: these settings in plain values, and what the
-        parts need to know of the stage.
-
-        Raises:
-            UsageError: where the method cannot train in such a stage.
-        """
-        options = self.model_dump()
-        if self.counted:
-            options["counts"] = self.counts(context)
-        return options
-
-    def counts(self, context: Context) -> dict[str, Any]:
-        """What `bacl.methods.counts.Counts` holds.
-
-        Raises:
-            UsageError: where the method cannot train on such counts.
-        """
-        categories = context.categories
-        instances = [category.instance_count for category in categories]
-        if not any(instances):
-            raise UsageError(
-                f"{context.place}: method {self.method} needs how many training instances each "
-                "category has: expected some, the dataset has none"
-            )
-        return {
-            "images": [category.image_count for category in categories],
-            "instances": instances,
-            "groups": [context.groups.index(category.frequency) for category in categories],
-            "total": context.images,
-        }
-
-
-class Hallucination(Settings):
-    """Feature hallucination module, section III-E."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    categories: int = Field(8, gt=0)
-    """c: categories drawn per image pair; where none are given, no more than the dataset has."""
-    samples: int = Field(12, gt=0)
-    """m: features made per drawn category."""
-    beta: float = Field(0.9, ge=0, lt=1)
-    """Share of the old statistics in Eq. (11)."""
-
-    def drawn(self, there: int) -> int:
-        """c for a dataset of `there` categories: fewer than the default where those are all."""
-        given = "categories" in self.model_fields_set
-        return self.categories if given else min(self.categories, there)
-
-
-class Softmax(Method):
-    """Cross-entropy over the categories and a background column of its own."""
-
-    method: Literal["softmax"]
-    source: ClassVar[str] = "SCE of Table XIII"
-    equations: ClassVar[str] = "-log softmax(z)_i"
-
-
-class Sigmoid(Method):
-    """Sigmoid classifier without a background column: second row of Table I."""
-
-    method: Literal["sigmoid"]
-    source: ClassVar[str] = "BCE of Table XIII"
-    equations: ClassVar[str] = "sum_j bce(z_j, y_j)"
-    open_points: ClassVar[tuple[str, ...]] = (
-        "BACL's release has no such classifier: biases start at -log(999), and the loss is divided "
-        "by the number of samples, as in EQL's sigmoid baseline",
-    )
-
-
-_SAMPLES = (
-    "the paper does not say what the sum is divided by: the number of all samples, background "
-    "included, as in the release; over all ranks, where the release divides on each GPU"
-)
-_PRIOR = (
-    "the paper does not say how biases start: at -log(999), background's too, as in the release"
-)
-
-
-class BCE(Method):
-    """Sigmoid classifier with objectness, Eqs. (2)-(5), nothing balanced."""
-
-    method: Literal["bce"]
-    source: ClassVar[str] = "BCE* of Table XIII; section III-C"
-    equations: ClassVar[str] = (
-        "sum_j bce(z_j, y_j), background a column; score sigma(z_j) (1 - sigma(z_b))"
-    )
-    open_points: ClassVar[tuple[str, ...]] = (_SAMPLES, _PRIOR)
-
-
-INDICATORS = dict.fromkeys(
-    [
-        "image_frequency",
-        "instance_frequency",
-        "instance_number",
-        "mean_score",
-        "true_positive_rate",
-        "confusion_matrix",
-        "hard_confusion_matrix",
-    ],
-    "bacl.indicators",
-)
-"""Modules of long-term indicators, Table II and Eq. (14), by their names."""
-
-
-Indicator = Annotated[str, _Names(INDICATORS)]
-"""One of INDICATORS."""
-
-
-def register_indicator(name: str, module: str) -> None:
-    """Let experiments name an indicator that is not BACL's own, given the module of its parts,
-    `__name__`. These are registered by the same name in `bacl.indicators.INDICATORS`.
-
-    Raises:
-        UsageError: where there is one of that name.
-    """
-    if name in INDICATORS:
-        raise UsageError(
-            f"indicator {name} of {module} is registered already by {INDICATORS[name]}: expected "
-            "another name"
-        )
-    INDICATORS[name] = module
-    rebuild()
-
-
-class FCBL(Method):
-    """Foreground classification balance loss, section III-D."""
-
-    method: Literal["fcbl"]
-    source: ClassVar[str] = "the paper, section III-D"
-    equations: ClassVar[str] = "sum_j w_j bce(z_j + alpha log(l_j / l_i), y_j), Eqs. (6)-(9)"
-    open_points: ClassVar[tuple[str, ...]] = (
-        "Algorithm 1 moves the indicator before the loss; it moves after it, as in the release",
-        "both indicators are kept above 0.001 before Eq. (7) takes their ratio, as in the release: "
-        "a margin is at most alpha log(1000), and 0 before anything is known",
-        "the confusion matrix is a mean over all foreground samples of the stage so far, made ones "
-        "included, as in the release; nothing of it fades, and stage 1 leaves nothing to it",
-        "where Table II and Eq. (14) take the best score, it is the best of foreground",
-        "indicators that count are divided by the largest, as 1 - l_i of Eq. (12) needs; the "
-        "release has the confusion matrix only",
-        "a sample's own category always counts: Eq. (6) does not weight it",
-        f"{_SAMPLES}; made samples are samples",
-        _PRIOR,
-        "the classifier goes on from stage 1's and does not start anew, as in the release; the "
-        "paper speaks of fine-tuning",
-        "the RPN and the box regressor train in stage 2 as well, as in the release; the paper "
-        "names only what is frozen",
-        "stage 1 keeps a scale jitter of 0.8 to 1.25 under Copy-Paste, as in the release; the "
-        "paper says that Copy-Paste replaces it",
-    )
-    alpha: float = Field(0.85, ge=0)
-    """Range of the margin, Eq. (7); 0 means no margin."""
-    threshold: float = Field(0.7, ge=0, le=1)
-    """p_t of the weight term, Eq. (9)."""
-    weight_term: Literal["both", "misclassified", "overconfident", "none"] = "both"
-    """Which conditions of Eq. (9) keep a category's loss, Table IX; `none` weights nothing."""
-    indicator: Indicator = "confusion_matrix"
-    """Long-term indicator that guides margin and sampling, Table II and Eq. (14)."""
-    gamma: float = Field(0.9, ge=0, lt=1)
-    """Share of the old score in the moving average of indicator `mean_score`."""
-
-    def options(self, context: Context) -> dict[str, Any]:
-        options = super().options(context)
-        counting = ("image_frequency", "instance_frequency")
-        if self.indicator in counting or INDICATORS[self.indicator] != "bacl.indicators":
-            options["category_counts"] = {
-                "image_counts": [category.image_count for category in context.categories],
-                "instance_counts": [category.instance_count for category in context.categories],
-            }
-        return options
-
-
-class BACL(FCBL):
-    """FCBL with feature hallucination: the paper's method.
-
-    `hallucination: null` switches hallucination off.
-    """
-
-    method: Literal["bacl"]  # type: ignore[assignment]
-    source: ClassVar[str] = "the paper"
-    equations: ClassVar[str] = (
-        "FCBL on real features and on prototype + sqrt(variance) eps, Eq. (13)"
-    )
-    cost: ClassVar[str] = "16 jittered boxes a ground-truth box through both FCs, without gradient"
-    open_points: ClassVar[tuple[str, ...]] = (
-        *FCBL.open_points,
-        "the paper multiplies noise by the variance; its root is taken, as in the release",
-        "the 16 boxes of Eq. (10) have the 16 patterns of signs, and one draw of magnitudes an "
-        "image, as in the release; the paper draws each eta by itself",
-        "jittered boxes end at the image's last edge, in the release a pixel before it",
-        "a category's first sight sets its prototype and variance, as in the release; in Eq. (11) "
-        "they would grow from 0",
-        "variances are unbiased, as in the release, and those of a single feature 0",
-        "categories are drawn with replacement, as in the release; of one never seen nothing is "
-        "made",
-        "prototypes and variances are of all ranks, and move after the step's features are drawn; "
-        "the release keeps them on each GPU and moves them before, as Algorithm 1 does",
-        "c categories are drawn for each pair of images, which is a GPU's batch in the release and "
-        "does not depend on how many there are",
-        "made features may be negative, as in the release, though real ones come out of a ReLU",
-    )
-    hallucination: Hallucination | None = Hallucination()
-
-    def options(self, context: Context) -> dict[str, Any]:
-        options = super().options(context)
-        if self.hallucination is not None:
-            there = len(context.categories)
-            drawn = self.hallucination.drawn(there)
-            if drawn > there:
-                raise UsageError(
-                    f"{context.place}.hallucination.categories: expected at most the dataset's "
-                    f"{there} categories, got {drawn}"
-                )
-            options["hallucination"]["categories"] = drawn
-        return options
-
-
-CHANGEABLE = (
-    "alpha",
-    "threshold",
-    "weight_term",
-    "gamma",
-    "hallucination.categories",
-    "hallucination.samples",
-)
-"""Fields of a variant that may change while it trains."""

@@ -211,7 +211,7 @@ class Variant(nn.Module):
         raise NotImplementedError
 
     def change(self, field: str, value: Any) -> None:
-        """Go on with another value of a setting, one of `bacl.settings.CHANGEABLE`."""
+        """Go on with another value of a setting, one of `bacl.method_settings.paper.CHANGEABLE`."""
         if self.hallucination and field.startswith("hallucination."):
             self.hallucination = {**self.hallucination, field.split(".")[1]: value}
         else:

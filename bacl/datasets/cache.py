@@ -8,15 +8,19 @@ from pathlib import Path
 
 from bacl import settings
 from bacl.datasets import images
+from bacl.datasets.formats import FORMATS
 from bacl.datasets.prepared import Prepared, sources_of
 from bacl.digests import sha256
+from bacl.extensions import source_digest
 
 _CODE = (
     "boxes",
     "categories",
+    "coco_json",
     "content",
     "decoding",
     "examine",
+    "formats",
     "images",
     "index",
     "prepare",
@@ -64,23 +68,33 @@ def in_cache(digest: str, dataset: settings.Dataset, cache: Path) -> Prepared:
 
 
 def _input_key(dataset: settings.Dataset) -> str | None:
-    """What tells unchanged annotation files without reading them; None where one is missing."""
+    """What tells unchanged annotation files without reading them; None where there are not all."""
     groups = dataset.groups.model_dump_json() if dataset.groups else ""
     code = [sha256(Path(__file__).with_name(f"{module}.py")) for module in _CODE]
-    key = [dataset.format, groups, dataset.sizes, *code]
+    form = FORMATS[dataset.format]
+    key = [dataset.format, groups, dataset.sizes, *code, source_digest(form.module) or ""]
     for source in sources_of(dataset):
-        try:
-            status = source.annotations.stat()
-        except OSError:
-            return None
         key += [str(source.annotations.resolve()), str(source.images.resolve())]
-        key += [str(fact) for fact in (status.st_size, status.st_mtime_ns, status.st_ctime_ns)]
+        try:
+            for path in form.inputs(source.annotations):
+                status = path.stat()
+                facts = (path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                key += [str(fact) for fact in facts]
+        except (OSError, ValueError):  # reading them tells what is wrong
+            return None
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+
+def _note(dataset: settings.Dataset, cache: Path) -> Path | None:
+    key = _input_key(dataset)
+    return cache / "inputs" / f"{key}.json" if key else None
 
 
 def remember(digest: str, dataset: settings.Dataset, folders: images.Folders, cache: Path) -> None:
     """Note which digest a dataset has, whose inputs lie in `folders` beside the annotations."""
-    note = cache / "inputs" / f"{_input_key(dataset)}.json"
+    note = _note(dataset, cache)
+    if note is None:
+        return
     note.parent.mkdir(exist_ok=True)
     part = note.with_name(f".{note.name}.{os.getpid()}")
     looked = {"folders": [str(f) for f in folders.files], "files": folders.fingerprint()}
@@ -90,8 +104,8 @@ def remember(digest: str, dataset: settings.Dataset, folders: images.Folders, ca
 
 def recall(dataset: settings.Dataset, cache: Path) -> Prepared | None:
     """The prepared dataset of unchanged inputs, or None."""
-    note = cache / "inputs" / f"{_input_key(dataset)}.json"
-    if not note.exists():
+    note = _note(dataset, cache)
+    if note is None or not note.exists():
         return None
     known = json.loads(note.read_text(encoding="utf-8"))
     folders = images.Folders()

@@ -10,6 +10,7 @@ from bacl import settings
 from bacl.datasets import boxes, images, reading, segmentations
 from bacl.datasets.categories import Category, Id
 from bacl.datasets.content import Content, Tally, some
+from bacl.datasets.formats import FORMATS
 from bacl.datasets.images import Look
 from bacl.datasets.plain import plain
 from bacl.datasets.prepared import Source, sources_of
@@ -75,7 +76,7 @@ def examine(
     sources = sources_of(dataset)
     there = folders or images.Folders()
     annotated = dataset.sizes == "annotated"
-    evaluation: Literal["lvis", "coco"] = "coco" if dataset.format == "coco" else "lvis"
+    evaluation = FORMATS[dataset.format].evaluation
 
     def examined(name: Literal["train", "val"], source: Source, content: Content) -> Examined:
         path, folder = source.annotations, source.images
@@ -105,9 +106,17 @@ def synsets(dataset: settings.Dataset, cache: Path) -> dict[str, str]:
     They are read from the validation split's file, which is the smaller: `prepare` has seen that
     the categories of both are the same. Raises UsageError where it cannot be read.
     """
-    _, val = sources_of(plain(dataset, cache))
+    dataset = plain(dataset, cache)
+    _, val = sources_of(dataset)
     problems: list[str] = []
-    content = reading.read(val.annotations, problems, federated=False, counted=True, sized=False)
+    content = reading.read(
+        val.annotations,
+        problems,
+        form=FORMATS[dataset.format],
+        federated=False,
+        counted=True,
+        sized=False,
+    )
     stop(problems)
     assert content  # or there were problems
     found = [(item["name"], item.get("synset")) for item in content.categories]
@@ -117,11 +126,13 @@ def synsets(dataset: settings.Dataset, cache: Path) -> dict[str, str]:
 def _read(dataset: settings.Dataset, train: Source, val: Source) -> tuple[Content, Content]:
     """The two annotation files; raises UsageError where they cannot be read as such."""
     problems: list[str] = []
+    form = FORMATS[dataset.format]
     first, second = (
         reading.read(
             source.annotations,
             problems,
-            federated=dataset.format != "coco" and source is val,
+            form=form,
+            federated=form.evaluation == "lvis" and source is val,
             counted=dataset.groups is not None,
             sized=dataset.sizes == "annotated",
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bacl import settings
 from bacl.datasets.cache import part_in, put_in_place
+from bacl.datasets.formats import EMBEDDED
 from bacl.datasets.sources import located
 
 
@@ -16,7 +17,7 @@ def plain(dataset: settings.Dataset, cache: Path) -> settings.Dataset:
     Raises:
         UsageError: the root does not hold the named data set, or not all of it.
     """
-    if dataset.format != "embedded":
+    if dataset.format != EMBEDDED:
         return located(dataset)
     folder = _embedded(dataset, cache)
     files = {"train": "train.json", "val": "val.json", "images": "images"}

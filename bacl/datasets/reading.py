@@ -1,4 +1,4 @@
-"""Annotation files in: every field of LVIS's and COCO's JSON is understood, or named as wrong.
+"""Annotations in, whatever their format: every field is understood, or named as wrong.
 
 A file's own ids may be whole numbers of any size, or text. They are kept as they are, for messages
 and for what is written; everything else goes by position: of an image in its file, and of a
@@ -10,6 +10,7 @@ I images, N annotations, C categories.
 import json
 import math
 import re
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Any
 from bacl.datasets import segmentations
 from bacl.datasets.categories import Id
 from bacl.datasets.content import Content, some
+from bacl.datasets.formats import Format
+from bacl.errors import UsageError
 
 LARGEST = 2**31 - 1
 """Largest side in pixels and largest count."""
@@ -154,14 +157,21 @@ LISTS = {
 
 
 def read(
-    path: Path, problems: list[str], *, federated: bool, counted: bool, sized: bool
+    path: Path,
+    problems: list[str],
+    *,
+    form: Format,
+    federated: bool,
+    counted: bool,
+    sized: bool,
 ) -> Content | None:
     """The content of a file; what is wrong with it goes to `problems`, and then it is None.
 
-    federated: whether images need LVIS's lists. counted: whether frequency groups go by counts, so
-    that a file's own `frequency` does not matter. sized: whether images need `width` and `height`.
+    form: the file's format. federated: whether images need LVIS's lists. counted: whether frequency
+    groups go by counts, so that a file's own `frequency` does not matter. sized: whether images
+    need `width` and `height`.
     """
-    content = _json(path, problems)
+    content = _lists(path, form, problems)
     if content is None:
         return None
     before = len(problems)
@@ -205,31 +215,35 @@ def read(
     return Content(content["images"], content["annotations"], content["categories"])
 
 
-def _json(path: Path, problems: list[str]) -> dict[str, list[dict]] | None:
-    """The three lists of LVIS and COCO in a JSON file."""
+def _lists(path: Path, form: Format, problems: list[str]) -> dict[str, list[dict]] | None:
+    """The three lists that a format's reader makes of a file; else None, and why is told."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            content = json.load(file, object_hook=segmentations.compact)
-    except FileNotFoundError:
-        problems.append(f"{path}: expected an annotation file, found none")
+        content = form.read(path)
+    except UsageError as error:
+        problems.append(str(error))
+        return None
+    except FileNotFoundError as error:
+        problems.append(f"{error.filename or path}: expected an annotation file, found none")
         return None
     except OSError as error:
-        problems.append(f"{path}: expected a readable annotation file, got: {error.strerror}")
+        where = error.filename or path
+        problems.append(f"{where}: expected a readable annotation file, got: {error.strerror}")
         return None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
+        problems.append(f"{path}: expected {form.content}, got: {error}")
+        return None
+    except Exception as error:  # whatever a reader from outside does
+        if form.module == Format.module:
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
         problems.append(
-            f"{path}: line {error.lineno}, column {error.colno}: expected JSON, got: {error.msg}"
+            f"{path}: expected {form.content}, its reader failed: {type(error).__name__}: {error} "
+            f"({last.filename}, line {last.lineno})"
         )
-        return None
-    except UnicodeDecodeError as error:
-        problems.append(f"{path}: expected JSON, got bytes that are no text ({error.reason})")
-        return None
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of any length
-        problems.append(f"{path}: expected LVIS or COCO JSON, got: {error}")
         return None
     if not isinstance(content, dict):
         problems.append(
-            f"{path}: expected LVIS or COCO JSON, an object, got a {type(content).__name__}"
+            f"{path}: expected {form.content}, an object, got a {type(content).__name__}"
         )
         return None
     missing = [
@@ -240,9 +254,11 @@ def _json(path: Path, problems: list[str]) -> dict[str, list[dict]] | None:
     ]
     if missing:
         problems.append(
-            f"{path}: expected LVIS or COCO JSON, got none of its lists of objects {some(missing)}"
+            f"{path}: expected {form.content}, got none of its lists of objects {some(missing)}"
         )
         return None
+    for annotation in content["annotations"]:
+        segmentations.compact(annotation)
     return {name: content[name] for name in FIELDS}
 
 

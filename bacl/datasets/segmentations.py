@@ -21,8 +21,9 @@ LEAST_POINTS = 3
 
 def compact(item: dict) -> dict:
     """An object of an annotation file with polygons as arrays, a quarter of what lists take."""
-    if isinstance(item.get("segmentation"), list):
-        polygons = [as_polygon(polygon) for polygon in item["segmentation"]]
+    given = item.get("segmentation")
+    if isinstance(given, list) and not all(isinstance(polygon, np.ndarray) for polygon in given):
+        polygons = [as_polygon(polygon) for polygon in given]
         if all(polygon is not None for polygon in polygons):
             item["segmentation"] = polygons
     return item

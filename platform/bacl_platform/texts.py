@@ -1,7 +1,7 @@
 """Names and other texts that users chose: whether they are text, and how each kind of output wants
 them. One place for each escaping.
 
-CSV's and JSON's are their modules'; matplotlib and rich are told not to look for markup at all
+Python's modules escape CSV and JSON; matplotlib and rich are set to take no text for markup
 (`bacl_platform.report.plots.style`, `bacl_platform.console`).
 """
 

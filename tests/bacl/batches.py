@@ -1,8 +1,9 @@
-"""Batches as a bank shows them to a variant, the shares that ranks have of them, and slopes."""
+"""Batches as a bank shows them to a variant, logits, steps that move its state, and gradients."""
 
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 
 from bacl.draws import generator
 from bacl.variants import Batch, build_variant
@@ -15,6 +16,8 @@ COUNTS = {
     "groups": [0, 0, 0, 1, 2, 2],
     "total": 1000,
 }
+IMAGES = [[0, 1, C, C, 3], [2, C, 4, 4], [C, C, 1], [3, 0, C]]
+"""Labels of the samples of four images."""
 
 
 def built(settings, seed=0):
@@ -55,11 +58,50 @@ def on_ranks(images, first=0, ids=None, ranks=2):
     ]
 
 
-def step(variant, batches):
-    """What ranks with those batches do to a variant's state in a step."""
-    increments = [variant.increment(variant.logits(b.features), b) for b in batches]
+def logits_of(samples, columns, seed=0, scale=2.0):
+    """Logits in float64 for so many samples."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(samples, columns, generator=draw, dtype=torch.double) * scale
+
+
+def labelled(images, columns, first=0, **options):
+    """The batch of images, and logits for its samples."""
+    batch = batch_of(images, first)
+    return batch, logits_of(len(batch.labels), columns, **options)
+
+
+def split(logits, batches):
+    """Each batch's share of the logits of all."""
+    return logits.split([len(batch.labels) for batch in batches])
+
+
+def step(variant, batches, logits=None):
+    """What ranks with those batches do to a variant's state in a step.
+
+    logits: of the samples of all batches, instead of the variant's own.
+    """
+    if logits is None:
+        shares = [variant.logits(batch.features) for batch in batches]
+    else:
+        shares = split(logits, batches)
+    increments = [variant.increment(*pair) for pair in zip(shares, batches, strict=True)]
     with torch.no_grad():
         variant.add(sum(increments))
+
+
+def loss_of(variant, batch, logits):
+    """The loss of a step, summed over its samples, which are what it is divided by."""
+    total, count = variant.terms(logits, batch)["cls"]
+    assert count == len(logits)
+    return total
+
+
+def weights_of(variant, batch, logits):
+    """(N, K) what binary cross-entropies are weighted by, from the loss's gradient."""
+    logits = logits.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_of(variant, batch, logits), logits)
+    targets = F.one_hot(batch.labels, C + 1)[:, : logits.size(1)]
+    return gradient / (logits.detach().sigmoid() - targets)
 
 
 def slopes(function, at, by=1e-5):

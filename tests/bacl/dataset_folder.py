@@ -61,8 +61,14 @@ class Folder:
         return prepare(settings.Dataset(**(fields | changes)), self.path / cache)
 
     def problems(self, **changes) -> list[str]:
+        return self.told(self.prepare, changes)
+
+    def problems_as_it_is(self, **changes) -> list[str]:
+        return self.told(self.prepare_as_it_is, changes)
+
+    def told(self, prepare, changes) -> list[str]:
         with pytest.raises(UsageError) as told:
-            self.prepare(**changes)
+            prepare(**changes)
         return str(told.value).replace(f"{self.path}/", "").splitlines()
 
 

@@ -6,8 +6,8 @@ from mmdet.registry import DATASETS
 from training import config_of
 
 from bacl.indicators import INDICATORS
-from bacl.method_settings import PCB
-from bacl.settings import BACL, BCE, FCBL, Hallucination, Sigmoid, Softmax
+from bacl.method_settings.others import PCB
+from bacl.method_settings.paper import BACL, BCE, FCBL, Hallucination, Sigmoid, Softmax
 
 HALLUCINATION = Hallucination(categories=3, samples=4)
 BACL_VARIANT = BACL(method="bacl", hallucination=HALLUCINATION)

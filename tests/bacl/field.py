@@ -3,7 +3,7 @@
 import json
 
 from bacl.datasets.prepared import Prepared
-from bacl.method_settings import (
+from bacl.method_settings.others import (
     ACSL,
     BAGS,
     BALMS,

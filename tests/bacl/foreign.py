@@ -3,8 +3,10 @@
 import sys
 from contextlib import contextmanager
 
-from bacl import extensions, method_settings, settings, variants
+from bacl import extensions, schema, variants
 from bacl import indicators as parts
+from bacl.datasets import formats
+from bacl.method_settings import indicators, registry
 
 METHOD = '''
 """Focal loss, in a module of a user's."""
@@ -14,8 +16,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from bacl.method_settings import register
-from bacl.settings import Method
+from bacl.method_settings.registry import register
+from bacl.method_settings.base import Method
 from bacl.variants import METHODS, Sigmoid
 
 
@@ -46,7 +48,7 @@ INDICATOR = '''
 import torch
 
 from bacl.indicators import INDICATORS, Indicator
-from bacl.settings import register_indicator
+from bacl.method_settings.indicators import register_indicator
 
 register_indicator("rarity", __name__)
 
@@ -68,10 +70,11 @@ def forgotten():
     """In it, modules register what they bring; after it, nothing of that is there."""
     before = dict(sys.modules), list(sys.path)
     kept = [
-        (registry, dict(registry))
-        for registry in (
-            method_settings.METHODS,
-            settings.INDICATORS,
+        (table, dict(table))
+        for table in (
+            registry.METHODS,
+            indicators.INDICATORS,
+            formats.FORMATS,
             variants.METHODS.module_dict,
             parts.INDICATORS.module_dict,
         )
@@ -79,12 +82,12 @@ def forgotten():
     try:
         yield
     finally:
-        for registry, content in kept:
-            registry.clear()
-            registry.update(content)
+        for table, content in kept:
+            table.clear()
+            table.update(content)
         for name in sys.modules.keys() - before[0].keys():
             del sys.modules[name]
         sys.path[:] = before[1]
-        settings.rebuild()
+        schema.rebuild()
         extensions.load_installed.cache_clear()
         extensions.FOLDERS.clear()

@@ -27,10 +27,11 @@ from bacl.datasets.index import Index
 from bacl.datasets.prepare import prepare
 from bacl.datasets.prepared import Prepared
 from bacl.evaluation import Detections, evaluate
-from bacl.method_settings import METHODS
-from bacl.method_settings import Variant as Settings
+from bacl.method_settings.paper import Hallucination
+from bacl.method_settings.registry import METHODS
+from bacl.method_settings.registry import Variant as Settings
 from bacl.result_versions import version_of, versions_of
-from bacl.settings import Dataset, Detector, Hallucination, Recipe, Schedule
+from bacl.settings import Dataset, Detector, Recipe, Schedule
 
 FILE = Path(__file__).with_name("golden.json")
 DEFAULTS = Path(__file__).with_name("golden_defaults.json")

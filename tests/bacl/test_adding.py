@@ -1,14 +1,13 @@
 """What the documents on adding something add works, by their own tests."""
 
-import re
-from pathlib import Path
+import importlib
+import inspect
 
 import pytest
+from documents import python_blocks
 from foreign import forgotten
 
 from bacl.backbones import BACKBONES
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -22,15 +21,21 @@ def nothing_stays():
 
 @pytest.mark.parametrize(
     ("document", "blocks"),
-    [("adding-a-method.md", 3), ("adding-an-indicator.md", 2), ("adding-a-backbone.md", 2)],
+    [
+        ("adding-a-method.md", 3),
+        ("adding-an-indicator.md", 2),
+        ("adding-a-backbone.md", 2),
+        ("adding-a-dataset-format.md", 2),
+    ],
 )
-def test_document_passes_its_own_test(document, blocks):
-    found = re.findall(r"```python\n(.*?)```", (DOCS / document).read_text("utf-8"), re.DOTALL)
+def test_document_passes_its_own_test(document, blocks, tmp_path, monkeypatch):
+    found = python_blocks(document)
     assert len(found) == blocks
-    written: dict = {"__name__": "added"}
-    for block in found:
-        exec(block, written)
+    (tmp_path / "added.py").write_text("\n\n".join(found), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    written = vars(importlib.import_module("added"))
     tests = [value for name, value in written.items() if name.startswith("test_")]
     assert tests
     for test in tests:
-        test()
+        takes_folder = "tmp_path" in inspect.signature(test).parameters
+        test(tmp_path / "folder") if takes_folder else test()

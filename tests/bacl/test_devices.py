@@ -18,7 +18,7 @@ from waiting import Waits
 
 from bacl.export import export_variants
 from bacl.indicators import INDICATORS
-from bacl.settings import FCBL
+from bacl.method_settings.paper import FCBL
 from bacl.variants import METHODS
 from bacl.variants import Softmax as SoftmaxVariant
 

@@ -5,16 +5,15 @@ import io
 import json
 import math
 import os
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.multiprocessing as mp
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
+from ranks import on_ranks
 
 from bacl import evaluation
 from bacl.datasets.categories import Category
@@ -588,15 +587,8 @@ def test_metric_without_any_sample_gives_zeros(tmp_path):
     assert metric(tmp_path).evaluate(8)["bacl/AP"] == 0
 
 
-def _rank(rank, folder, spoil):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
+def evaluate_share(folder, spoil):
+    rank = torch.distributed.get_rank()
     samples = samples_of(json.loads((folder / "val.json").read_text()))
     if spoil:
         samples[0]["pred_instances"].scores[:] = math.nan
@@ -606,7 +598,6 @@ def _rank(rank, folder, spoil):
     except RunError as error:
         told = str(error)
     (folder / f"told{rank}.json").write_text(json.dumps(told))
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("spoil", [False, True])
@@ -614,7 +605,7 @@ def test_two_ranks_tell_what_one_does_and_share_errors(tmp_path, spoil):
     truth = prepared_case(tmp_path)
     expected = run_metric(tmp_path, samples_of(truth))
     rows = len(pq.read_table(tmp_path / "variants" / "bacl" / "detections.parquet"))
-    mp.spawn(_rank, (tmp_path, spoil), nprocs=2)
+    on_ranks(evaluate_share, 2, tmp_path, spoil)
     told = [json.loads((tmp_path / f"told{rank}.json").read_text()) for rank in (0, 1)]
     if spoil:
         assert told == ["expected detections with finite scores, got NaN or infinity"] * 2

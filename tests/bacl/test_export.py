@@ -16,8 +16,8 @@ from bacl import rle
 from bacl.datasets.decoding import read
 from bacl.detector.stock import TopKBBoxHead
 from bacl.export import confusions_of, export_variants, variant_state, weight_norms_of
-from bacl.method_settings import LOCE, RIO
-from bacl.settings import BACL, Hallucination, Sigmoid, Softmax
+from bacl.method_settings.others import LOCE, RIO
+from bacl.method_settings.paper import BACL, Hallucination, Sigmoid, Softmax
 
 VARIANTS = {
     "bacl": BACL(method="bacl", hallucination=Hallucination(categories=4)),

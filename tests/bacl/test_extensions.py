@@ -7,9 +7,10 @@ from training import build, config_of, train
 
 from bacl import extensions
 from bacl.errors import UsageError
-from bacl.method_settings import METHODS
+from bacl.method_settings.paper import BACL
+from bacl.method_settings.registry import METHODS
 from bacl.result_versions import versions_of
-from bacl.settings import BACL, Detector, Recipe, Schedule
+from bacl.settings import Detector, Recipe, Schedule
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +60,8 @@ def test_versions_hold_the_sources_of_the_whole_package(tmp_path):
     [
         (
             METHOD.replace('"focal"', '"bce"'),
-            "imports.0: method bce of mine is registered already by bacl.settings: expected "
-            "another name",
+            "imports.0: method bce of mine is registered already by bacl.method_settings.paper: "
+            "expected another name",
         ),
         (
             INDICATOR.replace('"rarity"', '"mean_score"'),

@@ -9,7 +9,8 @@ from saved import saved_storages
 from training import backward, batch_of, build, config_of, stream_of
 
 from bacl.detector.bank import BankDetector
-from bacl.settings import BACL, FROZEN_TRUNK, Hallucination, Softmax
+from bacl.method_settings.paper import BACL, Hallucination, Softmax
+from bacl.settings import FROZEN_TRUNK
 
 VARIANTS = {
     "bacl": BACL(method="bacl", hallucination=Hallucination(categories=3, samples=4)),

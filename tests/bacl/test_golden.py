@@ -9,8 +9,9 @@ import golden
 import pytest
 
 from bacl import result_versions
-from bacl.method_settings import METHODS
-from bacl.settings import INDICATORS, Detector, Recipe
+from bacl.method_settings.indicators import INDICATORS
+from bacl.method_settings.registry import METHODS
+from bacl.settings import Detector, Recipe
 from bacl.variants import Softmax
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from training import build, config_of, train
 
+from bacl.method_settings.paper import BACL, Hallucination, Softmax
 from bacl.precision import BFloat16OptimWrapper, at_least_float32
-from bacl.settings import BACL, Hallucination, Softmax
 
 VARIANTS = {
     "bacl": BACL(method="bacl", hallucination=Hallucination(categories=3, samples=4)),

@@ -207,20 +207,3 @@ def exported_and_own(config, model, folder):
         stock = init_detector(*files, device=next(model.parameters()).device)
         theirs = inference_detector(stock, dataset.get_data_info(0)["img_path"]).pred_instances
         yield name, theirs, found[found.variant == index]
-
-
-def on_ranks(worker, ranks, folder, *args):
-    """Run `worker(folder, *args)` in `ranks` processes joined by gloo."""
-    rendezvous = f"file://{folder}/rendezvous"
-    torch.multiprocessing.spawn(_join, (ranks, rendezvous, worker, folder, args), nprocs=ranks)
-
-
-def _join(rank, ranks, rendezvous, worker, folder, args):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=rendezvous, rank=rank, world_size=ranks
-    )
-    try:
-        worker(folder, *args)
-    finally:
-        torch.distributed.destroy_process_group()

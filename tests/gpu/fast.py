@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from bacl.settings import Detector
 from bacl_platform import bench
-from bacl_platform.bench import inference, throughput
 from bacl_platform.bench.measure import Row, Setting, quiet
+from bacl_platform.bench.rows import inference, throughput
 from bacl_platform.bench.training import R50, RECIPE, Training
 
 BENCHES = ("loss", "hallucination", "step", "bank", "postprocess", "loader")
@@ -43,7 +43,7 @@ def fast(device: str, small: bool, folder: Path) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(setting.threads)
     measured: dict[str, Callable[[], list[Row]]] = {
         "float32": partial(throughput.steps, "float32", setting, detector),
-        "inference": partial(inference.inference, setting, detector),
+        "inference": partial(inference.measure, setting, detector),
         "bfloat16": partial(throughput.steps, "bfloat16", setting, detector),
         "channels_last": partial(throughput.channels_last, setting, detector),
     }

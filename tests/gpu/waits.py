@@ -32,18 +32,8 @@ from waiting import Waits
 
 from bacl.config import stage_config
 from bacl.datasets.prepare import prepare
-from bacl.settings import (
-    BACL,
-    BCE,
-    FCBL,
-    FROZEN_TRUNK,
-    Dataset,
-    Detector,
-    Hallucination,
-    Recipe,
-    Schedule,
-    Softmax,
-)
+from bacl.method_settings.paper import BACL, BCE, FCBL, Hallucination, Softmax
+from bacl.settings import FROZEN_TRUNK, Dataset, Detector, Recipe, Schedule
 
 PAPER = {
     "bacl": BACL(method="bacl"),

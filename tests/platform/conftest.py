@@ -4,14 +4,12 @@ import copy
 import json
 import math
 import os
-import pickle
-import socket
-import subprocess
-import sys
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +21,16 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 from pycocotools import mask as coco
+from ranks import on_ranks
+from rich.console import Console
 
 from bacl.datasets.categories import Category
 from bacl.datasets.prepare import prepare
 from bacl.datasets.prepared import Prepared
 from bacl.evaluation import Detections, Evaluator, Result
+from bacl_platform.analysis.compare import Comparison, compare
+from bacl_platform.analysis.profiles import Analysis, analyse
+from bacl_platform.analysis.results import Report, collect
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.plan.sweep_plan import Preparation, SweepPlan, plan_sweeps
@@ -218,28 +221,94 @@ def fill(prepared: Prepared, store: Store) -> Callable[..., None]:
     AP_f = AP, or no rare category with `rare=False`. A category's weights have its label as norm.
     Its detections (`detect`) find as large a part of the boxes as its AP, which they do not make.
     """
+    return partial(_publish, prepared, store)
 
-    def publish(jobs: list[Job], aps: dict[tuple[str, int], float], rare: bool = True) -> None:
-        for job in jobs:
-            folder = store.work(job.key) / "entry"
-            for name in job.variants:
-                _result(folder / "variants" / name, aps[name, job.seed], rare, prepared)
-            rows = [
-                {
-                    "step": step,
-                    "lr": 0.01,
-                    "loss": 9.0,
-                    "loss_rpn_cls": 1 / step,
-                    **{f"{name}.loss_cls": (job.seed + 1) / step for name in job.variants},
-                }
-                for step in range(1, job.iterations + 1)
-            ]
-            rows.append({"step": job.iterations, "bacl/AP": 0.3})
-            (folder / JOB).write_text(job.model_dump_json(exclude={"config"}))
-            (folder / "scalars.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-            store.publish(job.key, folder)
 
-    return publish
+def _publish(
+    prepared: Prepared,
+    store: Store,
+    jobs: list[Job],
+    aps: dict[tuple[str, int], float],
+    rare: bool = True,
+) -> None:
+    for job in jobs:
+        folder = store.work(job.key) / "entry"
+        for name in job.variants:
+            _result(folder / "variants" / name, aps[name, job.seed], rare, prepared)
+        rows = [
+            {
+                "step": step,
+                "lr": 0.01,
+                "loss": 9.0,
+                "loss_rpn_cls": 1 / step,
+                **{f"{name}.loss_cls": (job.seed + 1) / step for name in job.variants},
+            }
+            for step in range(1, job.iterations + 1)
+        ]
+        rows.append({"step": job.iterations, "bacl/AP": 0.3})
+        (folder / JOB).write_text(job.model_dump_json(exclude={"config"}))
+        (folder / "scalars.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        store.publish(job.key, folder)
+
+
+@pytest.fixture
+def two_seeds(planned: Callable[..., Plan]) -> Plan:
+    """The tiny experiment with two seeds."""
+    return planned("seeds=[0, 1]")
+
+
+@pytest.fixture(scope="session")
+def rival_aps() -> dict[tuple[str, int], float]:
+    """APs of two seeds, for `fill`, in which bacl is better than softmax."""
+    return _aps(features=(0.1, 0.1), bacl=(0.7, 0.9), softmax=(0.4, 0.4))
+
+
+def _aps(**of_variants: tuple[float, float]) -> dict[tuple[str, int], float]:
+    return {(name, seed): aps[seed] for name, aps in of_variants.items() for seed in (0, 1)}
+
+
+@pytest.fixture(scope="session")
+def study_of(
+    prepared: Prepared, datasets: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[dict[tuple[str, int], float]], Report]:
+    """Makes a finished study of two seeds, with these APs, in a store of its own."""
+
+    def made(aps: dict[tuple[str, int], float]) -> Report:
+        folder = tmp_path_factory.mktemp("study")
+        (folder / "tiny.yaml").write_text(TINY)
+        store = Store(folder / "store")
+        store.root.mkdir()
+        store.datasets.symlink_to(datasets)
+        plan = make_plan(load(folder / "tiny.yaml", ["seeds=[0, 1]"]), prepared, store)
+        _publish(prepared, store, plan.jobs, aps)
+        return collect(plan, store, "")
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def rivals(study_of: Callable[..., Report], rival_aps: dict[tuple[str, int], float]) -> Report:
+    """A study in which bacl is better than softmax; not to be changed."""
+    return study_of(rival_aps)
+
+
+@pytest.fixture(scope="session")
+def compared(rivals: Report) -> Comparison:
+    """Softmax and bacl of `rivals`."""
+    return compare(rivals, "softmax", "bacl", 120, Console(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def flawed(study_of: Callable[..., Report]) -> Report:
+    """A study in which features calls all by wrong names and a seed of bacl is right everywhere;
+    not to be changed."""
+    return study_of(_aps(features=(0.0, 0.0), bacl=(1.0, 0.6), softmax=(0.4, 0.4)))
+
+
+@pytest.fixture(scope="session")
+def analysed(flawed: Report) -> Analysis:
+    """What lies behind the AP in `flawed`."""
+    return analyse(flawed, Console(quiet=True))
 
 
 def _result(folder: Path, ap: float, rare: bool, prepared: Prepared) -> None:
@@ -402,50 +471,51 @@ def masked() -> Callable[[Trial], tuple[Trial, Detections]]:
     return make
 
 
-_RANK = """
-import pickle, sys
-from pathlib import Path
-import torch
-from bacl.variants import Softmax
-from bacl_platform.train import worker
-job, store, stopped, asked = pickle.loads(Path(sys.argv[1]).read_bytes())
-torch.distributed.init_process_group("gloo")
-quiet = lambda *_: None
-print("RESULT", worker.train(job, store, quiet, quiet, lambda _: stopped, lambda: asked))
-"""
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store whose jobs nothing disturbs, so that each is trained once for all tests."""
+    return Store(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture
-def on_two_ranks():
-    """Trains a job on two ranks without Ray."""
-    return _on_two_ranks
+def finished(undisturbed: Store, store: Store) -> Callable[[Job], None]:
+    """Gives the test's store a job's entry from the undisturbed store."""
+
+    def copied(job: Job) -> None:
+        from bacl_platform.train import worker
+
+        assert worker.train(job, undisturbed, lambda *_: None, lambda *_: None) is None
+        shutil.copytree(undisturbed.entry(job.key), store.entry(job.key))
+
+    return copied
 
 
-def _on_two_ranks(
-    job: Job, store: Store, stopped: tuple[str, ...] = (), asked_to_stop: bool = False
-) -> list[str]:
-    """The result of each rank, in processes of their own; `stopped` variants leave at step 10."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    store.root.mkdir(parents=True, exist_ok=True)
-    task = store.root / "task.pickle"
-    task.write_bytes(pickle.dumps((job, store, stopped, asked_to_stop)))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RANK, str(task)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    return [output.rpartition("RESULT ")[2].strip() for output in outputs]
+@pytest.fixture
+def on_two_ranks(tmp_path: Path) -> Callable[..., list[str | None]]:
+    """Trains a job on two ranks without Ray and gives the result of each.
+
+    `stopped` variants leave at step 10.
+    """
+
+    def trained(
+        job: Job, store: Store, stopped: tuple[str, ...] = (), asked_to_stop: bool = False
+    ) -> list[str | None]:
+        folder = tmp_path / f"ranks_{uuid.uuid4().hex}"
+        folder.mkdir()
+        on_ranks(_train_share, 2, folder, job, store, stopped, asked_to_stop)
+        return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+    return trained
+
+
+def _train_share(
+    folder: Path, job: Job, store: Store, stopped: tuple[str, ...], asked_to_stop: bool
+) -> None:
+    from bacl_platform.train import worker
+
+    rank = torch.distributed.get_rank()
+    os.environ["LOCAL_RANK"] = str(rank)
+    told = worker.train(
+        job, store, lambda *_: None, lambda *_: None, lambda _: stopped, lambda: asked_to_stop
+    )
+    (folder / f"{rank}.json").write_text(json.dumps(told))

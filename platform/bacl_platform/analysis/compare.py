@@ -25,6 +25,7 @@ from bacl_platform.analysis.matching import Iou, Matched, average_precision
 from bacl_platform.analysis.profiles import evaluator_of, match_result
 from bacl_platform.analysis.results import MEANS, Report, Result
 from bacl_platform.plan.judged import notes
+from bacl_platform.plan.metric_names import group_precision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -246,7 +247,7 @@ def _changes(
     for group in prepared.groups.names:
         labels = known[[prepared.categories[label].frequency == group for label in known]]
         if len(labels):
-            metrics[f"{kind}_{group}"] = Change(**change(0, labels))
+            metrics[group_precision(group, kind)] = Change(**change(0, labels))
     categories = [
         CategoryChange(
             **change(0, np.array([label])),

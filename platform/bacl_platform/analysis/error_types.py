@@ -1,10 +1,10 @@
 """What kinds of errors cost a detector its AP, by category, and which category it takes for which.
 
 Errors are TIDE's (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors",
-2020), at IoU 0.5 and 0.1. hotcoco has them as means over all categories; here they stay apart by
-category, so that frequency groups can be told apart. Only what the annotation can judge takes
-part: LVIS names for each image the categories that it was searched for, and a detection of
-another category may well be right.
+2020), at IoU 0.5 and 0.1. hotcoco has them as means over all categories; here each category has its
+own, so that frequency groups can be compared. Only what the annotation can judge counts: LVIS names
+for each image the categories that it was searched for, and a detection of another category may well
+be right.
 
 Letters: N judged detections, W wrong ones, G ground-truth boxes, C categories, K kinds of errors.
 """
@@ -32,7 +32,7 @@ FOREGROUND, BACKGROUND = 0.5, 0.1
 
 @dataclass(frozen=True)
 class Errors:
-    """gain (K, C): what mending the errors of one kind alone would add to a category's AP50, a
+    """gain (K, C): what fixing the errors of one kind alone would add to a category's AP50, a
     fraction; NaN where it has no boxes. counts (K,): how many there are of each kind."""
 
     gain: np.ndarray
@@ -40,14 +40,14 @@ class Errors:
 
 
 def errors(matched: Matched, boxes: np.ndarray) -> Errors:
-    """Sort a run's errors into TIDE's kinds and mend each kind by itself.
+    """Sort a run's errors into TIDE's kinds and fix each kind by itself.
 
-    boxes (N', 4): x, y, width, height of the run's detections, which `matched.row` points into.
-    A badly placed or wrongly named detection is mended into a right one where nothing else found
-    its box and none such scores higher, else it goes, as do all others; a missed box (found by
-    nothing that could be mended) is taken from those to be found. So a wrong name costs twice: the
-    category that the box is of, and the one that it is taken for. Crowds are no boxes here, as in
-    TIDE's own code; hotcoco takes them for some.
+    boxes (N', 4): x, y, width, height of the run's detections, which `matched.row` points into. A
+    badly placed or wrongly named detection is turned into a right one where nothing else found its
+    box and no other candidate for it scores higher; otherwise it is removed, as are all other
+    errors. A missed box (which no such detection could find) is taken from those to be found. So a
+    wrong name costs twice: the category that the box is of, and the one that it is taken for.
+    Crowds are no boxes here, as in TIDE's own code; hotcoco takes them for some.
     """
     truth = matched.truth
     kind, target = _kinds(matched, boxes)
@@ -102,7 +102,8 @@ def _kinds(matched: Matched, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _mends(matched: Matched, kind: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The best detection for each box that nothing found, of those that could be mended to it."""
+    """The best detection for each box that nothing found, of those that could be fixed to find
+    it."""
     could = np.flatnonzero(target >= 0)
     could = could[matched.found[target[could]] < 0]
     could = could[np.argsort(-matched.score[could], kind="stable")]
@@ -157,11 +158,11 @@ def confusion(matched: Matched, boxes: np.ndarray, judged: np.ndarray) -> Confus
     """For each ground-truth box, the category of the best-scoring detection at IoU >= 0.5.
 
     boxes: as for `errors`. judged: boxes by pair as `judged_pairs` counts them. A detection that is
-    right about another box is not asked, for it may overlap this one and be no error. Detections
-    that LVIS cannot judge are not asked either: an image says of some categories only that they
-    are present or absent, and a box may belong to several of the others (a mug is a cup); nor are
-    those of a category whose instances are not all annotated in the image. So counts of two
-    columns compare by their share of `judged` alone.
+    right about another box is ignored, for it may overlap this one and be no error. Detections that
+    LVIS cannot judge are ignored too: an image says of some categories only that they are present
+    or absent, and a box may belong to several of the others (a mug is a cup); nor are those of a
+    category whose instances are not all annotated in the image. So counts of two columns compare by
+    their share of `judged` alone.
     """
     truth = matched.truth
     counts = np.zeros((matched.categories, matched.categories + 1), dtype=np.int64)
@@ -198,7 +199,7 @@ def judged_pairs(evaluator: Evaluator, truth: Truth, images: int) -> np.ndarray:
 
 
 def _by_image(matched: Matched, asked: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each image, the detections (W,) among those asked for and its counted boxes (G,)."""
+    """For each image, the detections (W,) of the given ones and its counted boxes (G,)."""
     found = np.flatnonzero(asked)
     found = found[np.argsort(matched.image[found], kind="stable")]
     truths = np.flatnonzero(matched.truth.counted)

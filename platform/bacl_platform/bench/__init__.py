@@ -3,31 +3,35 @@
 Machines differ and so do their loads: only ratios of what was measured in turns are compared.
 """
 
-from collections.abc import Callable
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bacl.errors import UsageError
+from bacl_platform.bench import rows
 from bacl_platform.bench.measure import IMAGES, Row, Setting, quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-BENCHES = (
-    "loss",
-    "hallucination",
-    "bank",
-    "step",
-    "evaluate",
-    "throughput",
-    "postprocess",
-    "inference",
-    "index",
-    "loader",
-    "sweep",
-    "checkpoint",
-    "tracking",
-    "zoo",
-)
+
+def names() -> list[str]:
+    """The benches: the files in `rows/`, by the alphabet. None is imported."""
+    return [module.name for module in pkgutil.iter_modules(rows.__path__)]
+
+
+def summaries() -> dict[str, str]:
+    """What each bench measures, by its name: its docstring's first paragraph, read without an
+    import, because most benches import torch."""
+    found = {}
+    for folder in map(Path, rows.__path__):
+        for module in pkgutil.iter_modules([str(folder)]):
+            source = (folder / f"{module.name}.py").read_text(encoding="utf-8")
+            text = ast.get_docstring(ast.parse(source)) or ""
+            found[module.name] = " ".join(text.split("\n\n")[0].split())
+    return found
 
 
 def setting_of(device: str, scale: str | None, repeat: int | None, threads: int) -> Setting:
@@ -49,46 +53,18 @@ def setting_of(device: str, scale: str | None, repeat: int | None, threads: int)
     return Setting(device, threads, repeat, IMAGES[scale])
 
 
-def run(what: str, setting: Setting) -> list[Row]:
-    """Measure one of `BENCHES`."""
+def run(name: str, setting: Setting) -> list[Row]:
+    """Measure one of `names`."""
     with quiet():
         import torch
 
-        from bacl_platform.bench import (
-            checkpoint,
-            classifier,
-            data,
-            detector,
-            evaluate,
-            inference,
-            postprocess,
-            sweep,
-            throughput,
-            tracking,
-            zoo,
-        )
-
         torch.set_num_threads(setting.threads)
-        benches: dict[str, Callable[[Setting], list[Row]]] = {
-            "loss": classifier.loss,
-            "hallucination": classifier.hallucination,
-            "bank": detector.bank,
-            "step": detector.step,
-            "evaluate": evaluate.evaluate,
-            "throughput": throughput.throughput,
-            "postprocess": postprocess.postprocess,
-            "inference": inference.inference,
-            "index": data.index,
-            "loader": data.loader,
-            "sweep": sweep.sweep,
-            "checkpoint": checkpoint.checkpoint,
-            "tracking": tracking.tracking,
-            "zoo": zoo.zoo,
-        }
-        return benches[what](setting)
+        bench = importlib.import_module(f"{rows.__name__}.{name}")
+        measured: list[Row] = bench.measure(setting)
+        return measured
 
 
-def print_rows(rows: list[Row], setting: Setting, console: "Console") -> None:
+def print_rows(measured: list[Row], setting: Setting, console: "Console") -> None:
     """Print what was measured, and what is over its limit."""
     from rich.table import Table
     from rich.text import Text
@@ -97,7 +73,7 @@ def print_rows(rows: list[Row], setting: Setting, console: "Console") -> None:
         *("bench", "ours", "beside", "its", "ratio", "limit", ""),
         title=f"on {setting.device}, {setting.threads} CPU thread(s)",
     )
-    for row in rows:
+    for row in measured:
         verdict = Text()
         if row.limit is not None:
             verdict = Text("OVER", "bold red") if row.ratio > row.limit else Text("ok", "green")
@@ -111,7 +87,7 @@ def print_rows(rows: list[Row], setting: Setting, console: "Console") -> None:
             verdict,
         )
     console.print(table)
-    for row in rows:
+    for row in measured:
         if row.parts:
             parts = Table("ms in", *row.parts, title=f"{row.name}: where the time goes")
             for name in next(iter(row.parts.values())):

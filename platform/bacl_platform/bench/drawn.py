@@ -1,7 +1,7 @@
 """Annotation files and photographs of LVIS's shape, drawn from a seed.
 
 Categories are long-tailed, objects have polygons of some fifty points, as LVIS v1.0's have, whose
-training split takes a gigabyte. Polygons repeat; what reads the file cannot know.
+training split takes a gigabyte. Polygons repeat, which no reader of the file makes use of.
 """
 
 import json

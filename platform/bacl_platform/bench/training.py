@@ -13,9 +13,10 @@ from torch import nn
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.config import stage_config, stock_config
 from bacl.export import variant_state
-from bacl.method_settings import Variant
-from bacl.settings import BACL, FROZEN_TRUNK, Detector, Recipe, Schedule
-from bacl.settings import Softmax as SoftmaxSettings
+from bacl.method_settings.paper import BACL
+from bacl.method_settings.paper import Softmax as SoftmaxSettings
+from bacl.method_settings.registry import Variant
+from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
 from bacl.variants import Softmax
 from bacl_platform.bench.measure import Clock, Setting
 from bacl_platform.tools.stand_in import stand_in

@@ -51,7 +51,12 @@ ValImages = Annotated[
     ),
 ]
 Format = Annotated[
-    str, typer.Option("--format", metavar="lvis|coco", help="Format of --train and --val.")
+    str,
+    typer.Option(
+        "--format",
+        metavar="lvis|coco|NAME",
+        help="Format of --train and --val; NAME is one that an installed package brings.",
+    ),
 ]
 
 DEFAULT_ROOT = Path("bacl_data")
@@ -261,7 +266,10 @@ def _dataset(
 ) -> "settings.Dataset":
     """What the user means by a name, an experiment file or plain files."""
     from bacl import settings
+    from bacl.datasets.formats import FORMATS
     from bacl.datasets.sources import NAMED, under
+    from bacl.extensions import load_installed
+    from bacl_platform.spec.problems import likely, one_of
     from bacl_platform.texts import is_text
 
     train, val, images, val_images = files
@@ -273,8 +281,11 @@ def _dataset(
                 f"expected one of {', '.join(NAMED)}, an experiment file, or all of --train, --val "
                 "and --images"
             )
-        if format_ not in ("lvis", "coco"):
-            raise UsageError(f"--format: expected lvis or coco, got {format_!r}")
+        load_installed()
+        if format_ not in FORMATS:
+            close = likely(format_, FORMATS)
+            hint = f" (did you mean `{close}`?)" if close else ""
+            raise UsageError(f"--format: expected {one_of(FORMATS)}, got {format_!r}{hint}")
         for option, path in zip(("--train", "--val", "--images", "--val-images"), files):
             if path is not None and not is_text(str(path)):
                 raise UsageError(f"{option} {path}: expected a path that is text in UTF-8")

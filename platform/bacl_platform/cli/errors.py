@@ -28,7 +28,7 @@ def report_errors(debug: bool) -> Iterator[None]:
 
 
 def _disk_sentence(error: Exception) -> str | None:
-    """What to tell of an error that is about the disk, wherever it was met."""
+    """The error message for an operating system's error that is about the disk, else None."""
     from bacl_platform.store.disk import disk_sentence
 
     if not isinstance(error, OSError):

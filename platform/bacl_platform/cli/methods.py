@@ -17,7 +17,7 @@ from bacl_platform.cli.options import App, Debug
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bacl.settings import Method
+    from bacl.method_settings.base import Method
 
 app = App(help="List the methods of the field, and show a card for each.", rich_markup_mode=None)
 
@@ -52,7 +52,7 @@ def methods(context: typer.Context, file: Imports = None, debug: Debug = False) 
 def _known(file: Path | None) -> "dict[str, type[Method]]":
     """Settings by method: BACL's own, those of installed packages, and those a file imports."""
     from bacl.extensions import load_installed
-    from bacl.method_settings import METHODS
+    from bacl.method_settings.registry import METHODS
     from bacl_platform.spec.load import load_unresolved
 
     load_installed()
@@ -126,7 +126,7 @@ def _about(method: "type[Method]") -> str:
 
 def _options(settings: type[Any], under: str = "") -> list[tuple[str, str, str]]:
     """(path, default, what it is) of each field but the method's name."""
-    from bacl.settings import Settings
+    from bacl.schema import Settings
 
     found: list[tuple[str, str, str]] = []
     for name, field in settings.model_fields.items():

@@ -76,7 +76,7 @@ def swept(
         if max_trials is not None and count > max_trials:
             question = f"{file.path}: {count} trials, more than --max-trials {max_trials}"
             if not sys.stdin.isatty():
-                raise UsageError(f"{question}: say --max-trials {count} to run them all")
+                raise UsageError(f"{question}: give --max-trials {count} to run them all")
             typer.confirm(f"{question}: run them all?", abort=True)
     prepare = Preparation(store)
     plans = plan_sweeps(read, [file.trials(store) for file in read], prepare, store)
@@ -88,7 +88,7 @@ def swept(
 def rerun_command(
     file: Path, store_url: str, overrides: list[str] | None, seeds: str | None
 ) -> str:
-    """The `bacl run` that makes what another command with these options looks for."""
+    """The `bacl run` command that trains what another command with these options needs."""
     words = ["bacl", "run", str(file)]
     words += ["--store", store_url] if store_url != DEFAULT_STORE else []
     words += [word for override in overrides or [] for word in ("--set", override)]

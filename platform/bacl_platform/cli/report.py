@@ -163,7 +163,7 @@ def compare(
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
-    """Whether the user has given an option, and not its default holds."""
+    """Whether the user gave an option, rather than leaving it at its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 

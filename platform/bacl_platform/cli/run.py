@@ -1,4 +1,5 @@
-"""`bacl plan`, `run`, `sweep`, `submit`, `status`, `stop`, `logs` and `ui`: jobs and their end.
+"""`bacl plan`, `run`, `sweep`, `submit`, `status`, `stop`, `logs` and `ui`: running jobs and
+following them.
 
 Commands import what they need when they run.
 """

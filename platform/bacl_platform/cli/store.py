@@ -1,4 +1,4 @@
-"""`bacl store ls|verify|tag|untag|gc`: what a store holds, whether it holds, what can go.
+"""`bacl store ls|verify|tag|untag|gc`: what a store has, whether it is intact, what can be removed.
 
 Commands import what they need when they run.
 """
@@ -13,7 +13,7 @@ from bacl_platform.cli.options import DEFAULT_STORE, App, Debug, StoreOption
 from bacl_platform.cli.plans import planned, swept
 
 if TYPE_CHECKING:
-    from bacl_platform.store.inventory import Holding
+    from bacl_platform.store.inventory import StoredEntry
 
 app = App(
     help="List, verify, tag and tidy up what a store holds.",
@@ -67,7 +67,7 @@ def ls(store_url: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
             say(console, f"unfinished: {job.name} {job.key}, {state}, {step} of {job.steps}")
 
 
-def _state(entry: "Holding") -> str:
+def _state(entry: "StoredEntry") -> str:
     if entry.problem is not None:
         return f"broken: {entry.problem}"
     return "whole" if entry.outdated is None else f"whole, not used any more: {entry.outdated}"

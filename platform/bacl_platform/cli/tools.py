@@ -5,13 +5,22 @@ Commands import what they need when they run.
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bacl.errors import UsageError
 from bacl_platform.cli.errors import report_errors
-from bacl_platform.cli.options import DEFAULT_STORE, App, Debug, Device, File, Set, StoreOption
+from bacl_platform.cli.options import (
+    DEFAULT_STORE,
+    App,
+    Command,
+    Debug,
+    Device,
+    File,
+    Set,
+    StoreOption,
+)
 from bacl_platform.cli.plans import planned, rerun_command
 
 app = App()
@@ -216,15 +225,21 @@ def complexity(
         counting.print_complexity(config, scale, Console())
 
 
-@app.command()
+class BenchCommand(Command):
+    """A command whose help ends with what each bench measures."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from bacl_platform.bench import summaries
+
+        with formatter.section("Benches"):
+            formatter.write_dl(list(summaries().items()))
+
+
+@app.command(cls=BenchCommand)
 def bench(
     names: Annotated[
         list[str],
-        typer.Argument(
-            metavar="BENCH",
-            help="Any of loss, hallucination, bank, step, throughput, postprocess, inference, "
-            "evaluate, index, loader, sweep, checkpoint, tracking, zoo.",
-        ),
+        typer.Argument(metavar="BENCH", help="Any of those that are listed below."),
     ],
     json_: Annotated[
         bool,
@@ -264,11 +279,9 @@ def bench(
         from bacl_platform import bench as benches
         from bacl_platform.console import Console
 
-        unknown = [name for name in names if name not in benches.BENCHES]
-        if unknown:
-            raise UsageError(
-                f"BENCH: expected some of {', '.join(benches.BENCHES)}, got {unknown[0]!r}"
-            )
+        known = benches.names()
+        if unknown := [name for name in names if name not in known]:
+            raise UsageError(f"BENCH: expected some of {', '.join(known)}, got {unknown[0]!r}")
         setting = benches.setting_of(device, scale, repeat, threads)
         rows = [row for name in names for row in benches.run(name, setting)]
         if json_:

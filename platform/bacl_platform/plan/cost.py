@@ -30,7 +30,7 @@ _PACE = (
     "precision",
     "channels_last",
 )
-"""What of a recipe makes its steps slow or fast."""
+"""Fields of a recipe that determine how long a step takes."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ _BYTES = {"float16": 2, "float32": 4}
 def _hours(
     plan: "Plan", missing: list["Job"], steps: Mapping[str, int], store: Store
 ) -> Iterator[str]:
-    """About how long what is to run trains, if finished jobs of the plan tell.
+    """About how long the jobs to run will train, where finished jobs of the plan show the pace.
 
     Other experiments' jobs may have another detector, which a job's description does not say.
     """

@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bacl.method_settings import Variant
-from bacl.settings import Recipe, Settings
+from bacl.method_settings.registry import Variant
+from bacl.schema import Settings
+from bacl.settings import Recipe
 from bacl_platform.plan.population import Population
 from bacl_platform.spec.experiment import Experiment, Resources
 from bacl_platform.store.store import Store
@@ -23,7 +24,7 @@ class Job(Settings):
     seed: int
     variants: dict[str, Variant]
     variant_keys: dict[str, str]
-    """What each variant is remembered by, whichever variants it was trained with."""
+    """Key of each variant, the same whichever other variants it is trained with."""
     parent: str | None
     """Key of the job whose checkpoint this one starts from."""
     recipe: Recipe

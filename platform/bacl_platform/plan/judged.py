@@ -1,6 +1,5 @@
-"""What results of a plan can say, and cannot, for want of boxes or of room for detections in the
-validation split.
-"""
+"""Which metrics a validation split can give, and notes on those that it cannot: groups without
+boxes, and images with more boxes than a detector may find."""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from bacl.datasets.index import Index
 from bacl.datasets.judged import Boxes, crowding_sentences
 from bacl.datasets.prepared import Prepared
 from bacl.settings import Detector, Groups
-from bacl_platform.plan.metric_names import precisions
+from bacl_platform.plan.metric_names import group_precision, precisions
 from bacl_platform.spec.experiment import Experiment
 from bacl_platform.store.store import Store
 
@@ -55,7 +54,7 @@ def absence(prepared: Prepared) -> Iterator[str]:
     there = {category.frequency for category in prepared.categories}
     lost = [name for name in prepared.groups.names if name in there and name not in seen]
     if lost:
-        names = " and ".join(f"AP_{name}" for name in lost)
+        names = " and ".join(map(group_precision, lost))
         kinds = " or ".join(words(prepared.groups)[name] for name in lost)
         of = f"a {kinds} category" if set(lost) <= WORDS.keys() else kinds
         verb = "is" if len(lost) == 1 else "are"
@@ -72,7 +71,7 @@ def why_absent(metric: str, prepared: Prepared, detector: Detector) -> str | Non
 
 
 def notes(experiments: Iterable[tuple[Experiment, Prepared]]) -> list[str]:
-    """What to know of the results of experiments before they are read, each sentence once."""
+    """What a reader must know to interpret the results of experiments, each sentence once."""
     said: dict[str, None] = {}
     for experiment, prepared in experiments:
         said |= dict.fromkeys(absence(prepared))

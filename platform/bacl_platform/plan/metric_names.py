@@ -18,8 +18,21 @@ def precisions(groups: Iterable[str], masks: bool) -> list[str]:
 
     groups: names of frequency groups, such as `r` for `AP_r`.
     """
-    names = ["AP", "AP50", "AP75", *(f"AP_{group}" for group in groups)]
+    names = ["AP", "AP50", "AP75", *(group_precision(group) for group in groups)]
     return [*names, *(f"mask_{name}" for name in names if masks)]
+
+
+def group_precision(group: str, kind: str = "AP") -> str:
+    """The name of the average precision of a frequency group, such as `AP_r`.
+
+    kind: `AP`, or `mask_AP` for that of masks.
+    """
+    return f"{kind}_{group}"
+
+
+def system_metric(rank: int, name: str) -> str:
+    """The name that a job logs a metric of a rank's machine by."""
+    return f"{SYSTEM}{rank}/{name}"
 
 
 def metric_name(variant: str, metric: str) -> str:

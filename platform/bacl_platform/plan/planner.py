@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import bacl
 from bacl.digests import sha256
 from bacl.errors import UsageError
-from bacl.method_settings import Variant
+from bacl.method_settings.registry import Variant
 from bacl.result_versions import versions_of, versions_of_features
-from bacl.settings import Features, Settings
+from bacl.schema import Settings
+from bacl.settings import Features
 from bacl_platform.plan.job import Job, Plan, digest_of, grouped
 from bacl_platform.plan.population import Population
 from bacl_platform.spec.experiment import (
@@ -40,10 +41,10 @@ def make_plan(
     """The DAG of jobs, once per seed.
 
     Every variant has a key of its own, which covers what its results depend on: the configuration
-    of its bank of one without paths, the dataset's digest, its parent's key and the versions of the
-    results of the parts it uses. Variants that the store has are not trained again, whichever bank
-    they were trained in; the others of a stage are grouped into jobs. A population is of all
-    variants of classifier stages, and enters their keys.
+    of a bank with it alone, without paths, the dataset's digest, its parent's key and the versions
+    of the results of the parts it uses. Variants that the store has are not trained again,
+    whichever bank they were trained in; the others of a stage are grouped into jobs. A population
+    is made of all variants of classifier stages, and its settings enter their keys.
     """
     _check_kept(experiment, prepared)
     planner = _Planner(experiment, prepared, store, population)
@@ -51,7 +52,7 @@ def make_plan(
 
 
 def _check_kept(experiment: Experiment, prepared: "Prepared") -> None:
-    """Refuse to keep the best checkpoint where none can be told to be it."""
+    """Refuse `keep_best` where there is no metric to find the best checkpoint by."""
     from bacl_platform.plan.judged import why_absent
 
     why = why_absent("AP", prepared, experiment.detector)
@@ -269,8 +270,8 @@ def _placed(problem: str, name: str, stage: Training | FeaturesStage) -> str:
 
 
 def _weights_digest(weights: str | None) -> str:
-    """SHA-256 of the file that `detector.weights` names; nothing where it names none that can be
-    read, which `check_weights` tells."""
+    """SHA-256 of the file that `detector.weights` names; empty where it names none that can be
+    read, which `check_weights` reports."""
     if weights is None or weights == "torchvision":
         return ""
     try:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from bacl.settings import Settings
+from bacl.schema import Settings
 from bacl_platform.spec.space import Axis, Space
 
 FACTORS = (0.8, 1.2)
@@ -20,7 +20,7 @@ FACTORS = (0.8, 1.2)
 
 
 class Population(Settings):
-    """How the variants of a job compete; part of what each of them is remembered by."""
+    """How the variants of a job compete; part of each variant's key."""
 
     metric: str
     mode: Literal["max", "min"]
@@ -50,7 +50,7 @@ def evolve(
     values: Mapping[str, dict[str, Any]],
     generator: np.random.Generator,
 ) -> list[Move]:
-    """Which members go on from others, after an evaluation that gave these scores.
+    """Which members are replaced by copies of others, after an evaluation with these scores.
 
     scores: of the members that are left; NaN is worse than any. values: what they train with.
     """

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from bacl_platform.console import say
 from bacl_platform.plan.cost import cost_lines, images_that_train
 from bacl_platform.plan.job import Job, Plan, grouped
 from bacl_platform.spec.experiment import ClassifierStage, Experiment, Resources
@@ -21,10 +22,7 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
 
     from bacl_platform.plan.judged import notes, prepared_of
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    say(f"{plan.experiment.name}, store {store.url}")
+    say(console, f"{plan.experiment.name}, store {store.url}")
     table = Table()
     for column in ("job", "key", "state", "steps", "resources", "variants"):
         table.add_column(column, no_wrap=column in ("job", "key"), overflow="fold")
@@ -47,7 +45,7 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
         )
         recipes.setdefault(recipe, []).append(job.stage)
     for recipe, stages in recipes.items():
-        say(f"{', '.join(stages)}: {recipe}")
+        say(console, f"{', '.join(stages)}: {recipe}")
     prepared = prepared_of(plan.jobs[0].dataset_digest, store)
     judged = notes([(plan.experiment, prepared)])
     for line in (
@@ -56,7 +54,7 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
         *cost_lines(plan, store),
         *judged,
     ):
-        say(line)
+        say(console, line)
 
 
 def state(job: Job, store: Store) -> str:

@@ -9,7 +9,7 @@ from bacl_platform.store.store import Store
 
 
 class Notes:
-    """What a sweep remembers of trials that have no result: by key, why.
+    """A sweep's notes on trials without a result: the reason, by key.
 
     cells: the plan's if not given; a search proposes more.
     """
@@ -37,7 +37,7 @@ def stopped_before(plan: SweepPlan, store: Store) -> dict[str, str]:
 
 
 def failed_before(plan: SweepPlan, store: Store) -> dict[str, str]:
-    """The cells whose jobs failed in an earlier run, by key, with what they said."""
+    """The cells whose jobs failed in an earlier run, by key, with their error messages."""
     return Notes(plan, store, "failed").read()
 
 

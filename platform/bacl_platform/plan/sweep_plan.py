@@ -133,7 +133,8 @@ def _of_a_trial(problem: str, files: Sequence[SweepFile], trials: Sequence[Seque
 
 
 def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
-    """Refuse a metric that no trial will have, and a scheduler with nothing to judge by."""
+    """Refuse a metric that no trial will have, and a scheduler without evaluations to judge trials
+    by."""
     from bacl_platform.plan.judged import why_absent
 
     sweep, experiment = file.sweep, trial.experiment

@@ -142,7 +142,8 @@ class SweepFile:
         if not isinstance(content, ClassifierStage):
             return Trial(values, varied, stage, stage, experiment)
         settings = content.variants["trial"]
-        name = f"{settings.method}-{digest_of(settings.model_dump(mode='json'))[:8]}"
+        chosen = settings.model_dump(mode="json", exclude_defaults=True)  # as in keys of jobs
+        name = f"{settings.method}-{digest_of(chosen)[:8]}"
         return Trial(
             values, varied, stage, name, with_variants(experiment, stage, {name: settings})
         )
@@ -185,7 +186,8 @@ class SweepFile:
             store.write_note(self._proposals, json.dumps([*known, values]))
 
     def example(self) -> Trial:
-        """A trial at random, to know what trials ask for before a search proposes any."""
+        """A random trial, whose jobs show what resources trials need before a search proposes
+        any."""
         return self.trial(next(self.sweep.draws(1)))
 
 

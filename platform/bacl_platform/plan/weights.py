@@ -1,4 +1,4 @@
-"""The files that backbones start from, looked at before anything starts."""
+"""The files that backbones start from, checked before any job starts."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from bacl_platform.plan.job import Job
 
 _HAS = {"ResNet": "layer1.0.conv1.weight", "SwinTransformer": "layers.0.blocks.0.attn.qkv.weight"}
-"""A parameter that tells weights of a kind of backbone, in the form in which it takes them."""
+"""A parameter by which weights of a kind of backbone are recognised, in the form in which it takes
+them."""
 
 
 def check_weights(jobs: Iterable["Job"]) -> None:

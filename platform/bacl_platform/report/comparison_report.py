@@ -21,7 +21,6 @@ from bacl_platform.analysis.compare import (
 from bacl_platform.console import say
 from bacl_platform.report.pages import (
     Section,
-    Shown,
     Table,
     html_page,
     html_section,
@@ -102,23 +101,17 @@ def category_table(comparison: Comparison, changes: Sequence[CategoryChange]) ->
 
 def sections(comparison: Comparison) -> list[Section]:
     """The comparison as sections of a page."""
-    from bacl_platform.report.plots.comparison import changes
-    from bacl_platform.report.plots.style import png
+    from bacl_platform.report.plots.registry import Page, shown
 
     names = f"{comparison.second} against {comparison.first}"
     if not comparison.metrics:
         return [Section(names, comparison.notes)]
-    pictures = [
-        Shown(f"{kind.removesuffix('AP')}compare_{_slug(comparison)}.png", title, png(figure))
-        for kind in comparison.categories
-        for title, figure in [(f"{names}{_SPOKEN[kind]}", changes(comparison, kind))]
-    ]
     made = [
         Section(
             names,
             [legend(comparison), *comparison.notes],
             [metric_table(comparison)],
-            pictures,
+            shown(Page.COMPARISON, comparison),
         )
     ]
     for title, changed in _most_changed(comparison):
@@ -139,10 +132,6 @@ def _most_changed(comparison: Comparison) -> Iterator[tuple[str, list[CategoryCh
                 yield f"{title}{_SPOKEN[kind]}", changed
 
 
-def _slug(comparison: Comparison) -> str:
-    return f"{comparison.first}_{comparison.second}"
-
-
 def write(comparison: Comparison, out: Path) -> Path:
     """Write the comparison to the folder `out` as Markdown and HTML; the HTML page's path.
 
@@ -150,11 +139,11 @@ def write(comparison: Comparison, out: Path) -> Path:
     """
     made = sections(comparison)
     title = comparison.experiment
-    page = out / f"compare_{_slug(comparison)}.html"
+    page = out / f"compare_{comparison.first}_{comparison.second}.html"
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        for shown in (shown for section in made for shown in section.pictures):
-            (out / shown.file).write_bytes(shown.content)
+        for picture in (picture for section in made for picture in section.pictures):
+            (out / picture.file).write_bytes(picture.content)
         lines = [f"# {title}", "", *(line for one in made for line in markdown_section(one))]
         page.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         parts = (part for one in made for part in html_section(one))

@@ -18,11 +18,13 @@ from bacl_platform.plan.judged import notes
 from bacl_platform.report.pages import (
     Bold,
     Section,
+    Shown,
     csv_table,
     html_page,
     html_picture,
     html_section,
     html_table,
+    markdown_picture,
     markdown_section,
     markdown_table,
 )
@@ -33,8 +35,6 @@ from bacl_platform.store.store import Store
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-    from bacl_platform.report.plots.style import Picture
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -211,19 +211,17 @@ def write(report: Report, out: Path, command: str, sections: Sequence[Section] =
 
     Raises RunError where the disk is full or the folder cannot be written.
     """
-    from bacl_platform.report.plots import results as plots
-    from bacl_platform.report.plots import style
+    from bacl_platform.report.plots.registry import Page, shown
 
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        pictures = [(picture, style.png(picture.figure)) for picture in plots.pictures(report)]
-        for picture, content in pictures:
-            (out / picture.file).write_bytes(content)
-        for shown in (shown for section in sections for shown in section.pictures):
-            (out / shown.file).write_bytes(shown.content)
+        pictures = shown(Page.RESULTS, report)
+        of_sections = (picture for section in sections for picture in section.pictures)
+        for picture in (*pictures, *of_sections):
+            (out / picture.file).write_bytes(picture.content)
         texts = {
             "per_category.csv": per_category(report),
-            "report.md": markdown(report, [p for p, _ in pictures], command, sections),
+            "report.md": markdown(report, pictures, command, sections),
             "report.html": html(report, pictures, command, sections),
         }
         for name, text in texts.items():
@@ -243,7 +241,7 @@ def per_category(report: Report) -> str:
 
 
 def markdown(
-    report: Report, pictures: list["Picture"], command: str, sections: Sequence[Section] = ()
+    report: Report, pictures: Sequence[Shown], command: str, sections: Sequence[Section] = ()
 ) -> str:
     """The report for a README or an issue; pictures are links to files beside it."""
     made = rows(report)
@@ -275,7 +273,7 @@ def markdown(
     for note in _notes(report, command):
         lines += [note, ""]
     for picture in pictures:
-        lines += [f"![{picture.title}]({picture.file})", ""]
+        lines += markdown_picture(picture)
     for section in sections:
         lines += markdown_section(section)
     lines += ["## Checkpoints", "", *markdown_table(_CHECKPOINT_HEAD, _checkpoints(report)), ""]
@@ -300,7 +298,7 @@ def _provenance(report: Report) -> str:
 
 def html(
     report: Report,
-    pictures: list[tuple["Picture", bytes]],
+    pictures: Sequence[Shown],
     command: str,
     sections: Sequence[Section] = (),
 ) -> str:
@@ -322,8 +320,8 @@ def html(
         ),
         *(f"<p>{texts.html(note)}</p>" for note in _notes(report, command)),
     ]
-    for picture, content in pictures:
-        body.append(html_picture(picture.title, content))
+    for picture in pictures:
+        body += html_picture(picture)
     for section in sections:
         body += html_section(section)
     checkpoints = [[texts.html(cell) for cell in cells] for cells in _checkpoints(report)]

@@ -6,8 +6,7 @@ from bacl.errors import UsageError
 from bacl_platform.analysis.profiles import Analysis, ConfusedPair, confused_pairs, featured
 from bacl_platform.analysis.results import Report
 from bacl_platform.report.pages import Section, Shown, Table
-from bacl_platform.report.plots.analysis import analysis_pictures, indicator_maps
-from bacl_platform.report.plots.style import Picture, png
+from bacl_platform.report.plots.registry import Page, shown
 from bacl_platform.report.scenes import scenes
 
 _MOST_CONFUSED = 12
@@ -35,35 +34,30 @@ def sections(
         )
     made = []
     boxes = " All of this is of boxes, not of masks." if "mask_AP" in report.kinds else ""
-    if lost := analysis_pictures(report, analysis):
+    if lost := shown(Page.ERRORS, report, analysis):
         made.append(
             Section(
                 "Where the AP is lost",
                 [
                     "Precision and recall are means over the categories of a group. Errors are "
                     "TIDE's, at IoU 0.5: what a group's AP50 would gain if all errors of one kind "
-                    "were mended, each kind by itself. In the matrix, the best detection on a box "
+                    "were fixed, each kind by itself. In the matrix, the best detection on a box "
                     "says what it is taken for; only what the annotation can judge "
                     f"counts.{boxes}"
                 ],
-                pictures=[_shown(picture) for picture in lost],
+                pictures=lost,
             )
         )
-    if matrix := indicator_maps(report, analysis):
-        picture = Picture("indicator.png", "Confusion matrix M of training", matrix)
-        made.append(Section("What guided training", pictures=[_shown(picture)]))
+    if guides := shown(Page.GUIDES, report, analysis):
+        made.append(Section("What guided training", pictures=guides))
     pairs = confused_pairs(analysis, featured(report, 4), _MOST_CONFUSED)
     if pairs:
         made.append(_confusions(analysis, pairs))
     if images and len(names) > 1:
-        shown = scenes(report, analysis, names, threshold, images)
-        if shown:
-            made.append(_differences(names, threshold, shown))
+        differing = scenes(report, analysis, names, threshold, images)
+        if differing:
+            made.append(_differences(names, threshold, differing))
     return made
-
-
-def _shown(picture: Picture) -> Shown:
-    return Shown(picture.file, picture.title, png(picture.figure))
 
 
 def _confusions(analysis: Analysis, pairs: Sequence[ConfusedPair]) -> Section:
@@ -82,14 +76,14 @@ def _confusions(analysis: Analysis, pairs: Sequence[ConfusedPair]) -> Section:
     return Section(
         "Top confusions, head ← tail",
         [
-            "Boxes of the category on the right whose best detection says the more frequent one on "
-            "the left, of those that could be so counted; over all seeds."
+            "How many boxes of the category on the right have a best detection of the more "
+            "frequent one on the left, of the boxes that the annotation can judge; over all seeds."
         ],
         [Table(["head ← tail", "training images", *pairs[0].counts], body)],
     )
 
 
-def _differences(names: Sequence[str], threshold: float, shown: Sequence[Shown]) -> Section:
+def _differences(names: Sequence[str], threshold: float, pictures: Sequence[Shown]) -> Section:
     return Section(
         "Where the variants differ",
         [
@@ -98,5 +92,5 @@ def _differences(names: Sequence[str], threshold: float, shown: Sequence[Shown])
             "1 / √training images of its category). Of overlapping detections the best is drawn, "
             "and those that find a box. First seed of each."
         ],
-        pictures=shown,
+        pictures=pictures,
     )

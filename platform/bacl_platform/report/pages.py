@@ -70,9 +70,14 @@ def markdown_section(section: Section) -> Iterator[str]:
     for table in section.tables:
         yield from (*markdown_table(table.head, table.body), "")
     for picture in section.pictures:
-        yield from (f"![{markdown(picture.title)}]({picture.file})", "")
-        if picture.caption:
-            yield from (markdown(picture.caption), "")
+        yield from markdown_picture(picture)
+
+
+def markdown_picture(picture: Shown) -> Iterator[str]:
+    """Lines of a link to the file beside the page, and of the caption."""
+    yield from (f"![{markdown(picture.title)}]({picture.file})", "")
+    if picture.caption:
+        yield from (markdown(picture.caption), "")
 
 
 def html_table(head: Sequence[str], body: Iterable[Sequence[str]], style: str = "") -> str:
@@ -112,18 +117,19 @@ def html_section(section: Section) -> Iterator[str]:
         body = [[html(cell) for cell in cells] for cells in table.body]
         yield html_table([html(cell) for cell in table.head], body, "names")
     for picture in section.pictures:
-        yield '<figure class="wide">' if picture.wide else "<figure>"
-        yield html_picture(picture.title, picture.inside or picture.content)
-        if picture.caption:
-            yield f"<figcaption>{html(picture.caption)}</figcaption>"
-        yield "</figure>"
+        yield from html_picture(picture)
 
 
-def html_picture(title: str, content: bytes) -> str:
-    """A picture in the page itself; content is PNG or JPEG."""
+def html_picture(picture: Shown) -> Iterator[str]:
+    """Parts of a page that hold a picture and its caption."""
+    content = picture.inside or picture.content
     kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
     data = base64.b64encode(content).decode()
-    return f'<img alt="{html(title)}" src="data:image/{kind};base64,{data}">'
+    yield '<figure class="wide">' if picture.wide else "<figure>"
+    yield f'<img alt="{html(picture.title)}" src="data:image/{kind};base64,{data}">'
+    if picture.caption:
+        yield f"<figcaption>{html(picture.caption)}</figcaption>"
+    yield "</figure>"
 
 
 _PAGE = """<!doctype html>
@@ -142,9 +148,8 @@ tr:hover td {{ background: #f4f6fa; }}
 th:first-child, td:first-child, .left td, .left th {{ text-align: left; }}
 small {{ display: block; color: #666; }}
 td b {{ color: #005a8d; }}
-img {{ display: block; max-width: 100%; margin: 1.5rem 0; }}
+img {{ display: block; max-width: 100%; }}
 figure {{ margin: 1.5rem 0; }}
-figure img {{ margin: 0; }}
 .wide {{ width: 94vw; margin-left: calc(50% - 47vw); }}
 .wide img {{ margin: auto; }}
 figcaption {{ font-size: .85rem; color: #444; margin-top: .3rem; }}

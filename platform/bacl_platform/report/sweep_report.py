@@ -119,7 +119,7 @@ def collect(plan: SweepPlan, store: Store, with_paper: bool) -> ResultTable:
 
 
 def _ended(cell: Cell, store: Store) -> dict[str, str]:
-    """The values that a population's member ended with."""
+    """The last values of a member of a population."""
     evaluations = json.loads((store.entry(cell.job.key) / MOVES).read_text(encoding="utf-8"))
     moves = [Move(*move) for row in evaluations for move in row["moves"]]
     last = [move.values for move in moves if move.member == cell.trial.variant]

@@ -1,7 +1,7 @@
 """Which Ray cluster a command runs on, and whether that can be reached: known within half a minute.
 
-Ray itself waits minutes for a cluster that is not there, deaf to signals, and writes warnings of
-its own. So another process connects first; only what it reached is connected to here.
+Ray itself waits minutes for a cluster that is not there, ignores signals meanwhile, and writes
+warnings of its own. So a child process connects first, and this process only after that succeeded.
 """
 
 import os
@@ -91,8 +91,8 @@ def _host_and_port(address: str, named: str) -> tuple[str, int]:
 def _of_this_machine(named: str) -> str:
     """The address of the cluster that this machine is a node of, as `ray start` made it one.
 
-    A Ray that a `bacl run` started for itself is not meant: it ends with that run, and all that it
-    has is in use.
+    The private Ray of another `bacl run` does not count: it ends with that run, which uses all of
+    it.
     """
     found, others = _nodes_here()
     file = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
@@ -131,7 +131,7 @@ def _nodes_here() -> tuple[set[str], set[str]]:
 def reach(cluster: Cluster) -> None:
     """Raise RunError, within PATIENCE and in one sentence, where a cluster cannot be connected to.
 
-    Whoever is to be interrupted meanwhile, by Ctrl-C or SIGTERM, is.
+    Ctrl-C and SIGTERM interrupt it at any time.
     """
     deadline = time.monotonic() + PATIENCE
     if cluster.here and _AUTH_MODE not in os.environ and _has_token():
@@ -169,7 +169,7 @@ def reach(cluster: Cluster) -> None:
 
 
 def _sentence(text: str, cluster: Cluster) -> str:
-    """What to tell of a connection that failed, of all that was written on stderr meanwhile."""
+    """The error message for a connection that failed, from what the child wrote on stderr."""
     if re.search("InvalidAuthToken|Unauthenticated|AuthenticationError", text):
         return token_wanted(cluster.named)
     last = re.split(r"^(?=\w+(?:Error|Exception): )", text, flags=re.MULTILINE)[-1]
@@ -180,7 +180,7 @@ def _sentence(text: str, cluster: Cluster) -> str:
 
 
 def token_wanted(where: str) -> str:
-    """What to tell who was refused by a cluster that asks for its token."""
+    """The error message for a cluster that refused the connection without its token."""
     if os.environ.get(_AUTH_MODE, "").lower() != "token":
         got = f"{_AUTH_MODE} is not set: export {_AUTH_MODE}=token"
     elif not _has_token():

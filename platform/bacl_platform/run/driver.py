@@ -1,7 +1,7 @@
 """Runs a plan: one Ray task per missing job, whose only dependency is its parent's result.
 
-Ray's scheduler runs the DAG. Each task drives a Ray Train run; the driver only watches: it reads
-what workers tell of their progress, shows it, and writes it to MLflow.
+Ray's scheduler runs the DAG. Each task drives a Ray Train run; the driver only watches: it receives
+the workers' messages, shows progress, and writes it to MLflow.
 """
 
 import math
@@ -10,12 +10,13 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import RunError
+from bacl_platform.console import say
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.run.failures import failure_of
 from bacl_platform.run.mailbox import Mailbox
-from bacl_platform.run.placement import groups_of, waiting_for
+from bacl_platform.run.placement import beside_driver, groups_of, waiting_for
 from bacl_platform.run.progress import Progress
-from bacl_platform.run.ray_session import beside_driver, ray_for
+from bacl_platform.run.ray_session import ray_for
 from bacl_platform.run.task import build
 from bacl_platform.store import prepared_datasets
 from bacl_platform.store.failures import clear_failure, logs_command, note_failure
@@ -60,7 +61,7 @@ def run(
                 tracking.finish(job, cached=True)
         if not missing:
             total = len(plan.jobs)
-            console.print(f"nothing to do: {total} of {total} jobs are in the store")
+            say(console, f"nothing to do: {total} of {total} jobs are in the store")
             return
         with ray_for(missing, address, console), Progress(console) as progress:
             jobs = Jobs(store, [tracking], progress)
@@ -76,7 +77,8 @@ def run(
 
 
 def pending_groups() -> list[list[dict[str, float]]]:
-    """What this driver asked Ray for and has not got: resources of each worker, for each job."""
+    """What this driver has asked Ray for and not been given: resources of each worker, for each
+    job."""
     import ray
 
     own = ray.get_runtime_context().get_job_id()  # the end of its groups' ids
@@ -91,7 +93,7 @@ def pending_groups() -> list[list[dict[str, float]]]:
 
 
 class Listener(Protocol):
-    """What is told of jobs; `bacl_platform.tracking.tracking.Tracking` is one."""
+    """Follows the jobs of a driver, as `bacl_platform.tracking.tracking.Tracking` does."""
 
     def start(self, job: Job) -> None: ...
     def log(self, job: Job, rows: list[dict[str, Any]]) -> None: ...
@@ -100,7 +102,7 @@ class Listener(Protocol):
 
 
 class Jobs:
-    """Starts jobs as Ray tasks, follows them, and tells trackers and terminal what they say."""
+    """Starts jobs as Ray tasks, and passes their messages on to trackers and terminal."""
 
     def __init__(
         self,
@@ -147,7 +149,7 @@ class Jobs:
         self._results[job.key] = self.running[job.key] = started
 
     def fits(self, job: Job) -> bool:
-        """Whether the cluster has room for a job beside those that run, or none runs.
+        """Whether the cluster has room for a job beside those that run; always, where none runs.
 
         Ray would let it wait as well, but with a controller and its helpers for each that waits.
         """
@@ -163,12 +165,13 @@ class Jobs:
         )
 
     def poll(self) -> list[Job]:
-        """Wait for at most half a second and pass on what was told; the jobs that ended."""
+        """Wait at most half a second, pass on the jobs' messages, and return the jobs that
+        ended."""
         import ray
 
         refs = list(self.running.values())
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0.5) if refs else ([], [])
-        for message in ray.get(self.mailbox.told.remote()):
+        for message in ray.get(self.mailbox.drain.remote()):
             self._hear(self._jobs[message.key], message)
         if time.monotonic() - self._looked > LOOK_EVERY:
             self._look_who_waits()
@@ -178,7 +181,7 @@ class Jobs:
         return ended
 
     def _look_who_waits(self) -> None:
-        """Tell for what jobs wait that did at the last look as well."""
+        """Show what jobs wait for that were waiting at the last look as well."""
         import ray
 
         self._looked = time.monotonic()
@@ -211,7 +214,7 @@ class Jobs:
             self.poll()
 
     def stop_waiting(self) -> None:
-        """End a `stop` that another thread is in, at its next look."""
+        """Make a `stop` in another thread return early."""
         self._deadline = 0.0
 
     def raise_failures(self) -> None:

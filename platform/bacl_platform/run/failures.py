@@ -1,4 +1,4 @@
-"""What happens when something of a job dies, and what is told of it."""
+"""What happens when a part of a job dies, and the message for it."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.errors import unwrapped
 from bacl_platform.plan.job import Job
-from bacl_platform.run.ray_session import on_node
+from bacl_platform.run.placement import on_node
 from bacl_platform.train.retries import failure, lasts
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def failure_of(job: Job, result: "ObjectRef") -> str | None:
-    """The sentence of a job that ended without a result, of its task's; None of one with one."""
+    """Why a job ended without a result, in a sentence, from its task's result; None where it has
+    one."""
     import ray
 
     try:
@@ -40,7 +41,7 @@ def _kill_process(process: int) -> None:
 
 
 def sentence_of(job: Job, error: Exception) -> str:
-    """What to tell of a job that Ray Train gave up."""
+    """The error message of a job that Ray Train gave up."""
     causes = getattr(error, "worker_failures", {}).values()
     bare = [getattr(cause, "_base_exc", cause) for cause in causes]
     for cause in bare:

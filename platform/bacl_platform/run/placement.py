@@ -1,4 +1,4 @@
-"""What a job's workers ask of a cluster, and whether its nodes could ever give it.
+"""What a job's workers ask of a cluster, whether its nodes could ever give it, and what runs where.
 
 Workers of a job all ask for the same, so room is counted node by node: how many of them fit.
 """
@@ -28,8 +28,8 @@ def lacking(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], where: str)
     found = {}
     for job in jobs:
         asked = job.resources
-        fitting = [_fitting(asked, node) for node in nodes if node["Alive"]]
-        room = _room(asked, fitting)
+        counts = [fitting(asked, node) for node in nodes if node["Alive"]]
+        room = _room(asked, counts)
         if room < asked.workers:
             found[job.key] = (
                 f"job {job.name}: expected room for {asked.workers} workers of "
@@ -71,15 +71,15 @@ _how = {
 }
 
 
-def _room(asked: Resources, fitting: Sequence[int]) -> int:
+def _room(asked: Resources, counts: Sequence[int]) -> int:
     if asked.placement == "STRICT_PACK":
-        return max(fitting, default=0)
+        return max(counts, default=0)
     if asked.placement == "STRICT_SPREAD":
-        return sum(count > 0 for count in fitting)
-    return sum(fitting)
+        return sum(count > 0 for count in counts)
+    return sum(counts)
 
 
-def _fitting(asked: Resources, node: Mapping[str, Any]) -> int:
+def fitting(asked: Resources, node: Mapping[str, Any]) -> int:
     """How many workers a node has room for."""
     has, labels = node["Resources"], node.get("Labels") or {}
     if asked.accelerator and f"accelerator_type:{asked.accelerator}" not in has:
@@ -97,3 +97,17 @@ def _matches(label: str | None, wanted: str) -> bool:
     negated, text = wanted.startswith("!"), wanted.removeprefix("!")
     inner = text[len("in(") : -1] if text.startswith("in(") and text.endswith(")") else text
     return (label in [value.strip() for value in inner.split(",")]) != negated
+
+
+def beside_driver() -> dict[str, Any]:
+    """Options of tasks and actors that must not be lost with a node that the driver is not on."""
+    import ray
+
+    return on_node(ray.get_runtime_context().get_node_id())
+
+
+def on_node(node: str) -> dict[str, Any]:
+    """Options of tasks that run on a node, by its id, and on no other; they take no CPU of it."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bacl_platform.console import say
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.metric_names import owner
 
@@ -31,7 +32,7 @@ class Progress(AbstractContextManager):
         self._seconds: dict[str, float] = {}
         self._tasks: dict[str, progress.TaskID] = {}
         self._waits: set[str] = set()
-        """Jobs of which was told that they wait, and not that they began."""
+        """Keys of the jobs that were shown as waiting and have not started since."""
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
@@ -51,7 +52,7 @@ class Progress(AbstractContextManager):
 
     def say(self, text: str) -> None:
         """One event, in a line of its own."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, text)
 
     def move(self, job: Job, rows: list[dict[str, Any]]) -> None:
         """Scalars of a job have come in."""
@@ -68,7 +69,7 @@ class Progress(AbstractContextManager):
         self.say(f"{job.name}: {f'goes on from step {step}' if step else 'started'}")
 
     def wait(self, job: Job, text: str) -> None:
-        """A job waits for something; off a terminal this is told once."""
+        """A job waits for something; where the output is no terminal, this is printed once."""
         if self.console.is_terminal:
             self._show(job, self._step(job), text)
         elif job.key not in self._waits:
@@ -76,7 +77,7 @@ class Progress(AbstractContextManager):
         self._waits.add(job.key)
 
     def checkpoint(self, job: Job, step: int) -> None:
-        """A checkpoint is on the disk; off a terminal this is where progress is told."""
+        """A checkpoint is on the disk; without a terminal, only this shows progress."""
         if step == job.iterations:
             self._show(job, step, "evaluating")
         if not self.console.is_terminal:
@@ -159,7 +160,7 @@ class TrialProgress(Progress):
         """Cells to show, and the metric that they compete for.
 
         results: final metrics of the cells that are done, by their keys. left: `stopped` or
-        `failed`, for those that ended without a result before; they are told no more.
+        `failed`, for those that ended without a result in an earlier run; they are not announced.
         """
         results, left = results or {}, left or {}
         for cell in cells:
@@ -212,7 +213,7 @@ class TrialProgress(Progress):
                 self.say(f"{row.label}: {shown} at step {metrics['step']:g}")
 
     def left(self, keys: Iterable[str], why: Literal["stopped", "failed"]) -> None:
-        """Cells have left their bank, which may go on without them; each is told once."""
+        """Cells have left their bank, which may go on without them; each is announced once."""
         for key in keys:
             row = self._rows.get(key)
             if row is None or row.over:
@@ -231,7 +232,7 @@ class TrialProgress(Progress):
         # besides bars: the head, the line for what does not fit, and one for the newest event
         room = max(self.console.height - len(self._bars.tasks) - 3, 0)
         shown, hidden = rows[:room], rows[room:]
-        if len(hidden) == 1:  # it has the line that would tell of it
+        if len(hidden) == 1:  # it has the line that would count it
             shown, hidden = rows, []
         parts: list[RenderableType] = [self._bars]
         if shown:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from bacl import extensions
 from bacl.errors import RunError
+from bacl_platform.console import say
 from bacl_platform.plan.job import Job
 from bacl_platform.run import cluster
+from bacl_platform.run.modules import check_modules
 from bacl_platform.run.placement import lacking
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ _OBJECT_STORE = 128 * 2**20
 def ray_for(jobs: list[Job], address: str | None, console: "Console") -> Iterator[None]:
     """Ray at `address`, or a new local one with cores for the largest of the jobs; ended after.
 
-    Raises RunError where it cannot be reached, or has no room for a job and never will.
+    Raises RunError where it cannot be reached, has no room for a job and never will, or has nodes
+    that cannot import the jobs' modules.
     """
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with ExitStack() as ending:
@@ -47,6 +50,7 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
         ray.init(address=found.address, **quiet, **_modules())
         ending.callback(_end_ray)
         check_room(jobs, ray.nodes(), console)
+        check_modules(jobs, ray.nodes())
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # one machine's own Ray is not drained before it is reclaimed
@@ -70,7 +74,7 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
 
 
 def _modules() -> dict[str, Any]:
-    """What has Ray's processes find the modules that experiments import, as this process does."""
+    """Ray's options by which its processes find the modules that experiments import."""
     if not extensions.FOLDERS:
         return {}
     folders = list(extensions.FOLDERS)
@@ -82,8 +86,8 @@ def _modules() -> dict[str, Any]:
 
 
 def _end_ray() -> None:
-    """End Ray. It ends this process where another thread's garbage collection, the MLflow sender's
-    say, drops a handle of Ray's just then, so that none is left to collect."""
+    """End Ray with garbage collection off: Ray ends this process where another thread, such as
+    MLflow's sender, collects one of its handles meanwhile."""
     import ray
 
     gc.collect()
@@ -97,24 +101,11 @@ def _end_ray() -> None:
 def check_room(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], console: "Console") -> None:
     """Raise RunError where a cluster has no room for a job; of one that may grow, only warn.
 
-    nodes: as `ray.nodes()` gives them. Those that an autoscaler may add to are of a group.
+    nodes: as `ray.nodes()` gives them. Nodes of a group, which an autoscaler may add to, have its
+    label.
     """
     lacks = lacking(jobs, nodes, "the cluster")
     if lacks and not any("ray.io/node-group" in (node.get("Labels") or {}) for node in nodes):
         raise RunError("\n".join(lacks))
     for sentence in lacks:
-        text = f"warning: {sentence} so far: the job waits for more nodes"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def beside_driver() -> dict[str, Any]:
-    """Options of tasks and actors that must not be lost with a node that the driver is not on."""
-    import ray
-
-    return on_node(ray.get_runtime_context().get_node_id())
-
-
-def on_node(node: str) -> dict[str, Any]:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+        say(console, f"warning: {sentence} so far: the job waits for more nodes")

@@ -1,4 +1,4 @@
-"""Sends an experiment or sweep to a Ray cluster as a job and follows it: a front to Ray's jobs.
+"""Sends an experiment or sweep to a Ray cluster as a Ray job and follows its log.
 
 What is sent is the YAML files that it is made of, and the sources of BACL if asked for. Data,
 store and, unless its sources are sent, BACL must be on the cluster.
@@ -26,9 +26,15 @@ from bacl.errors import RunError, UsageError
 from bacl_platform.console import say
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run.cluster import PATIENCE, token_wanted
-from bacl_platform.spec.load import folders_of, load_unresolved
+from bacl_platform.spec.load import load_unresolved
 from bacl_platform.spec.sweep import is_sweep
-from bacl_platform.spec.yaml_files import data_paths, is_relative, override_field, read_yaml
+from bacl_platform.spec.yaml_files import (
+    data_paths,
+    folders_of,
+    is_relative,
+    override_field,
+    read_yaml,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,10 +69,12 @@ def pack(file: Path, overrides: Sequence[str], folder: Path) -> Package:
     Raises UsageError where they are wrong, or lead to something that only this machine has.
     """
     contents = _contents(file, overrides)
+    _refuse_relative_data(contents)
     if is_sweep(file):
         SweepFile(file, overrides)
     else:
         load_unresolved(file, overrides)
+    _refuse_relative_data(contents)  # again: now the methods of imported modules are known
     root = os.path.commonpath([path.parent for path in contents])
     files = [path.relative_to(root) for path in contents]
     for path, relative in zip(contents, files, strict=True):
@@ -96,6 +104,16 @@ def _modules(contents: Mapping[Path, dict]) -> Iterator[Path]:
                 yield from found[:1]
 
 
+def _refuse_relative_data(contents: Mapping[Path, dict]) -> None:
+    for path, raw in contents.items():
+        for field, text in data_paths(raw).items():
+            if is_relative(text):
+                raise UsageError(
+                    f"{path}: {field}: expected a path that the cluster has, absolute or from a "
+                    f"variable such as $BACL_DATA, got {text!r}, which is not sent"
+                )
+
+
 def _contents(file: Path, overrides: Sequence[str]) -> dict[Path, dict]:
     """The raw content of a file and of those that it names, by absolute path."""
     found: dict[Path, dict] = {}
@@ -107,12 +125,6 @@ def _contents(file: Path, overrides: Sequence[str]) -> dict[Path, dict]:
         raw = found[path] = read_yaml(path, by)
         for override in overrides if len(found) == 1 else ():
             override_field(raw, override)
-        for field, text in data_paths(raw).items():
-            if is_relative(text):
-                raise UsageError(
-                    f"{path}: {field}: expected a path that the cluster has, absolute or from a "
-                    f"variable such as $BACL_DATA, got {text!r}, which is not sent"
-                )
         paper = raw.get("paper")
         named: dict[str, Any] = {"base": raw.get("base")}
         named["paper.file"] = paper.get("file") if isinstance(paper, dict) else None
@@ -141,7 +153,7 @@ def sources(folder: Path) -> list[Path]:
 
 
 def environment(names: Sequence[str]) -> dict[str, str]:
-    """Variables to pass: of `NAME` the value here, of `NAME=VALUE` that value."""
+    """Variables to pass: `NAME` with its value here, `NAME=VALUE` with that value."""
     found = {}
     for text in names:
         name, equals, value = text.partition("=")
@@ -166,8 +178,9 @@ def submit(
 
     address: of the cluster's dashboard; without it, Ray's environment variables or a cluster on
     this machine. options: further ones of `bacl run` or `bacl sweep`. env: variables to pass, which
-    whoever can open the dashboard can read. code: whether to send BACL itself. Ctrl-C ends the
-    following only, with 130. Raises UsageError, and RunError where the cluster does not answer.
+    whoever can open the dashboard can read. code: whether to send BACL itself. Ctrl-C only stops
+    following the log; the exit code is then 130. Raises UsageError, and RunError where the cluster
+    does not answer.
     """
     if not store.startswith("/") and "://" not in store:
         raise UsageError(
@@ -190,7 +203,7 @@ def submit(
             "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT), **passed},
             **({"py_modules": [str(module) for module in modules]} if modules else {}),
         }
-        with _told(address):
+        with _errors_in_words(address):
             client = _client(address)
             job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
     at = f"{job} --address {client.get_address()}"
@@ -199,7 +212,7 @@ def submit(
         say(console, f"follow it: ray job logs --follow {at}")
         return 0
     try:
-        with _told(address):
+        with _errors_in_words(address):
             return asyncio.run(_follow(client, job, console))
     except KeyboardInterrupt:
         say(console, f"\njob {job} goes on; follow it: ray job logs --follow {at}")
@@ -210,7 +223,7 @@ def submit(
 def _client(address: str | None) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    for module in ("dashboard_sdk", "job.sdk"):  # what they tell of, we do
+    for module in ("dashboard_sdk", "job.sdk"):  # we report the same ourselves
         logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     chosen = address or os.environ.get(_ADDRESS) or os.environ.get("RAY_ADDRESS")
@@ -238,8 +251,8 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def _told(address: str | None) -> Iterator[None]:
-    """Tell in a sentence what is wrong with the cluster."""
+def _errors_in_words(address: str | None) -> Iterator[None]:
+    """Raise what Ray and its HTTP clients raise within as a RunError of one sentence."""
     import aiohttp
     import ray.exceptions
     import requests

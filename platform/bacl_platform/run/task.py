@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def build(
     job: Job, store: Store, mailbox: Any, board: Any, parent_failure: str | None
 ) -> str | None:
-    """Train one job, in a Ray task; the sentence to tell if that failed or was stopped.
+    """Train one job, in a Ray task. Returns why it failed or was stopped, in a sentence, else None.
 
-    mailbox: where the driver and its jobs meet. board: where a sweep that stops trials says which;
-    else None.
+    mailbox: for messages between the driver and its jobs. board: the actor that knows which trials
+    a sweep has stopped; None where none can be.
     """
     import ray
     from ray.train import TrainingFailedError

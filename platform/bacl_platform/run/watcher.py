@@ -1,4 +1,5 @@
-"""What Ray Train's controller knows first: reports of checkpoints, and workers that stopped.
+"""Callbacks of Ray Train's controller, which knows first of checkpoints and of workers that
+stopped.
 
 Imports Ray, which the rest of the room does where it runs.
 """
@@ -12,7 +13,7 @@ from bacl_platform.train.messages import CHECKPOINT, Checkpointed, Troubled
 
 
 class Watcher(UserCallback):
-    """Passes it on to the driver, and has halted workers killed.
+    """Reports checkpoints and stopped workers to the driver, and has halted workers killed.
 
     mailbox: an actor, `bacl_platform.run.mailbox.Mailbox`. key: of the job.
     """

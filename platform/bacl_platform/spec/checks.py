@@ -18,11 +18,11 @@ from bacl_platform.spec.problems import one_of, show
 
 
 def broken_edges(stages: Any) -> Iterator[str]:
-    """Dangling and cyclic `after`, read from the raw file so that they are told with the rest."""
+    """Dangling and cyclic `after`, read from the raw file to be reported with the rest."""
     if not isinstance(stages, dict):
         return
     after = {name: s["after"] for name, s in stages.items() if isinstance(s, dict) and "after" in s}
-    told: set[str] = set()
+    in_cycles: set[str] = set()
     for name, parent in after.items():
         if not isinstance(parent, str):
             continue
@@ -35,10 +35,10 @@ def broken_edges(stages: Any) -> Iterator[str]:
             parent = after.get(parent)
         if isinstance(parent, str) and parent in walk:
             cycle = walk[walk.index(parent) :]
-            if not told & set(cycle):
+            if not in_cycles & set(cycle):
                 circle = " -> ".join([*cycle, cycle[0]])
                 yield f"stages.{name}.after: expected stages without a cycle, got {circle}"
-            told |= set(cycle)
+            in_cycles |= set(cycle)
         else:
             yield from _wrong_parent(name, stages)
 

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from bacl.method_settings import Variant
+from bacl.method_settings.paper import BCE
+from bacl.method_settings.registry import Variant
+from bacl.schema import Settings, meaning
 from bacl.settings import (
-    BCE,
     FROZEN_TRUNK,
     Dataset,
     Detector,
@@ -18,8 +19,6 @@ from bacl.settings import (
     ImageRecipe,
     Recipe,
     Seed,
-    Settings,
-    meaning,
 )
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]

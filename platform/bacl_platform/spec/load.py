@@ -10,9 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bacl import extensions
 from bacl.errors import UsageError
-from bacl.method_settings import Forest, Variant
+from bacl.method_settings.registry import Variant
 from bacl_platform.spec.checks import broken_edges, disagreements
 from bacl_platform.spec.experiment import (
     ClassifierStage,
@@ -25,6 +24,7 @@ from bacl_platform.spec.problems import translate, truths
 from bacl_platform.spec.yaml_files import (
     DATASET_PATHS,
     VARIABLE,
+    import_modules,
     override_field,
     read_with_bases,
     read_yaml,
@@ -61,7 +61,7 @@ def validate(raw: dict, path: Path) -> Experiment:
     Raises as `load` does.
     """
     refuse_sweep(raw, str(path))
-    _import(raw.get("imports"), path)
+    import_modules(raw.get("imports"), path)
     try:
         experiment = Experiment.model_validate(raw)
         problems = [*truths(raw, experiment), *disagreements(experiment)]
@@ -72,26 +72,6 @@ def validate(raw: dict, path: Path) -> Experiment:
         lines = [f"{path}: {problem}{_origin(problem, raw, path)}" for problem in problems]
         raise UsageError("\n".join(lines))
     return experiment
-
-
-def _import(modules: Any, path: Path) -> None:
-    """Import what brings methods and indicators: the settings then know them."""
-    extensions.load_installed()
-    named = modules if isinstance(modules, list) else []
-    try:
-        extensions.load([name for name in named if isinstance(name, str)], folders_of(path))
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
-
-
-def folders_of(path: Path) -> list[Path]:
-    """The folders of a file and of its bases, in which modules that it imports may lie."""
-    found, content = [path.resolve().parent], read_yaml(path)
-    while isinstance(base := content.get("base"), str):
-        path = path.parent / os.path.expanduser(os.path.expandvars(base))
-        found.append(path.resolve().parent)
-        content = read_yaml(path)
-    return list(dict.fromkeys(found))
 
 
 def _origin(problem: str, raw: dict, path: Path) -> str:
@@ -154,10 +134,9 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
     weights = detector.weights if detector.weights == "torchvision" else absolute(detector.weights)
     paper = experiment.paper
 
-    def grown(variant: Variant) -> Variant:
-        if not isinstance(variant, Forest):
-            return variant
-        return variant.model_copy(update={"trees": absolute(variant.trees)})
+    def placed(variant: Variant) -> Variant:
+        own = {field: absolute(getattr(variant, field)) for field in variant.paths}
+        return variant.model_copy(update=own)
 
     def of_stage(
         stage: RepresentationStage | ClassifierStage | FeaturesStage,
@@ -165,8 +144,8 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
         if isinstance(stage, FeaturesStage):
             return stage
         if isinstance(stage, RepresentationStage):
-            return stage.model_copy(update={"classifier": grown(stage.classifier)})
-        variants = {name: grown(variant) for name, variant in stage.variants.items()}
+            return stage.model_copy(update={"classifier": placed(stage.classifier)})
+        variants = {name: placed(variant) for name, variant in stage.variants.items()}
         return stage.model_copy(update={"variants": variants})
 
     return experiment.model_copy(
@@ -180,11 +159,12 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
 
 
 def _paths(experiment: Experiment) -> dict[str, str]:
-    """The paths of data, weights and trees, by field."""
+    """The paths of data, weights and variants, by field."""
     paths = {f"dataset.{name}": getattr(experiment.dataset, name) for name in DATASET_PATHS}
     paths["detector.weights"] = experiment.detector.weights
     for name, stage in experiment.stages.items():
         for variant, settings in variants_of(name, stage).items():
             place = f"variants.{variant}" if isinstance(stage, ClassifierStage) else "classifier"
-            paths[f"stages.{name}.{place}.trees"] = getattr(settings, "trees", None)
+            for field in settings.paths:
+                paths[f"stages.{name}.{place}.{field}"] = getattr(settings, field)
     return {field: value for field, value in paths.items() if value is not None}

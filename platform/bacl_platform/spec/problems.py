@@ -1,7 +1,7 @@
 """What pydantic finds wrong in a user's file, in sentences that a person would say.
 
 A model's JSON schema knows what each field expects. A field whose text means something in
-particular, such as a path, says what in its schema's `meaning` (`bacl.settings.meaning`).
+particular, such as a path, says what in its schema's `meaning` (`bacl.schema.meaning`).
 """
 
 import math
@@ -14,18 +14,18 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bacl.settings import Settings
+from bacl.schema import Settings
 
 
 def translate(error: ValidationError, model: type[Settings]) -> Iterator[str]:
     """What pydantic found wrong in a file for `model`, one sentence each."""
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
-    told: set[str] = set()
+    seen: set[str] = set()
     for problem in error.errors(include_url=False):
         sentence = _sentence(problem, schema, definitions)
-        if sentence not in told:  # of each entry that a list of fixed length lacks
-            told.add(sentence)
+        if sentence not in seen:  # of each entry that a list of fixed length lacks
+            seen.add(sentence)
             yield sentence
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from bacl.settings import Settings
+from bacl.schema import Settings
 
 Bounds = tuple[float, float]
 

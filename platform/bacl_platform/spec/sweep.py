@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from bacl.settings import CHANGEABLE, Seed, Settings, meaning
+from bacl.method_settings.paper import CHANGEABLE
+from bacl.schema import Settings, meaning
+from bacl.settings import Seed
 from bacl_platform.spec.experiment import Experiment, Name, Paper, Title
 from bacl_platform.spec.space import Space
 from bacl_platform.spec.yaml_files import read_yaml, says_sweep

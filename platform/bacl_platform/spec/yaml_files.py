@@ -11,7 +11,10 @@ from typing import Any
 
 import yaml
 
+from bacl import extensions
 from bacl.errors import UsageError
+from bacl.method_settings.base import Method
+from bacl.method_settings.registry import METHODS
 from bacl_platform.spec.problems import show
 
 DATASET_PATHS = ("root", "train", "val", "images", "val_images")
@@ -133,9 +136,48 @@ def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict:
         _rebase(content.get("dataset"), field, below.parent)
     _rebase(content.get("detector"), "weights", below.parent)
     _rebase(content.get("paper"), "file", below.parent)
-    for _, variant in raw_variants(content):
-        _rebase(variant, "trees", below.parent)
+    variants = [variant for _, variant in raw_variants(content)]
+    if any(isinstance(variant, dict) and _settings_of(variant) is None for variant in variants):
+        import_modules(content.get("imports"), below)  # their methods say which fields are paths
+    for variant in variants:
+        for field in _path_fields(variant):
+            _rebase(variant, field, below.parent)
     return _merge(content, raw)
+
+
+def import_modules(modules: Any, path: Path) -> None:
+    """Import what brings methods and indicators to the file at `path`: installed packages, and the
+    modules that it names in `imports`. The settings then know them.
+
+    Raises UsageError where one cannot be imported.
+    """
+    extensions.load_installed()
+    named = modules if isinstance(modules, list) else []
+    try:
+        extensions.load([name for name in named if isinstance(name, str)], folders_of(path))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def folders_of(path: Path) -> list[Path]:
+    """The folders of a file and of its bases, in which modules that it imports may lie."""
+    found, content = [path.resolve().parent], read_yaml(path)
+    while isinstance(base := content.get("base"), str):
+        path = path.parent / os.path.expanduser(os.path.expandvars(base))
+        found.append(path.resolve().parent)
+        content = read_yaml(path)
+    return list(dict.fromkeys(found))
+
+
+def _settings_of(variant: Any) -> type[Method] | None:
+    """The settings of a raw variant's method; None where it names none that is known."""
+    name = variant.get("method") if isinstance(variant, dict) else None
+    return METHODS.get(name) if isinstance(name, str) else None
+
+
+def _path_fields(variant: Any) -> tuple[str, ...]:
+    settings = _settings_of(variant)
+    return () if settings is None else settings.paths
 
 
 def _rebase(section: Any, field: str, folder: Path) -> None:
@@ -162,7 +204,10 @@ def is_relative(path: str) -> bool:
 
 
 def data_paths(raw: dict) -> dict[str, str]:
-    """The paths of data and weights in the raw content of one file, by field."""
+    """The paths of data, weights and variants in the raw content of one file, by field.
+
+    Of methods that are not BACL's own, once their modules have been imported.
+    """
     found: dict[str, str] = {}
     for section, fields in (("dataset", DATASET_PATHS), ("detector", ("weights",))):
         content = raw.get(section)
@@ -170,8 +215,8 @@ def data_paths(raw: dict) -> dict[str, str]:
         values = {f"{section}.{field}": given.get(field) for field in fields}
         found |= {n: v for n, v in values.items() if isinstance(v, str) and v != "torchvision"}
     for field, variant in raw_variants(raw):
-        if isinstance(variant, dict) and isinstance(trees := variant.get("trees"), str):
-            found[f"{field}.trees"] = trees
+        of_variant = {f"{field}.{name}": variant.get(name) for name in _path_fields(variant)}
+        found |= {name: value for name, value in of_variant.items() if isinstance(value, str)}
     return found
 
 

@@ -67,11 +67,12 @@ class Bucket:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        with self._told():
+        with self._errors_in_words():
             return boto3.client("s3", config=config)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _errors_in_words(self) -> Iterator[None]:
+        """Raise what boto3 raises within as a RunError of one sentence."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -83,9 +84,9 @@ class Bucket:
             ) from error
 
     def check(self) -> None:
-        """Try to list the bucket, without the patience of other requests."""
+        """Try to list the bucket, with fewer attempts than other requests get."""
         client = self._connect(attempts=3)
-        with self._told():
+        with self._errors_in_words():
             client.list_objects_v2(Bucket=self.name, Prefix=self.prefix, MaxKeys=1)
 
     def read(self, name: str) -> Object | None:
@@ -95,7 +96,7 @@ class Bucket:
         )
         if found is None:
             return None
-        with self._told():
+        with self._errors_in_words():
             content = found["Body"].read().decode()
         now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
         return Object(content, found["ETag"], (now - found["LastModified"]).total_seconds())
@@ -107,14 +108,14 @@ class Bucket:
 
     def write(self, name: str, text: str) -> None:
         """Write a small object."""
-        with self._told():
+        with self._errors_in_words():
             self._client.put_object(Bucket=self.name, Key=self.prefix + name, Body=text.encode())
 
     def write_if(self, name: str, text: str, etag: str | None) -> str | None:
         """Write a small object if it is the version `etag`, or with None if there is none.
 
         The new version, or None where it was not so. A request that was repeated may be refused
-        for what its first attempt wrote: look.
+        because its first attempt succeeded: read the object to know.
         """
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         key, body = self.prefix + name, text.encode()
@@ -126,7 +127,7 @@ class Bucket:
 
     def _or_none(self, request: Callable[[], Any], codes: Iterable[str]) -> Any:
         client = self._client  # says so if boto3 is missing
-        with self._told():
+        with self._errors_in_words():
             try:
                 return request()
             except client.exceptions.ClientError as error:
@@ -137,7 +138,7 @@ class Bucket:
     def sizes(self, prefix: str) -> dict[str, int]:
         """Bytes of all objects whose names begin with `prefix`."""
         found = {}
-        with self._told():
+        with self._errors_in_words():
             for page in self._pages(prefix):
                 for item in page.get("Contents", []):
                     found[item["Key"].removeprefix(self.prefix)] = item["Size"]
@@ -146,7 +147,7 @@ class Bucket:
     def folders(self, prefix: str) -> list[str]:
         """What comes between `prefix` and the next slash in the names of objects."""
         found = []
-        with self._told():
+        with self._errors_in_words():
             for page in self._pages(prefix, Delimiter="/"):
                 found += [item["Prefix"] for item in page.get("CommonPrefixes", [])]
         return [name.removeprefix(self.prefix + prefix).rstrip("/") for name in found]
@@ -157,23 +158,23 @@ class Bucket:
 
     def upload(self, path: Path, name: str) -> None:
         """Write a file, in parts and side by side where it is large."""
-        with self._told():
+        with self._errors_in_words():
             self._client.upload_file(str(path), self.name, self.prefix + name)
 
     def download(self, name: str, path: Path) -> None:
         """Read an object into a file; its folder is made."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._told():
+        with self._errors_in_words():
             self._client.download_file(self.name, self.prefix + name, str(path))
 
     def sha256(self, name: str) -> str:
         """SHA-256 of an object, in hex, without keeping it."""
-        with self._told():
+        with self._errors_in_words():
             body = self._client.get_object(Bucket=self.name, Key=self.prefix + name)["Body"]
             return sha256_of(body.iter_chunks(BLOCK))
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects; those that are not there are passed over."""
-        with self._told():
+        with self._errors_in_words():
             for name in names:  # one by one: not every S3 server takes lists without Content-MD5
                 self._client.delete_object(Bucket=self.name, Key=self.prefix + name)

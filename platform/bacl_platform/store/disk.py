@@ -12,7 +12,8 @@ from bacl.errors import RunError
 
 @contextlib.contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Tell a full disk, or what may not be read or written, in a sentence (RunError)."""
+    """Raise errors of a full disk or of missing permissions within as a RunError of one
+    sentence."""
     try:
         yield
     except OSError as error:
@@ -22,7 +23,7 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 def disk_sentence(error: OSError, place: Path) -> str | None:
-    """What to tell about an operating system error that is about the disk, else None."""
+    """The error message for an operating system's error that is about the disk, else None."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"no space left for {place}: free some, or choose another --store, then run the same "

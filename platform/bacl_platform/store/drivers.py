@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from bacl.errors import RunError, UsageError
+from bacl_platform.console import say
 from bacl_platform.redaction import redacted
 from bacl_platform.store.store import Store
 
@@ -32,7 +33,7 @@ class Driver:
 
     @property
     def here(self) -> bool:
-        """Whether it is on this machine, and can be asked."""
+        """Whether it is on this machine."""
         return self.host == socket.gethostname()
 
     @property
@@ -51,7 +52,8 @@ class Driver:
 
 @contextlib.contextmanager
 def driving(store: Store) -> Iterator[None]:
-    """Be known as a driver of the store, and end on SIGTERM as on Ctrl-C."""
+    """Within, this process is listed as a driver of the store, and SIGTERM ends it as Ctrl-C
+    does."""
     note = f".drivers/{socket.gethostname()}-{os.getpid()}.json"
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
@@ -104,8 +106,7 @@ def stop(store: Store, pid: int | None, patience: float, console: "Console") -> 
                 f"process {pid}: expected one that runs in {store.url}, as `bacl status` shows "
                 f"them: {here or 'none'}"
             )
-        text = f"nothing to stop: no run or sweep is in {store.url}"
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        say(console, f"nothing to stop: no run or sweep is in {store.url}")
         return
     for driver in chosen:
         os.kill(driver.pid, signal.SIGTERM)  # SIGINT is ignored in the background
@@ -119,4 +120,4 @@ def stop(store: Store, pid: int | None, patience: float, console: "Console") -> 
             )
         time.sleep(0.2)
     for driver in chosen:
-        console.print(f"stopped {driver.pid}: {driver.command}", soft_wrap=True, highlight=False)
+        say(console, f"stopped {driver.pid}: {driver.command}")

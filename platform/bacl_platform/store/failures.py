@@ -4,6 +4,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from bacl.errors import UsageError
+from bacl_platform.console import say
 from bacl_platform.redaction import redacted
 from bacl_platform.store import unfinished
 from bacl_platform.store.names import JOB, LOG, failure_note
@@ -26,7 +27,7 @@ def note_failure(store: Store, key: str, sentence: str) -> None:
 
 
 def clear_failure(store: Store, key: str) -> None:
-    """A job is started again."""
+    """Forget how a job failed, because it is started again."""
     store.drop_note(failure_note(key))
 
 
@@ -39,16 +40,16 @@ def print_logs(store: Store, which: str | None, lines: int, console: "Console") 
     """
     job = _chosen(store, which)
     if job is None:
-        console.print(f"no unfinished jobs in {store.url}", soft_wrap=True, highlight=False)
+        say(console, f"no unfinished jobs in {store.url}")
         return
     place = f"{store.url}/.work/{job.key}/{LOG}"
     log = unfinished.read(store, job.key, LOG)
     if log is None:
         raise UsageError(f"job {job.name} ({job.key}): expected a log at {place}, found none yet")
     for line in [f"job {job.name} ({job.key}), {place}:", *log.splitlines()[-lines:]]:
-        console.print(redacted(line), highlight=False, markup=False, soft_wrap=True)
+        say(console, redacted(line))
     if job.failure is not None:
-        console.print(f"failed: {job.failure}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"failed: {job.failure}")
 
 
 def _chosen(store: Store, which: str | None) -> Unfinished | None:

@@ -1,4 +1,4 @@
-"""What of a store can go: leftovers, and entries that nothing asks for any more."""
+"""What can be removed from a store: leftovers, and entries that no plan needs any more."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from bacl_platform.store.store import Store
 
 @dataclass(frozen=True)
 class Piece:
-    """Something that can go."""
+    """Something that can be removed."""
 
     kind: Literal["entry", "work", "files", "objects"]
     name: str
@@ -27,7 +27,7 @@ class Piece:
 
 
 def find(store: Store, needed: set[str] | None = None) -> list[Piece]:
-    """What can go.
+    """What can be removed.
 
     Always: what a dead process left half written, what Ray and Tune left where no run or sweep is
     known to be alive, the work of finished jobs, entries that are not whole (of a bucket's, by
@@ -72,10 +72,10 @@ def find(store: Store, needed: set[str] | None = None) -> list[Piece]:
 
 
 def remove(store: Store, pieces: list[Piece]) -> None:
-    """Let pieces go.
+    """Remove pieces.
 
-    Raises RunError before anything goes where entries are among them that a run or sweep, which may
-    be about to use them, is in the way of; or for a key that somebody builds by now.
+    Raises RunError, before anything is removed, where entries are among them and a run or sweep is
+    alive, which may be about to use them; and for a key that another process has begun to build.
     """
     alive = drivers.drivers(store)
     if alive and any(piece.kind == "entry" for piece in pieces):

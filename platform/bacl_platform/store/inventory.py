@@ -17,7 +17,7 @@ _TAGS = ".tags"
 
 
 @dataclass(frozen=True)
-class Holding:
+class StoredEntry:
     """An entry, as far as names, sizes and its own description tell."""
 
     key: str
@@ -27,7 +27,7 @@ class Holding:
     bytes: int
     tags: list[str]
     problem: str | None
-    """Why it cannot be relied on, by what is there and how large it is; None if it seems whole."""
+    """What is wrong with it, judged by the names and sizes of its files; None if it seems whole."""
 
     @property
     def outdated(self) -> str | None:
@@ -42,13 +42,13 @@ class Holding:
         return f"its results are older: {', '.join(changed)}" if changed else None
 
 
-def inventory(store: Store) -> Iterator[Holding]:
+def inventory(store: Store) -> Iterator[StoredEntry]:
     """All entries of a store, by key."""
     known, tagged = store.descriptions(), tags(store)
     for key in store.entries():
         manifest = _manifest(store, key)
         there = _sizes(store, key)
-        yield Holding(
+        yield StoredEntry(
             key,
             known.get(key, {}),
             str(manifest.get("created", "")),
@@ -59,10 +59,11 @@ def inventory(store: Store) -> Iterator[Holding]:
 
 
 def verify(store: Store, keys: Collection[str] = ()) -> Iterator[tuple[str, str | None]]:
-    """Why each entry, or each of some, cannot be relied on, by its digests; None where it can.
+    """What is wrong with each entry, or with each of `keys`, judged by its digests; None where it
+    is whole.
 
-    Reads everything; a bucket's entries are not kept here. Raises UsageError for a key that the
-    store does not have.
+    Reads all files; a bucket's entries are not cached for that. Raises UsageError for a key that
+    the store does not have.
     """
     there = store.entries()
     for key in keys:
@@ -122,7 +123,8 @@ def tags(store: Store) -> dict[str, list[str]]:
 
 
 def tag(store: Store, key: str, name: str) -> None:
-    """Give an entry a tag: what has one is never removed, nor what it was trained from.
+    """Give an entry a tag. Tagged entries, and those that they were trained from, are never
+    removed.
 
     Raises UsageError for a key that the store does not have, or a name that cannot be a tag.
     """

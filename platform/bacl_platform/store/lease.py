@@ -25,9 +25,9 @@ VOID_AFTER = 90.0
 class Lease(AbstractContextManager):
     """Held while in the context; waits `patience` seconds for another holder.
 
-    holder: in words, for those who wait. place: identifies what the operating system's lock of the
-    key covers. Who asks has that lock, so a lease from the same place is a dead predecessor's.
-    Raises RunError that names the holder.
+    holder: in words, for those who wait. place: identifies the file system on which the operating
+    system's lock of the key counts. Whoever asks for a lease holds that lock, so a lease from the
+    same place was left by a process that died. Raises RunError that names the holder.
     """
 
     def __init__(self, bucket: Bucket, key: str, holder: str, place: str, patience: float) -> None:
@@ -61,10 +61,10 @@ class Lease(AbstractContextManager):
                 logger.warning("the lease could not be given back: %s", error)
 
     def check(self) -> None:
-        """Raise RunError if another builds the key by now."""
+        """Raise RunError if another process has taken the lease over."""
         if self.lost:
             raise RunError(
-                f"another process builds job {self.key} by now, because {self.bucket.url} could "
+                f"another process has taken over job {self.key}, because {self.bucket.url} could "
                 f"not be reached from here for more than {VOID_AFTER:.0f} s: this one gives up"
             )
 
@@ -78,7 +78,7 @@ class Lease(AbstractContextManager):
         return found.age > VOID_AFTER or json.loads(found.content)["place"] == self._own["place"]
 
     def _write(self, etag: str | None) -> bool:
-        """Write the lease over that version of it; whether it is ours now."""
+        """Replace that version of the lease; returns whether it is ours now."""
         self._count += 1
         text = json.dumps({**self._own, "renewal": self._count})
         written = self.bucket.write_if(self.name, text, etag)
@@ -106,7 +106,7 @@ def name_of(key: str) -> str:
 
 
 def being_built(key: str, holder: str) -> str:
-    """What to tell who may not build a key."""
+    """The error message for a process that may not build a key because another does."""
     return (
         f"job {key} is being built by {holder}: wait for it or stop it, then run the same command "
         "again"

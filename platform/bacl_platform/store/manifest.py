@@ -1,4 +1,4 @@
-"""Manifests: what makes a folder complete, and tells whether it can be relied on."""
+"""Manifests: they make a folder complete, and show whether it can be relied on."""
 
 import json
 from pathlib import Path

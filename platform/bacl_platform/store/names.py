@@ -32,5 +32,5 @@ FAILURE = "failure.txt"
 
 
 def failure_note(key: str) -> str:
-    """The note that tells how an unfinished job failed."""
+    """The name of the note on how an unfinished job failed."""
     return f".work/{key}/{FAILURE}"

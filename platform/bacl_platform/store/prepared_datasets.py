@@ -1,4 +1,4 @@
-"""Prepared datasets on their way through a bucket: an archive each, packed by the driver.
+"""Prepared datasets in a bucket: an archive each, packed by the driver.
 
 With a store that all machines see there is nothing to do.
 """
@@ -15,7 +15,7 @@ from bacl_platform.store.store import Store
 
 
 def push(store: Store, digest: str) -> None:
-    """Let other machines have a prepared dataset, and the images that were made with it, if any."""
+    """Upload a prepared dataset, and the images that were made with it, if any."""
     if store.bucket is None:
         return
     there = store.bucket.sizes(".datasets/")
@@ -29,7 +29,8 @@ def push(store: Store, digest: str) -> None:
 
 
 def pull(store: Store, digest: str) -> None:
-    """Bring here what this machine lacks of a prepared dataset, to the path that it has everywhere.
+    """Download what this machine lacks of a prepared dataset, to the path that it has on every
+    machine.
 
     Images that a user's files name are the user's to provide, on every machine. Raises RunError
     where the bucket lacks the dataset.

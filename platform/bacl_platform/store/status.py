@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bacl_platform.console import say
 from bacl_platform.store import unfinished
 from bacl_platform.store.drivers import drivers
 from bacl_platform.store.names import JOB, SCALARS, failure_note
@@ -72,15 +73,10 @@ def print_status(store: Store, console: "Console") -> None:
 
     for driver in drivers(store):
         where = "" if driver.here else f" on {driver.host}"
-        console.print(
-            f"process {driver.pid}{where} since {driver.started}: {driver.command}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        say(console, f"process {driver.pid}{where} since {driver.started}: {driver.command}")
     jobs = unfinished_jobs(store)
     if not jobs:
-        console.print(f"no unfinished jobs in {store.url}", soft_wrap=True, highlight=False)
+        say(console, f"no unfinished jobs in {store.url}")
         return
     columns = ("job", "key", "variants", "state", "step", "loss", "images/s", "left", "checkpoint")
     table = Table(*columns)

@@ -1,4 +1,4 @@
-"""The store: finished jobs by key, unfinished ones in `.work`, and what makes either trustworthy.
+"""The store: finished jobs by key, unfinished ones in `.work`, and what makes either reliable.
 
 A folder is complete when its `manifest.json`, written last, lists every file with size and SHA-256
 and all of them hold. Everything is written beside its place and renamed into it, so a crash at any
@@ -184,7 +184,7 @@ class Store:
     def push_folder(self, folder: Path, name: str) -> None:
         """Copy a complete folder to the bucket, its manifest last."""
         assert self.bucket is not None
-        self.bucket.remove([f"{name}/{MANIFEST}"])  # what it tells of is about to change
+        self.bucket.remove([f"{name}/{MANIFEST}"])  # the files that it lists are about to change
         for file in [*read_manifest(folder)["files"], MANIFEST]:
             self.bucket.upload(folder / file, f"{name}/{file}")
 
@@ -200,7 +200,7 @@ class Store:
             partial.mkdir(parents=True)
             there = self.bucket.sizes(f"{name}/")
             for file in listed(manifest):
-                if f"{name}/{file}" in there:  # else it is what is told to be missing
+                if f"{name}/{file}" in there:  # else the check below reports it as missing
                     self.bucket.download(f"{name}/{file}", partial / file)
             write_text(partial / MANIFEST, manifest)
             if problem := broken(partial):
@@ -213,7 +213,7 @@ class Store:
         return True
 
     def bringing(self) -> FileLock:
-        """Lets one process of this machine at a time bring something here from the bucket."""
+        """Within, no other process of this machine downloads the same from the bucket."""
         self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / ".pull.lock")
 
@@ -245,7 +245,7 @@ class Store:
             (self.root / name).unlink(missing_ok=True)
 
     def held(self, key: str) -> bool:
-        """Whether somebody builds `key`."""
+        """Whether a process is building `key`."""
         path = self.root / ".work" / f"{key}.lock"
         if path.exists():
             lock = FileLock(path)
@@ -299,12 +299,12 @@ class Store:
                 del self._leases[key]
 
     def check_lease(self, key: str) -> None:
-        """Raise RunError if another process builds by now what this one holds the lock of."""
+        """Raise RunError if another process has taken over the lock that this one held."""
         if lease := self._leases.get(key):
             lease.check()
 
     def _identity(self) -> str:
-        """A word that no other machine's cache of the bucket has."""
+        """A random name of this machine's cache of the bucket."""
         path = self.root / ".identity"
         with self.bringing():
             if not path.exists():

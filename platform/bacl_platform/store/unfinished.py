@@ -1,7 +1,8 @@
-"""Unfinished jobs of a store: where they are, and their way to a bucket and back.
+"""Unfinished jobs of a store: their folders, and their copies in a bucket.
 
 A job works in a local folder. With a bucket, a thread of the job's process copies its checkpoints
-there while training goes on; whoever goes on with the job elsewhere brings them back first.
+there while training goes on; a process that continues the job on another machine downloads them
+first.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from bacl_platform.store.store import Store
 logger = logging.getLogger(__name__)
 
 SMALL = (JOB, SCALARS, MOVES, STOPPED, LOG)
-"""What going on depends on besides checkpoints, and what tells why a job did not."""
+"""Files that resuming needs besides checkpoints, and those that show why a job failed."""
 PATIENCE = 60.0
 """Seconds that a job which ends waits for what is being copied."""
 
@@ -36,7 +37,8 @@ def keys(store: Store) -> list[str]:
 
 
 def read(store: Store, key: str, name: str) -> str | None:
-    """One of a job's small files, from where the job is further; None if it is not there."""
+    """One of a job's small files, from this machine or the bucket, whichever has the later
+    checkpoint; None where there is none."""
     if store.bucket is not None and _is_behind(store, key):
         return store.bucket.read_text(f".work/{key}/{name}")
     path = store.work(key) / name
@@ -49,7 +51,7 @@ def newest_step(store: Store, key: str) -> int | None:
 
 
 def quiet(store: Store, key: str) -> float:
-    """Seconds since a job last logged, as far as is known here."""
+    """Seconds since a job last logged, by what this machine and the bucket have."""
     if store.bucket is not None and _is_behind(store, key):
         names = (f".work/{key}/{name}" for name in (SCALARS, JOB))
         return next((found.age for found in map(store.bucket.read, names) if found), 0.0)
@@ -60,8 +62,9 @@ def quiet(store: Store, key: str) -> float:
 def push(store: Store, key: str, over: Callable[[], bool] = lambda: False) -> None:
     """Copy a job's small files and checkpoints to the bucket, the newest first.
 
-    Checkpoints that are no longer kept here leave the bucket. Between files `over` is asked
-    whether to leave off. Raises RunError where the bucket stays away, or the lock was lost.
+    Checkpoints that are no longer kept here leave the bucket. `over` is called between files, and
+    ends the copying where it returns true. Raises RunError where the bucket stays away, or the lock
+    was lost.
     """
     if store.bucket is None:
         return
@@ -86,7 +89,8 @@ def push(store: Store, key: str, over: Callable[[], bool] = lambda: False) -> No
 
 
 def pull(store: Store, key: str) -> None:
-    """Bring here what the bucket has of a job and this machine lacks: it may have run elsewhere."""
+    """Download what the bucket has of a job and this machine lacks, because the job may have run
+    elsewhere."""
     if store.bucket is None:
         return
     if _is_behind(store, key):
@@ -122,10 +126,11 @@ def _steps_there(store: Store, key: str) -> set[int]:
 
 
 class Uploads(AbstractContextManager):
-    """Copies a running job's work to its store's bucket, if that is one, beside the training.
+    """Copies a running job's work to the store's bucket while it trains; does nothing where the
+    store is a folder.
 
-    While a copy is under way, training goes on and later requests become one. What cannot be
-    copied is logged and tried again with the next request: the newest local checkpoint holds.
+    Requests during a copy are carried out together after it. A copy that fails is logged and tried
+    again with the next request; the newest local checkpoint stays valid.
     """
 
     def __init__(self, store: Store, key: str) -> None:
@@ -135,7 +140,7 @@ class Uploads(AbstractContextManager):
         self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
 
     def request(self) -> None:
-        """There is something new to copy."""
+        """Ask for a copy, because there is something new."""
         if self.store.bucket is None:
             return
         if not self._thread.is_alive():
@@ -144,7 +149,7 @@ class Uploads(AbstractContextManager):
             self._requests.put_nowait(True)
 
     def __exit__(self, *_: object) -> None:
-        """Copy what came last, wait a while for it, then leave the rest."""
+        """Copy what is new, and wait for that a limited time."""
         self.request()
         if self._thread.is_alive():
             with contextlib.suppress(queue.Full):

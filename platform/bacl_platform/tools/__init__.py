@@ -1,1 +1,1 @@
-"""What answers one question without training: a file for each."""
+"""Commands that need no training and answer one question each, a file for each."""

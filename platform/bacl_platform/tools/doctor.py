@@ -71,7 +71,7 @@ def run(store: str | Path) -> int:
 
 
 def check(store: str | Path, announce: Callable[[str], None] = lambda name: None) -> list[Check]:
-    """Probe every part; `announce` is told the name of each before it is probed."""
+    """Probe every part; `announce` is called with the name of each before it is probed."""
     checks = []
     for part in parts(store):
         announce(part.name)
@@ -152,7 +152,7 @@ def _probe(part: Part) -> Check:
 
 
 def _package(name: str, distribution: str | None = None) -> Part:
-    """A package that need only be there; the parts below use it."""
+    """A package that only has to be installed; other parts use it."""
     distribution = distribution or name
 
     def probe() -> str:

@@ -1,6 +1,6 @@
 """`bacl trees`: makes the trees of categories that Forest R-CNN's classifiers need.
 
-How each tree is made is in `bacl.forest.trees`; here is where what it is made of comes from.
+How each tree is made is in `bacl.forest.trees`; this gathers what it is made of.
 """
 
 from dataclasses import dataclass
@@ -49,8 +49,8 @@ def make(
 ) -> None:
     """Write the wanted trees of the plan's dataset to a file; shows progress.
 
-    command: what the user runs where the stage is not finished. Raises UsageError for what cannot
-    be wanted of this dataset, RunError for a stage that is not in the store.
+    command: what the user runs where the stage is not finished. Raises UsageError for trees that
+    cannot be made of this dataset, RunError for a stage that is not in the store.
     """
     from bacl.datasets.index import Index
     from bacl.forest.trees import geometric, lexical, shapes_of, visual, write_trees

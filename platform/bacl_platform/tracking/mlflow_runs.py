@@ -1,8 +1,8 @@
 """The MLflow runs of one plan or sweep. Every call here talks to the tracking server, and may fail.
 
-One parent run for each plan, found again by its tag; under it one run for each job and one for
-each variant, so that variants compare side by side. A metric's step is logged once, however often
-a job is resumed, a plan is run again or a call is repeated: what the server knows is asked first.
+One parent run for each plan, found again by its tag; under it one run for each job and one for each
+variant, so that variants compare side by side. A metric's step is logged once, however often a job
+is resumed, a plan is run again or a call is repeated: the server is asked first what it has.
 """
 
 import contextlib
@@ -42,7 +42,8 @@ Metrics = list[tuple[str, float, int, int]]
 class Runs:
     """Runs of a tracking server, by job and variant.
 
-    A call that failed may be repeated after `forget`: it changes nothing that it did before.
+    A call that failed may be repeated after `forget`: what it had done before it failed is not done
+    twice.
 
     Args:
         uri: of the tracking server or database.
@@ -71,7 +72,8 @@ class Runs:
         self.forget()
 
     def forget(self) -> None:
-        """Ask the server again for what it has: a call failed, and may have been carried out."""
+        """Discard what is known of the server, because a call failed and may yet have been carried
+        out."""
         self.parent = ""
         self._runs: dict[tuple[str, str], str] = {}
         self._logged: dict[str, dict[str, int]] = {}
@@ -81,14 +83,14 @@ class Runs:
         self._unsure: set[str] = set()
         """Runs that may lack parameters."""
         self._finished: set[str] = set()
-        """Runs that had said all when they were found."""
+        """Runs that had everything when they were found."""
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """The right to call: drivers of a store have it one after the other, on one file system.
+        """Within, no other driver of the store on this file system calls the server.
 
-        MLflow makes a new database's tables without regard to others, and who creates a run or logs
-        a step has to know whether another driver of the plan did: if one had its turn since, the
+        MLflow creates a new database's tables without locking, and a driver that creates a run or
+        logs a step has to know whether another driver of the plan did: if one has called since, the
         server is asked again.
         """
         folder = self.store.root / ".tracking"
@@ -155,7 +157,7 @@ class Runs:
     def finish(self, job: Job, cached: bool, at: int) -> None:
         """A job is in the store: everything it logged, its final metrics, its checkpoints.
 
-        cached: it was there before; what MLflow has all of is left alone.
+        cached: it was there before, so a run that MLflow has all of is left alone.
         """
         if cached and self.finished(job):
             return
@@ -188,7 +190,7 @@ class Runs:
             self._end(run, "FINISHED")
 
     def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None:
-        """A job, or of one that goes on some variants, ended without a result.
+        """A job, or some variants of one that goes on, ended without a result.
 
         The job's run gets its log.
         """
@@ -207,7 +209,7 @@ class Runs:
         self.client.set_terminated(self.parent, status)
 
     def finished(self, job: Job) -> bool:
-        """Whether all that the job has to say was in MLflow when its runs were found."""
+        """Whether MLflow had everything of the job when its runs were found."""
         runs = [self._runs.get((job.key, name)) for name in ("", *self._variants(job))]
         return all(run in self._finished for run in runs)
 

@@ -1,9 +1,9 @@
-"""What a driver has to tell MLflow and has not told yet: in order, in memory and on disk.
+"""Events that MLflow has not received yet: in order, in memory and on disk.
 
-On disk is what the store cannot say again: rows (of jobs that a sweep stops, and of the machine,
-nothing else is left) and failures. A driver that ends before all is told leaves it there, and the
-next one with the same digest takes it over. Rows that were told already do no harm: the tracker
-logs each step once.
+On disk is what cannot be recovered from the store: rows (all that is left of jobs that a sweep
+stops, and of a machine's metrics) and failures. A driver that ends before all is sent leaves them
+there, and the next one with the same digest sends them. Rows that are sent twice do no harm: the
+tracker logs each step once.
 """
 
 import json
@@ -29,13 +29,13 @@ def _now() -> int:
 
 @dataclass(frozen=True)
 class Event:
-    """Something to tell: `open`, `start`, `log`, `finish`, `fail` or `end`."""
+    """An event to send: `open`, `start`, `log`, `finish`, `fail` or `end`."""
 
     kind: str
     job: Job | None = None
     content: Any = None
     at: int = field(default_factory=_now)
-    """When it happened, in milliseconds since 1970: however late it is told, and told again."""
+    """When it happened, in milliseconds since 1970, however late it is sent."""
 
 
 class Outbox:
@@ -71,7 +71,8 @@ class Outbox:
             self._news.notify_all()
 
     def oldest(self) -> list[Event]:
-        """The next to tell: all rows up to another kind of event, or one such; waits for it.
+        """The next events to send: all rows up to an event of another kind, or one such; waits for
+        it.
 
         Empty when the outbox is closed and empty.
         """
@@ -86,8 +87,8 @@ class Outbox:
                     break
             return events
 
-    def told(self, events: list[Event]) -> None:
-        """Forget the oldest events; the file is emptied with the last of them."""
+    def forget(self, events: list[Event]) -> None:
+        """Remove the oldest events, which MLflow has; the file is emptied with the last of them."""
         with self._news:
             for _ in events:
                 self._events.popleft()
@@ -97,13 +98,13 @@ class Outbox:
                 self._known.clear()
 
     def close(self) -> None:
-        """Nothing more is put in."""
+        """Close the outbox: nothing more is added."""
         with self._news:
             self._closed = True
             self._news.notify_all()
 
     def release(self) -> int:
-        """Let go of the file, for the next driver if events are left; how many are."""
+        """Release the file, for the next driver if events are left; returns how many are."""
         with self._news:
             self._file.close()
             if not self._events:
@@ -135,15 +136,15 @@ class Outbox:
             jobs: dict[str, Job] = {}
             for line in left.read_text(encoding="utf-8").splitlines():
                 try:
-                    content = json.loads(line)
+                    found = json.loads(line)
                 except ValueError:
                     break  # the line that its driver was killed in
-                if "job" in content:
-                    job = Job.model_validate(content["job"])
+                if "job" in found:
+                    job = Job.model_validate(found["job"])
                     jobs[job.key] = job
                 else:
-                    told, at = content["content"], content["at"]
-                    self.put(Event(content["kind"], jobs[content["key"]], told, at))
+                    job = jobs[found["key"]]
+                    self.put(Event(found["kind"], job, found["content"], found["at"]))
             left.unlink()
         finally:
             lock.release()

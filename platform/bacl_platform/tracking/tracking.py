@@ -1,7 +1,7 @@
 """MLflow tracking, by the driver alone: one writer, so SQLite is safe; no job waits for it.
 
-The driver says what happens; a thread of its own tells MLflow, in order, and again where a server
-is away, busy or locked. What is not told yet is on disk: see `outbox`.
+The driver records events; a thread of its own sends them to MLflow, in order, and again where a
+server is away, busy or locked. What is not sent yet is on disk: see `outbox`.
 """
 
 import logging
@@ -32,15 +32,15 @@ GATHERING = 1.0
 LONGEST_PAUSE = 10.0
 """Seconds between attempts to reach a server that is away."""
 ATTEMPTS = 100
-"""Times that a server which answers otherwise may fail to carry out one call: a quarter of an hour,
-after which it is taken for the call's fault."""
+"""Times that one call may fail at a server that answers, in about a quarter of an hour; then the
+call itself is taken to be at fault."""
 _URI = "MLFLOW_TRACKING_URI"
 
 
 class Tracking:
-    """The MLflow runs of one plan, or of one sweep: takes what happens, and returns at once.
+    """The MLflow runs of one plan or one sweep. Methods record an event and return at once.
 
-    Making one waits for the first contact. A server that is away then or later costs a warning.
+    The constructor waits for the first answer. A server that is away then or later costs a warning.
 
     Args:
         name: of the MLflow experiment and of the parent run.
@@ -65,7 +65,7 @@ class Tracking:
         say: Callable[[str], None] | None = None,
         patience: float = PATIENCE,
     ) -> None:
-        logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # what fails is told here
+        logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # failures are reported here
         # so that one call takes seconds, not minutes: it is repeated by the thread
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -77,8 +77,8 @@ class Tracking:
         self.outbox = Outbox(store.root / ".tracking", digest)
         self._away = False
         self._refusals: list[str] = []
-        """Why the first contact came to nothing."""
-        self._told: set[str] = set()
+        """Why the server refused at the first contact."""
+        self._said: set[str] = set()
         self._answered = threading.Event()
         self._closing = threading.Event()
         self._success = 0.0
@@ -115,7 +115,7 @@ class Tracking:
         self.outbox.put(Event("finish", job, cached))
 
     def fail(self, job: Job, sentence: str, variants: Collection[str] | None = None) -> None:
-        """A job, or of one that goes on some variants, ended without a result."""
+        """A job, or some variants of one that goes on, ended without a result."""
         chosen = None if variants is None else list(variants)
         self.outbox.put(Event("fail", job, [sentence, chosen]))
 
@@ -123,9 +123,9 @@ class Tracking:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Tell the rest and how it ended, for as long as the server takes it.
+        """Send the remaining events and the end's status, within the patience.
 
-        What it does not take stays for the same command, and is no failure of the run.
+        What the server does not take is kept for the same command, and does not fail the run.
         """
         stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
         status = "KILLED" if stopped else "FAILED" if kind else "FINISHED"
@@ -142,8 +142,8 @@ class Tracking:
         self._thread.join()
         if left := self.outbox.release():
             self._say(
-                f"MLflow at {self.where} has not been told all ({left} messages left): it is kept "
-                "in the store, the same command sends it later"
+                f"MLflow at {self.where} has not received everything: {left} messages are kept in "
+                "the store, and the same command sends them later"
             )
 
     def _send(self) -> None:
@@ -154,7 +154,8 @@ class Tracking:
                 self._closing.wait(GATHERING)
 
     def _deliver(self, events: list[Event]) -> bool:
-        """Tell events until that works or makes no sense; whether to go on with the next."""
+        """Send events until MLflow takes them or trying again is useless; returns whether to go on
+        with the next."""
         pause, failures = 0.1, 0
         while True:
             connected = False
@@ -177,7 +178,7 @@ class Tracking:
                         )
                         self._answered.set()
                         return False
-                    self._say_once(f"MLflow at {self.where} refused what it was told: {sentence}")
+                    self._say_once(f"MLflow at {self.where} refused a message: {sentence}")
                     if refuses_us(error):  # what comes next as well; it stays for the same command
                         return False
                     break
@@ -197,7 +198,7 @@ class Tracking:
                     self._say(f"MLflow at {self.where} is back")
                 break
         self._success = time.monotonic()
-        self.outbox.told(events)
+        self.outbox.forget(events)
         self._answered.set()
         return True
 
@@ -205,16 +206,16 @@ class Tracking:
         if not self._away:
             self._away = True
             self._say(
-                f"warning: MLflow at {self.where} cannot be reached; the run goes on, what there "
-                f"is to tell is kept and sent later ({sentence})"
+                f"warning: MLflow at {self.where} cannot be reached; the run goes on, and its "
+                f"messages are kept and sent later ({sentence})"
             )
 
     def _given_up(self) -> bool:
         return self._closing.is_set() and time.monotonic() - self._success > self.patience
 
     def _say_once(self, sentence: str) -> None:
-        if sentence not in self._told:
-            self._told.add(sentence)
+        if sentence not in self._said:
+            self._said.add(sentence)
             self._say(sentence)
 
 
@@ -239,7 +240,7 @@ def passes(error: Exception) -> bool:
 
 
 def refuses_us(error: Exception) -> bool:
-    """Whether a server does not let this user in."""
+    """Whether a server refuses this user."""
     return _status(error) in (401, 403)
 
 
@@ -275,7 +276,7 @@ def sqlite_uri(path: Path) -> str:
 
 
 def serve(store: Store, port: int) -> NoReturn:
-    """Become MLflow's server, on this machine's loopback, until stopped.
+    """Run MLflow's server in this process, on the loopback interface, until it is stopped.
 
     Raises UsageError where the port is taken, naming a free one, or where another server tracks.
     """

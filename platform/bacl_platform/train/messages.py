@@ -1,4 +1,4 @@
-"""What a job says to the driver, and what its ranks are given to say it with.
+"""Messages of a job to the driver, and the functions by which its ranks send them.
 
 Messages are plain and picklable: they go from Ray's processes to the driver's.
 """
@@ -10,19 +10,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Message:
-    """Something that the job of a key has to say."""
+    """A message of the job with a key."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class Placed(Message):
-    """Its workers have their places on the cluster."""
+    """The job's workers have been placed on the cluster."""
 
 
 @dataclass(frozen=True)
 class Started(Message):
-    """It trains, from a step on."""
+    """The job trains, from a step on."""
 
     step: int
 
@@ -50,7 +50,7 @@ class Checkpointed(Message):
 
 @dataclass(frozen=True)
 class Troubled(Message):
-    """A worker stopped; Ray Train may start anew."""
+    """A worker stopped; Ray Train may restart the job."""
 
     sentence: str
 

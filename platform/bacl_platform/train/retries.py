@@ -1,9 +1,9 @@
-"""What is worth another try: the one place that decides it, for all ranks of all jobs."""
+"""Which failures are worth another attempt, decided here for all ranks of all jobs."""
 
 from bacl.errors import BaclError, unwrapped
 
 LASTING = (
-    BaclError,  # what is told to the user, who has to do something about it
+    BaclError,  # for the user, who has to do something about it
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -23,14 +23,14 @@ not answer) may pass."""
 
 
 def lasts(error: BaseException) -> bool:
-    """Whether a job that failed so would fail again."""
+    """Whether a job that failed with this error would fail again."""
     return isinstance(error, LASTING)
 
 
 def failure(name: str, key: str, error: BaseException) -> str:
-    """What to tell of an error that lasts, of a job with that name and key."""
+    """The error message for a job with that name and key that would fail again."""
     if isinstance(error, BaclError):
         return str(error)
     lines = unwrapped(str(error)).strip().splitlines()
     reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return f"job {name} ({key}) failed, as it would again: {reason}"
+    return f"job {name} ({key}) failed, and would fail again: {reason}"

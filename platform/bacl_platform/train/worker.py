@@ -20,7 +20,7 @@ from bacl_platform.train.bringing import bring
 from bacl_platform.train.hooks.checkpoints import Checkpoints, Interrupted
 from bacl_platform.train.hooks.finite_loss import FiniteLoss
 from bacl_platform.train.hooks.leaving import LeavingVariants, NoneLeft
-from bacl_platform.train.hooks.population import Moves
+from bacl_platform.train.hooks.population import PopulationBasedTraining
 from bacl_platform.train.hooks.scalars import LOG_EVERY, Scalars
 from bacl_platform.train.hooks.system import System
 from bacl_platform.train.messages import Asked, Report, Stopped, Tell
@@ -42,13 +42,13 @@ def train(
 ) -> str | None:
     """Train, evaluate and publish a job, from its newest checkpoint if it has one.
 
-    tell: takes the messages of rank 0. report: called by all ranks together. stopped: asked now
-    and then; the variants that need not go on leave the bank, and a job without any left ends
-    without an entry in the store. asked_to_stop: asked every few seconds.
+    tell: takes the messages of rank 0. report: called by all ranks together. stopped: called with
+    the number of evaluations so far; the variants that it returns leave the bank, and a job without
+    any left ends without an entry in the store. asked_to_stop: called every few seconds.
 
-    Returns the sentence to tell when the job was stopped so, or cannot succeed however often it is
-    retried, else None. Anything else that goes wrong is raised, and what lasts of one of several
-    ranks: the others wait for it.
+    Returns why in a sentence where the job was asked to stop, or would fail again however often it
+    is retried, else None. Other errors are raised; so is one that would come again but that only
+    one of several ranks has, because the others wait for that rank.
     """
     torch.set_num_threads(job.resources.cpus)
     try:
@@ -85,7 +85,7 @@ def _train(
     runner = JobRunner.from_cfg(runner_config(job, store, results))
     logging.getLogger("bacl_platform").handlers = runner.logger.handlers
     stops = LeavingVariants(job, work / STOPPED, tell, stopped)
-    moves = Moves(job, work / MOVES) if job.population else None
+    moves = PopulationBasedTraining(job, work / MOVES) if job.population else None
     uploads = unfinished.Uploads(store, job.key)
     retention = Retention(job, work)
     try:

@@ -1,4 +1,4 @@
-"""The driver's side of sweeps: starts their jobs and hands on what those tell."""
+"""The driver's side of sweeps: starts their jobs and passes their messages on."""
 
 import threading
 import time
@@ -18,12 +18,13 @@ from bacl_platform.tune.trial_state import Result
 
 
 class SweepListener:
-    """Hands what jobs tell on to the trials' state and the terminal, as trackers take it."""
+    """Passes what happens to jobs on to the trials' state and the terminal; a listener, like the
+    trackers."""
 
     def __init__(self, trial_state: Any, progress: TrialProgress) -> None:
         self.trial_state, self.progress = trial_state, progress
         self.begun = threading.Event()
-        """That a job trains, or that none will."""
+        """Set once a job trains, or none will."""
 
     def start(self, job: Job) -> None:
         """A job begins to train."""
@@ -144,7 +145,7 @@ class Follower:
         self.jobs.stop()
 
     def _end(self, ends: dict[str, str | None]) -> None:
-        """Tell the trials' state of jobs that ended, and what came of their cells."""
+        """Report jobs that ended, and the results of their cells, to the trials' state."""
         import ray
 
         results: dict[str, Result] = {}

@@ -9,7 +9,7 @@ from bacl_platform.spec.sweep import Asha, Median, Sweep
 
 @dataclass(frozen=True)
 class Proposer:
-    """A space as Optuna is asked for points of it: a class, because Tune pickles it."""
+    """Defines a space for Optuna, which draws points of it. A class, because Tune pickles it."""
 
     space: Space
 

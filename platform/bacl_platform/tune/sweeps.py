@@ -1,25 +1,27 @@
 """Runs sweeps: Ray Tune schedules trials, the platform's jobs train them, the store remembers.
 
 A Tune trial trains nothing itself. It asks for the job that holds its cell, which the driver starts
-as `bacl run` would, and waits for what that job says of the cell; so that any number of trials can
-train in one bank. Between trials, driver and training workers stands one actor, which holds the
-trials' state.
+as `bacl run` would, and waits for the cell's results from that job; so any number of trials can
+train in one bank. One actor, which trials, driver and training workers call, holds the trials'
+state.
 """
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from bacl_platform.console import say
 from bacl_platform.plan.job import Job, digest_of
 from bacl_platform.plan.sweep_memory import Notes, failed_before, results_of, stopped_before
 from bacl_platform.plan.sweep_plan import Preparation, SweepPlan, plan_sweeps
 from bacl_platform.run.driver import Jobs
+from bacl_platform.run.placement import beside_driver
 from bacl_platform.run.progress import TrialProgress
-from bacl_platform.run.ray_session import beside_driver, ray_for
+from bacl_platform.run.ray_session import ray_for
 from bacl_platform.store.store import Store
 from bacl_platform.tracking.tracking import Tracking
 from bacl_platform.tune.follower import Follower, SweepListener
-from bacl_platform.tune.trainable import Work
+from bacl_platform.tune.trainable import TrialContext
 from bacl_platform.tune.trial_state import TrialStateActor
 from bacl_platform.tune.tuner import fit
 
@@ -59,9 +61,9 @@ def run_sweeps(
             missing = {job.key for plan in plans for job in plan.missing(store)}
             jobs = [cell.job.key for plan in plans for cell in plan.cells]
             there = sum(key not in missing for key in jobs)
-            console.print(f"nothing to do: {there} of {len(jobs)} trials are in the store")
+            say(console, f"nothing to do: {there} of {len(jobs)} trials are in the store")
             if failed:
-                console.print(f"{len(failed)} failed before: run them again with --retry-failed")
+                say(console, f"{len(failed)} failed before: run them again with --retry-failed")
             return
         running, own_trackings = zip(*todo.values(), strict=True)
         first = _before_proposals(running, prepare, store)
@@ -124,7 +126,7 @@ def _tune(
             left_out = before | failed_before(plan, store).keys()
             if not plan.file.sweep.stops and _left(plan, store):
                 listener.begun.wait()  # trials that only wait shall not start beside the job itself
-            fit(Work(number, plan, store, trial_state, prepare), left_out)
+            fit(TrialContext(number, plan, store, trial_state, prepare), left_out)
     stopped = dict.fromkeys(ray.get(trial_state.stopped.remote()), "stopped by the scheduler")
     for plan, cells in zip(plans, follower.cells, strict=True):
         if plan.file.sweep.stops:
@@ -148,7 +150,8 @@ def _show(plan: SweepPlan, store: Store, progress: TrialProgress) -> None:
 
 
 def tracking_of(plan: SweepPlan, store: Store) -> Tracking:
-    """The MLflow runs of a sweep: found again as long as its name, stage and base are the same."""
+    """The MLflow runs of a sweep, which are reused as long as its name, stage and base stay the
+    same."""
     file = plan.file
     base = {name: value for name, value in file.base.items() if name != "seeds"}
     settings = file.sweep.model_dump(mode="json", exclude_none=True)

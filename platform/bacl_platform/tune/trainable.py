@@ -12,7 +12,7 @@ from bacl_platform.tune.trial_state import Result
 
 
 @dataclass(frozen=True)
-class Work:
+class TrialContext:
     """What the trials of a sweep are given."""
 
     number: int
@@ -24,35 +24,36 @@ class Work:
 
 
 def trainable() -> type:
-    """The class of Tune's trials, made where Ray is needed."""
+    """The class of Tune's trials; made by a function because its base class imports Ray."""
     import ray
     from ray import tune
 
     class CellTrial(tune.Trainable):
         """One cell; or, of a search that proposes trials, one trial with all its seeds."""
 
-        work: Work
+        context: TrialContext
 
-        def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
-            self.work = work or self.work
+        def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
+            self.context = context or self.context
             self.number, self.ended = 0, False
             if "cell" in config:
-                self.cells = [c for c in self.work.plan.cells if c.key == config["cell"]]
+                self.cells = [c for c in self.context.plan.cells if c.key == config["cell"]]
             else:
-                file = self.work.plan.file
+                file = self.context.plan.file
                 values = decoded(config, file.sweep.spaces[0])
                 trial = file.trial(values)
-                (proposed,) = plan_sweeps([file], [[trial]], self.work.prepare, self.work.store)
+                prepare, store = self.context.prepare, self.context.store
+                (proposed,) = plan_sweeps([file], [[trial]], prepare, store)
                 self.cells = proposed.cells
-                wanted = (self.work.number, values, proposed.cells)
-                ray.get(self.work.trial_state.want.remote(wanted))
+                wanted = (self.context.number, values, proposed.cells)
+                ray.get(self.context.trial_state.want.remote(wanted))
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.setup(new_config)
             return True
 
         def step(self) -> dict[str, Any]:
-            sweep, trial_state = self.work.plan.file.sweep, self.work.trial_state
+            sweep, trial_state = self.context.plan.file.sweep, self.context.trial_state
             if sweep.stops:
                 return self._next_evaluation()
             found = [_found(trial_state.outcome.remote(c.key, c.job.key)) for c in self.cells]
@@ -62,14 +63,14 @@ def trainable() -> type:
 
         def _next_evaluation(self) -> dict[str, Any]:
             (cell,) = self.cells
-            found = _found(self.work.trial_state.row.remote(cell.key, cell.job.key, self.number))
+            found = _found(self.context.trial_state.row.remote(cell.key, cell.job.key, self.number))
             self.number += 1
             self.ended = found.get("step", math.inf) >= cell.job.iterations
             return {**found, "done": self.ended}
 
         def cleanup(self) -> None:
-            if not self.ended and self.work.plan.file.sweep.stops:
-                ray.get([self.work.trial_state.stop.remote(cell.key) for cell in self.cells])
+            if not self.ended and self.context.plan.file.sweep.stops:
+                ray.get([self.context.trial_state.stop.remote(cell.key) for cell in self.cells])
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             """Nothing: checkpoints are the store's."""

@@ -12,14 +12,15 @@ PATIENCE = 20
 """Seconds that a bank waits for trials to judge an evaluation."""
 
 Result = dict[str, float] | str
-"""Metrics of a cell, or the sentence that tells why it has none."""
+"""Metrics of a cell, or a sentence that says why it has none."""
 
 Wanted = tuple[int, dict[str, Any], list[Cell]]
 """Which sweep, the values that its search proposes, and the cells of that trial."""
 
 
 class TrialStateActor(Mailbox):
-    """A Ray actor that knows what trials want, what jobs say of cells and which cells were stopped.
+    """A Ray actor that knows which cells trials ask for, the cells' results, and which were
+    stopped.
 
     It is the jobs' mailbox as well, because one process starts sooner than two.
     """
@@ -32,7 +33,7 @@ class TrialStateActor(Mailbox):
         self._results: dict[str, Result] = {}
         self._stopped = set(stopped)
         self._over: str | None = None
-        """Why no job is followed any more."""
+        """Why the driver has stopped following jobs, once it has."""
         self._asked = dict.fromkeys(judged, 0)
         """How many evaluations of each cell that a scheduler judges its trial has asked for."""
         self._news = asyncio.Condition()
@@ -42,27 +43,28 @@ class TrialStateActor(Mailbox):
         self._wanted.append(wanted)
 
     async def wanted(self) -> list["Wanted"]:
-        """What was asked for since the last call."""
+        """The trials that asked since the last call, each returned once."""
         wanted, self._wanted = self._wanted, []
         return wanted
 
     async def evaluated(self, rows: dict[str, dict[str, float]]) -> None:
-        """Evaluations of cells, by their keys."""
+        """Add an evaluation of each of some cells, by their keys."""
         for key, row in rows.items():
             self._rows.setdefault(key, []).append(row)
         async with self._news:
             self._news.notify_all()
 
     async def end(self, ends: dict[str, str | None], results: dict[str, Result]) -> None:
-        """Jobs have ended: by their keys, the sentences of those without a result; by the keys of
-        cells, what came of those of the others."""
+        """Note that jobs have ended. ends: why each job has no result, None where it has one, by
+        the jobs' keys. results: of the cells of jobs with a result, by the cells' keys."""
         self._ends |= ends
         self._results |= results
         async with self._news:
             self._news.notify_all()
 
     async def abandon(self, sentence: str) -> None:
-        """Nobody follows jobs any more: trials that wait for any are told so."""
+        """Note that the driver has stopped following jobs; trials that wait get the sentence as
+        their result."""
         async with self._news:
             self._over = sentence
             self._news.notify_all()
@@ -71,7 +73,8 @@ class TrialStateActor(Mailbox):
         return self._over is not None or job in self._ends
 
     async def row(self, cell: str, job: str, number: int) -> Result:
-        """A cell's evaluation, once there is one of that number; else what came of it."""
+        """The evaluation of a cell with that number, once there is one; where its job ends before,
+        the cell's final result."""
         async with self._news:
             if cell in self._asked:
                 self._asked[cell] = number + 1
@@ -83,7 +86,7 @@ class TrialStateActor(Mailbox):
         return rows[number] if len(rows) > number else self._outcome(cell, job)
 
     async def outcome(self, cell: str, job: str) -> Result:
-        """What came of a cell, once its job has ended."""
+        """The final result of a cell, once its job has ended."""
         async with self._news:
             await self._news.wait_for(lambda: self._ended(job))
         return self._outcome(cell, job)
@@ -92,21 +95,21 @@ class TrialStateActor(Mailbox):
         return self._ends.get(job, self._over) or self._results[cell]
 
     async def stop(self, cell: str) -> None:
-        """A cell need not go on; once jobs are abandoned, none is stopped for that."""
+        """Let a cell's variant be stopped; ignored once the driver has stopped following jobs."""
         async with self._news:
             if self._over is None:
                 self._stopped.add(cell)
             self._news.notify_all()
 
     async def stopped(self) -> list[str]:
-        """Cells that need not go on."""
+        """The cells that were stopped."""
         return sorted(self._stopped)
 
     async def verdict(self, cells: list[str], evaluations: int) -> list[str]:
-        """Which of a job's cells need not go on after so many evaluations.
+        """Which of a job's cells are stopped after so many evaluations.
 
-        Waits a while for trials that have not judged the last of them: one that has asks for the
-        next.
+        Waits a limited time for trials whose scheduler has not judged the last evaluation; a trial
+        that goes on asks for the next one.
         """
 
         def judged() -> bool:

@@ -10,20 +10,21 @@ from pathlib import Path
 
 from bacl.errors import RunError
 from bacl_platform.tune.search import scheduler, searcher
-from bacl_platform.tune.trainable import Work, trainable
+from bacl_platform.tune.trainable import TrialContext, trainable
 
 RESOURCES = {"cpu": 0, "node:__internal_head__": 0.001}
-"""What a trial asks for, as Tune takes no empty request: a place on the head and no core."""
+"""Resources of a trial: no core, and a sliver of the head's own resource, because Tune takes no
+empty request."""
 
 ACTORS = 4
-"""Trials that wait side by side where nothing but their end is waited for: each is a process."""
+"""Trials that run at once where they only wait for their job's end; each is a process."""
 
 
-def fit(work: Work, left_out: set[str]) -> None:
-    """Let Tune run the trials of a sweep, all but some cells, by their keys."""
+def fit(context: TrialContext, left_out: set[str]) -> None:
+    """Let Tune run the trials of a sweep. left_out: keys of cells that are not run."""
     from ray import tune
 
-    sweep, cells = work.plan.file.sweep, work.plan.cells
+    sweep, cells = context.plan.file.sweep, context.plan.cells
     keys = list(dict.fromkeys(cell.key for cell in cells if cell.key not in left_out))
     proposes = sweep.search == "tpe"
     if not keys and not proposes:
@@ -33,13 +34,13 @@ def fit(work: Work, left_out: set[str]) -> None:
     # Ctrl-C is this driver's, not Tune's, which would wait for all trials' next results
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one tells of itself even if silent
-    folder = work.store.root / ".work" / ".tune" / uuid.uuid4().hex[:8]
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # jobs' failures are told by them
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints, even if silent
+    folder = context.store.root / ".work" / ".tune" / uuid.uuid4().hex[:8]
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # jobs report their own failures
     try:
-        with _in(work.store.root):
+        with _in(context.store.root):
             results = tune.Tuner(
-                tune.with_resources(tune.with_parameters(trainable(), work=work), RESOURCES),
+                tune.with_resources(tune.with_parameters(trainable(), context=context), RESOURCES),
                 param_space=None if proposes else {"cell": tune.grid_search(keys)},
                 tune_config=tune.TuneConfig(
                     metric=sweep.metric,
@@ -58,12 +59,13 @@ def fit(work: Work, left_out: set[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     own = [error for error in results.errors if RunError.__name__ not in str(error)]
     if own:
-        raise RunError(f"{work.plan.file.path}: a trial failed outside its job: {own[0]}")
+        raise RunError(f"{context.plan.file.path}: a trial failed outside its job: {own[0]}")
 
 
 @contextlib.contextmanager
 def _in(folder: Path) -> Iterator[None]:
-    """Work in a folder that stays: Tune asks where it is, and a submitted job's own may be gone."""
+    """Within, the working directory is `folder`: Tune asks for it, and that of a submitted job may
+    be gone."""
     before = os.open(".", os.O_RDONLY)
     os.chdir(folder)
     try:

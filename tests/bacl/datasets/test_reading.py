@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bacl.datasets.content import Content
+from bacl.datasets.formats import FORMATS
 from bacl.datasets.reading import by_label, read, relate
 
 CATEGORIES = [{"id": 3, "name": "mug"}, {"id": 9, "name": "cup"}]
@@ -33,7 +34,8 @@ def understand(tmp_path):
         path = tmp_path / "train.json"
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         problems: list[str] = []
-        found = read(path, problems, federated=federated, counted=counted, sized=sized)
+        wanted = {"federated": federated, "counted": counted, "sized": sized}
+        found = read(path, problems, form=FORMATS["lvis"], **wanted)
         if found and not problems:
             found.categories = by_label(found.categories)
             relate(found, found.categories, path, problems)

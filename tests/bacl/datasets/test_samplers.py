@@ -22,7 +22,7 @@ from bacl.datasets.samplers import (
     repeat_factors,
 )
 from bacl.errors import UsageError
-from bacl.settings import BCE
+from bacl.method_settings.paper import BCE
 
 
 class Shown:

@@ -9,11 +9,11 @@ import cv2
 import pytest
 import torch
 from mmdet.registry import DATASETS
+from ranks import on_ranks
 from training import (
     backward,
     build,
     config_of,
-    on_ranks,
     rewritten,
     step_without_boxes_on_rank_1,
     stream_of,
@@ -24,7 +24,7 @@ from training import (
 from bacl.datasets.prepared import Prepared
 from bacl.detector import bank as bank_module
 from bacl.errors import UsageError
-from bacl.settings import BACL, BCE, FCBL, Hallucination, Softmax
+from bacl.method_settings.paper import BACL, BCE, FCBL, Hallucination, Softmax
 
 HALLUCINATION = Hallucination(categories=3, samples=4)
 VARIANTS = {

@@ -9,7 +9,7 @@ from training import build, config_of
 
 from bacl import rle
 from bacl.detector import bank
-from bacl.settings import BCE, Softmax
+from bacl.method_settings.paper import BCE, Softmax
 
 METAS = [
     {"ori_shape": (40, 50), "img_shape": (80, 100), "scale_factor": (2.0, 2.0)},

@@ -9,7 +9,8 @@ from mmdet.models.dense_heads import RPNHead
 from mmdet.registry import DATASETS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
-from training import DETECTOR, RECIPE, batch_of, build, on_ranks, train, train_and_save
+from ranks import on_ranks
+from training import DETECTOR, RECIPE, batch_of, build, train, train_and_save
 
 from bacl.config import stage_config
 from bacl.datasets.prepared import Prepared
@@ -17,7 +18,8 @@ from bacl.datasets.samplers import OrderedSampler
 from bacl.detector.resampling import ResamplingRPNHead, own_thresholds
 from bacl.errors import UsageError
 from bacl.export import export_variants
-from bacl.settings import Recipe, Softmax
+from bacl.method_settings.paper import Softmax
+from bacl.settings import Recipe
 
 FOREST = [0.9, 0.8, 0.7]
 

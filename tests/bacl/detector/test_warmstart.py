@@ -6,7 +6,7 @@ from training import build, config_of
 
 from bacl.detector.warmstart import load_trunk, read_checkpoint
 from bacl.errors import RunError
-from bacl.settings import BACL, BCE, Hallucination, Softmax
+from bacl.method_settings.paper import BACL, BCE, Hallucination, Softmax
 
 HEAD = "roi_head.bbox_head"
 

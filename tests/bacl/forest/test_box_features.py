@@ -10,7 +10,7 @@ from bacl.datasets.index import Index
 from bacl.datasets.prepared import Prepared
 from bacl.errors import RunError
 from bacl.forest.box_features import choose, mean_features
-from bacl.settings import Softmax
+from bacl.method_settings.paper import Softmax
 
 VARIANTS = {"softmax": Softmax(method="softmax")}
 

@@ -7,7 +7,8 @@ from training import DETECTOR, config_of
 from bacl.config import variant_options
 from bacl.datasets.prepared import Prepared
 from bacl.errors import UsageError
-from bacl.method_settings import ACSL, BAGS, LOCE, METHODS, TDE
+from bacl.method_settings.others import ACSL, BAGS, LOCE, TDE
+from bacl.method_settings.registry import METHODS
 
 COUNTED = [name for name, method in METHODS.items() if method.counted]
 

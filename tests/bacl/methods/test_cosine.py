@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from batches import C, D, batch_of, built, slopes
+from batches import C, D, batch_of, built
 
 from bacl.methods.cosine import CosineClassifier
 
@@ -41,30 +41,6 @@ def test_scale_is_learned_unless_it_is_not_to_be():
     assert not CosineClassifier(D, C, 7.0, draw, learnable=False).scale.requires_grad
 
 
-def loop(logits, labels):
-    return sum(
-        math.log(sum(map(math.exp, row))) - row[label]
-        for row, label in zip(logits.tolist(), labels.tolist())
-    )
-
-
-@pytest.mark.parametrize("images", [[[0, C, 3, 3], [5, C]], [[C], [C]], [[1], [2]]])
-def test_loss_is_the_cross_entropy_over_samples(images):
-    variant, batch = built(SETTINGS), batch_of(images)
-    logits = variant.logits(batch.features)
-    ((total, count),) = variant.terms(logits, batch).values()
-    assert total.item() == pytest.approx(loop(logits, batch.labels), rel=1e-5)
-    assert count == len(batch.labels)
-
-
-def test_gradient_of_the_loss_equals_finite_differences():
-    variant, batch = built(SETTINGS), batch_of([[0, C, 3], [5, C]])
-    logits = variant.logits(batch.features).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(variant.terms(logits, batch)["cls"][0], logits)
-    expected = slopes(lambda z: loop(z, batch.labels), logits)
-    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
-
-
 def test_gradient_of_logits_equals_finite_differences():
     classifier = built(SETTINGS).double().fc_cls
     features = batch_of([[0, 1, C]]).features.double().requires_grad_()
@@ -76,11 +52,3 @@ def test_gradient_of_logits_equals_finite_differences():
     weight = classifier.weight.detach() * 100  # at 0.01 a finite difference turns it around
     inputs = (features, weight.requires_grad_(), classifier.scale)
     assert torch.autograd.gradcheck(logits, inputs)
-
-
-def test_scores_are_the_softmax_with_the_background_last():
-    variant = built(SETTINGS)
-    logits = variant.logits(batch_of([[0, 1, C]]).features)
-    for row, scores in zip(logits.tolist(), variant.probabilities(logits).tolist()):
-        everything = sum(map(math.exp, row))
-        assert scores == pytest.approx([math.exp(z) / everything for z in row], rel=1e-5)

@@ -6,6 +6,7 @@ import statistics
 import pytest
 import torch
 from batches import COUNTS, C, D, batch_of, built, drawn_labels, on_ranks, slopes, step
+from scalars import cross_entropy
 from sklearn.cluster import AffinityPropagation
 
 SETTINGS = {
@@ -20,10 +21,6 @@ SETTINGS = {
 }
 SPARE = [1, 2, 3, 4, 5]
 """Categories that at least three images show: all but category 0."""
-
-
-def cross_entropy(row, label):
-    return math.log(sum(map(math.exp, row))) - row[label]
 
 
 def later(**settings):
@@ -273,10 +270,3 @@ def test_epochs_end_once_and_at_their_images(monkeypatch):
     for first in range(0, 28, 4):
         begun(variant, batch_of([[0, C]] * 4, first))
     assert ended == [1, 2, 3]  # before positions 8, 16 and 24
-
-
-def test_scores_are_the_softmax_with_the_background_last():
-    logits = torch.randn(4, C + 1, generator=torch.Generator().manual_seed(0)) * 3
-    for row, scores in zip(logits.tolist(), built(SETTINGS).probabilities(logits).tolist()):
-        expected = [math.exp(-cross_entropy(row, j)) for j in range(C + 1)]
-        assert scores == pytest.approx(expected, rel=1e-5)

@@ -4,17 +4,13 @@ import math
 
 import pytest
 import torch
-from batches import C, D, batch_of, built, drawn_labels, slopes
+from batches import C, D, batch_of, built, drawn_labels, logits_of, slopes
+from scalars import softmax
 
 TREES = [[0, 0, 1, 1, 2, 2], [1, 0, 1, 0, 1, 0]]
 SETTINGS = {"method": "forest", "trees": TREES}
 SIZES = [C + 1, 4, 3]
 """Categories, and each tree's parents, with the background."""
-
-
-def softmax(row):
-    everything = sum(map(math.exp, row))
-    return [math.exp(z) / everything for z in row]
 
 
 def parts(row):
@@ -23,11 +19,6 @@ def parts(row):
 
 def parent(tree, label):
     return tree[label] if label < C else max(tree) + 1
-
-
-def logits_of(samples, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randn(samples, sum(SIZES), generator=draw, dtype=torch.double) * 2
 
 
 def loop(logits, labels):
@@ -50,7 +41,7 @@ def test_columns_are_categories_and_the_parents_of_each_tree_with_background():
 @pytest.mark.parametrize("images", [drawn_labels(2, 20), [[C, C], [C]], [[0], [5]]])
 def test_loss_is_of_categories_and_of_their_parents(images):
     batch = batch_of(images)
-    logits = logits_of(len(batch.labels))
+    logits = logits_of(len(batch.labels), sum(SIZES))
     terms = built(SETTINGS).terms(logits, batch)
     own, of_parents = loop(logits, batch.labels)
     assert terms["cls"][0].item() == pytest.approx(own, rel=1e-5)
@@ -60,7 +51,7 @@ def test_loss_is_of_categories_and_of_their_parents(images):
 
 def test_gradient_equals_finite_differences():
     variant, batch = built(SETTINGS), batch_of([[0, C, 3], [5, C]])
-    logits = logits_of(5).float().requires_grad_()
+    logits = logits_of(5, sum(SIZES)).float().requires_grad_()
     total = sum(part for part, _ in variant.terms(logits, batch).values())
     (gradient,) = torch.autograd.grad(total, logits)
     expected = slopes(lambda z: sum(loop(z, batch.labels)), logits)
@@ -68,7 +59,7 @@ def test_gradient_equals_finite_differences():
 
 
 def test_score_is_the_parents_mean_times_the_categorys_own_normalised():
-    logits = logits_of(6)
+    logits = logits_of(6, sum(SIZES))
     for row, scores in zip(logits.tolist(), built(SETTINGS).probabilities(logits).tolist()):
         own, *trees = parts(row)
         expected = []

@@ -4,11 +4,11 @@ interrupted or not, exported or not, it is the same variant."""
 import pytest
 import torch
 from field import VARIANTS, grown, in_short_epochs
+from ranks import on_ranks
 from training import (
     build,
     config_of,
     exported_and_own,
-    on_ranks,
     step_without_boxes_on_rank_1,
     train,
     train_and_save,

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
+from ranks import on_ranks
 from training import (
     backward,
     build,
     config_of,
     exported_and_own,
-    on_ranks,
     train,
     train_and_save,
 )
 
-from bacl.method_settings import PCB
+from bacl.method_settings.others import PCB
 
 PASSES = [0.2, 0.2, 0.6]
 MINE = "roi_head.bbox_head.variants.mine"

@@ -5,13 +5,9 @@ import math
 import pytest
 import torch
 from batches import COUNTS, C, D, batch_of, built, drawn_labels, on_ranks, slopes, step
+from scalars import softmax
 
 SETTINGS = {"method": "pcb", "mixing": 0.4, "momentum": 0.99, "start": 8, "counts": COUNTS}
-
-
-def softmax(row):
-    everything = sum(map(math.exp, row))
-    return [math.exp(z) / everything for z in row]
 
 
 def with_matrix(seed=0, unseen=(), **settings):
@@ -191,9 +187,3 @@ def test_scores_of_several_passes_are_the_last_ones():
     scores = built({**SETTINGS, **PASSES}).probabilities(logits).tolist()
     for row, found in zip(logits.tolist(), scores):
         assert found == pytest.approx(softmax(row[2 * (C + 1) :]), rel=1e-5)
-
-
-def test_scores_are_the_softmax_with_the_background_last():
-    logits = torch.randn(4, C + 1, generator=torch.Generator().manual_seed(0)) * 3
-    for row, scores in zip(logits.tolist(), built(SETTINGS).probabilities(logits).tolist()):
-        assert scores == pytest.approx(softmax(row), rel=1e-5)

@@ -4,24 +4,15 @@ import math
 
 import pytest
 import torch
-from steps import (
-    IMAGES,
-    C,
-    D,
-    batch_of,
-    built,
-    logits_of,
-    loss_of,
-    softmax,
-    step,
-)
+from batches import IMAGES, C, D, built, labelled, logits_of, loss_of, on_ranks, step
+from scalars import softmax
 
-SEEN = [0, 1, 40, 3, 500]
+SEEN = [0, 1, 40, 3, 500, 2]
 STEPS = [IMAGES, [[0, 0], [C], [], [4]], [[C], [C, C], [C], []], [[2], [2, 3], [1], [C, 0]]]
 
 
 def seesaw(p=0.8, q=2.0, classifier="linear", seen=None):
-    variant = built({"method": "seesaw", "p": p, "q": q, "classifier": classifier})
+    variant = built({"method": "seesaw", "p": p, "q": q, "classifier": classifier}).double()
     if seen is not None:
         variant.seen.copy_(torch.tensor(seen))
     return variant
@@ -55,7 +46,7 @@ def loop(logits, labels, seen, p, q, of=None):
 @pytest.mark.parametrize("p", [0.0, 0.8])
 @pytest.mark.parametrize("q", [0.0, 2.0])
 def test_loss_equals_loop_over_the_equation(p, q):
-    batch, logits = batch_of(IMAGES), logits_of(IMAGES, C + 2, scale=4.0)
+    batch, logits = labelled(IMAGES, C + 2, scale=4.0)
     own = [
         softmax(row[:C])[label] for row, label in zip(logits.tolist(), batch.labels) if label < C
     ]
@@ -67,7 +58,7 @@ def test_loss_equals_loop_over_the_equation(p, q):
 
 def test_gradient_equals_finite_differences_with_constant_factors():
     images = [[0, C, 4], [2]]
-    batch, logits = batch_of(images), logits_of(images, C + 2)
+    batch, logits = labelled(images, C + 2)
     own = logits.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss_of(seesaw(seen=SEEN), batch, own), own)
     for row in range(len(logits)):
@@ -84,10 +75,10 @@ def test_gradient_equals_finite_differences_with_constant_factors():
 def test_losses_of_steps_go_by_the_samples_of_all_ranks_before():
     variant, seen, first = seesaw(), [0] * C, 0
     for images in STEPS:
-        batch, logits = batch_of(images, first), logits_of(images, C + 2, seed=first)
+        batch, logits = labelled(images, C + 2, first, seed=first)
         expected = loop(logits, batch.labels, seen, 0.8, 2.0)
         assert loss_of(variant, batch, logits).item() == pytest.approx(expected, rel=1e-12)
-        step(variant, images, logits, first)
+        step(variant, on_ranks(images, first), logits)
         for image in images:
             for label in image:
                 if label < C:
@@ -97,7 +88,7 @@ def test_losses_of_steps_go_by_the_samples_of_all_ranks_before():
 
 
 def test_probabilities_multiply_softmax_by_that_of_an_object():
-    logits = logits_of(IMAGES, C + 2)
+    logits = logits_of(5, C + 2)
     probabilities = seesaw().probabilities(logits)
     for row, scores in zip(logits.tolist(), probabilities.tolist()):
         object_, background = softmax(row[C:])

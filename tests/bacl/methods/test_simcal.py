@@ -4,21 +4,17 @@ import math
 
 import pytest
 import torch
-from batches import COUNTS, C, D, batch_of, built, drawn_labels, slopes
+from batches import COUNTS, C, D, batch_of, built, drawn_labels, logits_of, slopes
+from scalars import softmax
 from training import build, config_of
 
 from bacl.detector.warmstart import load_trunk
-from bacl.method_settings import SimCal
-from bacl.settings import Softmax
+from bacl.method_settings.others import SimCal
+from bacl.method_settings.paper import Softmax
 
 POOLED = 18
 SETTINGS = {"method": "simcal", "threshold": 100, "pooled": POOLED, "counts": COUNTS}
 COLUMNS = 2 * (C + 1)
-
-
-def softmax(row):
-    everything = sum(map(math.exp, row))
-    return [math.exp(z) / everything for z in row]
 
 
 def drawn(images, drawn_for):
@@ -26,11 +22,6 @@ def drawn(images, drawn_for):
     batch = batch_of(images)
     object.__setattr__(batch, "drawn_for", drawn_for)
     return batch
-
-
-def logits_of(samples, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randn(samples, COLUMNS, generator=draw, dtype=torch.double) * 2
 
 
 def test_logits_are_those_of_the_first_classifier_and_of_the_second_box_head():
@@ -84,7 +75,7 @@ def loop(logits, labels, sampled):
 def test_loss_is_the_cross_entropy_of_sampled_by_the_second_box_head(drawn_for):
     variant = built(SETTINGS)
     batch = drawn(drawn_labels(4, 12), drawn_for)
-    logits = logits_of(len(batch.labels))
+    logits = logits_of(len(batch.labels), COLUMNS)
     total, count = variant.terms(logits, batch)["cls"]
     sampled = variant.sampled(batch)
     assert count == sampled.sum() > 0
@@ -94,7 +85,7 @@ def test_loss_is_the_cross_entropy_of_sampled_by_the_second_box_head(drawn_for):
 def test_gradient_equals_finite_differences():
     variant = built(SETTINGS)
     batch = drawn([[0, C, 3, C], [5, C]], [0, 5])
-    logits = logits_of(6).float().requires_grad_()
+    logits = logits_of(6, COLUMNS).float().requires_grad_()
     (gradient,) = torch.autograd.grad(variant.terms(logits, batch)["cls"][0], logits)
     expected = slopes(lambda z: loop(z, batch.labels, variant.sampled(batch)), logits)
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
@@ -102,7 +93,7 @@ def test_gradient_equals_finite_differences():
 
 @pytest.mark.parametrize("threshold", [1, 10, 100, 10**6])
 def test_scores_are_the_second_ones_where_instances_are_few(threshold):
-    logits = logits_of(4)
+    logits = logits_of(4, COLUMNS)
     variant = built({**SETTINGS, "threshold": threshold})
     for row, scores in zip(logits.tolist(), variant.probabilities(logits).tolist()):
         first, second = softmax(row[: C + 1]), softmax(row[C + 1 :])

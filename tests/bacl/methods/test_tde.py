@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from batches import C, D, batch_of, built, drawn_labels, on_ranks, slopes, step
+from batches import C, D, batch_of, built, drawn_labels, on_ranks, step
+from scalars import softmax
 
 SETTINGS = {"method": "tde", "heads": 2, "scale": 16.0, "momentum": 0.9, "alpha": 1.5}
 
@@ -70,30 +71,6 @@ def test_direction_of_zero_has_no_effect():
     assert torch.equal(plain, without)
 
 
-def loop(logits, labels):
-    return sum(
-        math.log(sum(map(math.exp, row))) - row[label]
-        for row, label in zip(logits.tolist(), labels.tolist())
-    )
-
-
-@pytest.mark.parametrize("images", [[[0, C, 3, 3], [5, C]], [[C], [C]], [[1], [2]]])
-def test_loss_is_the_cross_entropy_over_samples(images):
-    variant, batch = built(SETTINGS), batch_of(images)
-    logits = variant.logits(batch.features)
-    ((total, count),) = variant.terms(logits, batch).values()
-    assert total.item() == pytest.approx(loop(logits, batch.labels), rel=1e-5)
-    assert count == len(batch.labels)
-
-
-def test_gradient_of_the_loss_equals_finite_differences():
-    variant, batch = built(SETTINGS), batch_of([[0, C, 3], [5, C]])
-    logits = variant.logits(batch.features).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(variant.terms(logits, batch)["cls"][0], logits)
-    expected = slopes(lambda z: loop(z, batch.labels), logits)
-    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
-
-
 def test_gradient_of_logits_equals_finite_differences():
     classifier = built(SETTINGS).double().fc_cls
     features = batch_of([[0, 1, C]]).features.double().requires_grad_()
@@ -128,11 +105,6 @@ def test_direction_counts_exactly_whatever_the_precision():
     with torch.autocast("cpu", torch.bfloat16):
         increment = variant.increment(torch.zeros(1301, C + 1), batch)
     assert increment.tolist() == [1301.0] * (D + 1)
-
-
-def softmax(row):
-    everything = sum(map(math.exp, row))
-    return [math.exp(z) / everything for z in row]
 
 
 def test_background_keeps_its_score_and_foreground_shares_the_rest():

@@ -17,32 +17,7 @@ from bacl_platform.analysis import compare
 from bacl_platform.analysis.results import collect
 from bacl_platform.report import comparison_report
 
-SEEDS = "seeds=[0, 1]"
 QUIET = Console(quiet=True)
-APS = {
-    ("features", 0): 0.1,
-    ("features", 1): 0.1,
-    ("bacl", 0): 0.7,
-    ("bacl", 1): 0.9,
-    ("softmax", 0): 0.4,
-    ("softmax", 1): 0.4,
-}
-
-
-@pytest.fixture
-def plan(planned):
-    return planned(SEEDS)
-
-
-@pytest.fixture
-def study(plan, store, fill):
-    fill(plan.jobs, APS)
-    return collect(plan, store, "")
-
-
-@pytest.fixture
-def compared(study):
-    return compare.compare(study, "softmax", "bacl", 120, QUIET)
 
 
 def evaluated(study, prepared, variant):
@@ -54,8 +29,8 @@ def evaluated(study, prepared, variant):
     ]
 
 
-def test_differences_are_the_evaluators_means_over_seeds(study, prepared, compared):
-    first, second = (evaluated(study, prepared, name) for name in ("softmax", "bacl"))
+def test_differences_are_the_evaluators_means_over_seeds(rivals, prepared, compared):
+    first, second = (evaluated(rivals, prepared, name) for name in ("softmax", "bacl"))
     assert compared.seeds == [0, 1]
     assert list(compared.metrics) == ["AP", "AP50", "AP75", "AP_r", "AP_c", "AP_f"]
     for name, change in compared.metrics.items():
@@ -66,14 +41,14 @@ def test_differences_are_the_evaluators_means_over_seeds(study, prepared, compar
         assert change.low <= change.difference <= change.high
 
 
-def test_interval_is_that_of_a_loop_that_evaluates_every_resample(study, prepared, tmp_path):
+def test_interval_is_that_of_a_loop_that_evaluates_every_resample(rivals, prepared, tmp_path):
     resamples = 40
-    compared = compare.compare(study, "softmax", "bacl", resamples, QUIET, seed=3)
+    compared = compare.compare(rivals, "softmax", "bacl", resamples, QUIET, seed=3)
     content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
     images = content["images"]
     assert [image["id"] for image in images] == list(range(len(images)))
     runs = {
-        name: [Detections.read(r.folder / "detections.parquet") for r in study.of(name)]
+        name: [Detections.read(r.folder / "detections.parquet") for r in rivals.of(name)]
         for name in ("softmax", "bacl")
     }
     generator = np.random.default_rng(3)
@@ -124,30 +99,30 @@ def test_better_variant_is_named_with_its_interval(compared):
     )
 
 
-def test_worse_variant_is_named_too(study):
-    compared = compare.compare(study, "bacl", "softmax", 60, QUIET)
+def test_worse_variant_is_named_too(rivals):
+    compared = compare.compare(rivals, "bacl", "softmax", 60, QUIET)
     assert compared.verdict("AP").endswith(": softmax is worse than bacl")
     assert compared.gained() == []
 
 
-def test_equal_variants_do_not_differ(plan, store, fill):
-    fill(plan.jobs, dict.fromkeys(APS, 0.5))
-    compared = compare.compare(collect(plan, store, ""), "softmax", "bacl", 30, QUIET)
+def test_equal_variants_do_not_differ(study_of, rival_aps):
+    equal = study_of(dict.fromkeys(rival_aps, 0.5))
+    compared = compare.compare(equal, "softmax", "bacl", 30, QUIET)
     assert compared.verdict("AP_r") == "AP_r +0.0 [0.0, 0.0] ± 0.0: no clear difference"
     assert compared.gained() == compared.lost() == []
 
 
-def test_categories_come_from_the_largest_gain_to_the_largest_loss(prepared, study, compared):
+def test_categories_come_from_the_largest_gain_to_the_largest_loss(prepared, rivals, compared):
     differences = [change.difference for change in compared.categories["AP"]]
     assert differences == sorted(differences, reverse=True)
-    first, second = (evaluated(study, prepared, name) for name in ("softmax", "bacl"))
+    first, second = (evaluated(rivals, prepared, name) for name in ("softmax", "bacl"))
     for change in compared.categories["AP"]:
         label = prepared.categories.index(change.category)
         ap = [np.mean([r.per_category[label]["AP"] for r in runs]) for runs in (first, second)]
         assert change.difference == pytest.approx(ap[1] - ap[0])
 
 
-def test_category_in_few_images_has_no_interval(study, prepared, compared, monkeypatch):
+def test_category_in_few_images_has_no_interval(rivals, prepared, compared, monkeypatch):
     assert all(change.low <= change.high for change in compared.categories["AP"])
     content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
     images = {}
@@ -155,7 +130,7 @@ def test_category_in_few_images_has_no_interval(study, prepared, compared, monke
         images.setdefault(annotation["category_id"], set()).add(annotation["image_id"])
     fewest = min(map(len, images.values())) + 1
     monkeypatch.setattr(compare, "FEWEST_IMAGES", fewest)
-    without = compare.compare(study, "softmax", "bacl", 20, QUIET)
+    without = compare.compare(rivals, "softmax", "bacl", 20, QUIET)
     of_boxes = without.categories["AP"]
     bare = {change.category.id for change in of_boxes if np.isnan(change.low)}
     few = [label for label, shown in images.items() if len(shown) < fewest]
@@ -163,10 +138,10 @@ def test_category_in_few_images_has_no_interval(study, prepared, compared, monke
     assert not any(c.clear for c in of_boxes if c.category.id in bare)
 
 
-def test_only_seeds_of_both_are_compared(plan, store, fill):
-    features, heads = plan.jobs[:2]
-    fill([features, heads, plan.jobs[2]], APS)
-    report = collect(plan, store, "")
+def test_only_seeds_of_both_are_compared(two_seeds, store, fill, rival_aps):
+    features, heads = two_seeds.jobs[:2]
+    fill([features, heads, two_seeds.jobs[2]], rival_aps)
+    report = collect(two_seeds, store, "")
     assert compare.compare(report, "features", "bacl", 20, QUIET).seeds == [0]
 
 
@@ -177,15 +152,15 @@ def test_only_seeds_of_both_are_compared(plan, store, fill):
         (("bacl", "bacl"), "expected two different variants, got bacl twice"),
     ],
 )
-def test_bad_names_are_told(study, names, message):
+def test_bad_names_are_told(rivals, names, message):
     with pytest.raises(UsageError, match=message):
-        compare.compare(study, *names, 20, QUIET)
+        compare.compare(rivals, *names, 20, QUIET)
 
 
-def test_variants_without_a_common_seed_are_told(plan, store, fill):
-    fill([plan.jobs[1], plan.jobs[2]], APS)
+def test_variants_without_a_common_seed_are_told(two_seeds, store, fill, rival_aps):
+    fill([two_seeds.jobs[1], two_seeds.jobs[2]], rival_aps)
     with pytest.raises(UsageError, match="none in common"):
-        compare.compare(collect(plan, store, ""), "features", "bacl", 20, QUIET)
+        compare.compare(collect(two_seeds, store, ""), "features", "bacl", 20, QUIET)
 
 
 def with_masks(study, prepared):
@@ -206,7 +181,8 @@ def with_masks(study, prepared):
         result.metrics.update({f"mask_{k}": v for k, v in list(result.metrics.items())})
 
 
-def test_masks_are_compared_where_both_variants_have_them(study, prepared, tmp_path):
+def test_masks_are_compared_where_both_variants_have_them(study_of, rival_aps, prepared, tmp_path):
+    study = study_of(rival_aps)
     assert prepared.val.masks
     with_masks(study, prepared)
     compared = compare.compare(study, "softmax", "bacl", 30, QUIET)

@@ -2,43 +2,19 @@
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from bacl.evaluation import Detections
 from bacl_platform.analysis import profiles
 from bacl_platform.analysis.error_types import KINDS
 from bacl_platform.analysis.matching import RECALLS
-from bacl_platform.analysis.results import collect
-
-QUIET = Console(quiet=True)
-APS = {
-    ("features", 0): 0.0,
-    ("features", 1): 0.0,
-    ("bacl", 0): 1.0,
-    ("bacl", 1): 0.6,
-    ("softmax", 0): 0.4,
-    ("softmax", 1): 0.4,
-}
 
 
-@pytest.fixture
-def study(planned, store, fill):
-    plan = planned("seeds=[0, 1]")
-    fill(plan.jobs, APS)
-    return collect(plan, store, "")
-
-
-@pytest.fixture
-def analysed(study):
-    return profiles.analyse(study, QUIET)
-
-
-def test_curves_are_the_evaluators_ap50_as_means_over_seeds(study, prepared, analysed):
+def test_curves_are_the_evaluators_ap50_as_means_over_seeds(flawed, prepared, analysed):
     evaluator = profiles.evaluator_of(prepared)
     for name, profile in analysed.profiles.items():
         results = [
             evaluator.evaluate(Detections.read(result.folder / "detections.parquet"))
-            for result in study.of(name)
+            for result in flawed.of(name)
         ]
         expected = np.mean([result.metrics["AP50"] for result in results])
         known = np.concatenate(list(analysed.members.values()))
@@ -65,8 +41,8 @@ def test_all_errors_are_wrong_names_where_all_boxes_are_hit(analysed):
         assert gain[named, label] == pytest.approx((recall >= RECALLS).sum() / len(RECALLS))
 
 
-def test_perfect_seed_has_no_error(study, prepared):
-    matched, boxes = profiles.match_result(profiles.evaluator_of(prepared), study.of("bacl")[0])
+def test_perfect_seed_has_no_error(flawed, prepared):
+    matched, boxes = profiles.match_result(profiles.evaluator_of(prepared), flawed.of("bacl")[0])
     assert matched.right[0].all() and (matched.found > 0)[matched.truth.counted].all()
     assert len(boxes) == len(matched.found)
 

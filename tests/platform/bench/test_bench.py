@@ -14,26 +14,28 @@ from typer.testing import CliRunner
 from bacl.errors import RunError
 from bacl.evaluation import Detections
 from bacl.hallucination import FeatureStatistics, moments
-from bacl.method_settings import METHODS
+from bacl.method_settings.registry import METHODS
 from bacl.settings import Detector
 from bacl_platform import bench
-from bacl_platform.bench import (
+from bacl_platform.bench import measure, training
+from bacl_platform.bench.drawn import Size, write_annotations
+from bacl_platform.bench.memory import peak_memory
+from bacl_platform.bench.rows import (
+    bank,
     checkpoint,
-    classifier,
-    data,
-    detector,
     evaluate,
+    hallucination,
+    index,
     inference,
-    measure,
+    loader,
+    loss,
     postprocess,
+    step,
     sweep,
     throughput,
     tracking,
-    training,
     zoo,
 )
-from bacl_platform.bench.drawn import Size, write_annotations
-from bacl_platform.bench.memory import peak_memory
 from bacl_platform.cli import main as cli
 from bacl_platform.train import worker
 from bacl_platform.train.hooks import checkpoints as hook
@@ -47,11 +49,10 @@ TINY = Detector(
     roi_samples=32,
 )
 SETTING = measure.Setting(repeat=1, image=(64, 96))
-SIZE = classifier.Size(categories=20, width=8, proposals=16, objects=3)
 
 
 def test_looped_statistics_equal_ours():
-    ours, looped = FeatureStatistics(6, 4, 0.9), classifier.LoopedStatistics(6, 4, 0.9, "cpu")
+    ours, looped = FeatureStatistics(6, 4, 0.9), hallucination.LoopedStatistics(6, 4, 0.9, "cpu")
     draw = torch.Generator().manual_seed(0)
     for _ in range(3):
         labels = torch.randint(6, (2,), generator=draw).repeat_interleave(16)
@@ -65,7 +66,7 @@ def test_looped_statistics_equal_ours():
 
 def test_looped_synthesis_draws_from_the_same_distribution_as_ours():
     strength = torch.tensor([0.9, 0.1, 0.5])
-    ours, looped = FeatureStatistics(3, 2, 0.9), classifier.LoopedStatistics(3, 2, 0.9, "cpu")
+    ours, looped = FeatureStatistics(3, 2, 0.9), hallucination.LoopedStatistics(3, 2, 0.9, "cpu")
     ours.seen.fill_(True)
     looped.seen = [True] * 3
     made = [
@@ -77,16 +78,22 @@ def test_looped_synthesis_draws_from_the_same_distribution_as_ours():
         assert ((labels.bincount(minlength=3) - expected).square() / expected).sum() < 13.8  # 0.001
 
 
-@pytest.mark.parametrize("run", [classifier.loss, classifier.hallucination])
-def test_classifier_benches_measure_both_sides(run):
-    (row,) = run(SETTING, SIZE)
+@pytest.mark.parametrize(
+    ("bench", "size"),
+    [
+        (loss, loss.Size(categories=20, width=8, proposals=16)),
+        (hallucination, hallucination.Size(categories=20, width=8, objects=3)),
+    ],
+)
+def test_classifier_benches_measure_both_sides(bench, size):
+    (row,) = bench.measure(SETTING, size)
     assert row.ours > 0 and row.theirs > 0
-    assert row.name == run.__name__ and row.limit is not None
+    assert row.limit is not None
 
 
 def test_bank_rows_have_times_parts_and_memory(monkeypatch):
-    monkeypatch.setattr(detector, "peak_memory", lambda count, *_: 100.0 + count)
-    rows = {row.name: row for row in detector.bank(SETTING, TINY)}
+    monkeypatch.setattr(bank, "peak_memory", lambda count, *_: 100.0 + count)
+    rows = {row.name: row for row in bank.measure(SETTING, TINY)}
     assert {name: row.limit for name, row in rows.items()} == {
         "bank_8": 1.5,
         "bank_32": None,
@@ -107,7 +114,7 @@ def test_stock_step_has_our_weights_and_trains_what_ours_trains():
         if parameter.requires_grad
     }
     assert trained == {n for n, p in theirs.model.named_parameters() if p.requires_grad}
-    (row,) = detector.step(SETTING, TINY)
+    (row,) = step.measure(SETTING, TINY)
     assert math.isfinite(row.ratio)
 
 
@@ -133,26 +140,27 @@ def test_both_evaluations_find_the_same(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_evaluation_is_measured_in_processes_of_its_own():
-    seconds, memory = evaluate.evaluate(SETTING, images=5)
+    seconds, memory = evaluate.measure(SETTING, images=5)
     assert seconds.name == "evaluate" and seconds.ours > 0 and seconds.limit is None
     assert memory.unit == "MiB" and memory.ours > 0
 
 
 def test_postprocessing_is_measured_with_many_candidates_and_with_few():
     size = postprocess.Size(regions=40, categories=30, few=200, most=20)
-    rows = postprocess.postprocess(SETTING, size)
+    rows = postprocess.measure(SETTING, size)
     assert {row.name: row.limit for row in rows} == {"postprocess_flat": 1.1, "postprocess": 0.1}
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
 
 
 def test_inference_is_measured_with_one_variant_and_with_eight():
-    rows = inference.inference(SETTING, TINY)
+    rows = inference.measure(SETTING, TINY)
     assert {row.name: row.limit for row in rows} == {"inference": 1.1, "inference_8": None}
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_throughput_has_stages_banks_precisions_and_layouts():
-    rows = {row.name: row for row in throughput.throughput(SETTING, TINY)}
+    rows = {row.name: row for row in throughput.measure(SETTING, TINY)}
     expected = {"channels_last_float32": None, "channels_last_bfloat16": None}
     for precision in ("float32", "bfloat16"):
         expected[f"stage1_{precision}"] = None
@@ -208,18 +216,18 @@ def test_drawn_annotations_are_an_lvis_file_of_the_size_asked_for(tmp_path):
 
 @pytest.mark.slow
 def test_index_is_measured_in_processes_of_its_own():
-    rows = {row.name: row for row in data.index(SETTING, Size(60, 700, 20))}
+    rows = {row.name: row for row in index.measure(SETTING, Size(60, 700, 20))}
     assert rows["index_open"].ours > 0 and rows["index_open"].theirs > 0
     assert rows["index_open_most"].theirs == 2
     assert [row.limit for row in rows.values()] == [0.1, 0.25, 1, 1, None, None]
 
 
 def test_loader_says_where_the_time_goes(monkeypatch):
-    monkeypatch.setattr(data, "LOADED", Size(4, 12, 3))
+    monkeypatch.setattr(loader, "LOADED", Size(4, 12, 3))
     small = {"copy_paste_size": 96, "scales": [(96, 96)]}
     for name in ("RECIPE", "COPY_PASTE"):
-        monkeypatch.setattr(data, name, getattr(data, name).model_copy(update=small))
-    pasted, scaled = data.loader(SETTING)
+        monkeypatch.setattr(loader, name, getattr(loader, name).model_copy(update=small))
+    pasted, scaled = loader.measure(SETTING)
     assert (pasted.name, scaled.name) == ("loader", "loader_multi_scale")
     own = ({"CopyPaste", "RandomCrop"}, {"RandomChoiceResize"})
     for row, expected in zip((pasted, scaled), own):
@@ -260,7 +268,7 @@ def test_command_prints_a_list_and_nothing_else(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["losses"], f"BENCH: expected some of {', '.join(bench.BENCHES)}, got 'losses'"),
+        (["losses"], f"BENCH: expected some of {', '.join(bench.names())}, got 'losses'"),
         (["step", "--scale", "huge"], "--scale: expected small or full, got 'huge'"),
         (["loss", "--device", "tpu"], "--device: expected cpu or cuda, got 'tpu'"),
     ],
@@ -283,10 +291,10 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     monkeypatch.setattr(sweep, "TRIALS", 3)
     monkeypatch.setattr(sweep, "SINGLES", 1)
     monkeypatch.setattr(sweep, "STEPS", {SETTING.image: (10, 12, "small", 4)})
-    fused, whole, bank = sweep.sweep(SETTING)
+    fused, whole, of_bank = sweep.measure(SETTING)
     assert fused.ours > 0 and fused.theirs > 0 and fused.limit == 1 / 8
     assert 0 < whole.ratio < 1 and whole.limit == 0.15
-    assert bank.theirs == fused.ours and 0 < bank.ratio < 1 and bank.limit is None
+    assert of_bank.theirs == fused.ours and 0 < of_bank.ratio < 1 and of_bank.limit is None
 
 
 @pytest.mark.slow
@@ -323,6 +331,7 @@ def test_checkpoint_is_timed_from_the_losses_of_its_step_to_its_report(planned, 
     assert seconds > 0.5
 
 
+@pytest.mark.slow
 def test_tracking_bench_counts_what_the_server_has_of_what_was_logged(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(tracking, "SECONDS", 0.7)
@@ -336,7 +345,7 @@ def test_tracking_bench_counts_what_the_server_has_of_what_was_logged(monkeypatc
             check(plan, store, rows + 1)  # as if one had been lost
 
     monkeypatch.setattr(tracking, "_check", checked)
-    (row,) = tracking.tracking(SETTING)
+    (row,) = tracking.measure(SETTING)
     assert row.name == "tracking" and row.limit == 1.02
     assert logged[0] > 0 and row.what == f"1 rounds, {logged[0] * 32} metrics of 8 jobs"
     assert row.ours > 0 and row.theirs > 0

@@ -181,6 +181,10 @@ def test_mirror_comes_from_the_environment_too(shelf, tmp_path, monkeypatch):
             "/none: expected a folder or file, found none",
         ),
         (["prepare", "lvis_v1", "--authors", "/"], "--authors: expected with coco_lt only"),
+        (
+            ["verify", "--train=t", "--val=v", "--images=i", "--format=cocos"],
+            "--format: expected one of lvis, coco, got 'cocos' (did you mean `coco`?)",
+        ),
         (["verify"], "expected one of lvis_v0.5, lvis_v1, coco_lt, embedded, an experiment file"),
         (["stats", "nothing"], "expected one of lvis_v0.5, lvis_v1, coco_lt, embedded or an exper"),
         (["stats", "lvis_v1", "--val", "/a"], "expected either lvis_v1 or --train, --val and"),

@@ -7,7 +7,7 @@ import pytest
 from foreign import METHOD, forgotten
 from typer.testing import CliRunner
 
-from bacl.method_settings import METHODS
+from bacl.method_settings.registry import METHODS
 from bacl_platform.cli.main import app
 
 

@@ -176,7 +176,7 @@ def test_nothing_to_evaluate_is_told_everywhere(study, boxes, tmp_path):
     assert "nan" not in (out / "per_category.csv").read_text()
     assert not (out / "ap_by_group.png").exists()
     assert (out / "weight_norms.png").is_file()
-    said = json.loads(one.bacl("report", "--json").stdout, parse_constant=pytest.fail)
+    said = json.loads(one.bacl("report", "--quick", "--json").stdout, parse_constant=pytest.fail)
     assert said["variants"]["bacl"]["AP"] is None
     assert said["notes"] == [ABSENT]
     compared = one.bacl("compare", "softmax", "bacl", "--resamples", 20)
@@ -319,7 +319,7 @@ def test_crowded_images_are_told_with_what_to_set(study, tmp_path):
     more = CliRunner().invoke(cli.app, ["data", "verify", str(one.file), *wider])
     assert "than can be found" not in more.output
     one.publish({})
-    assert f"{sentence}." in one.bacl("report").output
+    assert f"{sentence}." in one.bacl("report", "--quick").output
     assert f"{sentence}." in one.bacl("compare", "softmax", "bacl", "--resamples", 20).output
 
 

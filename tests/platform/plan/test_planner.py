@@ -3,7 +3,7 @@
 import pytest
 
 from bacl import result_versions
-from bacl.settings import Softmax
+from bacl.method_settings.paper import Softmax
 from bacl_platform.plan.planner import make_plan
 
 

@@ -73,7 +73,7 @@ def test_more_trials_than_allowed_are_refused_off_a_terminal(sweep, store):
         app, ["sweep", str(path), "--store", str(store.root), "--max-trials", "5"]
     )
     assert run.exit_code == 2
-    assert "6 trials, more than --max-trials 5: say --max-trials 6 to run them all" in run.stderr
+    assert "6 trials, more than --max-trials 5: give --max-trials 6 to run them all" in run.stderr
 
 
 def test_plan_tells_of_trials_jobs_and_what_is_there(sweep, store, monkeypatch):

@@ -3,12 +3,10 @@
 import json
 import re
 
-import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from bacl_platform.analysis import compare
-from bacl_platform.analysis.results import collect
 from bacl_platform.cli import main as cli
 from bacl_platform.report import comparison_report
 from bacl_platform.report.plots.comparison import changes
@@ -16,43 +14,19 @@ from bacl_platform.report.plots.style import png
 
 SEEDS = "seeds=[0, 1]"
 QUIET = Console(quiet=True)
-APS = {
-    ("features", 0): 0.1,
-    ("features", 1): 0.1,
-    ("bacl", 0): 0.7,
-    ("bacl", 1): 0.9,
-    ("softmax", 0): 0.4,
-    ("softmax", 1): 0.4,
-}
 
 
-@pytest.fixture
-def plan(planned):
-    return planned(SEEDS)
+def test_equal_variants_are_drawn(study_of, rival_aps):
+    equal = study_of(dict.fromkeys(rival_aps, 0.5))
+    assert png(changes(compare.compare(equal, "softmax", "bacl", 30, QUIET)).figure)
 
 
-@pytest.fixture
-def study(plan, store, fill):
-    fill(plan.jobs, APS)
-    return collect(plan, store, "")
-
-
-@pytest.fixture
-def compared(study):
-    return compare.compare(study, "softmax", "bacl", 120, QUIET)
-
-
-def test_equal_variants_are_drawn(plan, store, fill):
-    fill(plan.jobs, dict.fromkeys(APS, 0.5))
-    assert png(changes(compare.compare(collect(plan, store, ""), "softmax", "bacl", 30, QUIET)))
-
-
-def test_change_without_an_interval_is_drawn_and_null_in_json(study, monkeypatch):
+def test_change_without_an_interval_is_drawn_and_null_in_json(rivals, monkeypatch):
     monkeypatch.setattr(compare, "FEWEST_IMAGES", 10**6)
-    without = compare.compare(study, "softmax", "bacl", 20, QUIET)
+    without = compare.compare(rivals, "softmax", "bacl", 20, QUIET)
     content = json.loads(json.dumps(comparison_report.as_json(without), allow_nan=False))
     assert {change["interval"] for change in content["metrics"].values()} == {None}
-    assert png(changes(without))
+    assert png(changes(without).figure)
 
 
 def test_page_and_markdown_hold_the_tables(compared, tmp_path):
@@ -67,8 +41,8 @@ def test_page_and_markdown_hold_the_tables(compared, tmp_path):
     assert (tmp_path / "compare_softmax_bacl.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_command_prints_verdicts_or_json(tiny, plan, store, fill):
-    fill(plan.jobs, APS)
+def test_command_prints_verdicts_or_json(tiny, two_seeds, store, fill, rival_aps):
+    fill(two_seeds.jobs, rival_aps)
     words = ["compare", tiny, "softmax", "bacl", "--resamples", 30, "--store", store.root]
     words = [str(word) for word in [*words, "--set", SEEDS]]
     done = CliRunner().invoke(cli.app, words, catch_exceptions=False)

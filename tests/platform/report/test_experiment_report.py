@@ -232,8 +232,11 @@ def test_command_looks_behind_the_ap_unless_it_is_to_be_quick(tiny, plan, store,
     words = ["report", tiny, "--store", store.root, "--set", SEEDS, "--set", THREE]
     assert bacl(*words, "--out", tmp_path / "quick", "--quick").exit_code == 0
     assert not (tmp_path / "quick/errors.png").exists()
-    done = bacl(*words, "--out", tmp_path / "all", "--images", 1, "--draw", "bce,bacl")
+    options = ["--json", "--images", 1, "--draw", "bce,bacl"]
+    done = bacl(*words, "--out", tmp_path / "all", *options)
     assert done.exit_code == 0
+    assert list(json.loads(done.stdout)["variants"]) == NAMES  # and nothing else is on stdout
+    assert (tmp_path / "all/per_category.csv").is_file()
     assert {"errors.png", "confusion.png", "precision_recall.png", "scene_1.png"} <= {
         path.name for path in (tmp_path / "all").iterdir()
     }
@@ -258,7 +261,8 @@ def test_options_that_would_do_nothing_are_told(tiny, store, tmp_path):
 
 def test_command_prints_table_and_places(tiny, plan, store, fill):
     fill(plan.jobs[:2], APS)
-    done = bacl("report", tiny, "--store", store.root, "--set", SEEDS, "--set", THREE)
+    places = ["--store", store.root, "--set", SEEDS, "--set", THREE]
+    done = bacl("report", tiny, *places, "--quick")
     assert done.exit_code == 0
     assert "30.0*" in done.stdout
     assert "Not in the store yet: features seed 1, heads seed 1." in done.stdout
@@ -267,14 +271,6 @@ def test_command_prints_table_and_places(tiny, plan, store, fill):
     assert f"{entry}/variants/{{bacl,softmax,bce}}/checkpoint.pth" in done.stdout
     assert f"bacl ui --store {store.root}" in done.stdout
     assert (store.root / "reports/tiny/report.html").is_file()
-
-
-def test_command_with_json_prints_json_only(tiny, plan, store, fill, tmp_path):
-    fill(plan.jobs, APS)
-    places = ["--store", store.root, "--out", tmp_path / "here"]
-    done = bacl("report", tiny, "--json", *places, "--set", SEEDS, "--set", THREE)
-    assert list(json.loads(done.stdout)["variants"]) == NAMES
-    assert (tmp_path / "here/per_category.csv").is_file()
 
 
 def test_command_before_any_run_fails_in_a_sentence(tiny, store, prepared):

@@ -1,38 +1,13 @@
 """Sections of a report: what they hold, and which images they show."""
 
 import pytest
-from rich.console import Console
 
 from bacl.errors import UsageError
-from bacl_platform.analysis import profiles
-from bacl_platform.analysis.results import collect
 from bacl_platform.report import findings
 
-QUIET = Console(quiet=True)
-APS = {
-    ("features", 0): 0.0,
-    ("features", 1): 0.0,
-    ("bacl", 0): 1.0,
-    ("bacl", 1): 0.6,
-    ("softmax", 0): 0.4,
-    ("softmax", 1): 0.4,
-}
 
-
-@pytest.fixture
-def study(planned, store, fill):
-    plan = planned("seeds=[0, 1]")
-    fill(plan.jobs, APS)
-    return collect(plan, store, "")
-
-
-@pytest.fixture
-def analysed(study):
-    return profiles.analyse(study, QUIET)
-
-
-def test_sections_name_confusions_and_show_images(study, prepared, analysed):
-    lost, confused, differing = findings.sections(study, analysed, None, 0.3, 2)
+def test_sections_name_confusions_and_show_images(flawed, prepared, analysed):
+    lost, confused, differing = findings.sections(flawed, analysed, None, 0.3, 2)
     files = [picture.file for picture in lost.pictures]
     assert files == ["precision_recall.png", "errors.png", "confusion.png"]
     (table,) = confused.tables
@@ -45,11 +20,11 @@ def test_sections_name_confusions_and_show_images(study, prepared, analysed):
     assert "softmax, bacl, features" in differing.paragraphs[0]
 
 
-def test_no_images_are_drawn_where_none_are_asked_for(study, analysed):
-    titles = [section.title for section in findings.sections(study, analysed, None, 0.3, 0)]
+def test_no_images_are_drawn_where_none_are_asked_for(flawed, analysed):
+    titles = [section.title for section in findings.sections(flawed, analysed, None, 0.3, 0)]
     assert titles == ["Where the AP is lost", "Top confusions, head ← tail"]
 
 
-def test_unknown_variant_to_draw_is_told(study, analysed):
+def test_unknown_variant_to_draw_is_told(flawed, analysed):
     with pytest.raises(UsageError, match="among features, bacl, softmax, got nobody"):
-        findings.sections(study, analysed, ["bacl", "nobody"], 0.3, 2)
+        findings.sections(flawed, analysed, ["bacl", "nobody"], 0.3, 2)

@@ -87,7 +87,7 @@ def test_lost_node_and_halted_rank_do_not_change_the_weights(
         process.kill()
     assert process.returncode == 0, output
     undisturbed = Store(tmp_path / "undisturbed")
-    assert on_two_ranks(job, undisturbed) == ["None", "None"]
+    assert on_two_ranks(job, undisturbed) == [None, None]
     expected, found = (
         torch.load(s.entry(job.key) / "checkpoint.pth", weights_only=True)["state_dict"]
         for s in (undisturbed, store)

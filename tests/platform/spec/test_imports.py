@@ -1,4 +1,4 @@
-"""`imports` of an experiment: methods and indicators from its folder, in its plan and its keys."""
+"""`imports` of an experiment: methods, indicators and formats from its folder."""
 
 import pytest
 import yaml
@@ -7,6 +7,7 @@ from foreign import INDICATOR, METHOD, forgotten
 from bacl.errors import UsageError
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load
+from bacl_platform.spec.yaml_files import data_paths
 
 
 @pytest.fixture(autouse=True)
@@ -68,10 +69,42 @@ def test_keys_follow_the_sources_of_what_a_variant_uses(mine, prepared, store):
     assert keys(plain, prepared, store)["softmax"] == before["softmax"]
 
 
+def test_dataset_format_of_the_folder_is_known(mine):
+    (mine.parent / "my_format.py").write_text(
+        "from bacl.datasets.formats import register\n\nregister('table')(print)\n"
+    )
+    files = "train: a, val: b, images: c"
+    override = "imports=[my_losses, my_indicator, my_format]"
+    assert load(mine, [override, f"dataset={{format: table, {files}}}"]).dataset.format == "table"
+    with pytest.raises(UsageError) as error:
+        load(mine, [f"dataset={{format: tabel, {files}}}"])
+    assert str(error.value) == (
+        f"{mine}: dataset.format: expected one of embedded, lvis, coco, table, lvis_v0.5, lvis_v1, "
+        "coco_lt, got 'tabel' (did you mean `table`?)"
+    )
+
+
 def test_modules_beside_a_base_are_found(mine, tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text("base: mine/mine.yaml\nname: other\n")
     assert load(other).stages["heads"].variants["focal"].method == "focal"
+
+
+def test_path_of_an_outside_method_is_from_the_folder_of_the_file_that_names_it(mine, tmp_path):
+    (mine.parent / "my_losses.py").write_text(
+        METHOD.replace(
+            '    method: Literal["focal"]\n',
+            '    method: Literal["focal"]\n    table: str\n    paths: ClassVar = ("table",)\n',
+        ).replace("import Literal", "import ClassVar, Literal")
+    )
+    content = yaml.safe_load(mine.read_text())
+    content["stages"]["heads"]["variants"]["focal"]["table"] = "table.csv"
+    mine.write_text(yaml.safe_dump(content))
+    other = tmp_path / "other.yaml"
+    other.write_text("base: mine/mine.yaml\nname: other\n")
+    for path in (other, mine):
+        assert load(path).stages["heads"].variants["focal"].table == str(mine.parent / "table.csv")
+    assert data_paths(content) == {"stages.heads.variants.focal.table": "table.csv"}
 
 
 @pytest.mark.parametrize(

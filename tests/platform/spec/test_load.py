@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bacl.method_settings import METHODS
+from bacl.method_settings.registry import METHODS
 from bacl.settings import FROZEN_TRUNK
 from bacl_platform.spec.load import load
 from bacl_platform.spec.yaml_files import assign, data_paths

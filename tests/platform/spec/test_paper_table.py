@@ -4,11 +4,9 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bacl.datasets.categories import Category
 from bacl.datasets.prepare import prepare
 from bacl.errors import UsageError
 from bacl_platform.analysis.results import collect
@@ -18,6 +16,7 @@ from bacl_platform.report import sweep_report
 from bacl_platform.spec.experiment import ClassifierStage, Paper, variants_of
 from bacl_platform.spec.load import load
 from bacl_platform.spec.paper_table import published
+from bacl_platform.tools.stand_in import stand_in
 
 PAPER = """
 tables:
@@ -139,20 +138,9 @@ FOREST = {"forest_rcnn"}
 """On LVIS in files of its own: it needs trees that a stage of the table gives."""
 
 
-def long_tailed(prepared, categories):
-    """A dataset of as many categories with the counts of a long tail, three of them LVIS's."""
-    counts = np.geomspace(3000, 1, categories).astype(int).tolist()
-    made = [
-        Category(
-            id=number,
-            name=f"c{number}",
-            frequency="r" if count <= 10 else "c" if count <= 100 else "f",
-            image_count=count,
-            instance_count=count,
-        )
-        for number, count in enumerate(counts, start=1)
-    ]
-    return prepared.model_copy(update={"categories": made})
+def long_tailed(prepared):
+    """A dataset with as many categories as LVIS, and counts of a long tail."""
+    return prepared.model_copy(update={"categories": stand_in(1203).categories})
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -162,7 +150,7 @@ def test_every_table_13_is_planned_and_has_the_papers_rows(
     monkeypatch.setenv("BACL_DATA", "/data")
     experiment = load(path)
     embedded = path.parent.name == "embedded"
-    data = prepare(experiment.dataset, datasets) if embedded else long_tailed(prepared, 1203)
+    data = prepare(experiment.dataset, datasets) if embedded else long_tailed(prepared)
     plan = make_plan(experiment, data, store)
     assert len(plan.jobs) == len(experiment.stages) * len(experiment.seeds)
     _, rows = published(experiment.paper, path, "variant")
@@ -186,7 +174,7 @@ def test_forests_row_is_planned_once_its_trees_are_there(
 ):
     monkeypatch.setenv("BACL_DATA", "/data")
     path = FOLDER / "lvis" / f"v0.5_forest_r{depth}.yaml"
-    data = long_tailed(prepared, 1203)
+    data = long_tailed(prepared)
     trees = tmp_path / "trees.json"
     override = [f"stages.forest_rcnn.classifier.trees={trees}"]
     with pytest.raises(UsageError, match=r"trees\.json.*bacl trees"):

@@ -64,7 +64,7 @@ def test_lease_that_is_not_renewed_is_taken_over_and_its_holder_learns_of_it(url
             deadline = time.monotonic() + 10
             while not first.lost and time.monotonic() < deadline:
                 time.sleep(0.1)
-            with pytest.raises(RunError, match="another process builds job"):
+            with pytest.raises(RunError, match="another process has taken over job"):
                 first.check()
             second.check()
         assert bucket.read(lease.name_of(KEY)) is None  # the second one's, and its to remove

@@ -152,7 +152,7 @@ def test_publishing_without_the_lock_any_more_is_refused(url):
     store = Store(url)
     with store.lock("k1"):
         store._leases["k1"].lost = True
-        with pytest.raises(RunError, match="another process builds job k1 by now"):
+        with pytest.raises(RunError, match="another process has taken over job k1"):
             publish(store)
     assert not store.complete("k1")
 

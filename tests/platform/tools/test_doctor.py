@@ -112,6 +112,7 @@ def test_crash_in_a_process_is_told_in_its_last_line():
         doctor._in_process("raise ValueError('no such thing')")
 
 
+@pytest.mark.slow
 def test_process_that_hangs_is_ended_with_what_it_started(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "SECONDS", 2.0)
     mark = tmp_path / "alive"

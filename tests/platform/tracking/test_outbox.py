@@ -17,7 +17,7 @@ def test_rows_are_told_together_and_in_order_with_the_rest(planned, store):
     parts = []
     while events := box.oldest():
         parts.append(kinds(events))
-        box.told(events)
+        box.forget(events)
     assert parts == [given[:1], given[1:3], given[3:4], given[4:]]
     assert box.release() == 0
     assert list(store.root.glob("plan*")) == []
@@ -37,7 +37,7 @@ def test_next_driver_takes_over_what_a_dead_one_left_and_only_its_own(planned, s
     box = Outbox(store.root, "plan")
     (first,) = box.oldest()
     assert (first.job.key, first.content, first.at) == (job.key, [{"step": 1}], 5)
-    box.told([first])
+    box.forget([first])
     (second,) = box.oldest()
     assert (second.job.key, second.content, second.at) == (other.key, ["it broke", None], 6)
     assert not dead.path.exists() and alive.path.exists() and elsewhere.path.exists()
@@ -51,6 +51,6 @@ def test_file_is_empty_once_all_is_told(planned, store):
     for step in (1, 2):
         box.put(Event("log", job, [{"step": step}]))
         assert box.path.read_text().count("\n") == 2  # the job, its row
-        box.told(box.oldest())
+        box.forget(box.oldest())
         assert box.path.read_text() == ""
     box.release()

@@ -56,7 +56,7 @@ class Wrong(Dataset):
     [
         (RunError("a.png: expected an image\nb.png: too"), "a.png: expected an image\nb.png: too"),
         (ImageError("a.png: expected an image"), "a.png: expected an image"),
-        (ValueError("of 3"), "job heads (12ab) failed, as it would again: ValueError: of 3"),
+        (ValueError("of 3"), "job heads (12ab) failed, and would fail again: ValueError: of 3"),
     ],
 )
 def test_sentence_is_bare_where_a_loaders_process_raised_it(error, told):

@@ -47,9 +47,9 @@ def assert_same(one: dict, other: dict) -> None:
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=0, msg=name)
 
 
-def test_job_publishes_what_its_entry_should_hold(planned, store):
+def test_job_publishes_what_its_entry_should_hold(planned, store, finished):
     features, heads = planned().jobs
-    assert train(features, store)[0] is None
+    finished(features)
     failure, told, reported = train(heads, store)
     assert failure is None
     assert told[0].step == 0
@@ -75,8 +75,7 @@ def test_job_publishes_what_its_entry_should_hold(planned, store):
     assert_same({n: before[n] for n in frozen}, {n: after[n] for n in frozen})
 
 
-def test_killed_job_goes_on_to_the_weights_of_an_undisturbed_one(planned, store, tmp_path):
-    undisturbed = Store(tmp_path / "undisturbed")
+def test_killed_job_goes_on_to_the_weights_of_an_undisturbed_one(planned, store, undisturbed):
     for job in planned().jobs:
         assert train(job, undisturbed)[0] is None
         with pytest.raises(Killed):
@@ -117,9 +116,9 @@ def test_job_killed_in_its_evaluation_evaluates_again_without_training(planned, 
     assert steps == [10, 12, 12]
 
 
-def test_finished_job_is_not_trained_again(planned, store):
+def test_finished_job_is_not_trained_again(planned, store, finished):
     job = planned().jobs[0]
-    train(job, store)
+    finished(job)
     assert train(job, store) == (None, [], [])
 
 
@@ -132,9 +131,9 @@ def test_loss_that_is_not_finite_stops_with_step_and_name(planned, store):
     assert not store.entry(job.key).exists()
 
 
-def test_parent_without_the_frozen_part_is_told(planned, store):
+def test_parent_without_the_frozen_part_is_told(planned, store, finished):
     features, heads = planned().jobs
-    train(features, store)
+    finished(features)
     path = store.entry(features.key) / "checkpoint.pth"
     content = torch.load(path, weights_only=True)
     content["state_dict"] = {
@@ -167,11 +166,9 @@ def entry_without_softmax_equals(undisturbed: Store, store: Store, job: Job, exa
     assert store.variants().keys() & job.variant_keys.values() == {job.variant_keys["bacl"]}
 
 
-def test_stopped_variant_leaves_a_bank_and_disturbs_no_other(planned, store, tmp_path):
+def test_stopped_variant_leaves_a_bank_and_disturbs_no_other(planned, store, undisturbed, finished):
     features, heads = planned(*STOPPABLE).jobs
-    train(features, store)
-    undisturbed = Store(tmp_path / "undisturbed")
-    train(features, undisturbed)
+    finished(features)
     train(heads, undisturbed)
     with pytest.raises(Killed):
         train(heads, store, kill_at=20, stopped=lambda _: ["softmax"])
@@ -183,12 +180,10 @@ def test_stopped_variant_leaves_a_bank_and_disturbs_no_other(planned, store, tmp
 
 
 def test_variant_whose_loss_diverges_leaves_and_the_others_go_on(
-    planned, store, tmp_path, monkeypatch
+    planned, store, undisturbed, finished, monkeypatch
 ):
     features, heads = planned(*STOPPABLE).jobs
-    undisturbed = Store(tmp_path / "undisturbed")
-    for place in (store, undisturbed):
-        train(features, place)
+    finished(features)
     train(heads, undisturbed)
     monkeypatch.setattr(Softmax, "loss", lambda self, logits, labels: logits.sum(1) * math.nan)
     failure, told, _ = train(heads, store)
@@ -201,19 +196,18 @@ def test_variant_whose_loss_diverges_leaves_and_the_others_go_on(
     entry_without_softmax_equals(undisturbed, store, heads, exact=True)
 
 
-def test_job_whose_variants_are_all_stopped_ends_without_an_entry(planned, store):
+def test_job_whose_variants_are_all_stopped_ends_without_an_entry(planned, store, finished):
     features, heads = planned().jobs
-    train(features, store)
+    finished(features)
     assert train(heads, store, stopped=lambda _: ["bacl", "softmax"])[0] is None
     assert not store.complete(heads.key) and not store.work(heads.key).exists()
 
 
 def test_job_asked_to_stop_writes_a_checkpoint_and_goes_on_from_it(
-    planned, store, tmp_path, monkeypatch
+    planned, store, undisturbed, monkeypatch
 ):
     monkeypatch.setattr(checkpoints, "LOOK_EVERY", 0)  # at every step
     job = planned().jobs[0]
-    undisturbed = Store(tmp_path / "undisturbed")
     assert train(job, undisturbed)[0] is None
     begun = []
 
@@ -244,18 +238,18 @@ def test_evaluation_that_is_due_comes_before_a_stop(planned, store, monkeypatch)
 
 
 @pytest.mark.slow
-def test_two_ranks_end_with_the_weights_of_one(planned, store, tmp_path, on_two_ranks):
+def test_two_ranks_end_with_the_weights_of_one(planned, store, undisturbed, on_two_ranks):
     one = planned("stages.features.recipe.schedule.batch=4").jobs[0]
     two = planned(
         "stages.features.recipe.schedule.batch=4", "stages.features.resources.workers=2"
     ).jobs[0]
     assert one.key == two.key
-    alone = Store(tmp_path / "alone")
-    assert train(one, alone)[0] is None
+    assert train(one, undisturbed)[0] is None
     said = f"job features ({two.key}) was stopped at step 1"
     assert on_two_ranks(two, store, asked_to_stop=True) == [said, said]
-    assert on_two_ranks(two, store) == ["None", "None"]  # from there on
-    alone_weights, shared_weights = weights(alone.entry(one.key)), weights(store.entry(two.key))
+    assert on_two_ranks(two, store) == [None, None]  # from there on
+    alone_weights = weights(undisturbed.entry(one.key))
+    shared_weights = weights(store.entry(two.key))
     for name, value in alone_weights.items():
         torch.testing.assert_close(shared_weights[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
@@ -273,13 +267,13 @@ def test_both_ranks_stop_with_the_same_sentence(planned, store, on_two_ranks):
 
 
 @pytest.mark.slow
-def test_stopped_variant_leaves_a_bank_on_two_ranks(planned, store, tmp_path, on_two_ranks):
+def test_stopped_variant_leaves_a_bank_on_two_ranks(
+    planned, store, undisturbed, finished, on_two_ranks
+):
     features, heads = planned(*STOPPABLE, "stages.heads.resources.workers=2").jobs
-    undisturbed = Store(tmp_path / "undisturbed")
-    for place in (store, undisturbed):
-        train(features, place)
+    finished(features)
     assert train(planned(*STOPPABLE).jobs[1], undisturbed)[0] is None
-    assert on_two_ranks(heads, store, ("softmax",)) == ["None", "None"]
+    assert on_two_ranks(heads, store, ("softmax",)) == [None, None]
     entry_without_softmax_equals(undisturbed, store, heads, exact=False)
 
 
@@ -290,13 +284,13 @@ def plan_of(text, tiny, store):
     return plan_sweeps([file], [file.trials(store)], Preparation(store), store)[0]
 
 
-def test_killed_population_ends_as_an_undisturbed_one(competing, tiny, store, tmp_path):
+def test_killed_population_ends_as_an_undisturbed_one(
+    competing, tiny, store, undisturbed, finished
+):
     plan = plan_of(competing, tiny, store)
     features, heads = plan.jobs
-    undisturbed = Store(tmp_path / "undisturbed")
-    for job in (features, heads):
-        assert train(job, undisturbed)[0] is None
-    assert train(features, store)[0] is None
+    finished(features)
+    assert train(heads, undisturbed)[0] is None
     with pytest.raises(Killed):  # after the evaluation at step 5
         train(heads, store, kill_at=5)
 
@@ -320,16 +314,18 @@ def test_killed_population_ends_as_an_undisturbed_one(competing, tiny, store, tm
     assert told[10][f"{member}/alpha"] == values["alpha"] != told[10][f"{source}/alpha"]
 
 
-def test_members_that_nobody_replaces_train_as_without_a_population(competing, tiny, store):
+def test_members_that_nobody_replaces_train_as_without_a_population(
+    competing, tiny, store, undisturbed
+):
     plan = plan_of(competing, tiny, store)
     features, heads = plan.jobs
     alone = heads.model_copy(update={"population": None, "key": "0" * 16})
     for job in (features, heads, alone):
-        assert train(job, store)[0] is None
-    ours, theirs = (weights(store.entry(job.key)) for job in (heads, alone))
+        assert train(job, undisturbed)[0] is None
+    ours, theirs = (weights(undisturbed.entry(job.key)) for job in (heads, alone))
     moved = {
         move[0]
-        for row in json.loads((store.entry(heads.key) / MOVES).read_text())
+        for row in json.loads((undisturbed.entry(heads.key) / MOVES).read_text())
         for move in row["moves"]
     }
     of_moved = {n for n in ours if any(f".{name}." in n for name in moved)}

@@ -1,7 +1,6 @@
 """Sweeps on a local Ray: fused, proposed, stopped early, killed and run again."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
+from bacl_platform.cli import main as cli
 from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.report import sweep_report
@@ -27,15 +28,14 @@ variant: bacl
 
 
 @contextmanager
-def bacl_sweep(store, *files, options=()):
+def bacl_sweep(store, *files):
     """`bacl sweep` as a user starts it, killed at the end if it still runs."""
     command = [sys.executable, "-c", "from bacl_platform.cli.main import main; main()", "sweep"]
     process = subprocess.Popen(
-        [*command, *map(str, files), "--store", str(store.root), *options],
+        [*command, *map(str, files), "--store", str(store.root)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={name: v for name, v in os.environ.items() if name != "MLFLOW_TRACKING_URI"},
     )
     try:
         yield process
@@ -45,9 +45,17 @@ def bacl_sweep(store, *files, options=()):
 
 
 def output_of(store, *files, options=()):
-    with bacl_sweep(store, *files, options=options) as process:
-        output, _ = process.communicate(timeout=280)
-    return process.returncode, output
+    """Exit code and output of `bacl sweep` in this process, which has all modules already."""
+    words = ["sweep", *map(str, files), "--store", str(store.root), *options]
+    done = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    return done.exit_code, done.output
+
+
+@pytest.fixture(autouse=True)
+def stage_1(planned, finished, monkeypatch):
+    """The representation that all sweeps here start from is in the store."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    finished(planned().jobs[0])
 
 
 def written(tiny, name, rest):
@@ -56,7 +64,7 @@ def written(tiny, name, rest):
     return path
 
 
-def planned(path, store):
+def plan_of(path, store):
     file = SweepFile(path)
     return plan_sweeps([file], [file.trials(store)], Preparation(store), store)[0]
 
@@ -73,7 +81,7 @@ def test_killed_grid_of_two_sweeps_is_finished_by_the_same_command(tiny, store):
     long = "fixed: {stages.heads.recipe.schedule.iterations: 60}\n"
     one = written(tiny, "alphas", long + "space: {variant.alpha: [0, 0.5, 0.85]}\n")
     two = written(tiny, "terms", long + "space: {variant.weight_term: [both, none]}\n")
-    heads = planned(one, store).jobs[-1]
+    heads = plan_of(one, store).jobs[-1]
     with bacl_sweep(store, one, two) as process:
         deadline = time.monotonic() + 200
         while not any(
@@ -95,9 +103,9 @@ def test_killed_grid_of_two_sweeps_is_finished_by_the_same_command(tiny, store):
     assert all(run.info.status == "FINISHED" for run in runs.values())
     assert runs["alpha=0.5"].data.params["varied.alpha"] == "0.5"
     assert "stage 1" in runs["alpha=0.5"].data.tags["mlflow.note.content"]
-    rows = sweep_report.collect(planned(one, store), store, False).rows
+    rows = sweep_report.collect(plan_of(one, store), store, False).rows
     assert [row.state for row in rows] == ["done"] * 3
-    assert store.complete(planned(one, store).jobs[-1].key) and not store.complete(heads.key)
+    assert store.complete(plan_of(one, store).jobs[-1].key) and not store.complete(heads.key)
     started = time.monotonic()
     code, output = output_of(store, one, two)
     assert code == 0 and "nothing to do: 5 of 5 trials are in the store" in output
@@ -113,7 +121,7 @@ def test_proposed_trials_run_and_are_remembered(tiny, store):
     )
     code, output = output_of(store, path)
     assert code == 0, output
-    rows = sweep_report.collect(planned(path, store), store, False).rows
+    rows = sweep_report.collect(plan_of(path, store), store, False).rows
     assert [row.state for row in rows] == ["done", "done"]
     assert len(children(store, "proposed")) == 2
     code, output = output_of(store, path)
@@ -130,7 +138,7 @@ def test_asha_stops_trials_of_a_running_bank_and_a_failure_is_remembered(tiny, s
     )
     code, output = output_of(store, path)
     assert code == 0, output
-    states = [row.state for row in sweep_report.collect(planned(path, store), store, False).rows]
+    states = [row.state for row in sweep_report.collect(plan_of(path, store), store, False).rows]
     assert states.count("done") >= 1 and states.count("1 stopped") >= 1
     assert len(states) == states.count("done") + states.count("1 stopped")
     code, output = output_of(store, path)
@@ -143,7 +151,7 @@ def test_asha_stops_trials_of_a_running_bank_and_a_failure_is_remembered(tiny, s
     )
     code, output = output_of(store, diverging)
     assert code == 1 and "is not finite" in output
-    table = sweep_report.collect(planned(diverging, store), store, False)
+    table = sweep_report.collect(plan_of(diverging, store), store, False)
     assert [row.state for row in table.rows] == ["done", "1 failed"]
     assert "is not finite" in children(store, "diverging")["lr=1e30"].data.tags["bacl.error"]
     code, output = output_of(store, diverging)

@@ -16,9 +16,10 @@ from bacl_platform.analysis.error_types import KINDS, Confusion
 from bacl_platform.analysis.matching import RECALLS
 from bacl_platform.analysis.profiles import Analysis, featured
 from bacl_platform.analysis.results import Report, Result
+from bacl_platform.plan.metric_names import group_precision
+from bacl_platform.report.plots.registry import Page, Picture, plot
 from bacl_platform.report.plots.style import (
     MOST_NAMES,
-    Picture,
     categories_text,
     legend_below,
     line_style,
@@ -37,26 +38,17 @@ _MOST_CELLS = 100
 """Rows of a matrix that can be told apart."""
 
 
-def analysis_pictures(report: Report, analysis: "Analysis") -> list[Picture]:
-    """What a report's analysis looks like; nothing of a split without boxes."""
-    if not analysis.members:
-        return []
-    curves = precision_recall(report, analysis)
-    return [
-        Picture("precision_recall.png", "Precision and recall by frequency group", curves),
-        Picture("errors.png", "Errors by frequency group", error_gains(report, analysis)),
-        Picture("confusion.png", "Confusion between categories", confusion_maps(report, analysis)),
-    ]
-
-
-def precision_recall(report: Report, analysis: Analysis) -> Figure:
+@plot(Page.ERRORS)
+def precision_recall(report: Report, analysis: Analysis) -> Picture | None:
     """Mean precision over a group's categories by recall at IoU 0.5, a panel for each group; the
-    numbers are AP50 and, in brackets, AP over IoU 0.5 to 0.95."""
+    numbers are AP50 and, in brackets, AP over IoU 0.5 to 0.95. None for a split without boxes."""
+    if not analysis.members:
+        return None
     figure, panels = _panels(analysis, 3.3 + 0.17 * len(report.variants))
     for axes, (group, labels) in zip(panels, analysis.members.items()):
         for name in report.variants:
             mean_precision = analysis.profiles[name].precision[labels].mean(axis=0)
-            aps = report.values(name, f"AP_{group}")
+            aps = report.values(name, group_precision(group))
             ap = f"{100 * mean(aps):.1f}" if aps else "–"
             text = f"{named(name)} {100 * mean_precision.mean():.1f} ({ap})"
             axes.plot(RECALLS, mean_precision, label=text, **line_style(report.variants, name))
@@ -75,12 +67,15 @@ def precision_recall(report: Report, analysis: Analysis) -> Figure:
         )
     panels[0].set_ylabel("precision at IoU 0.5")
     figure.suptitle(f"Precision and recall by frequency group{over_seeds(report)}")
-    return figure
+    return Picture("precision_recall.png", "Precision and recall by frequency group", figure)
 
 
-def error_gains(report: Report, analysis: Analysis) -> Figure:
-    """Stacked bars: AP50 in points that a group would gain if the errors of one kind were mended,
-    for each variant. Kinds are mended one at a time, so bars do not add up to 100 with the AP50."""
+@plot(Page.ERRORS)
+def error_gains(report: Report, analysis: Analysis) -> Picture | None:
+    """Stacked bars: AP50 in points that a group would gain if the errors of one kind were fixed,
+    for each variant. Kinds are fixed one at a time, so bars do not add up to 100 with the AP50."""
+    if not analysis.members:
+        return None
     figure, panels = _panels(
         analysis, 3.4 + 0.05 * max(len(named(name)) for name in report.variants)
     )
@@ -102,29 +97,33 @@ def error_gains(report: Report, analysis: Analysis) -> Figure:
         axes.grid(axis="x", visible=False)
         axes.margins(y=0.08)
         axes.set_title(f"{report.groups[group]}, {categories_text(len(labels))}", fontsize=10)
-    panels[0].set_ylabel("AP50 gained if mended (points)")
+    panels[0].set_ylabel("AP50 gained if fixed (points)")
     figure.suptitle(f"Errors by frequency group (TIDE){over_seeds(report)}")
     legend_below(figure, panels[0], 3)
-    return figure
+    return Picture("errors.png", "Errors by frequency group", figure)
 
 
-def confusion_maps(report: Report, analysis: Analysis) -> Figure:
+@plot(Page.ERRORS)
+def confusion_maps(report: Report, analysis: Analysis) -> Picture | None:
     """For some variants, the share of a category's boxes (row) that are taken for each category
     (column) or found by none (last column); most training images first.
 
-    The share is of those boxes that could be so counted; grey where there are none. Where there
+    The share is of the boxes that the annotation can judge; grey where there are none. Where there
     are many categories, neighbours of a group are taken together.
     """
+    if not analysis.members:
+        return None
     bins = _bins(analysis)
     shares = {
         name: binned_shares(analysis.profiles[name].confusion, bins) for name in featured(report, 4)
     }
     figure = _maps(analysis, bins, shares, "the best detection on it says", "share of boxes")
     figure.suptitle("Confusion, most training images first; lines between frequency groups")
-    return figure
+    return Picture("confusion.png", "Confusion between categories", figure)
 
 
-def indicator_maps(report: Report, analysis: Analysis) -> Figure | None:
+@plot(Page.GUIDES)
+def indicator_maps(report: Report, analysis: Analysis) -> Picture | None:
     """The confusion matrix M that guided training (Table II, last row), as training left it, of
     variants that have one; None where none has. Over all seeds; a row is the mean over samples."""
     bins = _bins(analysis)
@@ -137,7 +136,7 @@ def indicator_maps(report: Report, analysis: Analysis) -> Figure | None:
         return None
     figure = _maps(analysis, bins, shown, "its foreground softmax says", "mean score")
     figure.suptitle("Confusion matrix M of training, most training images first")
-    return figure
+    return Picture("indicator.png", "Confusion matrix M of training", figure)
 
 
 def _tally(result: Result) -> np.ndarray | None:

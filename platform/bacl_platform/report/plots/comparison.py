@@ -1,16 +1,23 @@
 """The picture of a comparison of two variants."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from bacl_platform.report.plots.registry import Page, Picture, plot
 from bacl_platform.report.plots.style import COLOURS, named, plain_axes
 
 if TYPE_CHECKING:
     from bacl_platform.analysis.compare import Comparison
 
 
-def changes(comparison: "Comparison", kind: str = "AP") -> Figure:
+def _kinds(comparison: "Comparison") -> Iterable[str]:
+    return comparison.categories
+
+
+@plot(Page.COMPARISON, each=_kinds)
+def changes(comparison: "Comparison", kind: str = "AP") -> Picture:
     """Differences with their intervals: of the metrics, and of the categories that changed most.
 
     kind: `AP`, or `mask_AP` for those of masks.
@@ -41,4 +48,9 @@ def changes(comparison: "Comparison", kind: str = "AP") -> Figure:
     left.set_title("metrics", fontsize=10)
     right.set_title("most changed (training images)", fontsize=10)
     figure.suptitle(f"{named(comparison.second)} against {named(comparison.first)}")
-    return figure
+    of_masks = " by mask AP" if kind == "mask_AP" else ""
+    return Picture(
+        f"{kind.removesuffix('AP')}compare_{comparison.first}_{comparison.second}.png",
+        f"{comparison.second} against {comparison.first}{of_masks}",
+        figure,
+    )

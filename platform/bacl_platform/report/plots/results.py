@@ -14,14 +14,14 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from bacl.export import weight_norms_of
 from bacl_platform.analysis.results import Report
 from bacl_platform.plan.job import Job
-from bacl_platform.plan.metric_names import owner
+from bacl_platform.plan.metric_names import group_precision, owner
+from bacl_platform.report.plots.registry import Page, Picture, plot
 from bacl_platform.report.plots.style import (
     COLOURS,
     DASHES,
     HATCHES,
     MOST_NAMES,
     SHADES,
-    Picture,
     categories_text,
     colour_of,
     legend_below,
@@ -44,51 +44,26 @@ _LEAST_POINTS = 50
 """Points of a training curve; where there are twice as many, neighbours are averaged."""
 
 
-def pictures(report: Report) -> list[Picture]:
-    """All pictures of a report; none of an AP that no category has."""
-    kinds = [kind for kind in report.kinds if any(_counts(report, kind).values())]
-    made = [
-        Picture(
-            f"{kind.lower()}_by_group.png",
-            f"{spoken(kind)} by frequency group",
-            ap_by_group(report, kind),
-        )
-        for kind in kinds
-    ]
-    made += [
-        Picture(
-            f"{kind.lower()}_by_variant.png",
-            f"{spoken(kind)} of each variant by frequency group",
-            ap_by_variant(report, kind),
-        )
-        for kind in kinds
-    ]
-    made += [
-        Picture(
-            f"{kind.lower()}_by_count.png",
-            f"{spoken(kind)} by how often training shows a category",
-            ap_by_count(report, kind),
-        )
-        for kind in kinds
-    ]
-    made += [
-        Picture("weight_norms.png", "Classifier weight norm per category", weight_norms(report)),
-    ]
-    for stage in dict.fromkeys(job.stage for job in report.finished):
-        made.append(
-            Picture(f"training_{stage}.png", f"Training of {stage}", training(report, stage))
-        )
-    return made
+def _kinds(report: Report) -> list[str]:
+    """AP and mask_AP, without those that no category has."""
+    return [kind for kind in report.kinds if any(_counts(report, kind).values())]
 
 
-def ap_by_group(report: Report, kind: str = "AP") -> Figure:
+def _stages(report: Report) -> list[str]:
+    return list(dict.fromkeys(job.stage for job in report.finished))
+
+
+@plot(Page.RESULTS, each=_kinds)
+def ap_by_group(report: Report, kind: str = "AP") -> Picture:
     """Bars of AP in points for all categories and each group; error bars are one standard
     deviation over seeds. kind: AP or mask_AP."""
     names = report.variants
     counts = _counts(report, kind)
     groups = [(kind, f"all\n{categories_text(sum(counts.values()))}")]
     groups += [
-        (f"{kind}_{g}", f"{report.groups[g]}\n{categories_text(n)}") for g, n in counts.items() if n
+        (group_precision(g, kind), f"{report.groups[g]}\n{categories_text(n)}")
+        for g, n in counts.items()
+        if n
     ]
     figure, axes = one_panel(4.5)
     width = 0.84 / len(names)
@@ -130,10 +105,11 @@ def ap_by_group(report: Report, kind: str = "AP") -> Figure:
     axes.margins(y=0.1)
     axes.set_title(f"{spoken(kind)} by frequency group{over_seeds(report)}")
     legend_below(figure, axes)
-    return figure
+    return Picture(f"{kind.lower()}_by_group.png", f"{spoken(kind)} by frequency group", figure)
 
 
-def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
+@plot(Page.RESULTS, each=_kinds)
+def ap_by_variant(report: Report, kind: str = "AP") -> Picture:
     """For each variant a bar of AP in points for each group, fewest first; error bars are one
     standard deviation over seeds. kind: AP or mask_AP."""
     names = report.variants
@@ -141,7 +117,8 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
     figure, axes = one_panel(max(3, 1.6 + 0.17 * len(names) * (len(groups) + 0.8)))
     width = 0.82 / max(len(groups), 1)
     for number, (group, count) in enumerate(groups.items()):
-        values = [[100 * v for v in report.values(name, f"{kind}_{group}")] for name in names]
+        metric = group_precision(group, kind)
+        values = [[100 * v for v in report.values(name, metric)] for name in names]
         centres = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * width
         lengths = [mean(v) if v else 0 for v in values]
         axes.barh(
@@ -179,7 +156,11 @@ def ap_by_variant(report: Report, kind: str = "AP") -> Figure:
     axes.margins(x=0.08)
     axes.set_title(f"{spoken(kind)} of each variant by frequency group{over_seeds(report)}")
     legend_below(figure, axes)
-    return figure
+    return Picture(
+        f"{kind.lower()}_by_variant.png",
+        f"{spoken(kind)} of each variant by frequency group",
+        figure,
+    )
 
 
 def _counts(report: Report, kind: str) -> dict[str, int]:
@@ -188,7 +169,8 @@ def _counts(report: Report, kind: str) -> dict[str, int]:
     return {group: sum(row["frequency"] == group for row in rows) for group in report.groups}
 
 
-def ap_by_count(report: Report, kind: str = "AP") -> Figure:
+@plot(Page.RESULTS, each=_kinds)
+def ap_by_count(report: Report, kind: str = "AP") -> Picture:
     """A dot for each category and variant: AP in points (mean over seeds) by how often the
     training split shows the category; a line through the means of half decades."""
     groups = report.prepared.groups
@@ -220,7 +202,11 @@ def ap_by_count(report: Report, kind: str = "AP") -> Figure:
     axes.set_ylabel(f"{spoken(kind)} (points)")
     axes.set_title(f"{spoken(kind)} by training {groups.by}{over_seeds(report)}", pad=20)
     legend_below(figure, axes)
-    return figure
+    return Picture(
+        f"{kind.lower()}_by_count.png",
+        f"{spoken(kind)} by how often training shows a category",
+        figure,
+    )
 
 
 def _dot_strength(report: Report) -> float:
@@ -229,7 +215,8 @@ def _dot_strength(report: Report) -> float:
     return float(np.clip(120 / dots, 0.2, 0.6))
 
 
-def weight_norms(report: Report) -> Figure:
+@plot(Page.RESULTS)
+def weight_norms(report: Report) -> Picture:
     """L2 norm of each category's classifier weights, most training instances first (Fig. 5).
 
     Mean over seeds, read from the exported checkpoints. Cascades, which have several classifiers,
@@ -266,10 +253,11 @@ def weight_norms(report: Report) -> Figure:
         below.set_xticks(range(len(order)), names, rotation=90, fontsize=7)
     below.set_xlabel("categories, most training instances first")
     legend_below(figure, axes)
-    return figure
+    return Picture("weight_norms.png", "Classifier weight norm per category", figure)
 
 
-def training(report: Report, stage: str) -> Figure:
+@plot(Page.RESULTS, each=_stages)
+def training(report: Report, stage: str) -> Picture:
     """A stage's losses and learning rate by step, means over seeds.
 
     The trunk's losses are those of the stage's first group of variants: groups share what they
@@ -309,7 +297,7 @@ def training(report: Report, stage: str) -> Figure:
         axes.set_xlabel("step")
     trunk.legend(frameon=False, fontsize=8)
     legend_below(figure, above)
-    return figure
+    return Picture(f"training_{stage}.png", f"Training of {stage}", figure)
 
 
 def _trunk_losses(report: Report, jobs: list[Job]) -> list[str]:

@@ -5,7 +5,6 @@ Pictures are 800 units wide. A variant has one colour in all of them.
 
 import io
 import warnings
-from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +50,6 @@ matplotlib.rcParams["font.family"] = [
     "DejaVu Sans",
     *(name for name in _OTHER_SCRIPTS if name in font_manager.get_font_names()),
 ]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure, what it shows, and the name of its file."""
-
-    file: str
-    title: str
-    figure: Figure
 
 
 def png(figure: Figure) -> bytes:

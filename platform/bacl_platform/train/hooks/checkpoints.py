@@ -26,8 +26,8 @@ class Interrupted(Agreed):
 class Checkpoints(Hook):
     """Checkpoints of what training depends on: tensors and plain values only.
 
-    They are the store's, not Ray Train's: Ray is told the step without a checkpoint, because the
-    newest whose digests hold is what every start looks for itself.
+    They are the store's, not Ray Train's: Ray gets a report of the step without a checkpoint,
+    because a job that starts looks in the store for the newest one whose digests hold.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class Checkpoints(Hook):
             raise Interrupted(f"job {self.job.name} ({self.job.key}) was stopped at step {step}")
 
     def _asked(self, step: int) -> bool:
-        """Whether the driver asks to stop; looks now and then, all ranks at the same step."""
+        """Whether the driver asks to stop; asked every few seconds, by all ranks at the same
+        step."""
         if self.asked_to_stop is None or step < self._next_look:
             return False
         asked_to_stop = self.asked_to_stop

@@ -33,13 +33,13 @@ class FiniteLoss(Hook):
         if finite.all():
             return
         bad = [name for name, good in zip(names, finite.tolist(), strict=True) if not good]
-        told: dict[str | None, str] = {}
+        sentences: dict[str | None, str] = {}
         for name in bad:
             if name != "loss":
-                told.setdefault(owner(name, self.job)[0], self._sentence(runner, name))
-        lost = {variant: sentence for variant, sentence in told.items() if variant is not None}
-        if None in told or not lost or len(lost) == len(self.stops.remaining.variants):
-            raise Agreed(next(iter(told.values()), self._sentence(runner, bad[0])))
+                sentences.setdefault(owner(name, self.job)[0], self._sentence(runner, name))
+        lost = {variant: text for variant, text in sentences.items() if variant is not None}
+        if None in sentences or not lost or len(lost) == len(self.stops.remaining.variants):
+            raise Agreed(next(iter(sentences.values()), self._sentence(runner, bad[0])))
         self.stops.fail(runner, lost)
 
     def _sentence(self, runner: Runner, name: str) -> str:

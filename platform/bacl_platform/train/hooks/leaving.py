@@ -26,8 +26,8 @@ class NoneLeft(Exception):
 class LeavingVariants(Hook):
     """Takes variants that failed or were stopped out of a running bank.
 
-    The others go on as if those had never been in it. Which left, and what there is to tell of it,
-    is written down before the next checkpoint, so that a resumed job lacks them too.
+    The others go on as if those had never been in it. Which left, and why, is written down before
+    the next checkpoint, so that a resumed job leaves them out too.
     """
 
     def __init__(self, job: Job, path: Path, tell: Tell, stopped: Stopped | None) -> None:
@@ -52,7 +52,7 @@ class LeavingVariants(Hook):
         )
 
     def restore(self, runner: Runner) -> None:
-        """Take out what had left before the job was interrupted."""
+        """Take out the variants that had left before the job was interrupted."""
         noted: dict[str, str | None] = together(
             lambda: json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         )

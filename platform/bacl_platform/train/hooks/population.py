@@ -10,13 +10,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from bacl_platform.plan.job import Job
+from bacl_platform.plan.metric_names import metric_name
 from bacl_platform.plan.population import Move, evolve
 from bacl_platform.store.disk import write_text
 from bacl_platform.train.model import bare_model
 from bacl_platform.train.ranks import together
 
 
-class Moves(Hook):
+class PopulationBasedTraining(Hook):
     """Lets the worst variants of a population go on from the best's state, with other values.
 
     Moves are written down before training goes on. A checkpoint is older than the evaluation at its
@@ -49,11 +50,13 @@ class Moves(Hook):
         left = set(bare_model(runner.model).banks()[0].keys())
         for member in left:
             fields = self.values[member].items()
-            metrics |= {f"{member}/{f}": v for f, v in fields if isinstance(v, int | float)}
+            numbers = {f: v for f, v in fields if isinstance(v, int | float)}
+            metrics |= {metric_name(member, f): v for f, v in numbers.items()}
         moves = []
         interval = self.population.interval * runner.train_loop.val_interval
         if runner.iter % interval == 0 and runner.iter < self.job.iterations:
-            scores = {member: metrics[f"{member}/{self.population.metric}"] for member in left}
+            metric = self.population.metric
+            scores = {member: metrics[metric_name(member, metric)] for member in left}
             generator = np.random.default_rng([self.job.seed, runner.iter])
             moves = evolve(self.population, scores, self.values, generator)
         self.made.append({"step": runner.iter, "moves": moves})

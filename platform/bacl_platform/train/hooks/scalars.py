@@ -1,4 +1,4 @@
-"""What is logged of a job."""
+"""The log of a job's losses and metrics."""
 
 import json
 import math
@@ -18,7 +18,8 @@ LOG_EVERY = 10
 
 
 class Scalars(Hook):
-    """Writes `scalars.jsonl`, one row per logged step and evaluation, and tells the driver."""
+    """Writes `scalars.jsonl`, one row per logged step and evaluation, and sends them to the
+    driver."""
 
     def __init__(self, job: Job, path: Path, tell: Tell, report: Report) -> None:
         self.job, self.path, self.tell, self.report = job, path, tell, report

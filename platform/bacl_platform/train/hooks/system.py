@@ -1,4 +1,4 @@
-"""What the machine of each rank does while it trains, for MLflow's system metrics."""
+"""Load of each rank's machine while it trains, for MLflow's system metrics."""
 
 import contextlib
 from typing import Any
@@ -9,12 +9,12 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from bacl_platform.plan.metric_names import SYSTEM
+from bacl_platform.plan.metric_names import system_metric
 from bacl_platform.train.messages import Measured, Tell
 
 
 class System(Hook):
-    """Tells the driver, every few steps and from every rank, its machine's load and its step times.
+    """Sends each rank's machine load and step times to the driver, every few steps.
 
     Args:
         tell: takes each row as a message.
@@ -37,8 +37,9 @@ class System(Hook):
         found = self._sample()
         for name, scalar in (("data_wait_seconds", "data_time"), ("step_seconds", "time")):
             found[name] = runner.message_hub.get_scalar(f"train/{scalar}").mean(self.every)
-        place = f"{SYSTEM}{get_rank()}/"
-        row = {"step": step, **{place + name: float(value) for name, value in found.items()}}
+        rank = get_rank()
+        named = {system_metric(rank, name): float(value) for name, value in found.items()}
+        row = {"step": step, **named}
         self.tell(Measured(self.key, [row]))
 
     def _sample(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from bacl_platform.analysis.error_types import Confusion
 from bacl_platform.analysis.profiles import analyse, featured
 from bacl_platform.analysis.results import collect
 from bacl_platform.report.plots import analysis as plots
+from bacl_platform.report.plots.registry import Page, pictures
 from bacl_platform.report.plots.style import png
 
 APS = {
@@ -33,12 +34,12 @@ def analysed(study):
 
 
 def test_pictures_of_an_analysis_are_png(study, analysed):
-    for picture in plots.analysis_pictures(study, analysed):
+    for picture in pictures(Page.ERRORS, study, analysed):
         assert png(picture.figure).startswith(b"\x89PNG")
 
 
 def test_precision_panels_have_a_curve_for_each_variant(study, analysed):
-    rare, *others = plots.precision_recall(study, analysed).axes
+    rare, *others = plots.precision_recall(study, analysed).figure.axes
     assert len(others) == 2
     labels = analysed.members["r"]
     for line, name in zip(rare.get_lines(), study.variants):
@@ -49,7 +50,7 @@ def test_precision_panels_have_a_curve_for_each_variant(study, analysed):
 
 
 def test_error_bars_stack_up_to_the_sum_of_gains(study, analysed):
-    rare = plots.error_gains(study, analysed).axes[0]
+    rare = plots.error_gains(study, analysed).figure.axes[0]
     kinds = {bars.get_label(): bars for bars in rare.containers}
     assert len(kinds) == 6
     number = study.variants.index("bacl")
@@ -60,7 +61,7 @@ def test_error_bars_stack_up_to_the_sum_of_gains(study, analysed):
 
 
 def test_confusion_map_goes_from_frequent_to_rare(study, analysed):
-    figure = plots.confusion_maps(study, analysed)
+    figure = plots.confusion_maps(study, analysed).figure
     names = [axes.get_title() for axes in figure.axes]
     assert names[:3] == featured(study, 4)
     drawn = figure.axes[0].images[0].get_array()
@@ -78,7 +79,7 @@ def test_matrix_of_training_is_shown_where_a_variant_has_one(study, analysed):
     for result in study.of("bacl"):
         state = {"roi_head.bbox_head.variants.bacl.indicator.tally": tally}
         torch.save({"state_dict": state}, result.folder.parents[1] / "checkpoint.pth")
-    figure = plots.indicator_maps(study, analysed)
+    figure = plots.indicator_maps(study, analysed).figure
     axes, _ = figure.axes
     assert axes.get_title() == "bacl"
     expected = tally[:, :-1].numpy()[np.ix_(analysed.order, analysed.order)] / 4

@@ -12,46 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bacl_platform.bench.measure import IMAGES, Row, Setting
+from bacl_platform.bench.embedded import STEPS, experiment
+from bacl_platform.bench.measure import Row, Setting
 
 TRIALS = 24
 SINGLES = 2
 """Jobs of one trial that are timed; 24 take twelve times as long."""
-STEPS = {IMAGES["small"]: (140, 60, "small", 4), IMAGES["full"]: (700, 300, "standard", 8)}
-"""Steps of stages 1 and 2, size of the embedded set and c, by the bench's scale."""
-
-EXPERIMENT = """
-name: bench
-dataset: {{format: embedded, size: {size}}}
-detector:
-  backbone: tiny
-  neck_channels: 48
-  fc_channels: 128
-  anchor_scale: 6
-  rpn_samples: 128
-  roi_samples: 64
-  test_proposals: 200
-  max_detections: 30
-stages:
-  representation:
-    kind: representation
-    recipe: &recipe
-      schedule: {{iterations: {features}, warmup: {warmup}}}
-      scales: [[128, 128]]
-      test_scale: [128, 128]
-      proposals: 200
-      proposals_before_nms: 200
-      loader_workers: 0
-    resources: &cores {{cpus: {threads}}}
-  classifier:
-    kind: classifier
-    after: representation
-    variants: {{bacl: {{method: bacl, hallucination: {{categories: {drawn}}}}}}}
-    recipe:
-      <<: *recipe
-      schedule: {{iterations: {heads}, warmup: 10}}
-    resources: *cores
-"""
 
 SWEEP = """
 name: {name}
@@ -62,22 +28,10 @@ space:
 {per_job}"""
 
 
-def experiment(size: str, features: int, heads: int, drawn: int, threads: int) -> str:
-    """The experiment of so many steps of stages 1 and 2, with c `drawn`."""
-    return EXPERIMENT.format(
-        size=size,
-        features=features,
-        warmup=features // 7,
-        heads=heads,
-        drawn=drawn,
-        threads=threads,
-    )
-
-
-def sweep(setting: Setting) -> list[Row]:
-    """Wall time of the fused sweep beside that of single jobs, with stage 1 in the store; and what
-    of a sweep is outside of mmengine's loops, which train and evaluate, without it there and with.
-    """
+def measure(setting: Setting) -> list[Row]:
+    """Wall time of the fused sweep beside that of single jobs, with stage 1 in the store; and the
+    share of a sweep's time that is not spent in mmengine's training and evaluation loops, without
+    and with stage 1 in the store."""
     features, heads, size, drawn = STEPS[setting.image]
     with tempfile.TemporaryDirectory(prefix="bacl-bench-") as folder, _own_tracking():
         place = Path(folder)
@@ -115,8 +69,8 @@ def sweep(setting: Setting) -> list[Row]:
 
 
 def _run(place: Path, name: str, trials: int, alone: bool, start: float) -> tuple[float, float]:
-    """Seconds that a sweep over `trials` values of alpha from `start` on takes, and the loops, of
-    them, of the jobs that it ran."""
+    """Seconds that a sweep over `trials` values of alpha from `start` on takes, and how many of
+    them its jobs spend in mmengine's loops."""
     from rich.console import Console
 
     from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps

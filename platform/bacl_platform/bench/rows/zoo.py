@@ -17,21 +17,20 @@ from torch import Tensor
 
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.config import variant_options
-from bacl.datasets.categories import Category
 from bacl.datasets.prepare import prepare
-from bacl.datasets.prepared import Prepared, Split
 from bacl.detector.layers import read
 from bacl.draws import generator
-from bacl.method_settings import METHODS
-from bacl.method_settings import Variant as MethodSettings
+from bacl.method_settings.registry import METHODS
+from bacl.method_settings.registry import Variant as MethodSettings
 from bacl.settings import Detector
 from bacl.variants import Batch, build_variant
+from bacl_platform.bench.embedded import STEPS, experiment
 from bacl_platform.bench.measure import Row, Setting, in_turns
-from bacl_platform.bench.sweep import STEPS, experiment
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load
 from bacl_platform.store.names import JOB
 from bacl_platform.store.store import Store
+from bacl_platform.tools.stand_in import stand_in
 from bacl_platform.train import worker
 
 CATEGORIES, WIDTH, ROWS = 1203, 1024, 1024
@@ -44,13 +43,14 @@ _BY_DEFINITION = {
     "simcal": "a second box head, 12544 x 1024 and on",
     "forest": "four hidden layers and classifiers",
 }
-"""What takes more than twice a classifier's time because the method is just that."""
+"""Methods that take more than twice a classifier's time by their definition, and why."""
 
 _NOT = ("cosine", "disalign", "simcal", "forest")
-"""No loss of its own, and those that need another trunk, images in another order, or a file."""
+"""Left out of the bank: one without a loss of its own, and those that need another trunk, images in
+another order, or a file."""
 
 
-def zoo(setting: Setting) -> list[Row]:
+def measure(setting: Setting) -> list[Row]:
     """One stage 2 of a bank of all methods beside one of BACL alone, evaluation included; then a
     step of each method's classifier, loss and state beside cross-entropy."""
     return [bank(setting), *losses(setting)]
@@ -88,7 +88,7 @@ def bank(setting: Setting) -> Row:
 
 
 def losses(setting: Setting) -> list[Row]:
-    """Forward and backward through classifier and loss, and the move of the state."""
+    """Forward and backward through classifier and loss, and the update of the state."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.full((ROWS,), CATEGORIES)
     labels[: ROWS // 4] = torch.randint(CATEGORIES, (ROWS // 4,), generator=draw)
@@ -134,7 +134,7 @@ def losses(setting: Setting) -> list[Row]:
 def _trees(path: Path) -> Path:
     """A file of trees in which neighbours have the same parent."""
     content = {
-        "categories": [category.name for category in _long_tailed().categories],
+        "categories": [category.name for category in stand_in(CATEGORIES).categories],
         "trees": {
             name: [parents * label // CATEGORIES for label in range(CATEGORIES)]
             for name, parents in TREES.items()
@@ -154,7 +154,7 @@ def _step(
 ) -> Any:
     given = {"method": name, **({"trees": str(trees)} if name == "forest" else {})}
     settings = TypeAdapter(MethodSettings).validate_python(given)
-    options = variant_options(name, settings, _long_tailed(), Detector(), 100_000, 100, 16)
+    options = variant_options(name, settings, stand_in(CATEGORIES), Detector(), 100_000, 100, 16)
     variant = build_variant(options, WIDTH, CATEGORIES, draw).to(setting.device)
     batch = replace(batch, features=read(shown, variant.reads))
 
@@ -166,22 +166,3 @@ def _step(
         variant.update(logits, batch)
 
     return step
-
-
-def _long_tailed() -> Prepared:
-    """A dataset of LVIS's shape, of which only the counts matter."""
-    counts = [max(1, round(100_000 * 0.99**rank)) for rank in range(CATEGORIES)]
-    categories = [
-        Category(
-            id=rank,
-            name=str(rank),
-            frequency="r" if count <= 10 else "c" if count <= 100 else "f",
-            image_count=count,
-            instance_count=2 * count,
-        )
-        for rank, count in enumerate(counts)
-    ]
-    split = Split(image_total=100_000, instance_total=2 * sum(counts), masks=False)
-    return Prepared(
-        digest="", evaluation="lvis", train=split, val=split, categories=categories, warnings=[]
-    )

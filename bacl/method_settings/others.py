@@ -1,18 +1,13 @@
-"""Settings of the field's other methods, and what is said of every method: its card.
+"""Settings of the field's other methods, and what is said of each."""
 
-Without torch, like `bacl.settings`. A method's parts are in `bacl/methods/`, by the same name.
-"""
-
-from functools import reduce
 from itertools import pairwise, zip_longest
-from operator import or_
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bacl import settings
 from bacl.errors import UsageError
-from bacl.settings import Context, Method, meaning, rebuild
+from bacl.method_settings.base import Context, Method
+from bacl.schema import meaning
 
 
 class Tailed(Method):
@@ -415,6 +410,7 @@ class Forest(Method):
     reads: ClassVar[tuple[str, ...]] = ("fc1",)
     trees: Annotated[str, meaning("the path of a file that `bacl trees` has made")]
     """File with each category's parents, as `bacl trees` makes it; relative to the experiment's."""
+    paths: ClassVar[tuple[str, ...]] = ("trees",)
     source: ClassVar[str] = "Wu et al., Forest R-CNN, 2020"
     equations: ClassVar[str] = (
         "CE(z) + sum_k CE(parents of tree k), these over features that take no gradient; score "
@@ -503,77 +499,3 @@ class RIO(Method):
 
     def options(self, context: Context) -> dict[str, Any]:
         return {**super().options(context), "batch": context.batch}
-
-
-METHODS: dict[str, type[Method]] = {}
-"""The settings of each method by its name."""
-
-
-class _Registered:
-    """Pydantic's schema of `Variant`."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        known: Any = reduce(or_, METHODS.values())
-        return handler.generate_schema(Annotated[known, Field(discriminator="method")])
-
-
-Variant = Annotated[Method, _Registered]
-"""What an experiment file may say of a variant: the settings of one of METHODS."""
-
-
-def register(settings: type[Method]) -> type[Method]:
-    """Let experiments name a method that is not BACL's own; a decorator of its settings.
-
-    The method's parts are registered by the same name in `bacl.variants.METHODS`.
-
-    Raises:
-        UsageError: where there is a method of that name, or the settings do not say theirs.
-    """
-    name = _name(settings)
-    if name in METHODS:
-        raise UsageError(
-            f"method {name} of {settings.__module__} is registered already by "
-            f"{METHODS[name].__module__}: expected another name"
-        )
-    METHODS[name] = settings
-    rebuild()
-    return settings
-
-
-def _name(settings: type[Method]) -> str:
-    names = get_args(settings.model_fields["method"].annotation)
-    if len(names) != 1 or not isinstance(names[0], str):
-        raise UsageError(
-            f"{settings.__module__}.{settings.__name__}: expected a field `method: Literal[NAME]`, "
-            "which names the method"
-        )
-    return names[0]
-
-
-METHODS |= {
-    _name(own): own
-    for own in (
-        settings.Softmax,
-        settings.Sigmoid,
-        settings.BCE,
-        settings.FCBL,
-        settings.BACL,
-        EQL,
-        DropLoss,
-        BALMS,
-        EQLv2,
-        Seesaw,
-        ACSL,
-        BAGS,
-        DisAlign,
-        Cosine,
-        TDE,
-        PCB,
-        FASA,
-        SimCal,
-        Forest,
-        LOCE,
-        RIO,
-    )
-}

@@ -10,8 +10,9 @@ from torch import nn
 
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.config import stage_config
-from bacl.method_settings import Variant
-from bacl.settings import BACL, Detector, Softmax
+from bacl.method_settings.paper import BACL, Softmax
+from bacl.method_settings.registry import Variant
+from bacl.settings import Detector
 from bacl_platform.bench.measure import Row, Setting, in_turns
 from bacl_platform.bench.training import CATEGORIES, R50, RECIPE, build
 from bacl_platform.tools.stand_in import stand_in
@@ -20,7 +21,7 @@ LIKELY = 10
 """Categories that a softmax classifier gives more than the threshold, in every region."""
 
 
-def inference(setting: Setting, detector: Detector = R50) -> list[Row]:
+def measure(setting: Setting, detector: Detector = R50) -> list[Row]:
     """A detector with BACL, all of whose scores are candidates, beside one with softmax; and with
     8 BACL variants beside one.
 

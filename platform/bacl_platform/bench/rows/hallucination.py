@@ -1,21 +1,17 @@
-"""The classifier's own steps, without a detector: the loss, and feature hallucination.
+"""Feature hallucination beside the same written as plain loops, without a detector.
 
-N samples, of them P foreground; C categories, D feature width; G ground-truth boxes.
+C categories, D feature width, G ground-truth boxes, H made features.
 """
 
 import random
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import bacl.register  # noqa: F401  before anything imports mmdet.models
-from bacl.draws import generator
 from bacl.hallucination import FeatureStatistics, moments
-from bacl.settings import BACL, Hallucination
-from bacl.variants import Batch, build_variant
+from bacl.method_settings.paper import Hallucination
 from bacl_platform.bench.measure import Row, Setting, in_turns
 
 
@@ -25,8 +21,6 @@ class Size:
 
     categories: int = 1203
     width: int = 1024
-    proposals: int = 1024
-    """Samples of two images, a quarter of them foreground."""
     objects: int = 24
     """Ground-truth boxes of two images, with 16 jittered boxes each."""
 
@@ -34,43 +28,8 @@ class Size:
 LVIS = Size()
 
 
-def loss(setting: Setting, size: Size = LVIS) -> list[Row]:
-    """FCBL as `BankBBoxHead.loss` uses it, beside cross-entropy of the same features and width."""
-    draw = torch.Generator().manual_seed(0)
-    settings = BACL(method="bacl")
-    made = settings.hallucination or Hallucination()
-    labels = torch.full((size.proposals,), size.categories)
-    labels[: size.proposals // 4] = torch.randint(
-        size.categories, (size.proposals // 4,), generator=draw
-    )
-    drawn = torch.randint(size.categories, (made.categories,), generator=draw)
-    labels = torch.cat([labels, drawn.repeat_interleave(made.samples)]).to(setting.device)
-    features = torch.randn(len(labels), size.width, generator=draw).relu().to(setting.device)
-    variant = build_variant(settings.model_dump(), size.width, size.categories, draw)
-    variant.to(setting.device)
-    no_image = torch.zeros_like(labels)
-    batch = Batch(features, labels, no_image, [0], [0], partial(generator, setting.device))
-    plain = torch.nn.Linear(size.width, size.categories + 1, device=setting.device)
-
-    def ours() -> None:
-        variant.zero_grad()
-        logits = variant.logits(features)
-        total, count = variant.terms(logits, batch)["cls"]
-        value = total / count
-        variant.update(logits, batch)
-        value.backward()
-
-    def theirs() -> None:
-        plain.zero_grad()
-        F.cross_entropy(plain(features), labels).backward()
-
-    repeat = 30 if setting.repeat is None else setting.repeat
-    found = in_turns([ours, theirs], repeat, 5, setting.device)
-    return [Row("loss", "FCBL", found[0], "cross-entropy", found[1], 1.25)]
-
-
-def hallucination(setting: Setting, size: Size = LVIS) -> list[Row]:
-    """Statistics, sampling and synthesis, beside the same written as plain loops."""
+def measure(setting: Setting, size: Size = LVIS) -> list[Row]:
+    """Statistics, sampling and synthesis."""
     draw = torch.Generator().manual_seed(0)
     settings = Hallucination()
     labels = torch.randint(size.categories, (size.objects,), generator=draw).repeat_interleave(16)

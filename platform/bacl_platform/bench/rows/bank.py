@@ -1,4 +1,4 @@
-"""Steps of the classifier stage: a bank beside one variant, ours beside MMDetection's."""
+"""A training step of banks of 8 and of 32 variants beside one of a single variant."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ from bacl_platform.bench.memory import peak_memory
 from bacl_platform.bench.training import R50, Training
 
 
-def bank(setting: Setting, detector: Detector = R50) -> list[Row]:
-    """Banks of 8 and of 32 BACL variants beside a bank of one: time, its parts, memory."""
+def measure(setting: Setting, detector: Detector = R50) -> list[Row]:
+    """Time of a step, its parts, and peak memory."""
     ones, eights, many = (Training(count, setting, detector) for count in (1, 8, 32))
     repeat = 3 if setting.repeat is None else setting.repeat
     one, eight, thirty_two = in_turns(
@@ -35,14 +35,3 @@ def bank(setting: Setting, detector: Detector = R50) -> list[Row]:
             "MiB",
         ),
     ]
-
-
-def step(setting: Setting, detector: Detector = R50) -> list[Row]:
-    """A step with one BACL variant beside MMDetection's own step with the same frozen parts."""
-    ours = Training(1, setting, detector)
-    theirs = ours.stock()
-    repeat = 5 if setting.repeat is None else setting.repeat
-    found = in_turns([ours.step, theirs.step], repeat, 1, setting.device)
-    what = f"BACL, {'x'.join(map(str, setting.image))}"
-    parts = {"ours": ours.parts(repeat), "MMDetection": theirs.parts(repeat)}
-    return [Row("step", what, found[0], "MMDetection", found[1], 1.15, parts=parts)]

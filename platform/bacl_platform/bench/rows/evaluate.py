@@ -47,7 +47,7 @@ class Taken:
     ap: float
 
 
-def evaluate(setting: Setting, images: int | None = None) -> list[Row]:
+def measure(setting: Setting, images: int | None = None) -> list[Row]:
     """Time and memory of one evaluation; the limit on time is for the whole size.
 
     images: how many to draw, in place of what the setting's scale says.

@@ -33,7 +33,7 @@ class Size:
 LVIS = Size()
 
 
-def postprocess(setting: Setting, size: Size = LVIS) -> list[Row]:
+def measure(setting: Setting, size: Size = LVIS) -> list[Row]:
     """The best detections of a million candidates and of ten thousand."""
     from mmdet.models.layers import multiclass_nms
 

@@ -45,7 +45,7 @@ stages:
 """
 
 
-def tracking(setting: Setting) -> list[Row]:
+def measure(setting: Setting) -> list[Row]:
     """Median time of a round with tracking and without.
 
     Raises:

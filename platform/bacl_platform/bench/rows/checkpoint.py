@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bacl.datasets.prepare import prepare
+from bacl_platform.bench.embedded import experiment
 from bacl_platform.bench.measure import Row, Setting
-from bacl_platform.bench.sweep import experiment
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load
 from bacl_platform.store.names import SCALARS
@@ -27,7 +27,7 @@ from bacl_platform.train.messages import CHECKPOINT, Message
 EPOCHS = 6
 
 
-def checkpoint(setting: Setting, size: str = "standard", batch: int = 16) -> list[Row]:
+def measure(setting: Setting, size: str = "standard", batch: int = 16) -> list[Row]:
     """Time of a step, a checkpoint per epoch spread over all of them; `repeat` counts epochs.
 
     size: of the embedded set; batch: images a step. An epoch must have more steps than are logged
@@ -67,7 +67,8 @@ def checkpoint(setting: Setting, size: str = "standard", batch: int = 16) -> lis
 
 
 class Watch:
-    """Times a job's checkpoints by what it tells: a step's losses before, the step itself after."""
+    """Times a job's checkpoints by its messages: a step's losses come before, the report of the
+    checkpoint after."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -19,7 +19,7 @@ BANKS = {1: 1.1, 8: 1.3, 32: 2.0}
 """By the number of variants, the most that a step may take beside MMDetection's own."""
 
 
-def throughput(setting: Setting, detector: Detector = R50) -> list[Row]:
+def measure(setting: Setting, detector: Detector = R50) -> list[Row]:
     """Steps in float32, on a GPU with TF32; then what bfloat16, another memory layout and a
     compiled trunk change."""
     rows = [*steps("float32", setting, detector), *steps("bfloat16", setting, detector)]
@@ -120,7 +120,7 @@ def _with_rate(what: str, milliseconds: float) -> str:
 
 
 def _peak(training: Training) -> float:
-    """MiB of the GPU that one training holds at most in a step, whatever else lies there."""
+    """Peak MiB of GPU memory that one training holds in a step, without what else is allocated."""
     tensors = [*training.model.parameters(), *training.model.buffers()]
     for state in training.optimizer.optimizer.state.values():
         tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
