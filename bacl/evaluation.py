@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from mmengine.dist import barrier, broadcast_object_list, get_dist_info
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
+from numpy.typing import NDArray
 
 from bacl import rle
 from bacl.datasets.categories import Category
@@ -58,11 +59,11 @@ class Detections:
     compressed RLE over the original image; None where the detector has no masks.
     """
 
-    image: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    bbox: np.ndarray
-    mask: np.ndarray | None = None
+    image: NDArray[Any]
+    label: NDArray[Any]
+    score: NDArray[Any]
+    bbox: NDArray[Any]
+    mask: NDArray[Any] | None = None
 
     @classmethod
     def read(cls, *paths: Path) -> "Detections":
@@ -80,7 +81,7 @@ class Detections:
             table["mask"].to_numpy() if "mask" in table.column_names else None,
         )
 
-    def where(self, kept: np.ndarray) -> "Detections":
+    def where(self, kept: NDArray[Any]) -> "Detections":
         """Those for which `kept` (N,) is true."""
         if kept.all():
             return self
@@ -172,8 +173,8 @@ class Evaluator:
         return self._result(precision)
 
     def _precision(
-        self, iou: Literal["bbox", "segm"], detections: Detections, area: np.ndarray
-    ) -> list[np.ndarray]:
+        self, iou: Literal["bbox", "segm"], detections: Detections, area: NDArray[Any]
+    ) -> list[NDArray[Any]]:
         """Precision (T, R) of each category in the order of labels, -1 without ground truth.
 
         area: pixels (N,) of what is judged, boxes or masks.
@@ -236,7 +237,7 @@ class Evaluator:
         annotations = self.ground_truth.dataset["annotations"]
         return all(annotation.get("segmentation") for annotation in annotations)
 
-    def _mask_areas(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    def _mask_areas(self, image: NDArray[Any], masks: NDArray[Any]) -> NDArray[Any]:
         """Pixels (N,) of the masks of detections in these images."""
         if not self._has_masks:
             raise UsageError(
@@ -256,7 +257,7 @@ class Evaluator:
             )
         return area
 
-    def _result(self, precision: dict[str, list[np.ndarray]]) -> Result:
+    def _result(self, precision: dict[str, list[NDArray[Any]]]) -> Result:
         """From each category's precision (T, R) in the order of labels, by the name of its AP."""
         metrics: dict[str, float] = {}
         rows = [category.model_dump() for category in self.categories]
@@ -267,10 +268,10 @@ class Evaluator:
                 row[name] = None if values is None else float(values.mean())
         return Result(metrics, rows, self.provenance)
 
-    def _metrics(self, name: str, shown: Sequence[np.ndarray | None]) -> dict[str, float]:
+    def _metrics(self, name: str, shown: Sequence[NDArray[Any] | None]) -> dict[str, float]:
         """Means over categories, of which those without ground truth have None."""
 
-        def mean(values: list[np.ndarray]) -> float:
+        def mean(values: list[NDArray[Any]]) -> float:
             return float(np.mean(values)) if values else math.nan
 
         known = [values for values in shown if values is not None]
@@ -290,7 +291,7 @@ class Evaluator:
         return metrics
 
 
-def countable(detections: Detections, area: np.ndarray) -> np.ndarray:
+def countable(detections: Detections, area: NDArray[Any]) -> NDArray[Any]:
     """Which (N,) can count in LVIS: the 300 best of each image, but for those of no area.
 
     area: pixels (N,) of what is judged, boxes or masks.
@@ -363,10 +364,10 @@ class BankMetric(BaseMetric):
 
     def _reset(self) -> None:
         self.seen: set[int] = set()
-        self.waiting: list[tuple[np.ndarray, pa.Table]] = []
+        self.waiting: list[tuple[NDArray[Any], pa.Table]] = []
         self.writers: list[pq.ParquetWriter] = []
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         for sample in data_samples:
             if sample["img_id"] in self.seen:
                 continue
@@ -431,7 +432,7 @@ class BankMetric(BaseMetric):
             raise outcome[0]
         return outcome[0]
 
-    def compute_metrics(self, results: list) -> dict[str, float]:
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Metrics from the shards of the ranks in `results`."""
         evaluator = Evaluator(self.annotations, self.categories, self.mode, self.groups)
         metrics: dict[str, float] = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bacl.config import bank_heads, config_text, stock_config
@@ -97,7 +98,7 @@ def export_variants(
         )
 
 
-def weight_norms_of(checkpoint: Path, categories: int) -> np.ndarray | None:
+def weight_norms_of(checkpoint: Path, categories: int) -> NDArray[Any] | None:
     """L2 norms (C,) of the foreground classifiers of an exported detector; a classifier's first C
     rows are the categories'. None where it has several classifiers, as a cascade.
 
@@ -108,7 +109,7 @@ def weight_norms_of(checkpoint: Path, categories: int) -> np.ndarray | None:
     return None if weights is None else weights[:categories].float().norm(dim=1).numpy()
 
 
-def confusions_of(checkpoint: Path, variant: str, categories: int) -> np.ndarray | None:
+def confusions_of(checkpoint: Path, variant: str, categories: int) -> NDArray[Any] | None:
     """Sums of scores and, in the last column, of samples (C, C + 1) of a variant's indicator in a
     bank's checkpoint; of a cascade, of all its heads. None where it is no confusion matrix.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def encode(masks: "Tensor") -> list[dict[str, Any]]:
     return rles
 
 
-def measure(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+def measure(counts: Sequence[bytes]) -> tuple[NDArray[Any], NDArray[Any]]:
     """How many pixels the runs of each mask cover in all (N,), and how many are the mask's (N,).
 
     What is no such encoding, or has a run of a negative length, covers 0 pixels, or some number
@@ -42,7 +43,7 @@ def _parts(counts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         yield counts[start : start + _AT_ONCE]
 
 
-def _measure(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+def _measure(counts: Sequence[bytes]) -> tuple[NDArray[Any], NDArray[Any]]:
     """A character holds six bits: five of a number, lowest first, and whether more follow; the
     fifth bit of the last one is the sign. From the fourth run on, the number is what the run is
     longer than the one before the last, so it counts in every second run that follows too.
@@ -74,7 +75,7 @@ def _measure(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return covered, area
 
 
-def _runs(numbers: np.ndarray, run: np.ndarray, runs: np.ndarray) -> np.ndarray:
+def _runs(numbers: NDArray[Any], run: NDArray[Any], runs: NDArray[Any]) -> NDArray[Any]:
     """Length of each run: what is written of it, and of all that it is counted from.
 
     numbers: as written; run: place of each in its mask; runs: K of each mask.
@@ -94,6 +95,6 @@ def _is_end(character: int) -> bool:
     return (character - 48) & 32 == 0
 
 
-def _starts(lengths: np.ndarray) -> np.ndarray:
+def _starts(lengths: NDArray[Any]) -> NDArray[Any]:
     """Where each of some consecutive stretches begins."""
     return np.cumsum(lengths) - lengths

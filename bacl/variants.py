@@ -144,7 +144,7 @@ class Variant(nn.Module):
         width: int,
         categories: int,
         generator: torch.Generator,
-        hallucination: dict | None = None,
+        hallucination: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.categories = categories
@@ -281,7 +281,7 @@ class FCBL(BCE):
         weight_term: str,
         indicator: str,
         gamma: float,
-        hallucination: dict | None = None,
+        hallucination: dict[str, Any] | None = None,
         category_counts: dict[str, list[int]] | None = None,
     ) -> None:
         super().__init__(width, categories, generator, hallucination)

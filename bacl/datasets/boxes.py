@@ -9,7 +9,7 @@ N annotations, I images.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bacl.datasets.content import Content, Tally
 
@@ -86,7 +86,7 @@ def examine(
     return odd
 
 
-def area(annotation: dict) -> float:
+def area(annotation: dict[str, Any]) -> float:
     """The area of an annotation: its own, or its box's where it has none or a senseless one.
 
     lvis-api passes over annotations of no area, so a converter that writes 0 would leave none.
@@ -96,7 +96,7 @@ def area(annotation: dict) -> float:
     return w * h if own is None or own <= 0 < min(w, h) else own
 
 
-def trained(content: Content) -> list[dict]:
+def trained(content: Content) -> list[dict[str, Any]]:
     """Annotations to train on, their boxes inside the image."""
     kept = []
     for annotation in content.annotations:

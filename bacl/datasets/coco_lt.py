@@ -70,7 +70,7 @@ def read_index(path: Path) -> dict[int, Share]:
     return index
 
 
-def sample(coco: dict, index: dict[int, Share], seed: int) -> dict:
+def sample(coco: dict[str, Any], index: dict[int, Share], seed: int) -> dict[str, Any]:
     """COCO's training annotations thinned to what the index says.
 
     In every listed image the category keeps at least one instance; what then is left of its count
@@ -85,7 +85,7 @@ def sample(coco: dict, index: dict[int, Share], seed: int) -> dict:
     """
     categories = sorted(category["id"] for category in coco["categories"])
     _check_labels(categories, index)
-    found: dict[tuple[int, int], list[dict]] = defaultdict(list)
+    found: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
     for annotation in coco["annotations"]:
         found[annotation["category_id"], annotation["image_id"]].append(annotation)
     kept: set[int] = set()
@@ -113,7 +113,9 @@ def sample(coco: dict, index: dict[int, Share], seed: int) -> dict:
     return _content(coco, (a for a in coco["annotations"] if a["id"] in kept), index)
 
 
-def authors_own(sampled: dict, coco: dict, index: dict[int, Share]) -> dict:
+def authors_own(
+    sampled: dict[str, Any], coco: dict[str, Any], index: dict[int, Share]
+) -> dict[str, Any]:
     """The authors' sampled annotations, with COCO's categories and images, if the index agrees.
 
     Args:
@@ -154,11 +156,13 @@ def _unlike(what: str, problems: list[str]) -> str:
     return f"{what}: expected what the COCO-LT index says; {'; '.join(problems[:5])}{more}"
 
 
-def _rank(seed: int, annotation: dict) -> bytes:
+def _rank(seed: int, annotation: dict[str, Any]) -> bytes:
     return hashlib.sha256(f"{seed} {annotation['id']}".encode()).digest()
 
 
-def _content(coco: dict, annotations: Iterable[dict], index: dict[int, Share]) -> dict:
+def _content(
+    coco: dict[str, Any], annotations: Iterable[dict[str, Any]], index: dict[int, Share]
+) -> dict[str, Any]:
     """A COCO file of the annotations and their images; categories say the index's counts.
 
     The counts are given because the groups go by them, and they have crowds, which are not
@@ -181,7 +185,7 @@ def _content(coco: dict, annotations: Iterable[dict], index: dict[int, Share]) -
     }
 
 
-def read(path: Path) -> dict:
+def read(path: Path) -> dict[str, Any]:
     """A COCO annotation file.
 
     Raises:

@@ -22,9 +22,9 @@ class Content:
     category, and LVIS's lists of an image hold labels.
     """
 
-    images: list[dict]
-    annotations: list[dict]
-    categories: list[dict]
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
     strange: str = ""
     """The sentence on LVIS's lists that name categories which the file lacks, where some do."""
 

@@ -7,12 +7,14 @@ N objects of the image, S objects pasted, H x W pixels.
 """
 
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 from mmdet.datasets import MultiImageMixDataset
 from mmdet.datasets.transforms import CopyPaste
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmdet.structures.mask import BitmapMasks
+from numpy.typing import NDArray
 
 from bacl.datasets.detection import seeded
 from bacl.datasets.samplers import Position
@@ -26,23 +28,23 @@ class CopyPasteDataset(MultiImageMixDataset):
     `LVISFormatDataset` are; what its pipeline cannot use it replaces itself.
     """
 
-    def __init__(self, dataset: dict, pipeline: list[dict], seed: int) -> None:
+    def __init__(self, dataset: dict[str, Any], pipeline: list[dict[str, Any]], seed: int) -> None:
         super().__init__(dataset, pipeline)
         self.seed = seed
 
-    def presence(self) -> tuple[np.ndarray, np.ndarray]:
+    def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """What samplers ask for, of the images themselves without what is pasted."""
-        found: tuple[np.ndarray, np.ndarray] = self.dataset.presence()
+        found: tuple[NDArray[Any], NDArray[Any]] = self.dataset.presence()
         return found
 
-    def wide(self) -> np.ndarray:
+    def wide(self) -> NDArray[Any]:
         """Whether each image is wider than high, (I,)."""
-        found: np.ndarray = self.dataset.wide()
+        found: NDArray[Any] = self.dataset.wide()
         return found
 
-    def __getitem__(self, idx: int | Position) -> dict:
+    def __getitem__(self, idx: int | Position) -> dict[str, Any]:
         with seeded(self.seed, idx.position, "mix") if isinstance(idx, Position) else nullcontext():
-            results: dict = self.dataset[idx]
+            results: dict[str, Any] = self.dataset[idx]
             for transform in self.pipeline:
                 if hasattr(transform, "get_indexes"):
                     others = np.atleast_1d(transform.get_indexes(self.dataset))
@@ -66,13 +68,15 @@ class QuickCopyPaste(CopyPaste):
         super().__init__(max_num_pasted=max_num_pasted)
         self.keep_masks = keep_masks
 
-    def transform(self, results: dict) -> dict:
-        pasted: dict = super().transform(results)
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        pasted: dict[str, Any] = super().transform(results)
         if not self.keep_masks:
             del pasted["gt_masks"]
         return pasted
 
-    def _copy_paste(self, dst_results: dict, src_results: dict) -> dict:
+    def _copy_paste(
+        self, dst_results: dict[str, Any], src_results: dict[str, Any]
+    ) -> dict[str, Any]:
         target, source = dst_results, src_results
         if len(source["gt_bboxes"]) == 0:
             return target

@@ -33,6 +33,7 @@ from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
 MOST_PIXELS = 2**30
@@ -45,7 +46,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SAMPLES = {1: "unsigned", 2: "signed", 3: "floating", 4: "unsigned", 5: "complex", 6: "complex"}
 """By TIFF's SampleFormat; 4 is not known."""
 _WHITE_IS_ZERO, _LAB = 0, 8  # values of its PhotometricInterpretation
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+_TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda pixels: pixels,
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.flip(pixels, -1),
@@ -91,7 +92,7 @@ class Header(NamedTuple):
         return (self.height, self.width) if self.turned else (self.width, self.height)
 
 
-def decode(file: bytes) -> np.ndarray:
+def decode(file: bytes) -> NDArray[Any]:
     """Pixels of an image file's content, (H, W, 3), uint8, blue, green, red, after turning."""
     found, details = _look(io.BytesIO(file))
     if details.pillow:
@@ -112,7 +113,7 @@ def decode(file: bytes) -> np.ndarray:
     return pixels
 
 
-def read(path: str | Path) -> np.ndarray:
+def read(path: str | Path) -> NDArray[Any]:
     """Pixels of an image file, as `decode` gives them."""
     return decode(content(path))
 
@@ -278,7 +279,8 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 
     def load_prepare(self) -> None:
         if getattr(self, "_im", None) is None:
-            self.im = Image.core.new(self.mode, getattr(self, "_tile_size", self.size))
+            size = getattr(self, "_tile_size", self.size)
+            self.im = Image.core.new(self.mode, size)  # type: ignore[attr-defined]
         super().load_prepare()
 
 
@@ -305,7 +307,7 @@ def _valid(orientation: Any) -> int:
     return int(orientation) if orientation in _TURNS else 1
 
 
-def _decode_by_opencv(file: bytes, kind: str) -> np.ndarray:
+def _decode_by_opencv(file: bytes, kind: str) -> NDArray[Any]:
     try:
         pixels = cv2.imdecode(np.frombuffer(file, dtype=np.uint8), _COLOUR)
     except cv2.error as error:
@@ -315,7 +317,7 @@ def _decode_by_opencv(file: bytes, kind: str) -> np.ndarray:
     return pixels
 
 
-def _decode_by_pillow(file: bytes, kind: str) -> np.ndarray:
+def _decode_by_pillow(file: bytes, kind: str) -> NDArray[Any]:
     try:
         with _opened(io.BytesIO(file), kind) as image:
             image.load()

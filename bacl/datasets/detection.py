@@ -13,6 +13,7 @@ import torch
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import force_full_init
+from numpy.typing import NDArray
 
 from bacl.datasets.index import Index
 from bacl.datasets.prepared import Prepared
@@ -57,7 +58,7 @@ class LVISFormatDataset(BaseDetDataset):
         ann_file: str,
         dataset_info: str,
         images: str,
-        pipeline: Sequence[dict] = (),
+        pipeline: Sequence[dict[str, Any]] = (),
         seed: int = 0,
         test_mode: bool = False,
         least_side: int = 0,
@@ -91,18 +92,18 @@ class LVISFormatDataset(BaseDetDataset):
     def __len__(self) -> int:
         return len(self.places)
 
-    def presence(self) -> tuple[np.ndarray, np.ndarray]:
+    def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """What samplers ask for: `Index.presence`, of the images that the dataset has."""
         places, labels = self.index.presence()
         own = np.isin(places, self.places)
         return np.searchsorted(self.places, places[own]), labels[own]
 
-    def wide(self) -> np.ndarray:
+    def wide(self) -> NDArray[Any]:
         """Whether each image is wider than high, (I,)."""
         return self.index.wide()[self.places]
 
-    @force_full_init
-    def get_data_info(self, idx: int) -> dict:
+    @force_full_init  # type: ignore[untyped-decorator]
+    def get_data_info(self, idx: int) -> dict[str, Any]:
         """What mmdet's pipelines start from; each call makes it anew, so it may be changed."""
         place = int(self.places[range(len(self))[idx]])
         entry = self.index.image(place)
@@ -130,7 +131,7 @@ class LVISFormatDataset(BaseDetDataset):
             "sample_idx": place,
         }
 
-    def __getitem__(self, idx: int | Position) -> dict:
+    def __getitem__(self, idx: int | Position) -> dict[str, Any]:
         if isinstance(idx, Position):
             with seeded(self.seed, idx.position):
                 self._drawn = idx
@@ -138,10 +139,10 @@ class LVISFormatDataset(BaseDetDataset):
         self._drawn = None
         return self._usable(idx)
 
-    def _usable(self, idx: int) -> dict:
+    def _usable(self, idx: int) -> dict[str, Any]:
         """The sample of an image, or of others until the pipeline has a use for one."""
         for _ in range(self.max_refetch):
-            sample: dict | None = self.prepare_data(idx)
+            sample: dict[str, Any] | None = self.prepare_data(idx)
             if sample is not None:
                 return sample
             wide = self.wide()

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import requests
 from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema, SSLError
@@ -250,7 +251,7 @@ def _note(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _version(part: Path) -> dict:
+def _version(part: Path) -> dict[str, Any]:
     """What identifies the remote version that `part` is the beginning of; {} where unknown."""
     try:
         version = json.loads(_note(part).read_text(encoding="utf-8"))

@@ -10,9 +10,11 @@ AP of rare categories can be measured at all.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from bacl.settings import Dataset
 
@@ -67,7 +69,7 @@ def generate(folder: Path, dataset: Dataset) -> None:
         (folder / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def _info(dataset: Dataset) -> dict:
+def _info(dataset: Dataset) -> dict[str, Any]:
     return {
         "description": "BACL embedded set (procedural)",
         "version": "1",
@@ -76,7 +78,7 @@ def _info(dataset: Dataset) -> dict:
     }
 
 
-def _categories(names: list[str], annotations: list[dict]) -> list[dict]:
+def _categories(names: list[str], annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for category_id, name in enumerate(names, start=1):
         images = [a["image_id"] for a in annotations if a["category_id"] == category_id]
@@ -101,13 +103,13 @@ def _draw_split(
     rng: np.random.Generator,
     size: _Size,
     images: int,
-    counts: np.ndarray,
+    counts: NDArray[Any],
     names: list[str],
     first_id: int,
-) -> dict:
+) -> dict[str, Any]:
     contents = _distribute(rng, images, counts)
-    image_rows: list[dict] = []
-    annotations: list[dict] = []
+    image_rows: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for offset, present in enumerate(contents):
         image_id = first_id + offset
         file_name = f"{image_id:06d}.png"
@@ -137,7 +139,7 @@ def _draw_split(
     return {"images": image_rows, "annotations": annotations}
 
 
-def _distribute(rng: np.random.Generator, images: int, counts: np.ndarray) -> list[list[int]]:
+def _distribute(rng: np.random.Generator, images: int, counts: NDArray[Any]) -> list[list[int]]:
     """Categories of each image: category c in exactly `counts[c]` images, some there twice."""
     contents: list[list[int]] = [[] for _ in range(images)]
     for category in np.argsort(counts):
@@ -151,7 +153,9 @@ def _distribute(rng: np.random.Generator, images: int, counts: np.ndarray) -> li
     return [contents[index] for index in order]
 
 
-def _annotation(annotation_id: int, image_id: int, category: int, mask: np.ndarray) -> dict:
+def _annotation(
+    annotation_id: int, image_id: int, category: int, mask: NDArray[Any]
+) -> dict[str, Any]:
     ys, xs = np.nonzero(mask)
     x, y = int(xs.min()), int(ys.min())
     contours, _ = cv2.findContours(
@@ -171,10 +175,10 @@ def _annotation(annotation_id: int, image_id: int, category: int, mask: np.ndarr
 
 def _draw_image(
     rng: np.random.Generator, side: int, present: list[int], names: list[str]
-) -> tuple[np.ndarray, list[np.ndarray]]:
+) -> tuple[NDArray[Any], list[NDArray[Any]]]:
     """A picture (side, side, 3) and the visible mask of each object in it."""
     picture = _background(rng, side)
-    masks: list[np.ndarray] = []
+    masks: list[NDArray[Any]] = []
     taken = np.zeros((side, side), bool)
     for category in present:
         mark, shape = names[category].split("_")
@@ -192,7 +196,7 @@ def _draw_image(
     return np.clip(picture + noise, 0, 255).astype(np.uint8), masks
 
 
-def _background(rng: np.random.Generator, side: int) -> np.ndarray:
+def _background(rng: np.random.Generator, side: int) -> NDArray[Any]:
     coarse = rng.uniform(60, 190, (4, 4, 3)).astype(np.float32)
     picture = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
     for _ in range(rng.integers(2, 6)):
@@ -204,10 +208,10 @@ def _background(rng: np.random.Generator, side: int) -> np.ndarray:
 
 def _paint(
     rng: np.random.Generator,
-    picture: np.ndarray,
-    silhouette: np.ndarray,
+    picture: NDArray[Any],
+    silhouette: NDArray[Any],
     mark: str,
-    centre: np.ndarray,
+    centre: NDArray[Any],
     radius: float,
 ) -> None:
     side = len(picture)
@@ -225,13 +229,13 @@ def _paint(
         picture[silhouette & (np.abs(dy) < BAR * radius)] = contrast
 
 
-def _fill(side: int, points: np.ndarray) -> np.ndarray:
+def _fill(side: int, points: NDArray[Any]) -> NDArray[Any]:
     mask = np.zeros((side, side), np.uint8)
     cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 1)
     return mask.astype(bool)
 
 
-def _outline(shape: str, angle: float) -> np.ndarray:
+def _outline(shape: str, angle: float) -> NDArray[Any]:
     """Corners of a silhouette of radius 1 about the origin, turned by `angle` radians."""
     corners = {"circle": 32, "square": 4, "triangle": 3, "hexagon": 6, "star": 10, "diamond": 4}
     if shape in corners:

@@ -118,7 +118,7 @@ def find(content: Content, source: Path, folder: Path, folders: Folders) -> tupl
     )
 
 
-def _file_names(image: dict) -> Iterator[str]:
+def _file_names(image: dict[str, Any]) -> Iterator[str]:
     """Where under the images folder a file may lie, the likeliest first.
 
     LVIS v1 gives no file name, only `coco_url`; LVIS v0.5 gives names of COCO 2014, whose files
@@ -263,7 +263,7 @@ def _look(path: Path) -> Look:
 
 
 def problems(
-    images: Sequence[dict],
+    images: Sequence[dict[str, Any]],
     files: Sequence[str],
     looks: Sequence[Look | None],
     folder: Path,
@@ -299,7 +299,7 @@ def problems(
     return told
 
 
-def twice(images: Sequence[dict], files: Sequence[str]) -> str:
+def twice(images: Sequence[dict[str, Any]], files: Sequence[str]) -> str:
     """The sentence on files that several images of a split share, or nothing."""
     owners: dict[str, list[Any]] = {}
     for image, file in zip(images, files, strict=True):

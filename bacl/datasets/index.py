@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from bacl.errors import RunError
 
@@ -50,7 +51,7 @@ SCHEMA = pa.schema(
 )
 _ANNOTATION = SCHEMA.field("annotations").type.value_type
 
-Row = tuple[dict, str, list[dict]]
+Row = tuple[dict[str, Any], str, list[dict[str, Any]]]
 """An image, its file, and its annotations, of `bacl.datasets.content.Content`, whose segmentations
 are masks as `bacl.datasets.segmentations` has them."""
 
@@ -66,9 +67,9 @@ class Entry:
     file: str
     width: int
     height: int
-    labels: np.ndarray
-    boxes: np.ndarray
-    crowd: np.ndarray
+    labels: NDArray[Any]
+    boxes: NDArray[Any]
+    crowd: NDArray[Any]
 
 
 class Index:
@@ -98,11 +99,11 @@ class Index:
         """The image at `place`, 0 to I - 1, in the order of the annotation file."""
         return self._part(place // AT_ONCE).entry(place % AT_ONCE)
 
-    def masks(self, place: int) -> list[list[np.ndarray] | dict[str, Any] | None]:
+    def masks(self, place: int) -> list[list[NDArray[Any]] | dict[str, Any] | None]:
         """The mask of each annotation of an image: polygons (2 x points,), COCO's RLE, or None."""
         return self._part(place // AT_ONCE).masks(place % AT_ONCE)
 
-    def presence(self) -> tuple[np.ndarray, np.ndarray]:
+    def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Each category in each image that shows it, once, crowds aside: images and labels.
 
         Both have the length of the pairs there are, sorted by image, then label.
@@ -114,7 +115,7 @@ class Index:
         images, labels = np.concatenate([np.zeros((2, 0), dtype=np.int64), *pairs], axis=1)
         return images, labels
 
-    def trained(self, least_side: int, empty: bool) -> np.ndarray:
+    def trained(self, least_side: int, empty: bool) -> NDArray[Any]:
         """Places of the images that training shows, rising.
 
         least_side: pixels that the shorter side of an image must have. empty: whether images
@@ -126,7 +127,7 @@ class Index:
         ]
         return np.flatnonzero(np.concatenate([np.zeros(0, dtype=bool), *kept]))
 
-    def wide(self) -> np.ndarray:
+    def wide(self) -> NDArray[Any]:
         """Whether each image is wider than high, (I,)."""
         found = [part.width > part.height for _, part in self._all()]
         return np.concatenate([np.zeros(0, dtype=bool), *found])
@@ -201,8 +202,8 @@ class _Part:
             self.crowd[own].astype(bool),
         )
 
-    def masks(self, row: int) -> list[list[np.ndarray] | dict[str, Any] | None]:
-        found: list[list[np.ndarray] | dict[str, Any] | None] = []
+    def masks(self, row: int) -> list[list[NDArray[Any]] | dict[str, Any] | None]:
+        found: list[list[NDArray[Any]] | dict[str, Any] | None] = []
         for place in range(self.starts[row], self.starts[row + 1]):
             starts = self.number_starts[
                 self.polygon_starts[place] : self.polygon_starts[place + 1] + 1
@@ -216,11 +217,11 @@ class _Part:
                 found.append(None)
         return found
 
-    def totals(self) -> np.ndarray:
+    def totals(self) -> NDArray[Any]:
         """How many annotations each image has."""
         return np.diff(self.starts)
 
-    def shown(self) -> np.ndarray:
+    def shown(self) -> NDArray[Any]:
         """(row, label) of every annotation that is no crowd, (2, such annotations)."""
         rows = np.repeat(np.arange(len(self)), self.totals())
         return np.stack([rows, self.labels])[:, self.crowd == 0]
@@ -271,7 +272,7 @@ def _batch(rows: Sequence[Row], digest: Any) -> pa.RecordBatch:
         digest.update(b"".join(values))
         return pa.array(values, pa.binary()).cast(kind)
 
-    def ids(items: Iterable[dict]) -> pa.Array:
+    def ids(items: Iterable[dict[str, Any]]) -> pa.Array:
         return texts([json.dumps(item["id"]).encode() for item in items], pa.string())
 
     fields = [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bacl.datasets.index import Index
 from bacl.settings import Detector
@@ -22,8 +23,8 @@ class Boxes:
     """The N boxes that count, which crowds do not: what tells their images apart, and their
     categories (both (N,) int)."""
 
-    image: np.ndarray
-    category: np.ndarray
+    image: NDArray[Any]
+    category: NDArray[Any]
 
     @classmethod
     def read(cls, index: Index) -> "Boxes":
@@ -42,7 +43,7 @@ class Boxes:
         shown = [(one["image"], one["label"]) for one in annotations if not one.get("iscrowd")]
         return cls(*np.array(shown, dtype=np.int64).reshape(-1, 2).T)
 
-    def of_categories(self, categories: int) -> np.ndarray:
+    def of_categories(self, categories: int) -> NDArray[Any]:
         """Boxes (C,) of each label."""
         return np.bincount(self.category, minlength=categories)
 

@@ -1,5 +1,7 @@
 """MMDetection's pipelines read images as all of BACL does."""
 
+from typing import Any
+
 import mmcv.transforms
 from mmdet.registry import TRANSFORMS
 
@@ -28,9 +30,9 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
         ImageError: the file is missing or no image.
     """
 
-    def transform(self, results: dict) -> dict:
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         if vars(self) != _WITHOUT_OPTIONS:
-            changed: dict = super().transform(results)
+            changed: dict[str, Any] = super().transform(results)
             return changed
         path = results["img_path"]
         try:

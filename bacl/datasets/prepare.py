@@ -14,6 +14,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bacl import settings
 from bacl.datasets import boxes, images, index, reading, segmentations
@@ -117,7 +118,7 @@ def _without_mask(ids: Sequence[Id], total: int) -> str:
 
 
 def _by_image(split: Examined) -> Iterator[index.Row]:
-    own: list[list[dict]] = [[] for _ in split.files]
+    own: list[list[dict[str, Any]]] = [[] for _ in split.files]
     for annotation in split.content.annotations:
         own[annotation["image"]].append(annotation)
     yield from zip(split.content.images, split.files, own, strict=True)
@@ -131,7 +132,7 @@ def _write_json(path: Path, split: Examined, categories: Sequence[Category], cro
     """
     sizes = [(image["width"], image["height"]) for image in split.content.images]
 
-    def annotation(number: int, item: dict) -> dict:
+    def annotation(number: int, item: dict[str, Any]) -> dict[str, Any]:
         found = {
             "id": number,
             "image_id": item["image"],
@@ -143,7 +144,7 @@ def _write_json(path: Path, split: Examined, categories: Sequence[Category], cro
             found["segmentation"] = segmentations.as_coco(mask, *sizes[item["image"]])
         return found | ({"iscrowd": item.get("iscrowd", 0)} if crowds else {})
 
-    lists: dict[str, Iterator[dict]] = {
+    lists: dict[str, Iterator[dict[str, Any]]] = {
         "images": (
             {"id": number, "file_name": file, "width": image["width"], "height": image["height"]}
             | {name: image[name] for name in reading.LISTS if name in image}

@@ -215,7 +215,7 @@ def read(
     return Content(content["images"], content["annotations"], content["categories"])
 
 
-def _lists(path: Path, form: Format, problems: list[str]) -> dict[str, list[dict]] | None:
+def _lists(path: Path, form: Format, problems: list[str]) -> dict[str, list[dict[str, Any]]] | None:
     """The three lists that a format's reader makes of a file; else None, and why is told."""
     try:
         content = form.read(path)
@@ -263,12 +263,12 @@ def _lists(path: Path, form: Format, problems: list[str]) -> dict[str, list[dict
 
 
 def _understand(
-    items: list[dict], fields: Mapping[str, _Field], where: str, problems: list[str]
+    items: list[dict[str, Any]], fields: Mapping[str, _Field], where: str, problems: list[str]
 ) -> None:
     """Put what fields mean in their place, and tell of those that mean nothing."""
     for name, kind in fields.items():
         understand, needed = kind.understand, kind.needed
-        wrong: list[tuple[int, dict]] = []
+        wrong: list[tuple[int, dict[str, Any]]] = []
         for place, item in enumerate(items):
             value = item.get(name)
             if value is None and not needed:
@@ -299,7 +299,7 @@ def _shown(value: Any) -> str:
 # Relations
 
 
-def by_label(categories: Sequence[dict]) -> list[dict]:
+def by_label(categories: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Categories in the order of labels: those with numbers as ids by number, then by text."""
     return sorted(categories, key=lambda item: (isinstance(item["id"], str), item["id"]))
 

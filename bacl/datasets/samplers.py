@@ -10,11 +10,12 @@ I images, C categories.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from mmdet.registry import DATA_SAMPLERS
 from mmengine.dist import get_dist_info
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from bacl.errors import UsageError
@@ -34,11 +35,11 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def wide(self) -> np.ndarray:
+    def wide(self) -> NDArray[Any]:
         """Whether each image is wider than high, (I,)."""
         ...
 
-    def presence(self) -> tuple[np.ndarray, np.ndarray]:
+    def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Images and labels of every pair that occurs, each once."""
         ...
 
@@ -74,7 +75,7 @@ class OrderedSampler(Sampler[Position]):
             )
         self.first = 0
         self._epoch = -1
-        self._order: np.ndarray = np.arange(0)
+        self._order: NDArray[Any] = np.arange(0)
 
     def skip(self, num_samples: int) -> None:
         """Start after `num_samples` of this rank's samples, counted from the stream's beginning."""
@@ -147,7 +148,7 @@ class RepeatFactorSampler(OrderedSampler):
             self._order = order[in_pairs(self._wide[order], self._begin)]
         return int(self._order[position - self._begin])
 
-    def _times(self, epoch: int) -> np.ndarray:
+    def _times(self, epoch: int) -> NDArray[Any]:
         """How often each image is shown in an epoch, (I,)."""
         whole = np.floor(self.factors)
         up = draws(self.seed, "repeat", epoch).random(self.size) < self.factors - whole
@@ -178,8 +179,8 @@ class CategoryAwareSampler(OrderedSampler):
         by_label = np.argsort(labels, kind="stable")
         self.labels, starts = np.unique(labels[by_label], return_index=True)
         self.images = np.split(images[by_label].astype(np.int32), starts[1:])
-        self._shuffled: dict[int, tuple[int, np.ndarray]] = {}
-        self._shown: np.ndarray = np.arange(0)
+        self._shuffled: dict[int, tuple[int, NDArray[Any]]] = {}
+        self._shown: NDArray[Any] = np.arange(0)
         """The round's images, in the order of its categories."""
 
     def at(self, position: int) -> Position:
@@ -208,7 +209,7 @@ class CategoryAwareSampler(OrderedSampler):
         return int(shuffled[turn])
 
 
-def in_pairs(wide: np.ndarray, begin: int) -> np.ndarray:
+def in_pairs(wide: NDArray[Any], begin: int) -> NDArray[Any]:
     """An order in which neighbours are alike: places (N,) of the elements, each once.
 
     wide (N,): what elements that follow each other in the stream are to have in common; the first
@@ -217,8 +218,8 @@ def in_pairs(wide: np.ndarray, begin: int) -> np.ndarray:
     the elements, if either kind is left with one, and the first beside what was before it.
     """
     single = begin % 2
-    pairs: list[np.ndarray] = []
-    left: list[np.ndarray] = [np.arange(min(single, len(wide)))]
+    pairs: list[NDArray[Any]] = []
+    left: list[NDArray[Any]] = [np.arange(min(single, len(wide)))]
     for kind in (True, False):
         own = single + np.flatnonzero(wide[single:] == kind)
         whole = len(own) // 2 * 2
@@ -230,8 +231,8 @@ def in_pairs(wide: np.ndarray, begin: int) -> np.ndarray:
 
 
 def repeat_factors(
-    total: int, images: np.ndarray, labels: np.ndarray, threshold: float
-) -> np.ndarray:
+    total: int, images: NDArray[Any], labels: NDArray[Any], threshold: float
+) -> NDArray[Any]:
     """How often each of `total` images is to be shown in an epoch, (total,), at least once.
 
     images, labels: of every pair that occurs, each once. Images without any are shown once, and

@@ -8,18 +8,19 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from bacl import rle
 from bacl.datasets.content import Content
 
-Mask = list[np.ndarray] | bytes
+Mask = list[NDArray[Any]] | bytes
 
 LEAST_POINTS = 3
 """Points that a polygon with any area has at least."""
 
 
-def compact(item: dict) -> dict:
+def compact(item: dict[str, Any]) -> dict[str, Any]:
     """An object of an annotation file with polygons as arrays, a quarter of what lists take."""
     given = item.get("segmentation")
     if isinstance(given, list) and not all(isinstance(polygon, np.ndarray) for polygon in given):
@@ -29,7 +30,7 @@ def compact(item: dict) -> dict:
     return item
 
 
-def as_polygon(given: Any) -> np.ndarray | None:
+def as_polygon(given: Any) -> NDArray[Any] | None:
     """A list of numbers as an array of doubles; None where it is something else."""
     try:
         numbers = np.asarray(given)
@@ -53,7 +54,7 @@ def understand(content: Content) -> tuple[dict[str, list[Any]], dict[str, list[A
     """
     wrong: dict[str, list[Any]] = defaultdict(list)
     left_out: dict[str, list[Any]] = defaultdict(list)
-    encoded: list[tuple[dict, bytes, int]] = []
+    encoded: list[tuple[dict[str, Any], bytes, int]] = []
     for annotation in content.annotations:
         given = annotation.pop("segmentation", None)
         image = content.images[annotation["image"]]
@@ -86,7 +87,7 @@ def understand(content: Content) -> tuple[dict[str, list[Any]], dict[str, list[A
     return wrong, left_out
 
 
-def _polygons_problem(given: list) -> str:
+def _polygons_problem(given: list[Any]) -> str:
     """What is wrong with a list that should be one of polygons; nothing where it is one."""
     if not all(isinstance(p, np.ndarray) and np.isfinite(p).all() for p in given):
         return "segmentations that are neither lists of finite numbers nor COCO's RLE"
@@ -113,7 +114,7 @@ def _counts(given: Any, width: int, height: int) -> tuple[bytes | None, str]:
     return coco.frPyObjects({"counts": counts, "size": size}, height, width)["counts"], ""
 
 
-def as_coco(mask: Mask, width: int, height: int) -> list | dict:
+def as_coco(mask: Mask, width: int, height: int) -> list[Any] | dict[str, Any]:
     """A mask as COCO's JSON has it."""
     if isinstance(mask, bytes):
         return {"size": [height, width], "counts": mask.decode("ascii")}

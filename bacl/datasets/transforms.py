@@ -1,5 +1,7 @@
 """Steps of training pipelines that MMDetection lacks or has otherwise than the released code."""
 
+from typing import Any
+
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import Pad
 from mmdet.registry import TRANSFORMS
@@ -10,7 +12,7 @@ class RequireBoxes(BaseTransform):
     """None for a sample without boxes to train on, so that the dataset replaces it. Crowds are no
     such boxes."""
 
-    def transform(self, results: dict) -> dict | None:
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         return None if results["gt_ignore_flags"].all() else results
 
 
@@ -22,8 +24,8 @@ class PadBehindShape(Pad):
     it. MMDetection's own step has done otherwise since its version 3, which the release precedes.
     """
 
-    def transform(self, results: dict) -> dict:
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         shape = results["img_shape"]
-        padded: dict = super().transform(results)
+        padded: dict[str, Any] = super().transform(results)
         padded["img_shape"] = shape
         return padded

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bacl import settings
 from bacl.datasets import boxes, decoding, images
@@ -111,7 +113,7 @@ def _check_masks(split: Examined, found: Findings) -> None:
 
 
 def _check_polygons(
-    mask: Sequence[np.ndarray], annotation: dict, width: int, height: int, odd: Tally
+    mask: Sequence[NDArray[Any]], annotation: dict[str, Any], width: int, height: int, odd: Tally
 ) -> None:
     points = np.concatenate(mask).reshape(-1, 2)
     (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()

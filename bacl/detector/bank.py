@@ -281,7 +281,7 @@ class BankBBoxHead(ConvFCBBoxHead):
         roi: Tensor,
         cls_score: Tensor,
         bbox_pred: Tensor,
-        img_meta: dict,
+        img_meta: dict[str, Any],
         rescale: bool = False,
         rcnn_test_cfg: ConfigDict | None = None,
     ) -> InstanceData:
@@ -312,7 +312,7 @@ class BankBBoxHead(ConvFCBBoxHead):
         self,
         sampling_results: list[SamplingResult],
         bbox_results: dict[str, Any],
-        batch_img_metas: list[dict],
+        batch_img_metas: list[dict[str, Any]],
     ) -> list[InstanceData]:
         """Boxes for the next stage of a cascade; regression there is class-agnostic, so no score
         has a say in it and none is given."""
@@ -320,7 +320,9 @@ class BankBBoxHead(ConvFCBBoxHead):
         unscored = {**bbox_results, "cls_score": rois.new_zeros(len(rois), self.num_classes)}
         return super().refine_bboxes(sampling_results, unscored, batch_img_metas)
 
-    def _decode(self, roi: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool) -> Tensor:
+    def _decode(
+        self, roi: Tensor, bbox_pred: Tensor, img_meta: dict[str, Any], rescale: bool
+    ) -> Tensor:
         """Boxes (N, C * 4), or (N, 4) where regression is class-agnostic, in pixels."""
         each = 1 if self.reg_class_agnostic else self.num_classes
         boxes = self.bbox_coder.decode(
@@ -333,7 +335,7 @@ class BankBBoxHead(ConvFCBBoxHead):
         return boxes.view(len(roi), -1)
 
 
-def _inverse(img_meta: dict) -> list[float]:
+def _inverse(img_meta: dict[str, Any]) -> list[float]:
     """Factors (x, y) from the network's image to the original."""
     return [1 / scale for scale in img_meta["scale_factor"]]
 
@@ -419,7 +421,7 @@ class BankRoIHead(_OverBanks, StandardRoIHead):
     def predict_mask(
         self,
         x: tuple[Tensor, ...],
-        batch_img_metas: list[dict],
+        batch_img_metas: list[dict[str, Any]],
         results_list: list[InstanceData],
         rescale: bool = False,
     ) -> list[InstanceData]:
@@ -449,7 +451,7 @@ class BankRoIHead(_OverBanks, StandardRoIHead):
         number: int,
         boxes: Tensor,
         labels: Tensor,
-        meta: dict,
+        meta: dict[str, Any],
         rescale: bool,
     ) -> list[dict[str, Any]]:
         """RLE of the masks in boxes (N, 4) of the image with that number in the batch."""

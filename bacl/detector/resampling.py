@@ -78,7 +78,7 @@ class ResamplingRPNHead(RPNHead):
         cfg: ConfigDict,
         rescale: bool = False,
         with_nms: bool = True,
-        img_meta: dict | None = None,
+        img_meta: dict[str, Any] | None = None,
     ) -> InstanceData:
         truth = (img_meta or {}).get("truth")
         if truth is None or not len(results):

@@ -15,6 +15,7 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -51,7 +52,7 @@ def mean_features(
     chosen: Chosen,
     device: str,
     watched: Callable[[Iterable[Any], int], Iterable[Any]],
-) -> np.ndarray:
+) -> NDArray[Any]:
     """The mean h of the chosen training boxes of each category (C, D); NaN where none is chosen.
 
     config, checkpoint: of a finished stage; images are as at test, and of a cascade the first stage
@@ -91,7 +92,7 @@ def mean_features(
         np.add.at(sums, labels, features.cpu().double().numpy())
         np.add.at(counts, labels, 1)
     with np.errstate(invalid="ignore"):
-        means: np.ndarray = sums / counts[:, None]
+        means: NDArray[Any] = sums / counts[:, None]
     return means
 
 

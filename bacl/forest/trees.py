@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bacl.datasets.index import Index
 from bacl.errors import UsageError
@@ -36,20 +37,20 @@ SEED = 0
 INITS = 10
 
 
-def visual(means: np.ndarray, parents: int) -> list[int]:
+def visual(means: NDArray[Any], parents: int) -> list[int]:
     """The parent of each category by its mean feature (C, D); NaN where it has no box."""
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
     return cluster(means / np.where(lengths > 0, lengths, 1), parents)
 
 
-def geometric(shapes: np.ndarray, parents: int) -> list[int]:
+def geometric(shapes: NDArray[Any], parents: int) -> list[int]:
     """The parent of each category by its `shapes` (C, 4); NaN where it has no box."""
     known = shapes[~np.isnan(shapes[:, 0])]
     spread = known.std(axis=0)
     return cluster((shapes - known.mean(axis=0)) / np.where(spread > 0, spread, 1), parents)
 
 
-def shapes_of(index: Index, categories: int) -> np.ndarray:
+def shapes_of(index: Index, categories: int) -> NDArray[Any]:
     """Mean and deviation of the boxes' log aspect ratio and log relative size, of each category.
 
     Returns (C, 4): mean and standard deviation of log(w / h), then of log(sqrt(w h / (W H))). A
@@ -71,7 +72,7 @@ def shapes_of(index: Index, categories: int) -> np.ndarray:
     return found
 
 
-def cluster(points: np.ndarray, parents: int) -> list[int]:
+def cluster(points: NDArray[Any], parents: int) -> list[int]:
     """K-means of points (C, D) around at most `parents` centres; rows of NaN share a group."""
     from sklearn.cluster import KMeans
 

@@ -26,7 +26,7 @@ def say(console: rich.console.Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-class Watching(AbstractContextManager):
+class Watching(AbstractContextManager[Any]):
     """Shows progress: a bar on a terminal, else a line now and then."""
 
     def __init__(self, console: rich.console.Console, unit: str = "bytes") -> None:

@@ -30,6 +30,7 @@ def add(tmp_path, monkeypatch):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
         return test
 
+    registry.load()
     known = {page: list(of_page) for page, of_page in registry._PLOTS.items()}
     yield added
     for name, module in list(sys.modules.items()):

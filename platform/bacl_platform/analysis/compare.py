@@ -17,6 +17,7 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bacl.datasets.categories import Category
 from bacl.datasets.prepared import Prepared
@@ -149,7 +150,7 @@ def compare(
         images = matched[kinds[0]][0][0].images
         task = progress.add_task("resampling images", total=resamples)
         generator = np.random.default_rng(seed)
-        drawn: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+        drawn: dict[str, list[NDArray[Any]]] = {kind: [] for kind in kinds}
         for size in _batches(resamples):
             weights = np.stack([_draw(generator, images) for _ in range(size)])
             for kind, runs in matched.items():
@@ -200,19 +201,19 @@ def _batches(total: int) -> Iterator[int]:
         yield min(_BATCH, total - start)
 
 
-def _draw(generator: np.random.Generator, images: int) -> np.ndarray:
+def _draw(generator: np.random.Generator, images: int) -> NDArray[Any]:
     """How often each image (I,) comes up in as many draws."""
     return np.bincount(generator.integers(images, size=images), minlength=images)
 
 
-def _measures(matched: Matched, weights: np.ndarray) -> np.ndarray:
+def _measures(matched: Matched, weights: NDArray[Any]) -> NDArray[Any]:
     """AP, AP50 and AP75 of each category (B, M, C) under weights (B, I)."""
     ap = average_precision(matched, weights)
     return np.stack([ap[:, steps].mean(axis=1) for steps in _MEASURES.values()], axis=1)
 
 
 def _changes(
-    prepared: Prepared, kind: str, runs: list[tuple[Matched, Matched]], drawn: np.ndarray
+    prepared: Prepared, kind: str, runs: list[tuple[Matched, Matched]], drawn: NDArray[Any]
 ) -> tuple[dict[str, Change], list[CategoryChange]]:
     """Changes of metrics and categories, from resamples' differences (B, M, C), means over seeds.
 
@@ -225,7 +226,7 @@ def _changes(
         [[_measures(run, every_image)[0] for run in both] for both in runs]
     )
 
-    def change(measure: int, labels: np.ndarray) -> dict[str, Any]:
+    def change(measure: int, labels: NDArray[Any]) -> dict[str, Any]:
         of_seeds = points[:, :, measure, labels].mean(axis=2)  # (S, 2)
         first, second = of_seeds.mean(axis=0)
         low, high = math.nan, math.nan
@@ -259,7 +260,7 @@ def _changes(
     return metrics, sorted(categories, key=lambda one: -one.difference)
 
 
-def _interval_of(differences: np.ndarray) -> tuple[float, float]:
+def _interval_of(differences: NDArray[Any]) -> tuple[float, float]:
     """From resamples' differences (B, L) of categories, NaN where none of their boxes was drawn."""
     known = ~np.isnan(differences)
     count = known.sum(axis=1)

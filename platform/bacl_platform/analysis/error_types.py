@@ -11,9 +11,11 @@ Letters: N judged detections, W wrong ones, G ground-truth boxes, C categories, 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from hotcoco.primitives import bbox_iou
+from numpy.typing import NDArray
 
 from bacl.evaluation import Evaluator
 from bacl_platform.analysis.matching import Matched, Truth, precision_at
@@ -35,11 +37,11 @@ class Errors:
     """gain (K, C): what fixing the errors of one kind alone would add to a category's AP50, a
     fraction; NaN where it has no boxes. counts (K,): how many there are of each kind."""
 
-    gain: np.ndarray
-    counts: np.ndarray
+    gain: NDArray[Any]
+    counts: NDArray[Any]
 
 
-def errors(matched: Matched, boxes: np.ndarray) -> Errors:
+def errors(matched: Matched, boxes: NDArray[Any]) -> Errors:
     """Sort a run's errors into TIDE's kinds and fix each kind by itself.
 
     boxes (N', 4): x, y, width, height of the run's detections, which `matched.row` points into. A
@@ -72,7 +74,7 @@ def errors(matched: Matched, boxes: np.ndarray) -> Errors:
     return Errors(gain, counts)
 
 
-def _kinds(matched: Matched, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _kinds(matched: Matched, boxes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The kind (N,) of each wrong detection, -1 of others, and the box (N,) it should have been."""
     names = list(KINDS)
     kind = np.full(len(matched.label), -1)
@@ -101,7 +103,7 @@ def _kinds(matched: Matched, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return kind, target
 
 
-def _mends(matched: Matched, kind: np.ndarray, target: np.ndarray) -> np.ndarray:
+def _mends(matched: Matched, kind: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
     """The best detection for each box that nothing found, of those that could be fixed to find
     it."""
     could = np.flatnonzero(target >= 0)
@@ -115,8 +117,8 @@ def _ap50(
     matched: Matched,
     label: int,
     total: int,
-    gone: np.ndarray | None = None,
-    extra: np.ndarray | None = None,
+    gone: NDArray[Any] | None = None,
+    extra: NDArray[Any] | None = None,
 ) -> float:
     """AP50 of a category with so many boxes, without detections that are `gone` (N,) and with
     right ones of the scores in `extra`."""
@@ -144,17 +146,17 @@ class Confusion:
     annotated for the column's: no others could have been counted.
     """
 
-    counts: np.ndarray
-    judged: np.ndarray
+    counts: NDArray[Any]
+    judged: NDArray[Any]
 
     @property
-    def share(self) -> np.ndarray:
+    def share(self) -> NDArray[Any]:
         """counts / judged (C, C), NaN where nothing could be judged."""
         shares = np.full(self.judged.shape, np.nan)
         return np.divide(self.counts[:, :-1], self.judged, out=shares, where=self.judged > 0)
 
 
-def confusion(matched: Matched, boxes: np.ndarray, judged: np.ndarray) -> Confusion:
+def confusion(matched: Matched, boxes: NDArray[Any], judged: NDArray[Any]) -> Confusion:
     """For each ground-truth box, the category of the best-scoring detection at IoU >= 0.5.
 
     boxes: as for `errors`. judged: boxes by pair as `judged_pairs` counts them. A detection that is
@@ -179,7 +181,7 @@ def confusion(matched: Matched, boxes: np.ndarray, judged: np.ndarray) -> Confus
     return Confusion(counts, judged)
 
 
-def judged_pairs(evaluator: Evaluator, truth: Truth, images: int) -> np.ndarray:
+def judged_pairs(evaluator: Evaluator, truth: Truth, images: int) -> NDArray[Any]:
     """Boxes (C, C) of the row's category in images, of I, that the column's can be judged in."""
     shape = (images, len(evaluator.categories))
     boxes = np.zeros(shape, dtype=np.float32)
@@ -198,7 +200,7 @@ def judged_pairs(evaluator: Evaluator, truth: Truth, images: int) -> np.ndarray:
     return pairs
 
 
-def _by_image(matched: Matched, asked: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _by_image(matched: Matched, asked: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """For each image, the detections (W,) of the given ones and its counted boxes (G,)."""
     found = np.flatnonzero(asked)
     found = found[np.argsort(matched.image[found], kind="stable")]
@@ -214,8 +216,8 @@ def _by_image(matched: Matched, asked: np.ndarray) -> Iterator[tuple[np.ndarray,
 
 
 def _overlap(
-    matched: Matched, boxes: np.ndarray, found: np.ndarray, truths: np.ndarray
-) -> np.ndarray:
+    matched: Matched, boxes: NDArray[Any], found: NDArray[Any], truths: NDArray[Any]
+) -> NDArray[Any]:
     """IoU (W, G) of detections and ground-truth boxes, the places of both in `matched`."""
     ground = matched.truth.bbox[truths]
     here = boxes[matched.row[found]].astype(np.float64)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import hotcoco
 import numpy as np
+from numpy.typing import NDArray
 
 from bacl import rle
 from bacl.evaluation import MAX_DETECTIONS, Detections, Evaluator, countable
@@ -32,13 +33,13 @@ class Truth:
     counted (G,) bool: False for crowds, which a detection may match for nothing.
     """
 
-    id: np.ndarray
-    image: np.ndarray
-    label: np.ndarray
-    bbox: np.ndarray
-    counted: np.ndarray
+    id: NDArray[Any]
+    image: NDArray[Any]
+    label: NDArray[Any]
+    bbox: NDArray[Any]
+    counted: NDArray[Any]
 
-    def totals(self, categories: int) -> np.ndarray:
+    def totals(self, categories: int) -> NDArray[Any]:
         """Counted boxes (C,) of each category."""
         return np.bincount(self.label[self.counted], minlength=categories)
 
@@ -58,14 +59,14 @@ class Matched:
     images: int
     truth: Truth
     categories: int
-    row: np.ndarray
-    image: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    right: np.ndarray
-    passed: np.ndarray
-    found: np.ndarray
-    finder: np.ndarray
+    row: NDArray[Any]
+    image: NDArray[Any]
+    label: NDArray[Any]
+    score: NDArray[Any]
+    right: NDArray[Any]
+    passed: NDArray[Any]
+    found: NDArray[Any]
+    finder: NDArray[Any]
 
     def of(self, label: int) -> slice:
         """Where the detections of a category are."""
@@ -82,14 +83,14 @@ def match(evaluator: Evaluator, detections: Detections, iou: Iou = "bbox") -> Ma
 
     hotcoco keeps LVIS's 300 best by itself, but of the categories that it is asked for.
     """
-    kept = np.ones(len(detections.score), dtype=bool)
+    kept: NDArray[Any] = np.ones(len(detections.score), dtype=bool)
     if evaluator.mode == "lvis":
         kept = countable(detections, _areas(detections, iou))
     rows = np.flatnonzero(kept)
     truth, images = read_truth(evaluator)
     by_annotation = {number: place for place, number in enumerate(truth.id.tolist())}
     finder = np.full(len(truth.id), -1)
-    columns: list[tuple[np.ndarray, ...]] = []
+    columns: list[tuple[NDArray[Any], ...]] = []
     for entry in _entries(evaluator, detections, rows, iou):
         scores = np.array(entry["dtScores"], dtype=np.float64)
         ids = np.array(entry["dtIds"], dtype=np.int64)
@@ -131,7 +132,7 @@ def match(evaluator: Evaluator, detections: Detections, iou: Iou = "bbox") -> Ma
     )
 
 
-def _areas(detections: Detections, iou: Iou) -> np.ndarray:
+def _areas(detections: Detections, iou: Iou) -> NDArray[Any]:
     """Pixels (N,) of the boxes or masks."""
     if iou == "segm":
         assert detections.mask is not None
@@ -155,7 +156,7 @@ def read_truth(evaluator: Evaluator) -> tuple[Truth, int]:
 
 
 def _entries(
-    evaluator: Evaluator, detections: Detections, rows: np.ndarray, iou: Iou
+    evaluator: Evaluator, detections: Detections, rows: NDArray[Any], iou: Iou
 ) -> Iterator[dict[str, Any]]:
     """hotcoco's matches of each image and category that has any box; settings as for the AP.
 
@@ -179,7 +180,7 @@ def _entries(
         yield from (entry for entry in run.eval_imgs if entry)
 
 
-def _masks(evaluator: Evaluator, detections: Detections, rows: np.ndarray) -> list[Any]:
+def _masks(evaluator: Evaluator, detections: Detections, rows: NDArray[Any]) -> list[Any]:
     """The masks of some detections as COCO has them."""
     assert detections.mask is not None
     images = evaluator.ground_truth.imgs  # made anew for whoever asks
@@ -195,7 +196,7 @@ def _masks(evaluator: Evaluator, detections: Detections, rows: np.ndarray) -> li
 # Average precision
 
 
-def average_precision(matched: Matched, weights: np.ndarray) -> np.ndarray:
+def average_precision(matched: Matched, weights: NDArray[Any]) -> NDArray[Any]:
     """AP (B, T, C) where image i counts weights[b, i] times; NaN where no box of it counts.
 
     weights: (B, I) whole numbers, as drawing images with replacement gives them. An image that
@@ -226,7 +227,7 @@ def average_precision(matched: Matched, weights: np.ndarray) -> np.ndarray:
     return ap
 
 
-def precision_at(right: np.ndarray, total: float) -> np.ndarray:
+def precision_at(right: NDArray[Any], total: float) -> NDArray[Any]:
     """Precision (R,) at each recall threshold, the best at it or beyond, of one category.
 
     right (N,): of its detections by falling score, those that count; total: its boxes.
@@ -240,7 +241,9 @@ def precision_at(right: np.ndarray, total: float) -> np.ndarray:
     return curve
 
 
-def _steps(hits: np.ndarray, seen: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _steps(
+    hits: NDArray[Any], seen: NDArray[Any], total: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Precision at each right detection or beyond, and the recall thresholds it holds for, (B, P).
 
     hits, seen (B, P): right detections, and all, down to each of the P right ones; total (B,).

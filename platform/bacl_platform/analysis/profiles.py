@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bacl.datasets.prepared import Prepared
 from bacl.evaluation import Detections, Evaluator
@@ -39,11 +40,11 @@ class Profile:
     found, finder (G,): of the first seed, as `Matched` has them.
     """
 
-    precision: np.ndarray
-    gain: np.ndarray
+    precision: NDArray[Any]
+    gain: NDArray[Any]
     confusion: Confusion
-    found: np.ndarray
-    finder: np.ndarray
+    found: NDArray[Any]
+    finder: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Analysis:
     prepared: Prepared
     truth: Truth
     files: list[str]
-    members: dict[str, np.ndarray]
-    order: np.ndarray
+    members: dict[str, NDArray[Any]]
+    order: NDArray[Any]
     profiles: dict[str, Profile]
 
 
@@ -70,7 +71,7 @@ def evaluator_of(prepared: Prepared) -> Evaluator:
 
 def match_result(
     evaluator: Evaluator, result: Result, iou: Iou = "bbox"
-) -> tuple[Matched, np.ndarray]:
+) -> tuple[Matched, NDArray[Any]]:
     """A result's matched detections, and the boxes (N, 4) of all its detections."""
     detections = Detections.read(result.folder / "detections.parquet")
     return match(evaluator, detections, iou), detections.bbox
@@ -104,7 +105,7 @@ def analyse(report: Report, console: "Console") -> Analysis:
     )
 
 
-def _profile(matched: Matched, boxes: np.ndarray, judged: np.ndarray) -> Profile:
+def _profile(matched: Matched, boxes: NDArray[Any], judged: NDArray[Any]) -> Profile:
     total = matched.truth.totals(matched.categories)
     precision = np.full((matched.categories, len(RECALLS)), np.nan)
     for label in np.flatnonzero(total):
@@ -133,7 +134,7 @@ def _over_seeds(runs: Sequence[Profile]) -> Profile:
     )
 
 
-def _members(prepared: Prepared, truth: Truth) -> dict[str, np.ndarray]:
+def _members(prepared: Prepared, truth: Truth) -> dict[str, NDArray[Any]]:
     total = truth.totals(len(prepared.categories))
     groups = np.array([category.frequency for category in prepared.categories])
     of_group = {
@@ -142,7 +143,7 @@ def _members(prepared: Prepared, truth: Truth) -> dict[str, np.ndarray]:
     return {name: labels for name, labels in of_group.items() if len(labels)}
 
 
-def _order(prepared: Prepared) -> np.ndarray:
+def _order(prepared: Prepared) -> NDArray[Any]:
     by = f"{prepared.groups.by.removesuffix('s')}_count"
     seen = [(_rank(prepared, c.frequency), getattr(c, by)) for c in prepared.categories]
     return np.array(sorted(range(len(seen)), key=lambda label: seen[label], reverse=True))

@@ -134,7 +134,9 @@ def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _differences(one: dict, other: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _differences(
+    one: dict[str, Any], other: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
     """(field, value, value) of what two stages' trunks differ in, as their file has it."""
     for name, value in one.items():
         if name in ("variants", "variants_per_job", "resources"):

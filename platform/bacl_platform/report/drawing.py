@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from bacl_platform.texts import shortened
 
@@ -17,7 +17,7 @@ _MOST_LETTERS = 40
 """Most letters of the text at a box; longer ones are cut in their middle."""
 
 
-def as_picture(pixels: "np.ndarray") -> "Image.Image":
+def as_picture(pixels: "NDArray[Any]") -> "Image.Image":
     """What `bacl.datasets.decoding` has read, to draw on."""
     import cv2
     from PIL import Image

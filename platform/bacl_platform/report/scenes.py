@@ -7,10 +7,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hotcoco.primitives import bbox_iou
+from numpy.typing import NDArray
 
 from bacl.datasets.decoding import ImageUnreadable, read
 from bacl.errors import RunError
@@ -121,7 +122,7 @@ def _truth_marks(analysis: Analysis, image: int, scale: float) -> list[Mark]:
     ]
 
 
-def _uncluttered(detections: Detections, rows: np.ndarray, finder: np.ndarray) -> np.ndarray:
+def _uncluttered(detections: Detections, rows: NDArray[Any], finder: NDArray[Any]) -> NDArray[Any]:
     """Rows of an image's detections to draw, the surest last: the best of overlapping ones,
     whatever their categories, and those that find a box."""
     rows = rows[np.argsort(-detections.score[rows], kind="stable")]
@@ -136,7 +137,7 @@ def _uncluttered(detections: Detections, rows: np.ndarray, finder: np.ndarray) -
 
 
 def _marks(
-    analysis: Analysis, detections: Detections, rows: np.ndarray, scale: float
+    analysis: Analysis, detections: Detections, rows: NDArray[Any], scale: float
 ) -> list[Mark]:
     categories = analysis.prepared.categories
     marks = []
@@ -147,7 +148,7 @@ def _marks(
     return marks
 
 
-def _corners(box: np.ndarray, scale: float) -> list[float]:
+def _corners(box: NDArray[Any], scale: float) -> list[float]:
     x, y, width, height = (float(value) * scale for value in box)
     return [x, y, x + width, y + height]
 

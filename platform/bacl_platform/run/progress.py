@@ -23,7 +23,7 @@ STATES = ("running", "waiting", "done", "stopped", "failed")
 """States of a sweep's trials."""
 
 
-class Progress(AbstractContextManager):
+class Progress(AbstractContextManager[Any]):
     """Steps, loss and time left of the running jobs."""
 
     def __init__(self, console: Console) -> None:

@@ -93,7 +93,7 @@ def pack(file: Path, overrides: Sequence[str], folder: Path) -> Package:
     return Package(folder, files[0].as_posix(), files, sorted(variables))
 
 
-def _modules(contents: Mapping[Path, dict]) -> Iterator[Path]:
+def _modules(contents: Mapping[Path, dict[str, Any]]) -> Iterator[Path]:
     """The modules, or their packages, that experiments import from beside them. Others are
     installed, here as on the cluster."""
     for path, raw in contents.items():
@@ -104,7 +104,7 @@ def _modules(contents: Mapping[Path, dict]) -> Iterator[Path]:
                 yield from found[:1]
 
 
-def _refuse_relative_data(contents: Mapping[Path, dict]) -> None:
+def _refuse_relative_data(contents: Mapping[Path, dict[str, Any]]) -> None:
     for path, raw in contents.items():
         for field, text in data_paths(raw).items():
             if is_relative(text):
@@ -114,9 +114,9 @@ def _refuse_relative_data(contents: Mapping[Path, dict]) -> None:
                 )
 
 
-def _contents(file: Path, overrides: Sequence[str]) -> dict[Path, dict]:
+def _contents(file: Path, overrides: Sequence[str]) -> dict[Path, dict[str, Any]]:
     """The raw content of a file and of those that it names, by absolute path."""
-    found: dict[Path, dict] = {}
+    found: dict[Path, dict[str, Any]] = {}
     todo = [(Path(os.path.abspath(file)), "")]
     while todo:
         path, by = todo.pop()
@@ -279,7 +279,11 @@ def _reason(error: Exception) -> str:
 
 
 def _announce(
-    package: Package, modules: list[Path], entrypoint: str, passed: dict, console: "Console"
+    package: Package,
+    modules: list[Path],
+    entrypoint: str,
+    passed: dict[str, Any],
+    console: "Console",
 ) -> None:
     sent = {str(file): package.folder / file for file in package.files}
     sent |= {module.name: module for module in modules}

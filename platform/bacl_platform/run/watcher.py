@@ -21,11 +21,13 @@ class Watcher(UserCallback):
     def __init__(self, mailbox: Any, key: str) -> None:
         self.mailbox, self.key = mailbox, key
 
-    def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
         if CHECKPOINT in metrics[0]:
             self.mailbox.tell.remote(Checkpointed(self.key, metrics[0][CHECKPOINT]))
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict) -> None:
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:
         ranks = ", ".join(str(rank) for rank in sorted(worker_exceptions))
         reason = first_line(next(iter(worker_exceptions.values())))
         for rank, error in worker_exceptions.items():

@@ -55,7 +55,7 @@ def load_unresolved(path: Path, overrides: Sequence[str]) -> Experiment:
     return validate(raw, path)
 
 
-def validate(raw: dict, path: Path) -> Experiment:
+def validate(raw: dict[str, Any], path: Path) -> Experiment:
     """The experiment that the raw content of the file at `path` means, with its paths as written.
 
     Raises as `load` does.
@@ -74,7 +74,7 @@ def validate(raw: dict, path: Path) -> Experiment:
     return experiment
 
 
-def _origin(problem: str, raw: dict, path: Path) -> str:
+def _origin(problem: str, raw: dict[str, Any], path: Path) -> str:
     """Which base of the file at `path` has the field that a problem begins with, if one has."""
     steps = problem.split(": ")[0].split(".")
     place, content = path, read_yaml(path)

@@ -29,7 +29,7 @@ def translate(error: ValidationError, model: type[Settings]) -> Iterator[str]:
             yield sentence
 
 
-def _sentence(problem: Any, schema: dict, definitions: dict) -> str:
+def _sentence(problem: Any, schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     kind, given, location = problem["type"], problem["input"], problem["loc"]
     path, node = _locate(location, schema, definitions)
     if kind == "value_error":
@@ -74,7 +74,7 @@ def truths(raw: Any, taken: Any, path: str = "") -> Iterator[str]:
         yield from truths(value, its, f"{path}.{step}" if path else str(step))
 
 
-def _unknown_field(path: str, node: dict) -> str:
+def _unknown_field(path: str, node: dict[str, Any]) -> str:
     name, known = path.rsplit(".", 1)[-1], list(node.get("properties", {}))
     if name in ("variants", "after", "freeze") and node.get("title") == "RepresentationStage":
         return (
@@ -86,7 +86,9 @@ def _unknown_field(path: str, node: dict) -> str:
     return f"{path}: unknown field, {hint}"
 
 
-def _locate(location: tuple, schema: dict, definitions: dict) -> tuple[str, dict]:
+def _locate(
+    location: tuple[Any, ...], schema: dict[str, Any], definitions: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
     """The dotted path as the file has it, and the schema of the deepest part of it that exists."""
     shown: list[str] = []
     node = schema
@@ -113,7 +115,7 @@ def _locate(location: tuple, schema: dict, definitions: dict) -> tuple[str, dict
     return ".".join(shown), _resolve(node, definitions)
 
 
-def _resolve(node: dict, definitions: dict) -> dict:
+def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """A schema without references, and with the null of an optional field as `nullable`."""
     if "$ref" in node:
         return _resolve(definitions[node["$ref"].rsplit("/", 1)[-1]], definitions)
@@ -130,7 +132,7 @@ _NOUNS = {
 }
 
 
-def _expectation(node: dict, definitions: dict) -> str:
+def _expectation(node: dict[str, Any], definitions: dict[str, Any]) -> str:
     """What a value should be, in words."""
     node = _resolve(node, definitions)
     suffix = " or null" if node.get("nullable") else ""
@@ -155,7 +157,7 @@ def _expectation(node: dict, definitions: dict) -> str:
     return " ".join(filter(None, [_NOUNS[node["type"]], bounds])) + suffix
 
 
-def _mapping(node: dict) -> str:
+def _mapping(node: dict[str, Any]) -> str:
     if fields := list(node.get("properties", {})):
         needed = [name for name in fields if name in node.get("required", [])]
         some = needed or fields[:3]
@@ -164,7 +166,7 @@ def _mapping(node: dict) -> str:
     return f"a mapping{' with at least one entry' if node.get('minProperties') else ''}"
 
 
-def _list(node: dict, definitions: dict) -> str:
+def _list(node: dict[str, Any], definitions: dict[str, Any]) -> str:
     if each := node.get("prefixItems"):
         return f"a list of {len(each)} values"
     least = " with at least one entry" if node.get("minItems") else ""

@@ -5,7 +5,7 @@ Nothing is validated here but what YAML itself and `base` ask for.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"{value!a} has half a character", node.start_mark
             ) from None
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -54,12 +54,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def says_sweep(raw: dict) -> bool:
+def says_sweep(raw: dict[str, Any]) -> bool:
     """Whether raw content is a sweep's, by its `space`, and not an experiment's."""
     return "space" in raw
 
 
-def refuse_sweep(raw: dict, place: str) -> None:
+def refuse_sweep(raw: dict[str, Any], place: str) -> None:
     """Raise UsageError if what should be an experiment is a sweep; `place` says which file is."""
     if says_sweep(raw):
         raise UsageError(
@@ -68,7 +68,7 @@ def refuse_sweep(raw: dict, place: str) -> None:
         )
 
 
-def read_yaml(path: Path, named: str = "") -> dict:
+def read_yaml(path: Path, named: str = "") -> dict[str, Any]:
     """The mapping that a YAML file holds; raises UsageError where it holds none.
 
     named: which field of which file names this one, such as `mine.yaml: base: `.
@@ -110,7 +110,7 @@ def _unshared(value: Any) -> Any:
     return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
-def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict:
+def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The raw content of a file, merged over its base's, whose paths keep their meaning.
 
     above: the files that lead here, each by its `base`.
@@ -186,7 +186,7 @@ def _rebase(section: Any, field: str, folder: Path) -> None:
         section[field] = str(folder.resolve() / value)
 
 
-def raw_variants(raw: dict) -> Iterator[tuple[str, Any]]:
+def raw_variants(raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """(field, content) of each variant in raw content, whatever that is."""
     stages = raw.get("stages")
     for name, stage in stages.items() if isinstance(stages, dict) else ():
@@ -203,7 +203,7 @@ def is_relative(path: str) -> bool:
     return path[:1] not in ("/", "~", "$")
 
 
-def data_paths(raw: dict) -> dict[str, str]:
+def data_paths(raw: dict[str, Any]) -> dict[str, str]:
     """The paths of data, weights and variants in the raw content of one file, by field.
 
     Of methods that are not BACL's own, once their modules have been imported.
@@ -231,7 +231,7 @@ def _merge(base: Any, own: Any, name: str = "") -> Any:
     return merged
 
 
-def override_field(raw: dict, override: str) -> None:
+def override_field(raw: dict[str, Any], override: str) -> None:
     """Set the field that `dotted.path=value` names, with the value in YAML."""
     dotted, equals, text = override.partition("=")
     steps = dotted.split(".")
@@ -250,7 +250,7 @@ def override_field(raw: dict, override: str) -> None:
         raise UsageError(f"--set {override}: {error}") from None
 
 
-def assign(raw: dict, steps: Sequence[str], value: Any) -> None:
+def assign(raw: dict[str, Any], steps: Sequence[str], value: Any) -> None:
     """Set the field at a path of raw content, making the mappings that lead there.
 
     Raises UsageError where the path goes through something that is no mapping.

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from contextlib import AbstractContextManager
+from typing import Any
 
 from bacl.errors import RunError
 from bacl_platform.store.bucket import Bucket, Object
@@ -22,7 +23,7 @@ VOID_AFTER = 90.0
 """Seconds without one, after which another may take the lease over."""
 
 
-class Lease(AbstractContextManager):
+class Lease(AbstractContextManager[Any]):
     """Held while in the context; waits `patience` seconds for another holder.
 
     holder: in words, for those who wait. place: identifies the file system on which the operating

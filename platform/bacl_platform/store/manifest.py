@@ -18,7 +18,7 @@ def write_manifest(folder: Path, **facts: Any) -> None:
     write_text(folder / MANIFEST, json.dumps({**facts, "created": now(), "files": files}, indent=1))
 
 
-def read_manifest(folder: Path) -> dict:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a complete folder."""
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
@@ -52,7 +52,7 @@ def listed(manifest: str) -> list[str]:
     return [name for name in names if not name.startswith("/") and ".." not in name.split("/")]
 
 
-def fingerprint(folder: Path) -> list[tuple]:
+def fingerprint(folder: Path) -> list[tuple[Any, ...]]:
     """What changes with any file of a complete folder: names, bytes, times (ns)."""
     stats = ((str(p), p.stat()) for p in [*_files(folder), folder / MANIFEST])
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

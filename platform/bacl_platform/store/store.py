@@ -56,7 +56,7 @@ class Store:
             self.root = Path(place).expanduser().resolve()
             if not is_text(str(self.root)):  # Arrow ends the process on such a path
                 raise UsageError(f"--store {place}: expected a path that is text in UTF-8")
-        self._verified: dict[str, list[tuple]] = {}
+        self._verified: dict[str, list[tuple[Any, ...]]] = {}
         self._leases: dict[str, Lease] = {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 from bacl.errors import RunError
 from bacl_platform.store.checkpoints import checkpoints
@@ -125,7 +126,7 @@ def _steps_there(store: Store, key: str) -> set[int]:
     return {int(step) for step in steps if step.isdecimal()}
 
 
-class Uploads(AbstractContextManager):
+class Uploads(AbstractContextManager[Any]):
     """Copies a running job's work to the store's bucket while it trains; does nothing where the
     store is a folder.
 

@@ -204,7 +204,7 @@ def quiet() -> Iterator[None]:
 
 
 def _check_fit(
-    config: Path, checkpoint: Path, detector: "nn.Module", state: dict, classes: Any
+    config: Path, checkpoint: Path, detector: "nn.Module", state: dict[str, Any], classes: Any
 ) -> None:
     own = detector.state_dict()
     expected = f"{checkpoint}: expected the weights of the detector that {config} describes, "

@@ -19,7 +19,7 @@ def losses_of(outputs: dict[str, Any]) -> tuple[list[str], torch.Tensor]:
     return list(losses), torch.stack([torch.as_tensor(v).detach().float() for v in losses.values()])
 
 
-def save_file(content: dict, path: Path) -> None:
+def save_file(content: dict[str, Any], path: Path) -> None:
     # through a Python file, because torch's own writer hides a full disk behind a RuntimeError
     with path.open("wb") as file:
         torch.save(content, file)

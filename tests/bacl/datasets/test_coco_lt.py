@@ -11,6 +11,7 @@ from PIL import Image
 from bacl import settings
 from bacl.datasets import coco_lt, sources
 from bacl.datasets.coco_lt import Share
+from bacl.datasets.examine import examine
 from bacl.datasets.prepare import prepare
 from bacl.datasets.provide import Request, provide
 from bacl.datasets.sources import NAMED, Named, Record
@@ -237,6 +238,8 @@ def test_experiment_finds_coco_lt_with_its_groups(root, tmp_path):
     dataset = settings.Dataset(format="coco_lt", root=str(root))
     prepared = prepare(dataset, tmp_path / "cache")
     assert prepared.evaluation == "coco"
+    examined = examine(dataset, tmp_path / "cache", [])
+    assert {split.evaluation for split in examined} == {"coco"}  # what verify judges by
     assert prepared.groups.names == ["1", "2", "3", "4"]
     assert [c.instance_count for c in prepared.categories] == [18, 5, 1]
     assert {c.frequency for c in prepared.categories} == {"1"}

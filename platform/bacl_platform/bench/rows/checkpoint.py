@@ -22,6 +22,7 @@ from bacl_platform.spec.load import load
 from bacl_platform.store.names import SCALARS
 from bacl_platform.store.store import Store
 from bacl_platform.train import worker
+from bacl_platform.train.hooks.scalars import LOG_EVERY
 from bacl_platform.train.messages import CHECKPOINT, Message
 
 EPOCHS = 6
@@ -39,7 +40,7 @@ def measure(setting: Setting, size: str = "standard", batch: int = 16) -> list[R
         path, store = Path(folder) / "experiment.yaml", Store(Path(folder) / "store")
         path.write_text(experiment(size, 1, 1, 4, setting.threads), encoding="utf-8")
         prepared = prepare(load(path).dataset, store.datasets)
-        steps = -(-prepared.train.image_total // (batch * worker.LOG_EVERY)) * worker.LOG_EVERY
+        steps = -(-prepared.train.image_total // (batch * LOG_EVERY)) * LOG_EVERY
         chosen = [
             f"{recipe}.schedule={{iterations: {epochs * steps}, batch: {batch}, warmup: 10}}",
             f"{recipe}.checkpoint_every={steps}",
@@ -52,7 +53,7 @@ def measure(setting: Setting, size: str = "standard", batch: int = 16) -> list[R
         lines = (store.entry(jobs[-1].key) / SCALARS).read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if "time" in row]
     # a step's time begins where the one before has been computed: a checkpoint is in the next one's
-    others = [row["time"] for row in rows if row["step"] % steps != worker.LOG_EVERY]
+    others = [row["time"] for row in rows if row["step"] % steps != LOG_EVERY]
     step = statistics.median(others)
     return [
         Row(

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bacl.errors import RunError
 from bacl_platform.bench.measure import Row, Setting, quiet
@@ -180,7 +181,7 @@ def draw_set(folder: Path, images: int) -> None:
     (folder / "categories.json").write_text(json.dumps(categories), encoding="utf-8")
 
 
-def _boxes(draw: np.random.Generator, count: int) -> np.ndarray:
+def _boxes(draw: np.random.Generator, count: int) -> NDArray[Any]:
     """Boxes (count, 4) as x, y, width, height, most of them small."""
     sides = np.minimum(draw.lognormal(4, 0.8, (count, 2)), (WIDTH / 2, HEIGHT / 2))
     return np.hstack([draw.random((count, 2)) * ((WIDTH, HEIGHT) - sides), sides])
@@ -189,11 +190,11 @@ def _boxes(draw: np.random.Generator, count: int) -> np.ndarray:
 def _guesses(
     draw: np.random.Generator,
     image: int,
-    labels: np.ndarray,
-    boxes: np.ndarray,
-    judged: np.ndarray,
-    chance: np.ndarray,
-) -> np.ndarray:
+    labels: NDArray[Any],
+    boxes: NDArray[Any],
+    judged: NDArray[Any],
+    chance: NDArray[Any],
+) -> NDArray[Any]:
     """Rows (DETECTIONS, 7) of an image.
 
     Its objects are each found thrice, about where they are; the rest are anywhere, of categories

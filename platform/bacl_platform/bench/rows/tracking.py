@@ -201,7 +201,7 @@ def _server(folder: Path) -> Iterator[None]:
         server.wait()
 
 
-def _wait(server: subprocess.Popen, port: int, log: Path) -> None:
+def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and server.poll() is None:
         try:

@@ -4,12 +4,13 @@ C categories, K kinds of errors, R recall thresholds.
 """
 
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from bacl.export import confusions_of
 from bacl_platform.analysis.error_types import KINDS, Confusion
@@ -127,7 +128,7 @@ def indicator_maps(report: Report, analysis: Analysis) -> Picture | None:
     """The confusion matrix M that guided training (Table II, last row), as training left it, of
     variants that have one; None where none has. Over all seeds; a row is the mean over samples."""
     bins = _bins(analysis)
-    shown: dict[str, np.ndarray] = {}
+    shown: dict[str, NDArray[Any]] = {}
     for name in featured(report, len(report.variants)):
         tallies = [t for result in report.of(name) if (t := _tally(result)) is not None]
         if tallies and len(shown) < 4:
@@ -139,13 +140,13 @@ def indicator_maps(report: Report, analysis: Analysis) -> Picture | None:
     return Picture("indicator.png", "Confusion matrix M of training", figure)
 
 
-def _tally(result: Result) -> np.ndarray | None:
+def _tally(result: Result) -> NDArray[Any] | None:
     """What the indicator of a finished variant has counted, where its bank's checkpoint is kept."""
     bank = result.folder.parents[1] / CHECKPOINT
     return confusions_of(bank, result.variant, len(result.categories)) if bank.is_file() else None
 
 
-def _binned_means(tally: np.ndarray, bins: list[np.ndarray]) -> np.ndarray:
+def _binned_means(tally: NDArray[Any], bins: list[NDArray[Any]]) -> NDArray[Any]:
     """Mean score (len(bins), len(bins)) that a bin's samples give to another's categories."""
     sums = np.array([[tally[np.ix_(row, column)].sum() for column in bins] for row in bins])
     samples = np.array([tally[row, -1].sum() for row in bins])[:, None]
@@ -154,8 +155,8 @@ def _binned_means(tally: np.ndarray, bins: list[np.ndarray]) -> np.ndarray:
 
 def _maps(
     analysis: Analysis,
-    bins: list[np.ndarray],
-    matrices: dict[str, np.ndarray],
+    bins: list[NDArray[Any]],
+    matrices: dict[str, NDArray[Any]],
     across: str,
     unit: str,
 ) -> Figure:
@@ -196,7 +197,7 @@ def _maps(
     return figure
 
 
-def binned_shares(confusion: Confusion, bins: list[np.ndarray]) -> np.ndarray:
+def binned_shares(confusion: Confusion, bins: list[NDArray[Any]]) -> NDArray[Any]:
     """Shares (len(bins), len(bins) + 1) of the boxes of a bin's categories that are called those
     of another; in the last column, those found by none. NaN where nothing could be judged.
 
@@ -223,10 +224,10 @@ def binned_shares(confusion: Confusion, bins: list[np.ndarray]) -> np.ndarray:
     return shares
 
 
-def _bins(analysis: Analysis) -> list[np.ndarray]:
+def _bins(analysis: Analysis) -> list[NDArray[Any]]:
     """Labels in the analysis's order, neighbours of a group together where there are many."""
     size = -(-len(analysis.order) // _MOST_CELLS)
-    bins: list[np.ndarray] = []
+    bins: list[NDArray[Any]] = []
     groups = [analysis.prepared.categories[label].frequency for label in analysis.order]
     for group in dict.fromkeys(groups):
         labels = analysis.order[[other == group for other in groups]]
@@ -234,7 +235,7 @@ def _bins(analysis: Analysis) -> list[np.ndarray]:
     return bins
 
 
-def _ticks(analysis: Analysis, bins: list[np.ndarray]) -> dict[int, str]:
+def _ticks(analysis: Analysis, bins: list[NDArray[Any]]) -> dict[int, str]:
     """What stands at which bin: names where they fit, else the rank of some bins' first ones."""
     if len(analysis.order) <= MOST_NAMES:
         return {k: named(analysis.prepared.categories[one].name) for k, (one,) in enumerate(bins)}

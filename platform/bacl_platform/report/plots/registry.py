@@ -56,13 +56,18 @@ def plot(page: Page, each: _Each | None = None) -> Callable[[_Draw], _Draw]:
     return register
 
 
+def load() -> None:
+    """Import all files of this folder, which puts their functions on their pages."""
+    for module in pkgutil.iter_modules(plots.__path__):
+        importlib.import_module(f"{plots.__name__}.{module.name}")
+
+
 def pictures(page: Page, *of: Any) -> Iterator[Picture]:
     """The pictures of a page, sorted by the files of their functions and the order in the file.
 
     of: the page's arguments; see `Page`.
     """
-    for module in pkgutil.iter_modules(plots.__path__):
-        importlib.import_module(f"{plots.__name__}.{module.name}")
+    load()
     for draw, each in sorted(_PLOTS[page], key=lambda one: one[0].__module__):
         for words in [()] if each is None else [(word,) for word in each(of[0])]:
             if (picture := draw(*of, *words)) is not None:

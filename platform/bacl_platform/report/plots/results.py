@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
 
 from bacl.export import weight_norms_of
 from bacl_platform.analysis.results import Report
@@ -313,7 +314,7 @@ def _trunk_losses(report: Report, jobs: list[Job]) -> list[str]:
 
 
 def _curve(
-    axes: "Axes", steps: np.ndarray, values: np.ndarray, label: str, style: dict[str, Any]
+    axes: "Axes", steps: NDArray[Any], values: NDArray[Any], label: str, style: dict[str, Any]
 ) -> None:
     """Draw values (T,) by step, as a running mean when there are many."""
     window = _window(len(steps))
@@ -328,14 +329,14 @@ def _window(steps: int) -> int:
     return max(1, steps // _LEAST_POINTS)
 
 
-def _scalar(report: Report, jobs: list[Job], name: str) -> tuple[np.ndarray, np.ndarray]:
+def _scalar(report: Report, jobs: list[Job], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Steps (T,) that all jobs logged the scalar at, and the means of its values over jobs (T,)."""
     return _means(
         [{row["step"]: row[name] for row in report.scalars[j.key] if name in row} for j in jobs]
     )
 
 
-def _losses(report: Report, jobs: list[Job], variant: str) -> tuple[np.ndarray, np.ndarray]:
+def _losses(report: Report, jobs: list[Job], variant: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Steps and values of a variant's loss: its parts, and the stages of a cascade, together."""
     series: list[dict[float, float]] = []
     for job in jobs:
@@ -348,7 +349,7 @@ def _losses(report: Report, jobs: list[Job], variant: str) -> tuple[np.ndarray, 
     return _means(series)
 
 
-def _means(series: list[dict[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+def _means(series: list[dict[float, float]]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Steps (T,) that all series have, and the means of their values (T,)."""
     steps = sorted(set.intersection(*(set(values) for values in series)))
     return np.array(steps), np.array([mean(values[step] for values in series) for step in steps])

@@ -36,7 +36,7 @@ class Scalars(Hook):
         self.tell(Started(self.job.key, step))
         self.tell(Logged(self.job.key, kept))
 
-    def _is_final_evaluation(self, row: dict) -> bool:
+    def _is_final_evaluation(self, row: dict[str, Any]) -> bool:
         return row["step"] == self.job.iterations and "loss" not in row
 
     def after_train_iter(
