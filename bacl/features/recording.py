@@ -55,7 +55,9 @@ class Recorder:
         views = self.options.views * len(self.train)
         return parts(views, len(self.val) if self.options.val else 0)
 
-    def walk(self, wanted: Sequence[Part], workers: int = 0) -> Iterator[tuple[Part, dict]]:
+    def walk(
+        self, wanted: Sequence[Part], workers: int = 0
+    ) -> Iterator[tuple[Part, dict[str, Tensor]]]:
         """The shards `wanted`, in their order, each as soon as it is made.
 
         workers: processes that load images meanwhile.
@@ -72,7 +74,7 @@ class Recorder:
                 yield part, _joined([row for batch in rows for row in self._rows(split, batch)])
 
     @torch.no_grad()
-    def _rows(self, split: str, batch: dict) -> list[dict[str, Tensor]]:
+    def _rows(self, split: str, batch: dict[str, Any]) -> list[dict[str, Tensor]]:
         data = self.model.data_preprocessor(batch, training=False)
         if split == "val":  # is evaluated in full precision, whatever trains
             return list(self._images(data["inputs"], data["data_samples"]))
@@ -193,7 +195,7 @@ class _Batches(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> dict:
+    def __getitem__(self, number: int) -> dict[str, Any]:
         if number >= len(self):
             raise IndexError(number)
         samples = []
@@ -205,7 +207,7 @@ class _Batches(Dataset[Any]):
             sample = self.recorder.train[Position(place, index)]
             sample["data_samples"].set_metainfo({"index": index})
             samples.append(sample)
-        loaded: dict = pseudo_collate(samples)
+        loaded: dict[str, Any] = pseudo_collate(samples)
         return loaded
 
 

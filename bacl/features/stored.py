@@ -12,6 +12,7 @@ import torch
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmengine.registry import FUNCTIONS
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bacl.datasets.index import Index
@@ -86,13 +87,13 @@ class StoredFeatures:
     def __len__(self) -> int:
         return len(self.places)
 
-    def presence(self) -> tuple[np.ndarray, np.ndarray]:
+    def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """What samplers ask for: `Index.presence`, of the images that the dataset has."""
         places, labels = self.index.presence()
         own = np.isin(places, self.places)
         return np.searchsorted(self.places, places[own]), labels[own]
 
-    def wide(self) -> np.ndarray:
+    def wide(self) -> NDArray[Any]:
         """Whether each image is wider than high, (I,)."""
         return self.index.wide()[self.places]
 
@@ -123,7 +124,7 @@ class StoredFeatures:
         return view
 
 
-@FUNCTIONS.register_module()
+@FUNCTIONS.register_module()  # type: ignore[untyped-decorator]
 def collate_views(views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A batch: tensors of all views, one behind the other, and lists of what each view is."""
     batch: dict[str, Any] = {
@@ -178,7 +179,7 @@ class StoredProposals:
         return {"stored": image, "data_samples": sample}
 
 
-@FUNCTIONS.register_module()
+@FUNCTIONS.register_module()  # type: ignore[untyped-decorator]
 def collate_images(images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A list of images as they are: each is judged by itself."""
     return {
