@@ -5,7 +5,7 @@ all that start from it either way.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -119,7 +119,7 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
         yield f"in all: {fused}"
         yield f"with a job for every variant: {alone} ({_times(fused, alone)} the training images)"
     yield from _banks(plan, val_images)
-    yield from _stored(plan, prepared)
+    yield from stored_lines(plan.jobs, prepared)
     missing = plan.missing(store)
     steps = {job.key: newest_step(store, job.key) or 0 for job in missing}
     there = (
@@ -157,21 +157,21 @@ def _banks(plan: "Plan", val_images: int) -> Iterator[str]:
             )
 
 
-def _stored(plan: "Plan", prepared: "Prepared") -> Iterator[str]:
+def stored_lines(jobs: Sequence["Job"], prepared: "Prepared") -> Iterator[str]:
     """How large stored features are, and which stages train on them."""
     from rich.filesize import decimal
 
-    for job in {job.stage: job for job in plan.jobs if job.kind == "features"}.values():
+    for job in {job.stage: job for job in jobs if job.kind == "features"}.values():
         views, images = _passing(job, prepared.val.image_total)
         train, val = bytes_of(job, prepared)
-        seeds = sum(other.stage == job.stage for other in plan.jobs)
+        seeds = sum(other.stage == job.stage for other in jobs)
         each = f" for each of {seeds} seeds" if seeds > 1 else ""
         yield (
             f"{job.stage}: about {decimal(views * train + images * val)}{each}: {decimal(train)} "
             f"for each of {amount(views)} views of training images"
             + (f", {decimal(val)} for each of {amount(images)} validation images" if images else "")
         )
-    replays = dict.fromkeys(job.stage for job in plan.jobs if job.replayed)
+    replays = dict.fromkeys(job.stage for job in jobs if job.replayed)
     if replays:
         yield f"{', '.join(replays)}: trained on stored features; no image passes the trunk"
 
