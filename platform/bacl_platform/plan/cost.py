@@ -237,7 +237,8 @@ def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]
     """Seconds that a step of a job takes, by a finished job like it; None where there is none.
 
     finished: descriptions by key (`Store.descriptions`). Like a job are those of its kind, dataset,
-    resources, batch and pace; of these the newest counts, of the job's own stage if there is any.
+    resources, batch, features and pace; of these the newest counts, of the job's own stage if there
+    is any.
     """
     wanted = job.model_dump(mode="json")
     found: dict[tuple[bool, float], float] = {}
@@ -250,6 +251,8 @@ def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]
         if any(known["recipe"].get(part) != wanted["recipe"][part] for part in _PACE):
             continue
         if known["recipe"]["schedule"]["batch"] != job.recipe.schedule.batch:
+            continue
+        if known["recipe"].get("features", "exact") != job.recipe.features:
             continue
         times = [
             r["time"]

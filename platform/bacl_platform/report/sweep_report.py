@@ -177,7 +177,8 @@ def _of_screening(plan: SweepPlan, known: bool) -> list[str]:
     assert screen is not None
     best = f"the best {screen.confirm} by {plan.file.sweep.metric}"
     then = f"{best} were chosen to train exactly" if known else f"{best} train exactly after that"
-    return [f"Replayed: trained on stored features, {screen.views} views of each image; {then}."]
+    views = f"{screen.views} view{'' if screen.views == 1 else 's'} of each image"
+    return [f"Replayed: trained on stored features, {views}; {then}."]
 
 
 def _mixture(file: Path, rows: Sequence[Row], mixed: bool) -> list[str]:
