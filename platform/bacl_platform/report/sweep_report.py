@@ -366,6 +366,8 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     from rich.text import Text
 
     head, lines = cells_of(table)
+    if table.screened:
+        head, lines = _stacked(head, lines)
     columns = dict(zip(head, zip(*lines, strict=True), strict=False)) if lines else {}
     # Columns that say nothing take room on a terminal; the files have them.
     shown_columns = [
@@ -381,6 +383,22 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     for note in table.notes:
         say(console, note)
     print_written(folder, console)
+
+
+def _stacked(head: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Cells of a sweep that screens, narrow enough for a terminal: exact points stand below
+    replayed ones."""
+    stacked = [name.removesuffix(" replayed") for name in head if not name.endswith(" exact")]
+    made = []
+    for line in lines:
+        cells: list[str] = []
+        for name, cell in zip(head, line, strict=True):
+            if not name.endswith(" exact"):
+                cells.append(cell.replace(", exact", "\nexact") if name == "features" else cell)
+            elif cell != "-":
+                cells[-1] += f"\n{cell}"
+        made.append(cells)
+    return stacked, made
 
 
 def print_written(folder: Path, console: "Console") -> None:

@@ -1,6 +1,7 @@
 """Reports of sweeps: points beside the paper's, over seeds, and what has none."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -129,12 +130,15 @@ def test_screened_sweep_has_both_columns_and_says_how_the_ranks_agree(filled, fi
     assert content["agreement"]["trials"] == 2
 
 
-def test_screened_sweep_is_reported_by_the_command(filled, store, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "240")
-    file = filled(SCREEN, (0.1, 0.2, 0.3)).file
-    run = CliRunner().invoke(app, ["report", str(file.path), "--store", str(store.root)])
+def test_screened_sweep_has_exact_points_below_on_a_terminal(filled, fill, store):
+    plan = filled(SCREEN, (0.1, 0.2, 0.3))
+    (confirmed,) = confirmations([plan], Preparation(store), store)
+    fill(confirmed.missing(store), {(c.trial.variant, 0): 0.25 for c in confirmed.cells})
+    run = CliRunner().invoke(app, ["report", str(plan.file.path), "--store", str(store.root)])
     assert run.exit_code == 0, run.output
-    assert "1 to run exactly" in run.output and "Replayed: trained on stored" in run.output
+    assert re.search(r"0\.85 +replay +30\.0 .*\n +exact +25\.0 ", run.output)
+    assert re.search(r"\b0 +replay +10\.0 .*\n +0\.5 ", run.output)
+    assert "Replayed: trained on stored" in run.output
 
 
 def test_replayed_sweep_is_beside_the_paper_only_if_asked(
