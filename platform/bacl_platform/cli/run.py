@@ -49,7 +49,7 @@ def plan(
         from bacl_platform.plan.screening import confirmations, expected
         from bacl_platform.plan.show import print_plan
         from bacl_platform.plan.weights import check_weights
-        from bacl_platform.report.sweep_report import print_sweep
+        from bacl_platform.report.sweep_shown import print_sweep
         from bacl_platform.spec.sweep import is_sweep
 
         if is_sweep(file):

@@ -12,16 +12,13 @@ from numpy.typing import NDArray
 
 from bacl_platform.plan.sweep_memory import failed_before, result_of
 from bacl_platform.plan.sweep_plan import Cell, Preparation, SweepPlan, plan_sweeps
-from bacl_platform.plan.trials import Trial
+from bacl_platform.plan.trials import Point, Trial
 from bacl_platform.store.store import Store
 
-Scores = dict[tuple[tuple[str, str], ...], float]
-"""A metric by trial, `Trial.point`."""
 
-
-def scores(cells: Sequence[Cell], metric: str, store: Store) -> Scores:
+def scores(cells: Sequence[Cell], metric: str, store: Store) -> dict[Point, float]:
     """Means over seeds, of the trials that have a result with each."""
-    found: dict[tuple[tuple[str, str], ...], list[float | None]] = {}
+    found: dict[Point, list[float | None]] = {}
     for cell in cells:
         result = result_of(cell, store) if store.complete(cell.job.key) else {}
         found.setdefault(cell.trial.point, []).append(result.get(metric))

@@ -24,6 +24,9 @@ from bacl_platform.spec.sweep import OF_STAGE, STAGE, SWEEP_FIELDS, VARIANT, Scr
 from bacl_platform.spec.yaml_files import assign, override_field, read_with_bases, read_yaml
 from bacl_platform.store.store import Store
 
+Point = tuple[tuple[str, str], ...]
+"""The values of a trial in short, by field."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -45,7 +48,7 @@ class Trial:
         return stage.recipe.features if isinstance(stage, ClassifierStage) else "exact"
 
     @property
-    def point(self) -> tuple[tuple[str, str], ...]:
+    def point(self) -> Point:
         """What it shares with the trial of the same values that is trained otherwise."""
         return tuple(self.varied.items())
 

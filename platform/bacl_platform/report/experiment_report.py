@@ -83,12 +83,15 @@ class Row:
 def rows(report: Report) -> list[Row]:
     """The variants' means and standard deviations over seeds, as they are shown.
 
-    The best are found among exact rows and among replayed ones.
+    The best are found among exact rows and among replayed ones, where there are several of a kind.
     """
     shown: dict[tuple[Fidelity, str], list[float]] = {}
     for name, metric in product(report.variants, report.metrics):
         if values_of := report.values(name, metric):
             shown.setdefault((report.features(name), metric), []).append(_points(values_of))
+    best = {place: max(points) for place, points in shown.items()}
+    if report.replayed:  # else a lone stage 1 beside replayed classifiers would be the best exact
+        best = {place: points for place, points in best.items() if len(shown[place]) > 1}
     made = []
     for name in report.variants:
         values = {metric: report.values(name, metric) for metric in report.metrics}
@@ -102,7 +105,7 @@ def rows(report: Report) -> list[Row]:
                 {metric: _text(d, "+") for metric, d in differences.items()}
                 if any(differences.values())
                 else {},
-                {m for m, v in values.items() if v and _points(v) == max(shown[kind, m])},
+                {m for m, v in values.items() if v and _points(v) == best.get((kind, m))},
                 kind,
             )
         )

@@ -6,7 +6,7 @@ Everything is read from the store; values are points (AP times 100).
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -17,15 +17,13 @@ import numpy as np
 from bacl.errors import UsageError
 from bacl_platform import texts
 from bacl_platform.console import say
-from bacl_platform.plan.cost import cost_of, duration, step_seconds, stored_lines
-from bacl_platform.plan.job import Fidelity, Job
+from bacl_platform.plan.job import Fidelity
 from bacl_platform.plan.judged import notes, prepared_of
 from bacl_platform.plan.population import Move
 from bacl_platform.plan.screening import Agreement, agreement
-from bacl_platform.plan.show import state
 from bacl_platform.plan.sweep_memory import failed_before, result_of, stopped_before
 from bacl_platform.plan.sweep_plan import Cell, SweepPlan
-from bacl_platform.plan.trials import SweepFile, plain
+from bacl_platform.plan.trials import Point, SweepFile, plain
 from bacl_platform.report.pages import csv_table, html_page, html_table, latex_table, markdown_table
 from bacl_platform.spec.paper_table import published
 from bacl_platform.store.disk import disk_errors
@@ -107,9 +105,9 @@ def collect(
     """
     stopped, failed = set(stopped_before(plan, store)), failed_before(plan, store)
     title, theirs = printed(plan.file) if with_paper else ("", [])
-    by_trial: dict[tuple[tuple[str, str], ...], list[Any]] = {}
+    by_trial: dict[Point, list[Cell]] = {}
     for cell in plan.cells:
-        by_trial.setdefault(tuple(cell.trial.varied.items()), []).append(cell)
+        by_trial.setdefault(cell.trial.point, []).append(cell)
     screened = plan.file.sweep.screen is not None
     exact = {} if confirmed is None else _exact(confirmed, store)
     rows, metrics = [], {plan.file.sweep.metric: None}
@@ -157,10 +155,10 @@ def collect(
 
 def _exact(
     confirmed: SweepPlan, store: Store
-) -> dict[tuple[tuple[str, str], ...], tuple[dict[str, list[float]], list[str]]]:
+) -> dict[Point, tuple[dict[str, list[float]], list[str]]]:
     """Points of confirmed trials by metric, and how each of their other seeds stands."""
     failed = failed_before(confirmed, store)
-    made: dict[tuple[tuple[str, str], ...], tuple[dict[str, list[float]], list[str]]] = {}
+    made: dict[Point, tuple[dict[str, list[float]], list[str]]] = {}
     for cell in confirmed.cells:
         points, left = made.setdefault(cell.trial.point, ({}, []))
         if not store.complete(cell.job.key):
@@ -186,14 +184,10 @@ def _mixture(file: Path, rows: Sequence[Row], mixed: bool) -> list[str]:
 
     Raises UsageError with it where there are such rows and they are not allowed.
     """
-    names = [", ".join(row.varied.values()) for row in rows if row.paper]
-    replayed = [
-        name
-        for name, row in zip(names, (row for row in rows if row.paper), strict=True)
-        if row.features == "replay"
-    ]
-    if not replayed:
+    both = [row for row in rows if row.paper and row.features == "replay"]
+    if not both:
         return []
+    replayed = [", ".join(row.varied.values()) for row in both]
     which = f"{'; '.join(replayed)}: replayed (trained on stored features)"
     if mixed:
         return [f"MIXED: the paper's numbers are exact, and not these of ours: {which}."]
@@ -404,105 +398,3 @@ def _stacked(head: list[str], lines: list[list[str]]) -> tuple[list[str], list[l
 def print_written(folder: Path, console: "Console") -> None:
     """Say where the table is."""
     say(console, f"written: {folder}/table.md, .html, .tex, .csv")
-
-
-def print_sweep(
-    plan: SweepPlan,
-    store: Store,
-    console: "Console",
-    then: SweepPlan | None = None,
-    known: bool = False,
-) -> None:
-    """Show what a sweep would run: its trials, what is there, what shares a trunk, the cost.
-
-    then: of a sweep that screens, what trains exactly after that; known: whether these are the best
-    trials already, or stand for them.
-    """
-    from rich.table import Table
-
-    sweep = plan.file.sweep
-    say(console, f"{sweep.name}: {_search(plan)}, store {store.url}")
-    rows = collect(plan, store, False, then if known else None)
-    jobs = {job.key: number for number, job in enumerate(plan.jobs, start=1)}
-    trials = Table(*rows.fields, "state", "jobs")
-    for row in rows.rows:
-        own = {jobs[c.job.key] for c in plan.cells if c.trial.varied == row.varied}
-        values = [row.varied.get(field, "") for field in rows.fields]
-        trials.add_row(*values, row.state, ", ".join(map(str, sorted(own))))
-    if rows.rows:
-        console.print(trials)
-    if then is not None:
-        say(console, "screening, on stored features:")
-    _print_jobs(plan.jobs, store, console)
-    if then is not None:
-        for line in _images(plan.jobs, store):
-            say(console, line)
-        count = len({cell.trial.point for cell in then.cells})
-        which = "; ".join(dict.fromkeys(cell.trial.label for cell in then.cells))
-        best = which if known else f"the best {count} by {sweep.metric}, about so much"
-        say(console, f"then exactly: {best}:")
-        more = [job for job in then.jobs if job.key not in jobs]
-        _print_jobs(more, store, console)
-        for line in _images(more, store):
-            say(console, line)
-    if sweep.stops and sweep.scheduler is not None:
-        say(
-            console,
-            f"scheduler {sweep.scheduler.type}: which trials it stops early is not known in "
-            "advance",
-        )
-    elif sweep.scheduler is not None:
-        say(console, "scheduler pbt: which trials go on from which others is not known in advance")
-    for note in rows.notes:
-        say(console, note)
-
-
-def _search(plan: SweepPlan) -> str:
-    sweep = plan.file.sweep
-    if sweep.search == "tpe":
-        return (
-            f"tpe proposes {sweep.samples} trials, each a job of its own; of {len(plan.cells)} "
-            "it is known which, of the others not in advance"
-        )
-    trials = len({tuple(cell.trial.varied.items()) for cell in plan.cells})
-    return f"{sweep.search}, {trials} trials, {len({cell.seed for cell in plan.cells})} seeds"
-
-
-def _images(jobs: Sequence[Job], store: Store) -> Iterator[str]:
-    """What jobs that the store lacks process and keep, in sentences."""
-    missing = [job for job in jobs if not store.complete(job.key)]
-    if missing:
-        prepared = prepared_of(missing[0].dataset_digest, store)
-        yield f"to run: {cost_of(missing, prepared.val.image_total)[0]}"
-        yield from stored_lines(missing, prepared)
-
-
-def _print_jobs(jobs: Sequence[Job], store: Store, console: "Console") -> None:
-    """Show jobs, and what those that the store lacks cost."""
-    from rich.table import Table
-
-    table = Table("", "job", "key", "state", "steps", "variants", "estimate")
-    seconds, finished = 0.0, store.descriptions()
-    for number, job in enumerate(jobs, start=1):
-        step = 0.0 if store.complete(job.key) else step_seconds(job, store, finished)
-        estimate = None if step is None else step * job.iterations
-        seconds += (estimate or 0.0) * job.resources.workers
-        shown = "unknown" if estimate is None else duration(estimate) if estimate else ""
-        table.add_row(
-            str(number),
-            job.name,
-            job.key,
-            state(job, store),
-            str(job.iterations),
-            str(len(job.variants)),
-            shown,
-        )
-    console.print(table)
-    missing = [job for job in jobs if not store.complete(job.key)]
-    steps = sum(job.iterations for job in missing if job.kind != "features")
-    cost = f", about {duration(seconds)} of workers' time" if seconds else ""
-    say(
-        console,
-        f"{len(jobs) - len(missing)} of {len(jobs)} jobs are in the store, "
-        f"{len(missing)} to run: {steps} steps{cost}",
-    )

@@ -313,7 +313,7 @@ def test_replayed_rows_are_compared_among_themselves(planned, replayed, store, f
     fill(plan.jobs, MIXED)
     rows = {row.name: row for row in experiment_report.rows(results.collect(plan, store, ""))}
     assert "AP" in rows["bacl"].best and "AP" in rows["fcbl"].best  # 0.30 exact, 0.28 replayed
-    assert rows["bce"].best == set()
+    assert rows["bce"].best == rows["softmax"].best == set()
     assert rows["bacl"].differences["AP"] == "+10.0"
     assert rows["fcbl"].differences == {}  # the baseline is exact
 
@@ -321,3 +321,12 @@ def test_replayed_rows_are_compared_among_themselves(planned, replayed, store, f
 def test_report_without_replayed_rows_does_not_mention_them(study):
     text = experiment_report.markdown(study, [], "")
     assert "| variant | seeds | AP |" in text and "Replayed" not in text
+
+
+def test_lone_exact_row_is_not_the_best_of_its_kind(tiny, planned, replayed, store, fill):
+    tiny.write_text(tiny.read_text().split("  heads:")[0])
+    plan = planned(*replayed)
+    fill(plan.jobs, MIXED)
+    rows = {row.name: row for row in experiment_report.rows(results.collect(plan, store, ""))}
+    assert rows.keys() == {"features", "fcbl", "bce"}
+    assert "AP" in rows["fcbl"].best and rows["features"].best == set()
