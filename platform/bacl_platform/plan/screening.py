@@ -96,7 +96,7 @@ class Agreement:
     trials: int
     """How many have both."""
     correlation: float | None
-    """Spearman's; None where all are equal, or there is only one."""
+    """Spearman's; None where all are equal."""
     best_screened: str
     best_exact: str
     """Labels of the best trials."""
@@ -118,12 +118,12 @@ class Agreement:
 
 
 def agreement(plan: SweepPlan, confirmed: SweepPlan, store: Store) -> Agreement | None:
-    """How screened and exact results agree; None where no trial has both."""
+    """How screened and exact results agree; None where fewer than two trials have both."""
     sweep = plan.file.sweep
     before = scores(plan.cells, sweep.metric, store)
     after = scores(confirmed.cells, sweep.metric, store)
     both = [point for point in after if point in before]
-    if not both:
+    if len(both) < 2:
         return None
     labels = {cell.trial.point: cell.trial.label for cell in confirmed.cells}
     sign = 1 if sweep.mode == "max" else -1

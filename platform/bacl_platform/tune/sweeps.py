@@ -90,6 +90,10 @@ class _Session:
         running = [plan for plan in plans if plan.proposes or _left(plan, store)]
         if not running:
             return
+        for plan in running:
+            if plan.confirms:
+                best = "; ".join(dict.fromkeys(cell.trial.label for cell in plan.cells))
+                say(self.console, f"{plan.file.sweep.name}: screened, now exactly: {best}")
         first = _before_proposals(running, self.prepare, store)
         if self._progress is None:
             asked = [job for plan in running for job in plan.missing(store)]

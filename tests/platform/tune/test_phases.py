@@ -88,7 +88,7 @@ SCREENED = [(alpha, "replay") for alpha in APS]
 
 
 def test_best_train_exactly_once_all_are_screened(phases, run):
-    run(SCREEN)
+    assert "screened: screened, now exactly: alpha=0.25; alpha=1\n" in run(SCREEN)
     assert phases == [SCREENED, [(0.25, "exact"), (1, "exact")]]
     assert "nothing to do: 6 of 6 trials are in the store" in run(SCREEN)
     assert len(phases) == 2
