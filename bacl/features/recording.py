@@ -53,7 +53,7 @@ class Recorder:
         observers = (self.observer.views, self.observer.images)
         for split, observe in zip(SPLITS, observers, strict=True):
             own = [part for part in wanted if part.split == split]
-            batches = _Batches(self, own)
+            batches = _Batches(self.train, self.val, self.order, own)
             loader: DataLoader[Any] = DataLoader(
                 batches, batch_size=None, num_workers=workers, collate_fn=_as_it_is
             )
@@ -66,8 +66,8 @@ class Recorder:
 class _Batches(Dataset[Any]):
     """Image views in pairs, and validation images one by one, loaded for the trunk."""
 
-    def __init__(self, recorder: Recorder, wanted: Sequence[Part]) -> None:
-        self.recorder = recorder
+    def __init__(self, train: Any, val: Any, order: OrderedSampler, wanted: Sequence[Part]) -> None:
+        self.train, self.val, self.order = train, val, order
         self.batches = [places for part in wanted for places in self.of(part)]
         self.split = wanted[0].split if wanted else ""
 
@@ -87,10 +87,10 @@ class _Batches(Dataset[Any]):
         samples = []
         for place in self.batches[number]:
             if self.split == "val":
-                samples.append(self.recorder.val[place])
+                samples.append(self.val[place])
                 continue
-            index = self.recorder.order.image(place)
-            sample = self.recorder.train[Position(place, index)]
+            index = self.order.image(place)
+            sample = self.train[Position(place, index)]
             sample["data_samples"].set_metainfo({"index": index})
             samples.append(sample)
         loaded: dict[str, Any] = pseudo_collate(samples)
