@@ -19,11 +19,14 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
+from bacl.datasets.prepared import Prepared
 from bacl.detector.warmstart import load_trunk, read_checkpoint
+from bacl.errors import RunError
 from bacl.features import shards
 from bacl.features.parts import Part
 from bacl.features.recording import Recorder
 from bacl_platform.plan.job import Job
+from bacl_platform.plan.stored import bytes_in_all, lack_of_room
 from bacl_platform.store.disk import disk_errors, write_text
 from bacl_platform.store.names import CHECKPOINT, JOB, LOG, SCALARS, SHARDS
 from bacl_platform.store.store import Store
@@ -34,8 +37,8 @@ from bacl_platform.train.model import save_file
 from bacl_platform.train.publish import described
 from bacl_platform.train.ranks import together
 
-TOLD_EVERY = 2.0
-"""Seconds, at least, between what is said of progress."""
+REPORT_EVERY = 15.0
+"""Seconds, at least, between reports of progress."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,18 +57,26 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
     rank, ranks = get_dist_info()
     if rank == 0:
         tell(Started(job.key, len(done)))
-    told = began = time.perf_counter()
+        _check_room(job, store, len(missing) / len(every))
+    reported = began = time.perf_counter()
     for part, content in recorder.walk(missing[rank::ranks], job.recipe.loader_workers):
         with disk_errors(store.root):
             shards.write(folder, part, content)
-        if rank == 0 and time.perf_counter() - told > TOLD_EVERY:
-            told = time.perf_counter()
+        if rank == 0 and time.perf_counter() - reported > REPORT_EVERY:
+            reported = time.perf_counter()
             tell(Checkpointed(job.key, len(list(folder.glob("*.pt")))))
         if asked_to_stop is not None and asked_to_stop():
             raise Interrupted(f"job {job.name} ({job.key}) was stopped between shards")
     barrier()
     seconds = time.perf_counter() - began
     together(lambda: _publish(job, store, work / "entry", seconds))
+
+
+def _check_room(job: Job, store: Store, share: float) -> None:
+    """Refuse to begin where the disk has too little room for the share of shards that lack."""
+    prepared = Prepared.load(Path(job.config["val_dataloader"]["dataset"]["dataset_info"]))
+    if problem := lack_of_room(share * bytes_in_all(job, prepared), store):
+        raise RunError(f"job {job.name} ({job.key}): {problem}")
 
 
 def _kept(part: Part, folder: Path, store: Store, job: Job) -> bool:

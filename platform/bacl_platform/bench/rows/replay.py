@@ -31,7 +31,7 @@ from bacl.settings import Detector, Features
 from bacl_platform.bench.embedded import STEPS, experiment
 from bacl_platform.bench.measure import Row, Setting, in_turns
 from bacl_platform.bench.training import BOXES, R50, Training, batch_of, build
-from bacl_platform.plan.cost import POSITIVES
+from bacl_platform.plan.stored import POSITIVES
 from bacl_platform.spec.load import load
 
 STORED = Features()
