@@ -4,6 +4,8 @@ G ground-truth boxes, C categories, D feature width, H hallucinated features.
 """
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,26 +83,31 @@ class FeatureStatistics(nn.Module):
 
     @torch.no_grad()
     def synthesize(
-        self, strength: Tensor, categories: int, samples: int, generator: torch.Generator
+        self,
+        strength: Tensor,
+        categories: int,
+        samples: int,
+        generators: Sequence[torch.Generator],
     ) -> tuple[Tensor, Tensor]:
-        """Features of drawn categories, Eqs. (12)-(13).
+        """Features of drawn categories, Eqs. (12)-(13), for each of some pairs of images.
 
-        strength: l_i in [0, 1], shape (C,). Draws `categories` times with replacement with
-        probability proportional to 1 - l_i and makes `samples` features per draw. Returns features
-        (H, D) and labels (H,); of categories never seen there is nothing to make, and their rows,
-        zeros, are labelled C: which they are is not known without waiting for the device.
+        strength: l_i in [0, 1], shape (C,). From the generator of each pair, draws `categories`
+        times with replacement with probability proportional to 1 - l_i and makes `samples` features
+        per draw. Returns features (H, D) and labels (H,); of categories never seen there is nothing
+        to make, and their rows, zeros, are labelled C: which they are is not known without waiting
+        for the device.
         """
         chance = (1 - strength).clamp_min(0)
         chance = torch.where(chance.sum() > 0, chance, torch.ones_like(chance))
-        drawn = torch.multinomial(chance, categories, replacement=True, generator=generator)
-        noise = torch.randn(
-            categories,
-            samples,
-            self.prototype.size(1),
-            generator=generator,
-            device=strength.device,
-            dtype=self.prototype.dtype,
-        )
+        drawn_by_pair, noise_by_pair = [], []
+        shape = (categories, samples, self.prototype.size(1))
+        place: dict[str, Any] = {"device": strength.device, "dtype": self.prototype.dtype}
+        for generator in generators:
+            drawn_by_pair.append(
+                torch.multinomial(chance, categories, replacement=True, generator=generator)
+            )
+            noise_by_pair.append(torch.randn(shape, generator=generator, **place))
+        drawn, noise = torch.cat(drawn_by_pair), torch.cat(noise_by_pair)
         deviation = self.variance[drawn, None].sqrt()
         features = torch.addcmul(self.prototype[drawn, None], deviation, noise)
         labels = torch.where(self.seen[drawn], drawn, len(self.seen))

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from mmdet.structures import DetDataSample, SampleList
 from mmdet.structures.bbox import bbox2roi
-from mmengine.structures import InstanceData
 from torch import Tensor
 
 from bacl.detector.bank import BankDetector, jittered
@@ -118,7 +117,7 @@ class Observer:
             zip(samples, self.model.propose(x, samples), strict=True)
         ):
             proposed.priors = proposed.pop("bboxes")
-            ignored = sample.get("ignored_instances", InstanceData())
+            ignored = sample.get("ignored_instances")
             assigned = head.bbox_assigner.assign(proposed, sample.gt_instances, ignored)
             levels = [level[number][None] for level in x]
             results.append(
