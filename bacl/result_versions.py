@@ -28,7 +28,7 @@ def versions_of(detector: Detector, recipe: Recipe, variant: Variant) -> dict[st
 
     The version of a method or an indicator from outside of BACL is the digest of its sources.
     """
-    parts = ["evaluation", f"sampler.{recipe.sampler}", *_of_the_trunk(detector, recipe)]
+    parts = _of_the_stage(detector, recipe)
     if recipe.features == "replay":
         parts.append("features")
     if getattr(variant, "hallucination", None) is not None:
@@ -50,11 +50,19 @@ def versions_of(detector: Detector, recipe: Recipe, variant: Variant) -> dict[st
 
 def versions_of_features(detector: Detector, recipe: Recipe) -> dict[str, int | str]:
     """Versions of the parts on which stored features depend."""
-    return {part: version_of(part) for part in (*_of_the_trunk(detector, recipe), "features")}
+    parts = [*_of_the_stage(detector, recipe), "features"]
+    unused = ("evaluation", f"sampler.{recipe.sampler}")
+    return {part: version_of(part) for part in parts if part not in unused}
 
 
-def _of_the_trunk(detector: Detector, recipe: Recipe) -> list[str]:
-    parts = ["training", f"detector.{detector.type}", f"augmentation.{recipe.augmentation}"]
+def _of_the_stage(detector: Detector, recipe: Recipe) -> list[str]:
+    parts = [
+        "training",
+        "evaluation",
+        f"detector.{detector.type}",
+        f"sampler.{recipe.sampler}",
+        f"augmentation.{recipe.augmentation}",
+    ]
     return parts if recipe.proposal_nms is None else [*parts, "resampling"]
 
 
