@@ -1,4 +1,5 @@
-"""A bank's variants as plain detectors of MMDetection's own types, and what checkpoints tell."""
+"""Export of a bank's variants as stock MMDetection detectors, and statistics read from
+checkpoints."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,15 +22,15 @@ _CLASSIFIERS = (
     "roi_head.bbox_head.fc_cls.variant.fc_cls.weight",
     "roi_head.bbox_head.fc_cls.variant.fc_cls.2.weight",
 )
-"""Where an exported detector has its classifier's weights: a plain one's, and a whole variant's
-that has trained a copy, a linear classifier, or one behind a hidden layer."""
+"""Keys of classifier weights in an exported detector: a linear classifier's; and, in a whole
+variant, a copy's, a linear classifier's, or that of a classifier behind a hidden layer."""
 
 
 def stock_classifier(settings: Mapping[str, Any], categories: int) -> dict[str, Any]:
-    """Options of MMDetection's box head with which it scores as a variant with these settings.
+    """Options with which MMDetection's box head gives the scores of a variant with these settings.
 
-    A linear classifier that a `loss_cls` of its own suits is exported as such; any other as the
-    whole variant.
+    A linear classifier whose scores a `loss_cls` can compute is exported as such; any other is
+    exported as the whole variant.
     """
     loss = METHODS.get(settings["method"]).exported(settings)
     if loss is not None:
@@ -45,9 +46,9 @@ def stock_classifier(settings: Mapping[str, Any], categories: int) -> dict[str, 
 def variant_state(
     state: Mapping[str, Tensor], name: str, whole: bool = False, left_out: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """The weights of a stock detector with one variant's classifier, from a bank's; with the
-    `whole` variant, less the modules `left_out`, where its classifier alone does not make its
-    scores."""
+    """Weights of a stock detector with one variant's classifier, from a bank's weights. whole:
+    export the whole variant, except its modules `left_out`, because its classifier alone does not
+    give its scores."""
     part = "" if whole else r"fc_cls\."
     mine = re.compile(rf"\.variants\.{re.escape(name)}\.{part}")
     target = ".fc_cls.variant." if whole else ".fc_cls."
@@ -100,7 +101,7 @@ def export_variants(
 
 def weight_norms_of(checkpoint: Path, categories: int) -> NDArray[Any] | None:
     """L2 norms (C,) of the foreground classifiers of an exported detector; a classifier's first C
-    rows are the categories'. None where it has several classifiers, as a cascade.
+    rows are the categories'. None where it has several classifiers, as in a cascade.
 
     Raises RunError where the checkpoint cannot be read.
     """
@@ -110,8 +111,9 @@ def weight_norms_of(checkpoint: Path, categories: int) -> NDArray[Any] | None:
 
 
 def confusions_of(checkpoint: Path, variant: str, categories: int) -> NDArray[Any] | None:
-    """Sums of scores and, in the last column, of samples (C, C + 1) of a variant's indicator in a
-    bank's checkpoint; of a cascade, of all its heads. None where it is no confusion matrix.
+    """Confusion matrix of a variant in a bank's checkpoint: sums of scores and, in the last column,
+    numbers of samples, (C, C + 1), over all heads of a cascade. None where the variant's indicator
+    is not a confusion matrix.
 
     Raises RunError where the checkpoint cannot be read.
     """

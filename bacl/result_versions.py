@@ -1,4 +1,4 @@
-"""Versions of results: which finished jobs a change of the code makes worthless.
+"""Versions of results, which invalidate finished jobs when a change of the code changes results.
 
 The key of a finished job holds the versions of the parts that it used (`versions_of`), and of no
 others. Any edit that leaves results as they are leaves keys as they are. Where results change on
@@ -12,10 +12,11 @@ from bacl.method_settings.registry import METHODS, Variant
 from bacl.settings import Detector, Recipe
 
 VERSIONS: dict[str, int] = {}
-"""By part; what is not here is at 1.
+"""Version of each part; parts that are not listed have version 1. The parts are:
 
-- `training`: what every stage has, such as losses of boxes, sampling of regions, optimizer, draws;
-- `evaluation`: from detections to metrics, and which detections are kept;
+- `training`: the parts common to all stages, such as box losses, sampling of regions, optimizer,
+  draws;
+- `evaluation`: the selection of detections and their metrics;
 - `detector.TYPE`, `sampler.NAME`, `augmentation.NAME`;
 - `resampling`: `recipe.proposal_nms`;
 - `features`: what is stored of images, and how banks train on it;
