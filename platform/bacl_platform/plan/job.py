@@ -47,6 +47,11 @@ class Job(Settings):
         return self.kind == "classifier" and self.recipe.features == "replay"
 
     @property
+    def unit(self) -> str:
+        """What its progress is counted in."""
+        return "shard" if self.kind == "features" else "step"
+
+    @property
     def iterations(self) -> int:
         """Steps; of a job that stores features, shards."""
         return self.config["train_cfg"]["max_iters"]

@@ -10,7 +10,6 @@ from bacl_platform.plan.job import Job, Plan, grouped
 from bacl_platform.plan.stored import images_that_train
 from bacl_platform.spec.experiment import ClassifierStage, Experiment, Resources
 from bacl_platform.spec.problems import as_yaml
-from bacl_platform.store.names import SHARDS
 from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import newest_step
 
@@ -63,11 +62,8 @@ def state(job: Job, store: Store) -> str:
     """In words: in the store, unfinished at a step, or to run."""
     if store.complete(job.key):
         return "in store"
-    if job.kind == "features":
-        there = len(list((store.work(job.key) / "entry" / SHARDS).glob("*.pt")))
-        return f"{there} of {job.iterations} shards" if there else "to run"
     step = newest_step(store, job.key)
-    return "to run" if step is None else f"unfinished at step {step}"
+    return "to run" if step is None else f"unfinished at {job.unit} {step}"
 
 
 def _of_other_code(plan: Plan, store: Store) -> Iterator[str]:

@@ -83,8 +83,7 @@ class Progress(AbstractContextManager[Any]):
         elif step == job.iterations:
             self._show(job, step, "evaluating")
         if not self.console.is_terminal:
-            unit = "shard" if job.kind == "features" else "step"
-            self.say(f"{job.name}: {unit} {step}/{job.iterations}{self._state(job)}")
+            self.say(f"{job.name}: {job.unit} {step}/{job.iterations}{self._state(job)}")
 
     def end(self, job: Job, text: str) -> None:
         """A job is done or has failed."""
