@@ -39,7 +39,7 @@ from bacl.settings import Groups
 
 LVIS_GROUPS = Groups()
 MAX_DETECTIONS = 300
-"""Most detections of an image that LVIS counts."""
+"""Largest number of detections of an image that LVIS counts."""
 FLUSH_ROWS = 200_000
 """Number of detections that a rank holds in memory before it writes them to its shards."""
 

@@ -255,8 +255,8 @@ def _make(place: str, request: Request, say: Callable[[str], None]) -> None:
     if record and not sources.spoilt(root, record):
         if record.origin != _how(place, request):
             raise UsageError(
-                f"{root / place}: is there as {record.origin}, asked for is "
-                f"{_how(place, request)}: use another --root, or move it away"
+                f"{root / place}: expected {_how(place, request)}, got "
+                f"{record.origin}: use another --root, or move it away"
             )
         say(f"{Path(place).name}: there ({record.origin})")
         return

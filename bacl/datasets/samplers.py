@@ -150,7 +150,7 @@ class RepeatFactorSampler(OrderedSampler):
         return int(self._order[position - self._begin])
 
     def _times(self, epoch: int) -> NDArray[Any]:
-        """How often each image is shown in an epoch, (I,)."""
+        """Number of times that an epoch shows each image, (I,)."""
         whole = np.floor(self.factors)
         up = draws(self.seed, "repeat", epoch).random(self.size) < self.factors - whole
         return (whole + up).astype(np.int64)

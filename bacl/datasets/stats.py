@@ -29,7 +29,7 @@ class SplitStats:
     categories: int
     """Categories with at least one instance."""
     most_instances: int
-    """In one image."""
+    """Largest number of instances in an image."""
     masks: int
     """Annotations with a segmentation, crowds included."""
 
@@ -94,7 +94,7 @@ def stats(dataset: settings.Dataset, cache: Path) -> Stats:
     """Statistics of a dataset from its annotations; image files may be missing.
 
     Args:
-        cache: where the embedded set is made, if it is asked for.
+        cache: folder where the embedded set is made, if it is the dataset.
 
     Raises:
         UsageError: an annotation file cannot be read; one sentence a line.

@@ -64,7 +64,7 @@ class Method(Settings):
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """Those of `follows` that the options allow."""
+        """Methods of `follows` that the options allow."""
         return self.follows
 
     @property

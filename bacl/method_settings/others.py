@@ -484,7 +484,7 @@ class RIO(Method):
     method: Literal["rio"]
     counted: ClassVar[bool] = True
     most_images: int = Field(30, gt=0)
-    """Most training images that a category may have for its features to be kept in the memory."""
+    """Largest number of training images of a category whose features are kept in the memory."""
     slots: int = Field(60, gt=0)
     """Features that the memory holds of each category."""
     samples: int = Field(20, gt=0)

@@ -100,7 +100,8 @@ class FCBL(Method):
     threshold: float = Field(0.7, ge=0, le=1)
     """p_t of the weight term, Eq. (9)."""
     weight_term: Literal["both", "misclassified", "overconfident", "none"] = "both"
-    """Which conditions of Eq. (9) keep a category's loss, Table IX; `none` weights nothing."""
+    """Conditions of Eq. (9) under which a category's loss counts, Table IX; `none` gives all the
+    weight 1."""
     indicator: Indicator = "confusion_matrix"
     """Long-term indicator that guides margin and sampling, Table II and Eq. (14)."""
     gamma: float = Field(0.9, ge=0, lt=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Counts:
-    """How often the training split shows each category, in the order of labels."""
+    """Counts of each category in the training split, in the order of labels."""
 
     images: Sequence[int]
     instances: Sequence[int]

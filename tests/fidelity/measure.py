@@ -128,7 +128,7 @@ def read(file: Path, store: Store) -> Report:
 def pairs(exact: Report, replayed: Report, metric: str) -> list[tuple[str, float, float]]:
     """(variant, exact, replayed) for each seed, in points."""
     found = []
-    names = [n for n in replayed.variants if n in exact.variants and n != "representation"]
+    names = {result.variant: None for result in replayed.results if result.job.replayed}
     for name in names:
         own = zip(exact.values(name, metric), replayed.values(name, metric), strict=True)
         found += [(name, 100 * one, 100 * other) for one, other in own]
