@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
-from statistics import mean
+from statistics import mean, pstdev
 from typing import Any
 
 import yaml
@@ -30,6 +31,8 @@ from bacl_platform.store.store import Store
 ROOT = Path(__file__).parents[2]
 SWEEPS = ("fig4", "table3", "table4", "table5", "table6", "table7", "table8", "table9")
 METRICS = ("AP", "AP_r")
+Row = tuple[str, float, float]
+"""A variant's metric for one seed, exact and replayed, in points."""
 BARS = {"after stage 1": (0.7, 1.5), "after a classifier stage": (0.5, 1.0)}
 """Most that AP and AP_r may differ in the mean, in points."""
 
@@ -125,9 +128,9 @@ def read(file: Path, store: Store) -> Report:
     return collect(plan, store, f"bacl run {file}")
 
 
-def pairs(exact: Report, replayed: Report, metric: str) -> list[tuple[str, float, float]]:
-    """(variant, exact, replayed) for each seed, in points."""
-    found = []
+def pairs(exact: Report, replayed: Report, metric: str) -> list[Row]:
+    """Each variant with each seed."""
+    found: list[Row] = []
     names = {result.variant: None for result in replayed.results if result.job.replayed}
     for name in names:
         own = zip(exact.values(name, metric), replayed.values(name, metric), strict=True)
@@ -138,8 +141,8 @@ def pairs(exact: Report, replayed: Report, metric: str) -> list[tuple[str, float
 def page(exact: Report, reports: dict[str, Report], seconds: dict[str, float]) -> str:
     """What was found, in Markdown."""
     lines = [
-        "| features | metric | pairs | mean | mean absolute | largest | bar | Spearman |",
-        "|---|---|---|---|---|---|---|---|",
+        "| features | metric | rows | mean | mean absolute | largest | bar | Spearman | clear pairs |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, report in reports.items():
         for metric, bar in zip(METRICS, BARS[name], strict=True):
@@ -148,20 +151,40 @@ def page(exact: Report, reports: dict[str, Report], seconds: dict[str, float]) -
             lines.append(
                 f"| {name} | {metric} | {len(apart)} | {mean(apart):+.2f} "
                 f"| {mean(map(abs, apart)):.2f} | {max(map(abs, apart)):.2f} | {bar} "
-                f"| {rank_correlation(of_seeds):.3f} |"
+                f"| {rank_correlation(of_seeds):.3f} | {clear_pairs(of_seeds)} |"
             )
     taken = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     return "\n".join([*lines, "", f"`bacl run` of what the store lacked: {taken}.", ""])
 
 
-def rank_correlation(of_seeds: Sequence[tuple[str, float, float]]) -> float:
+def rank_correlation(of_seeds: Sequence[Row]) -> float:
     """Spearman's, between variants' means over seeds."""
+    return float(spearmanr(*zip(*means_of(of_seeds), strict=True)).statistic)
+
+
+def clear_pairs(of_seeds: Sequence[Row]) -> str:
+    """How many pairs of variants differ exactly by more than a seed's noise, which is what one
+    variant's seeds differ by, and in how many of them replay has the same one ahead."""
+    names = list(dict.fromkeys(name for name, _, _ in of_seeds))
+    seeds = [[row[1] for row in of_seeds if row[0] == name] for name in names]
+    if any(len(values) < 2 for values in seeds):
+        return "one seed"
+    # the seeds of all variants share their stage 1, whose effect is not a variant's noise
+    shift = [mean(values[number] for values in seeds) for number in range(len(seeds[0]))]
+    noise = mean(
+        pstdev([value - own for value, own in zip(values, shift, strict=True)]) for values in seeds
+    )
+    found = means_of(of_seeds)
+    clear = [(a, b) for a, b in combinations(found, 2) if abs(a[0] - b[0]) > noise]
+    alike = sum((a[0] > b[0]) == (a[1] > b[1]) for a, b in clear)
+    return f"{alike} of {len(clear)} alike (noise {noise:.2f})"
+
+
+def means_of(of_seeds: Sequence[Row]) -> list[tuple[float, float]]:
+    """Each variant's means over seeds, exact and replayed."""
     names = dict.fromkeys(name for name, _, _ in of_seeds)
-    means = [
-        [mean(row[place] for row in of_seeds if row[0] == name) for name in names]
-        for place in (1, 2)
-    ]
-    return float(spearmanr(*means).statistic)
+    own = [[row[1:] for row in of_seeds if row[0] == name] for name in names]
+    return [(mean(one for one, _ in rows), mean(other for _, other in rows)) for rows in own]
 
 
 def draw(exact: Report, reports: dict[str, Report], path: Path) -> None:
@@ -182,7 +205,7 @@ def draw(exact: Report, reports: dict[str, Report], path: Path) -> None:
         panel.set(xlim=ends, ylim=ends, aspect="equal", title=metric)
         panel.set(xlabel="exact stage, points", ylabel="replay, points")
         panel.legend(loc="upper left", frameon=False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Trains variants on stored features, at once and in this process: `bacl try`."""
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -92,7 +91,7 @@ def attempt(
     content = experiment.stages[stage]
     assert isinstance(content, ClassifierStage)
     needed = _ancestors(experiment, stage)
-    alone = Resources(cpus=len(os.sched_getaffinity(0)), gpus=_gpus(content.resources))
+    alone = Resources(cpus=content.resources.cpus, gpus=_gpus(content.resources))
     stages = {name: experiment.stages[name] for name in needed}
     stages[stage] = content.model_copy(update={"resources": alone})
     baseline = experiment.baseline if experiment.baseline in content.variants else None
