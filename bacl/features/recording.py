@@ -13,7 +13,6 @@ from mmdet.structures import DetDataSample, SampleList
 from mmdet.structures.bbox import bbox2roi
 from mmdet.utils import ConfigType
 from mmengine.dataset import pseudo_collate
-from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -148,7 +147,7 @@ class Recorder:
             zip(samples, self.model.propose(x, samples), strict=True)
         ):
             proposed.priors = proposed.pop("bboxes")
-            ignored = sample.get("ignored_instances", InstanceData())
+            ignored = sample.get("ignored_instances")
             assigned = head.bbox_assigner.assign(proposed, sample.gt_instances, ignored)
             levels = [level[number][None] for level in x]
             results.append(
