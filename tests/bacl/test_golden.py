@@ -36,7 +36,7 @@ def test_every_part_has_a_case(found):
         "indicator": INDICATORS,
     }
     parts = {f"{kind}.{name}" for kind, names in kinds.items() for name in names}
-    parts |= {"training", "evaluation", "resampling", "hallucination"}
+    parts |= {"training", "evaluation", "resampling", "hallucination", "features"}
     assert {part for case in found.values() for part in case.versions} == parts
     assert set(result_versions.VERSIONS) <= parts
 

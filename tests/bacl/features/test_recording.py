@@ -7,7 +7,7 @@ from mmdet.registry import DATASETS
 from mmdet.structures.bbox import bbox2roi
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
-from training import RECIPE, build, config_of
+from training import RECIPE, build, config_of, config_of_features, record
 
 from bacl.datasets.prepared import Prepared
 from bacl.datasets.samplers import OrderedSampler, Position
@@ -157,12 +157,16 @@ def test_validation_image_has_all_proposals_of_its_test(dataset_info, exact, by_
 FEW = Features(dtype="float32", negatives=5, views=1, val=False)
 
 
-@pytest.fixture(scope="module")
-def thinned(record, tmp_path_factory):
-    """Features with five regions of background of each view at most."""
-    folder = tmp_path_factory.mktemp("thinned")
-    record(folder, FEW)
+def recorded(dataset_info, folder, features, wanted=None):
+    config = config_of_features(dataset_info, features)
+    record(config, build(config), folder, wanted)
     return folder
+
+
+@pytest.fixture(scope="module")
+def thinned(dataset_info, tmp_path_factory):
+    """Features with five regions of background of each view at most."""
+    return recorded(dataset_info, tmp_path_factory.mktemp("thinned"), FEW)
 
 
 def test_background_that_is_kept_stands_for_all_that_was_sampled(exact, thinned):
@@ -196,24 +200,24 @@ def test_weights_of_a_batch_sum_to_what_was_sampled(exact, thinned, dataset_info
     assert (few[batches[1]["labels"] < C] == 1).all()
 
 
-def test_shard_alone_is_as_it_is_among_others(record, thinned, tmp_path):
+def test_shard_alone_is_as_it_is_among_others(dataset_info, thinned, tmp_path):
     shard = max(thinned.glob("*.pt"))
     number = int(shard.stem.split("-")[1])
     total = sum(len(shards.read(thinned, path.name)["id"]) for path in thinned.glob("*.pt"))
     assert number > 0
-    record(tmp_path / "alone", FEW, [Part("train", number, total)])
-    alone, among = (shards.read(folder, shard.name) for folder in (tmp_path / "alone", thinned))
+    recorded(dataset_info, tmp_path, FEW, [Part("train", number, total)])
+    alone, among = (shards.read(folder, shard.name) for folder in (tmp_path, thinned))
     assert alone.keys() == among.keys()
     for name, value in alone.items():
         assert value.equal(among[name]), name
 
 
-def test_background_is_drawn_by_position_alone(thinned, record, tmp_path):
+def test_background_is_drawn_by_position_alone(dataset_info, thinned, tmp_path):
     """Of more that are kept, the first are those of fewer, whatever else is recorded."""
     more = Features(dtype="float16", negatives=9, views=2, val=False, layers=["fc1"])
     number = Part("train", 1, 2 * EACH)
-    record(tmp_path / "more", more, [number])
-    few, many = (shards.read(folder, number.name) for folder in (thinned, tmp_path / "more"))
+    recorded(dataset_info, tmp_path, more, [number])
+    few, many = (shards.read(folder, number.name) for folder in (thinned, tmp_path))
     for place in range(5):
         ours = rows_at(few, place, "rows", ["fc2"])["fc2"].half()
         theirs = rows_at(many, place, "rows", ["fc2"])["fc2"]
