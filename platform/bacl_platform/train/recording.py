@@ -3,9 +3,9 @@
 A shard is whole or not there, so a job that was stopped, or killed, goes on with those that lack.
 """
 
-import logging
-import os
+import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
 from bacl.detector.warmstart import load_trunk, read_checkpoint
+from bacl.errors import RunError
 from bacl.features import shards
 from bacl.features.parts import Part
 from bacl.features.recording import Recorder
 from bacl_platform.plan.job import Job
-from bacl_platform.store.disk import disk_errors, write_text
+from bacl_platform.store.disk import disk_errors, link, write_text
 from bacl_platform.store.names import CHECKPOINT, JOB, LOG, SCALARS, SHARDS
 from bacl_platform.store.store import Store
 from bacl_platform.train.bringing import bring
@@ -37,8 +38,6 @@ from bacl_platform.train.ranks import together
 TOLD_EVERY = 2.0
 """Seconds, at least, between what is said of progress."""
 
-logger = logging.getLogger(__name__)
-
 
 def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> None:
     """Make the shards that lack, and publish the entry once all ranks have made theirs."""
@@ -46,6 +45,7 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
     folder = work / "entry" / SHARDS
     together(lambda: bring(job, store))
     together(lambda: folder.mkdir(parents=True, exist_ok=True))
+    together(lambda: shards.clear(folder))
     together(lambda: write_text(work / JOB, described(job)))
     recorder = Recorder(_detector(job, store), job.config)
     every = recorder.parts()
@@ -55,15 +55,17 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
     if rank == 0:
         tell(Started(job.key, len(done)))
     told = began = time.perf_counter()
-    for part, content in recorder.walk(missing[rank::ranks], job.recipe.loader_workers):
-        with disk_errors(store.root):
+    made = recorder.walk(missing[rank::ranks], job.recipe.loader_workers)
+    for _ in range(0, len(missing), ranks):  # shard by shard, so that ranks can stop together
+        for part, content in itertools.islice(made, 1):
             shards.write(folder, part, content)
         if rank == 0 and time.perf_counter() - told > TOLD_EVERY:
             told = time.perf_counter()
             tell(Checkpointed(job.key, len(list(folder.glob("*.pt")))))
-        if asked_to_stop is not None and asked_to_stop():
+        if asked_to_stop is not None and together(asked_to_stop):
             raise Interrupted(f"job {job.name} ({job.key}) was stopped between shards")
     barrier()
+    together(lambda: _check(every, folder))
     seconds = time.perf_counter() - began
     together(lambda: _publish(job, store, work / "entry", seconds))
 
@@ -71,12 +73,24 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
 def _kept(part: Part, folder: Path, store: Store, job: Job) -> bool:
     """Whether a shard is whole: one of this job's work, or of its entry, if another part of that
     was damaged."""
+    if shards.whole(folder, part):
+        return True
     before = store.entry(job.key) / SHARDS
-    if not shards.whole(folder, part) and shards.whole(before, part):
-        for name in (part.name, shards.note(part.name)):
-            (folder / name).unlink(missing_ok=True)
-            os.link(before / name, folder / name)
-    return shards.whole(folder, part)
+    if not shards.whole(before, part):
+        return False
+    for name in (part.name, shards.note(part.name)):
+        (folder / name).unlink(missing_ok=True)
+        link(before / name, folder / name)
+    return True
+
+
+def _check(every: Sequence[Part], folder: Path) -> None:
+    """Refuse to publish where shards lack, which ranks on other machines may have put elsewhere."""
+    if lacking := [part.name for part in every if not (folder / part.name).exists()]:
+        raise RunError(
+            f"{folder}: expected all {len(every)} shards of features, {len(lacking)} lack, such as "
+            f"{lacking[0]}: workers on several machines need a store that all of them see"
+        )
 
 
 def _detector(job: Job, store: Store) -> Any:
@@ -110,6 +124,12 @@ def _start(job: Job, store: Store) -> dict[str, Any]:
     before = store.descriptions()[job.parent]
     if before["kind"] == "representation":
         return weights
+    if not store.complete(before["parent"]):  # which with a bucket brings it here
+        raise RunError(
+            f"job {job.name} ({job.key}): expected the entry {before['parent']} in {store.url}, "
+            f"which {job.parent} started from and whose classifier replays start from, found none "
+            "that is whole"
+        )
     first = read_checkpoint(store.entry(before["parent"]) / CHECKPOINT)["state_dict"]
     classifiers = {name: value for name, value in first.items() if ".variants." in name}
     trunk = {name: value for name, value in weights.items() if not _of_bank(name)}
