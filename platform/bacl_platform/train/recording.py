@@ -44,6 +44,7 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
     work = store.work(job.key)
     folder = work / "entry" / SHARDS
     together(lambda: bring(job, store))
+    together(lambda: _first(job, store))
     together(lambda: folder.mkdir(parents=True, exist_ok=True))
     together(lambda: shards.clear(folder))
     together(lambda: write_text(work / JOB, described(job)))
@@ -116,21 +117,31 @@ def _publish(job: Job, store: Store, results: Path, seconds: float) -> None:
     store.publish(job.key, results)
 
 
+def _first(job: Job, store: Store) -> Path | None:
+    """The entry that the parent's own variants started from, where the parent is a bank."""
+    assert job.parent is not None
+    before = store.descriptions()[job.parent]
+    if before["kind"] == "representation":
+        return None
+    first: str = before["parent"]
+    if not store.complete(first):  # which with a bucket brings it here
+        raise RunError(
+            f"job {job.name} ({job.key}): expected the entry {first} in {store.url}, which "
+            f"{job.parent} started from and whose classifier replays start from, found none that "
+            "is whole: run the same command again, which makes it anew"
+        )
+    return store.entry(first)
+
+
 def _start(job: Job, store: Store) -> dict[str, Any]:
     """Weights that replays start from: the parent's, and where that is a bank, with the classifier
     that its own variants started from."""
     assert job.parent is not None
     weights = read_checkpoint(store.entry(job.parent) / CHECKPOINT)["state_dict"]
-    before = store.descriptions()[job.parent]
-    if before["kind"] == "representation":
+    before = _first(job, store)
+    if before is None:
         return weights
-    if not store.complete(before["parent"]):  # which with a bucket brings it here
-        raise RunError(
-            f"job {job.name} ({job.key}): expected the entry {before['parent']} in {store.url}, "
-            f"which {job.parent} started from and whose classifier replays start from, found none "
-            "that is whole"
-        )
-    first = read_checkpoint(store.entry(before["parent"]) / CHECKPOINT)["state_dict"]
+    first = read_checkpoint(before / CHECKPOINT)["state_dict"]
     classifiers = {name: value for name, value in first.items() if ".variants." in name}
     trunk = {name: value for name, value in weights.items() if not _of_bank(name)}
     return {**trunk, **classifiers}
