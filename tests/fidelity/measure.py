@@ -141,7 +141,7 @@ def pairs(exact: Report, replayed: Report, metric: str) -> list[Row]:
 def page(exact: Report, reports: dict[str, Report], seconds: dict[str, float]) -> str:
     """What was found, in Markdown."""
     lines = [
-        "| features | metric | rows | mean | mean absolute | largest | bar | Spearman | clear pairs |",
+        "| features | metric | rows | mean | absolute | largest | bar | Spearman | clear pairs |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, report in reports.items():

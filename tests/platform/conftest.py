@@ -70,6 +70,13 @@ baseline: softmax
 """
 
 
+REPLAYED = (
+    "stages.kept={kind: features, after: features}",
+    "stages.quick={kind: classifier, after: kept, variants: {fcbl: {method: fcbl}, bce: "
+    "{method: bce}}, recipe: {features: replay, schedule: {iterations: 12, batch: 2, lr: 0.02}}}",
+)
+
+
 COMPETING = """
 name: competing
 base: tiny.yaml
@@ -158,6 +165,12 @@ def filled(
 
 
 @pytest.fixture
+def replayed() -> list[str]:
+    """Overrides by which `tiny` has two replayed variants, fcbl and bce, beside its exact ones."""
+    return list(REPLAYED)
+
+
+@pytest.fixture
 def competing() -> str:
     """A sweep file over `tiny` in which four variants of one bank compete."""
     return COMPETING
@@ -233,6 +246,7 @@ def _publish(
 ) -> None:
     for job in jobs:
         folder = store.work(job.key) / "entry"
+        folder.mkdir(parents=True)
         for name in job.variants:
             _result(folder / "variants" / name, aps[name, job.seed], rare, prepared)
         rows = [

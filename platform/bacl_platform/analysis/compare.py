@@ -25,6 +25,7 @@ from bacl.errors import UsageError
 from bacl_platform.analysis.matching import Iou, Matched, average_precision
 from bacl_platform.analysis.profiles import evaluator_of, match_result
 from bacl_platform.analysis.results import MEANS, Report, Result
+from bacl_platform.plan.job import Fidelity
 from bacl_platform.plan.judged import notes
 from bacl_platform.plan.metric_names import group_precision
 
@@ -93,6 +94,23 @@ class Comparison:
     metrics: dict[str, Change]
     categories: dict[str, list[CategoryChange]]
     notes: list[str]
+    features: tuple[Fidelity, Fidelity] = ("exact", "exact")
+    """What first and second were trained on."""
+
+    @property
+    def replayed(self) -> str:
+        """A sentence on which of the two are replayed, empty where none is."""
+        if self.features == ("exact", "exact"):
+            return ""
+        if self.features == ("replay", "replay"):
+            return (
+                f"{self.first} and {self.second} are both replayed: trained on stored features, "
+                "nearly as exact runs are."
+            )
+        return (
+            f"MIXED: {_of_kinds(self.first, self.second, self.features)}; part of the difference "
+            "may come from that and not from the variants."
+        )
 
     def gained(self, kind: str = "AP") -> list[CategoryChange]:
         """The categories that gained most."""
@@ -125,18 +143,26 @@ def compare(
     resamples: int,
     console: "Console",
     seed: int = 0,
+    mixed: bool = False,
 ) -> Comparison:
     """Compare two of a report's variants over the seeds that both have; shows progress.
 
     With several seeds, differences are means over them, and every resample draws the same images
     for all: the interval says what other images would have said of these very detectors, while the
     spread of the seeds says what training again would. A category none of whose boxes is drawn
-    does not enter that resample's means. seed: of the resampling. Raises UsageError for variants
-    that the report lacks or that have no seed in common.
+    does not enter that resample's means. seed: of the resampling. mixed: whether one may be
+    replayed and the other exact. Raises UsageError for variants that the report lacks or that have
+    no seed in common, and for such a mixture where it is not allowed.
     """
     from rich.progress import Progress
 
     pairs = _pairs(report, first, second)
+    features = report.features(first), report.features(second)
+    if features[0] != features[1] and not mixed:
+        raise UsageError(
+            f"{report.experiment.name}: {_of_kinds(first, second, features)}: compare exact "
+            "variants with exact ones, or let --mixed compare these all the same"
+        )
     evaluator = evaluator_of(report.prepared)
     kinds = [name for name in MEANS if all(name in r.metrics for pair in pairs for r in pair)]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -173,6 +199,16 @@ def compare(
         metrics={name: change for metrics, _ in changes for name, change in metrics.items()},
         categories={kind: of for kind, (_, of) in zip(kinds, changes, strict=True)},
         notes=notes([(report.experiment, report.prepared)]),
+        features=features,
+    )
+
+
+def _of_kinds(first: str, second: str, features: tuple[Fidelity, Fidelity]) -> str:
+    """Which of two variants is replayed and which is exact, in words."""
+    replayed, exact = (first, second) if features[0] == "replay" else (second, first)
+    return (
+        f"{replayed} is replayed (trained on stored features) and {exact} is exact (trained on "
+        "what the trunk computes)"
     )
 
 

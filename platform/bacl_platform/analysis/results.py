@@ -8,7 +8,7 @@ from typing import Any
 
 from bacl.datasets.prepared import Prepared
 from bacl.errors import RunError
-from bacl_platform.plan.job import Job, Plan
+from bacl_platform.plan.job import Fidelity, Job, Plan
 from bacl_platform.plan.judged import prepared_of, words
 from bacl_platform.spec.experiment import Experiment
 from bacl_platform.store.names import CHECKPOINT, SCALARS
@@ -82,11 +82,24 @@ class Report:
         found = [result.metrics.get(metric) for result in self.of(variant)]
         return [value for value in found if value is not None]
 
+    def features(self, variant: str) -> Fidelity:
+        """What the variant was trained on."""
+        return self.of(variant)[0].job.features
+
+    @property
+    def replayed(self) -> list[str]:
+        """The variants that were trained on stored features."""
+        return [name for name in self.variants if self.features(name) == "replay"]
+
     def differences(self, variant: str, metric: str) -> list[float]:
-        """The metric less the baseline's of the same seed, for each seed that has both."""
-        if self.experiment.baseline in (None, variant):
+        """The metric less the baseline's of the same seed, for each seed that has both; none where
+        one of the two is replayed and the other exact."""
+        baseline = self.experiment.baseline
+        if baseline in (None, variant) or baseline not in self.variants:
             return []
-        base = {r.job.seed: r.metrics.get(metric) for r in self.of(self.experiment.baseline or "")}
+        if self.features(variant) != self.features(baseline):
+            return []
+        base = {r.job.seed: r.metrics.get(metric) for r in self.of(baseline)}
         pairs = [(r.metrics.get(metric), base.get(r.job.seed)) for r in self.of(variant)]
         return [own - other for own, other in pairs if own is not None and other is not None]
 

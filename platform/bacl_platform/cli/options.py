@@ -56,6 +56,12 @@ Device = Annotated[
         show_default="a GPU if there is one",
     ),
 ]
+Mixed = Annotated[
+    bool,
+    typer.Option(
+        "--mixed", help="Set replayed results beside exact ones all the same; the output says so."
+    ),
+]
 Seeds = Annotated[
     str | None, typer.Option(metavar="N,N,...", help="Run these seeds and not the file's.")
 ]

@@ -18,6 +18,7 @@ from bacl_platform.cli.options import (
     Either,
     File,
     Json,
+    Mixed,
     Out,
     Seeds,
     Set,
@@ -40,6 +41,7 @@ def report(
     paper: Annotated[
         bool, typer.Option("--paper", help="Also write the paper's table beside ours.")
     ] = False,
+    mixed: Mixed = False,
     quick: Annotated[
         bool,
         typer.Option(
@@ -89,13 +91,13 @@ def report(
             if chosen or quick:
                 given = ", ".join([*chosen, *(["--quick"] if quick else [])])
                 raise UsageError(f"{given}: expected an experiment, got the sweep {file}")
-            _report_sweep(file, store_url, set_, seeds, out, json_, paper)
+            _report_sweep(file, store_url, set_, seeds, out, json_, paper, mixed)
             return
         plan, store = planned(file, store_url, set_, seeds)
         command = rerun_command(file, store_url, set_, seeds)
         found = results.collect(plan, store, command)
         folder = out or store.root / "reports" / plan.experiment.name
-        beside = sweep_report.beside_paper(found, file) if paper else None
+        beside = sweep_report.beside_paper(found, file, mixed) if paper else None
         sections = []
         if not quick:
             from bacl_platform.analysis import profiles
@@ -136,6 +138,7 @@ def compare(
     seeds: Seeds = None,
     out: Out = None,
     json_: Json = False,
+    mixed: Mixed = False,
     debug: Debug = False,
 ) -> None:
     """Say what variant B gains over A, and how sure that is.
@@ -154,7 +157,7 @@ def compare(
 
         plan, store = planned(file, store_url, set_, seeds)
         found = results.collect(plan, store, rerun_command(file, store_url, set_, seeds))
-        made = compare.compare(found, first, second, resamples, Console(stderr=True))
+        made = compare.compare(found, first, second, resamples, Console(stderr=True), mixed=mixed)
         page = comparing.write(made, out or store.root / "reports" / plan.experiment.name)
         if json_:
             print(json.dumps(comparing.as_json(made), indent=1))
@@ -176,12 +179,15 @@ def _report_sweep(
     out: Path | None,
     as_json: bool,
     paper: bool,
+    mixed: bool,
 ) -> None:
     from bacl_platform.console import Console
+    from bacl_platform.plan.screening import confirmations
     from bacl_platform.report import sweep_report
 
-    (sweep,), store, _ = swept([file], store_url, overrides, seeds)
-    table = sweep_report.collect(sweep, store, paper)
+    (sweep,), store, prepare = swept([file], store_url, overrides, seeds)
+    confirmed = next(iter(confirmations([sweep], prepare, store)), None)
+    table = sweep_report.collect(sweep, store, paper, confirmed, mixed)
     folder = out or store.root / "reports" / table.name
     sweep_report.write(table, folder)
     if as_json:

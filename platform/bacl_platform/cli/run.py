@@ -49,15 +49,20 @@ def plan(
     """
     with report_errors(debug):
         from bacl_platform.console import Console
+        from bacl_platform.plan.screening import confirmations, expected
         from bacl_platform.plan.show import print_plan
         from bacl_platform.plan.weights import check_weights
-        from bacl_platform.report.sweep_report import print_sweep
+        from bacl_platform.report.sweep_shown import print_sweep
         from bacl_platform.spec.sweep import is_sweep
 
         if is_sweep(file):
-            (sweep,), store, _ = swept([file], store_url, set_, seeds)
+            (sweep,), store, prepare = swept([file], store_url, set_, seeds)
             check_weights(sweep.missing(store))
-            print_sweep(sweep, store, Console())
+            then = next(iter(confirmations([sweep], prepare, store)), None)
+            known = then is not None
+            if sweep.file.sweep.screen and not known:
+                then = expected(sweep, prepare, store)
+            print_sweep(sweep, store, Console(), then, known)
         else:
             plan, store = planned(file, store_url, set_, seeds)
             check_weights(plan.missing(store))

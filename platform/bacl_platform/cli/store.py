@@ -182,6 +182,7 @@ def gc(
 
 def _needed(files: list[Path], store_url: str) -> set[str]:
     """The keys of all jobs of experiments and sweeps."""
+    from bacl_platform.plan.screening import confirmations
     from bacl_platform.spec.sweep import is_sweep
 
     sweeps = [file for file in files if is_sweep(file)]
@@ -189,6 +190,6 @@ def _needed(files: list[Path], store_url: str) -> set[str]:
         job for f in files if f not in sweeps for job in planned(f, store_url, None, None)[0].jobs
     ]
     for file in sweeps:
-        (plan,), _, _ = swept([file], store_url, None, None)
-        jobs += plan.jobs
+        plans, store, prepare = swept([file], store_url, None, None)
+        jobs += [job for p in (*plans, *confirmations(plans, prepare, store)) for job in p.jobs]
     return {key for job in jobs for key in (job.key, job.parent) if key is not None}

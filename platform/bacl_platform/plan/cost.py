@@ -103,7 +103,7 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
         yield f"in all: {fused}"
         yield f"with a job for every variant: {alone} ({_times(fused, alone)} the training images)"
     yield from _banks(plan, val_images)
-    yield from stored_lines(plan, prepared, store)
+    yield from stored_lines(plan.jobs, prepared, store)
     missing = plan.missing(store)
     steps = {job.key: newest_step(store, job.key) or 0 for job in missing}
     there = (
@@ -177,7 +177,8 @@ def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]
     """Seconds that a step of a job takes, by a finished job like it; None where there is none.
 
     finished: descriptions by key (`Store.descriptions`). Like a job are those of its kind, dataset,
-    resources, batch and pace; of these the newest counts, of the job's own stage if there is any.
+    resources, batch, features and pace; of these the newest counts, of the job's own stage if there
+    is any.
     """
     wanted = job.model_dump(mode="json")
     found: dict[tuple[bool, float], float] = {}
@@ -190,6 +191,8 @@ def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]
         if any(known["recipe"].get(part) != wanted["recipe"][part] for part in _PACE):
             continue
         if known["recipe"]["schedule"]["batch"] != job.recipe.schedule.batch:
+            continue
+        if known["recipe"].get("features", "exact") != job.recipe.features:
             continue
         times = [
             r["time"]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from bacl.method_settings.registry import Variant
 from bacl.schema import Settings
@@ -11,6 +11,9 @@ from bacl.settings import Recipe
 from bacl_platform.plan.population import Population
 from bacl_platform.spec.experiment import Experiment, Resources
 from bacl_platform.store.store import Store
+
+Fidelity = Literal["exact", "replay"]
+"""What a variant is trained on: features that the trunk computes at every step, or stored ones."""
 
 
 class Job(Settings):
@@ -50,6 +53,11 @@ class Job(Settings):
     def unit(self) -> str:
         """What its progress is counted in."""
         return "shard" if self.kind == "features" else "step"
+
+    @property
+    def features(self) -> Fidelity:
+        """What its variants are trained on."""
+        return "replay" if self.replayed else "exact"
 
     @property
     def iterations(self) -> int:

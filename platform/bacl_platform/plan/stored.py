@@ -1,14 +1,14 @@
 """Stored features in a plan: how large they get, and whether there is room for them."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from bacl.datasets.prepared import Prepared
-    from bacl_platform.plan.job import Job, Plan
+    from bacl_platform.plan.job import Job
 
 POSITIVES = 7
 """Sampled regions of objects for each box of a training image, about, where they are not as many as
@@ -16,20 +16,20 @@ the sampler takes at most; `docs/results.md` has what was measured."""
 _BYTES = {"float16": 2, "float32": 4}
 
 
-def stored_lines(plan: "Plan", prepared: "Prepared", store: Store) -> Iterator[str]:
+def stored_lines(jobs: Sequence["Job"], prepared: "Prepared", store: Store) -> Iterator[str]:
     """How large stored features get, where there is no room for them, and which stages train on
     them, in sentences."""
     from rich.filesize import decimal
 
     stages: dict[str, list[Job]] = {}
-    for job in plan.jobs:
+    for job in jobs:
         if job.kind == "features":
             stages.setdefault(job.stage, []).append(job)
-    lacking = [job for jobs in stages.values() for job in jobs if not store.complete(job.key)]
-    for stage, jobs in stages.items():
-        views, images = passing(jobs[0], prepared.val.image_total)
-        train, val = bytes_of(jobs[0], prepared)
-        each = f" for each of {len(jobs)} seeds" if len(jobs) > 1 else ""
+    lacking = [job for own in stages.values() for job in own if not store.complete(job.key)]
+    for stage, own in stages.items():
+        views, images = passing(own[0], prepared.val.image_total)
+        train, val = bytes_of(own[0], prepared)
+        each = f" for each of {len(own)} seeds" if len(own) > 1 else ""
         yield (
             f"{stage}: about {decimal(views * train + images * val)}{each}: {decimal(train)} "
             f"for each of {amount(views)} views of training images"
@@ -37,7 +37,7 @@ def stored_lines(plan: "Plan", prepared: "Prepared", store: Store) -> Iterator[s
         )
     if problem := lack_of_room(sum(bytes_in_all(job, prepared) for job in lacking), store):
         yield f"warning: {problem}"
-    replays = dict.fromkeys(job.stage for job in plan.jobs if job.replayed)
+    replays = dict.fromkeys(job.stage for job in jobs if job.replayed)
     if replays:
         yield f"{', '.join(replays)}: trained on stored features; no image passes the trunk"
 

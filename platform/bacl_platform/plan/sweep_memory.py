@@ -18,7 +18,8 @@ class Notes:
         self, plan: SweepPlan, store: Store, what: str, cells: Sequence[Cell] | None = None
     ) -> None:
         self.own = {cell.key for cell in cells or plan.cells}
-        self.store, self.name = store, f".sweeps/{plan.file.sweep.name}.{what}.json"
+        of = f"{plan.file.sweep.name}.confirmed" if plan.confirms else plan.file.sweep.name
+        self.store, self.name = store, f".sweeps/{of}.{what}.json"
 
     def read(self) -> dict[str, str]:
         """Those of the sweep's present cells."""

@@ -45,6 +45,13 @@ class SweepPlan:
     file: SweepFile
     cells: list[Cell]
     jobs: list[Job]
+    confirms: bool = False
+    """Whether these are the best of a sweep that screens, trained exactly."""
+
+    @property
+    def proposes(self) -> bool:
+        """Whether a search proposes trials while others train."""
+        return self.file.sweep.search == "tpe" and not self.confirms
 
     def missing(self, store: Store) -> list[Job]:
         """Jobs that have no complete entry in the store."""
@@ -172,8 +179,11 @@ def _plan_of(file: SweepFile, trials: Sequence[Trial], plans: Sequence[Plan]) ->
     by_key = {job.key: job for plan in plans for job in plan.jobs}
     needed: dict[str, Job] = {}
     for cell in cells:
-        if cell.job.parent is not None:
-            needed.setdefault(cell.job.parent, by_key[cell.job.parent])
+        before, parent = list[Job](), cell.job.parent
+        while parent is not None:
+            before.append(by_key[parent])
+            parent = by_key[parent].parent
+        needed |= {job.key: job for job in reversed(before)}
     for cell in cells:
         needed.setdefault(cell.job.key, cell.job)
     return SweepPlan(file, cells, list(needed.values()))

@@ -3,6 +3,7 @@
 A *trial* is the base experiment with some fields set to values of the sweep's space.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +13,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from bacl.errors import UsageError
-from bacl_platform.plan.job import digest_of
-from bacl_platform.spec.experiment import ClassifierStage, Experiment
+from bacl.method_settings.registry import Variant
+from bacl.settings import ImageRecipe
+from bacl_platform.plan.job import Fidelity, digest_of
+from bacl_platform.spec.checks import disagreements
+from bacl_platform.spec.experiment import ClassifierStage, Experiment, FeaturesStage
 from bacl_platform.spec.load import resolve_paths, validate
 from bacl_platform.spec.problems import translate, truths
-from bacl_platform.spec.sweep import OF_STAGE, STAGE, SWEEP_FIELDS, VARIANT, Sweep
+from bacl_platform.spec.sweep import OF_STAGE, STAGE, SWEEP_FIELDS, VARIANT, Screen, Sweep
 from bacl_platform.spec.yaml_files import assign, override_field, read_with_bases, read_yaml
 from bacl_platform.store.store import Store
+
+Point = tuple[tuple[str, str], ...]
+"""The values of a trial in short, by field."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +42,21 @@ class Trial:
     """The base with this variant alone."""
 
     @property
+    def features(self) -> Fidelity:
+        """What it is trained on."""
+        stage = self.experiment.stages[self.stage]
+        return stage.recipe.features if isinstance(stage, ClassifierStage) else "exact"
+
+    @property
+    def point(self) -> Point:
+        """What it shares with the trial of the same values that is trained otherwise."""
+        return tuple(self.varied.items())
+
+    @property
     def label(self) -> str:
         """The values in short, such as `alpha=0.5, beta=0.9`."""
-        return ", ".join(f"{field}={value}" for field, value in self.varied.items())
+        values = ", ".join(f"{field}={value}" for field, value in self.varied.items())
+        return f"{values} (replayed)" if self.features == "replay" else values
 
 
 def _is_classifier(stage: Any) -> bool:
@@ -79,7 +98,7 @@ class SweepFile:
             raise UsageError("\n".join(f"{self.path}: {problem}" for problem in problems))
         self.base_path = self.path.parent / self.sweep.base
         self.base = read_with_bases(self.base_path, (self.path,))
-        self.base.pop("baseline", None)
+        self._baseline = self.base.pop("baseline", None)
         self.base["name"] = self.sweep.name
         if self.sweep.seeds is not None:
             self.base["seeds"] = self.sweep.seeds
@@ -96,7 +115,12 @@ class SweepFile:
             )
         raw: dict[str, Any] = _copied(self.base)
         stage = raw["stages"][name]
-        kept = {stage.get("after"), name} if isinstance(stage, dict) else {name}
+        kept, after = {name}, name
+        while isinstance(content := stages[after], dict):
+            after = str(content.get("after"))
+            if after in kept or after not in stages:
+                break
+            kept.add(after)
         raw["stages"] = {n: value for n, value in raw["stages"].items() if n in kept}
         if _is_classifier(stage):
             stage["variants"] = {"trial": self._variant(stage.get("variants"))}
@@ -117,8 +141,24 @@ class SweepFile:
             )
         return known[name]
 
-    def trial(self, values: dict[str, Any]) -> Trial:
-        """The trial with these values."""
+    @property
+    def baseline(self) -> str | None:
+        """The name of a trial's variant that equals the base's baseline; None without one."""
+        stage = self.base["stages"][self.sweep.stage]
+        variants = stage.get("variants", {}) if _is_classifier(stage) else {}
+        if self._baseline not in variants:
+            return None
+        raw = self._pruned(self.sweep.stage)
+        raw["stages"][self.sweep.stage]["variants"] = {"trial": variants[self._baseline]}
+        content = self._validated(raw).stages[self.sweep.stage]
+        assert isinstance(content, ClassifierStage)
+        return _named(content.variants["trial"])
+
+    def _validated(self, raw: dict[str, Any]) -> Experiment:
+        return resolve_paths(validate(raw, self.base_path), self.base_path)
+
+    def trial(self, values: dict[str, Any], exact: bool = False) -> Trial:
+        """The trial with these values; of a sweep that screens, as screened, unless `exact`."""
         varied = {self._short[path]: plain(value) for path, value in values.items()}
         stage = str(values.get(STAGE, self.sweep.stage))
         raw = self._pruned(stage)
@@ -130,10 +170,12 @@ class SweepFile:
                 field = "space" if path in values else "fixed"
                 raise UsageError(f"{self.path}: {field}.{path}: {error}") from None
         try:
-            experiment = resolve_paths(validate(raw, self.base_path), self.base_path)
+            experiment = self._validated(raw)
+            if self.sweep.screen is not None and not exact:
+                experiment = screened(experiment, stage, self.sweep.screen)
         except UsageError as error:
             lines = str(error).replace(f"{self.base_path}: ", "").splitlines()
-            shown = [line.replace(".variants.trial.", ".variant.") for line in lines]
+            shown = [line.replace(".variants.trial", ".variant") for line in lines]
             label = ", ".join(f"{field}={value}" for field, value in varied.items())
             raise UsageError(
                 "\n".join(f"{self.path}: trial {label}: {line}" for line in shown)
@@ -142,8 +184,7 @@ class SweepFile:
         if not isinstance(content, ClassifierStage):
             return Trial(values, varied, stage, stage, experiment)
         settings = content.variants["trial"]
-        chosen = settings.model_dump(mode="json", exclude_defaults=True)  # as in keys of jobs
-        name = f"{settings.method}-{digest_of(chosen)[:8]}"
+        name = _named(settings)
         return Trial(
             values, varied, stage, name, with_variants(experiment, stage, {name: settings})
         )
@@ -189,6 +230,48 @@ class SweepFile:
         """A random trial, whose jobs show what resources trials need before a search proposes
         any."""
         return self.trial(next(self.sweep.draws(1)))
+
+
+def _named(settings: Variant) -> str:
+    """A name made of a variant's settings, such as `bacl-9b1dfb55`."""
+    chosen = settings.model_dump(mode="json", exclude_defaults=True)  # as in keys of jobs
+    return f"{settings.method}-{digest_of(chosen)[:8]}"
+
+
+def screened(experiment: Experiment, stage: str, screen: Screen) -> Experiment:
+    """An experiment whose stage replays features that another one stores, which is put before it.
+
+    Raises UsageError with what such a stage cannot serve, one sentence a line.
+    """
+    content = experiment.stages[stage]
+    if not isinstance(content, ClassifierStage) or content.recipe.features == "replay":
+        kind = "replays features already" if isinstance(content, ClassifierStage) else "is stage 1"
+        raise UsageError(f"screen: expected a classifier stage that trains exactly, {stage} {kind}")
+    names = itertools.chain(["screen"], (f"screen-{number}" for number in itertools.count(2)))
+    name = next(name for name in names if name not in experiment.stages)
+    features = FeaturesStage(
+        kind="features",
+        after=content.after,
+        views=screen.views,
+        negatives=screen.negatives,
+        layers=screen.layers,
+        # not validated anew: that would make 1.0 of a default of 1, and other keys
+        recipe=ImageRecipe.model_construct(**{f: getattr(content.recipe, f) for f in SHOWN}),
+        resources=content.resources,
+    )
+    recipe = content.recipe.model_copy(update={"features": "replay"})
+    replay = content.model_copy(update={"after": name, "recipe": recipe})
+    made = experiment.model_copy(
+        update={"stages": {**experiment.stages, name: features, stage: replay}}
+    )
+    if problems := list(disagreements(made)):
+        place = f"stages.{name}."
+        raise UsageError("\n".join(problem.replace(place, "screen.") for problem in problems))
+    return made
+
+
+SHOWN = ImageRecipe.model_fields.keys()
+"""Fields of a recipe that a stage of kind `features` has as well."""
 
 
 def with_variants(experiment: Experiment, stage: str, variants: dict[str, Any]) -> Experiment:

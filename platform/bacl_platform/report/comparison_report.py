@@ -105,11 +105,11 @@ def sections(comparison: Comparison) -> list[Section]:
 
     names = f"{comparison.second} against {comparison.first}"
     if not comparison.metrics:
-        return [Section(names, comparison.notes)]
+        return [Section(names, [*_mark(comparison), *comparison.notes])]
     made = [
         Section(
             names,
-            [legend(comparison), *comparison.notes],
+            [*_mark(comparison), legend(comparison), *comparison.notes],
             [metric_table(comparison)],
             shown(Page.COMPARISON, comparison),
         )
@@ -119,6 +119,10 @@ def sections(comparison: Comparison) -> list[Section]:
             Section(f"Categories that {title}", tables=[category_table(comparison, changed)])
         )
     return made
+
+
+def _mark(comparison: Comparison) -> list[str]:
+    return [comparison.replayed] if comparison.replayed else []
 
 
 def _most_changed(comparison: Comparison) -> Iterator[tuple[str, list[CategoryChange]]]:
@@ -166,6 +170,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "first": comparison.first,
         "second": comparison.second,
+        "features": dict(zip((comparison.first, comparison.second), comparison.features)),
         "confidence": CONFIDENCE,
         "resamples": comparison.resamples,
         "images": comparison.images,
@@ -177,13 +182,14 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             ]
             for kind, changed in comparison.categories.items()
         },
-        "notes": comparison.notes,
+        "notes": [*_mark(comparison), *comparison.notes],
     }
 
 
 def print_comparison(comparison: Comparison, page: Path, console: "Console") -> None:
     """The tables, and a verdict for each metric."""
-
+    for mark in _mark(comparison):
+        say(console, mark)
     for name in comparison.metrics:
         say(console, comparison.verdict(name))
     for title, changed in _most_changed(comparison):

@@ -6,6 +6,7 @@ Everything is read from the store. Fractions become points (times 100) only wher
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from bacl.settings import Groups
 from bacl_platform import texts
 from bacl_platform.analysis.results import Report
 from bacl_platform.console import say
+from bacl_platform.plan.job import Fidelity
 from bacl_platform.plan.judged import notes
 from bacl_platform.report.pages import (
     Bold,
@@ -51,6 +53,7 @@ def as_json(report: Report) -> dict[str, Any]:
         },
         "seeds": seeds,
         "keys": keys,
+        "features": {name: report.features(name) for name in report.variants},
         "evaluators": report.evaluators,
         "unfinished": [job.name for job in report.unfinished],
         "notes": notes([(report.experiment, report.prepared)]),
@@ -74,18 +77,26 @@ class Row:
     differences: dict[str, str]
     """Empty for the baseline, and where there is none."""
     best: set[str]
+    features: Fidelity
 
 
 def rows(report: Report) -> list[Row]:
-    """The variants' means and standard deviations over seeds, as they are shown."""
-    shown: dict[str, list[float]] = {
-        metric: [_points(v) for n in report.variants if (v := report.values(n, metric))]
-        for metric in report.metrics
-    }
+    """The variants' means and standard deviations over seeds, as they are shown.
+
+    The best are found among exact rows and among replayed ones, where there are several of a kind.
+    """
+    shown: dict[tuple[Fidelity, str], list[float]] = {}
+    for name, metric in product(report.variants, report.metrics):
+        if values_of := report.values(name, metric):
+            shown.setdefault((report.features(name), metric), []).append(_points(values_of))
+    best = {place: max(points) for place, points in shown.items()}
+    if report.replayed:  # else a lone stage 1 beside replayed classifiers would be the best exact
+        best = {place: points for place, points in best.items() if len(shown[place]) > 1}
     made = []
     for name in report.variants:
         values = {metric: report.values(name, metric) for metric in report.metrics}
         differences = {metric: report.differences(name, metric) for metric in report.metrics}
+        kind = report.features(name)
         made.append(
             Row(
                 name,
@@ -94,7 +105,8 @@ def rows(report: Report) -> list[Row]:
                 {metric: _text(d, "+") for metric, d in differences.items()}
                 if any(differences.values())
                 else {},
-                {m for m, v in values.items() if v and _points(v) == max(shown[m])},
+                {m for m, v in values.items() if v and _points(v) == best.get((kind, m))},
+                kind,
             )
         )
     return made
@@ -133,6 +145,13 @@ def _notes(report: Report, command: str) -> Iterator[str]:
     if report.unfinished:
         names = ", ".join(job.name for job in report.unfinished)
         yield f"Not in the store yet: {names}. `{command}` runs what is missing."
+    if report.replayed:
+        exact = len(report.replayed) < len(report.variants)
+        others = " Differences and what is best are among rows of one kind." if exact else ""
+        yield (
+            f"Replayed, not exact: {', '.join(report.replayed)}. They were trained on stored "
+            f"features; an exact run gives nearly the same, not the same.{others}"
+        )
     if len(report.evaluators) > 1:
         said = "; ".join(
             f"{e['name']} {e['version']} on {e['ground_truth_sha256'][:12]}"
@@ -154,6 +173,8 @@ def table(report: Report, metrics: list[str]) -> "Table":
     shown.add_column("variant", overflow="fold")
     if unequal:
         shown.add_column("seeds", justify="right", no_wrap=True)
+    if report.replayed:
+        shown.add_column(" features", no_wrap=True)
     for metric in metrics:
         shown.add_column(metric, justify="right", no_wrap=True)
     for row in made:
@@ -167,7 +188,8 @@ def table(report: Report, metrics: list[str]) -> "Table":
                     f"\n{row.differences[metric]} ".replace(" ± ", "±"), style="not bold dim"
                 )
             cells.append(cell)
-        shown.add_row(row.name, *([str(row.seeds)] if unequal else []), *cells)
+        kind = [f" {row.features}"] if report.replayed else []
+        shown.add_row(row.name, *([str(row.seeds)] if unequal else []), *kind, *cells)
     return shown
 
 
@@ -232,28 +254,30 @@ def per_category(report: Report) -> str:
     """CSV: a row for each category, a column with the mean AP over seeds for each variant."""
     facts = ["id", "name", "frequency", "image_count", "instance_count"]
     columns = [(kind, name) for kind in report.kinds for name in report.variants]
+    marks = {name: " (replayed)" if name in report.replayed else "" for name in report.variants}
     body = []
     for label, category in enumerate(report.results[0].categories):
         of_seeds = [[r.categories[label][k] for r in report.of(name)] for k, name in columns]
         means = [_mean([ap for ap in aps if ap is not None]) for aps in of_seeds]
         body.append([*(category[fact] for fact in facts), *means])
-    return csv_table([*facts, *(f"{kind} {name}" for kind, name in columns)], body)
+    return csv_table([*facts, *(f"{kind} {name}{marks[name]}" for kind, name in columns)], body)
 
 
 def markdown(
     report: Report, pictures: Sequence[Shown], command: str, sections: Sequence[Section] = ()
 ) -> str:
     """The report for a README or an issue; pictures are links to files beside it."""
-    made = rows(report)
+    made, of_kinds = rows(report), ["features"] if report.replayed else []
     lines = [f"# {texts.markdown(report.experiment.name)}", "", _legend(report), ""]
     for metrics in report.kinds.values():
         lines += [
             *markdown_table(
-                ["variant", "seeds", *metrics],
+                ["variant", "seeds", *of_kinds, *metrics],
                 [
                     [
                         row.name,
                         str(row.seeds),
+                        *(row.features for _ in of_kinds),
                         *(Bold(row.cells[m]) if m in row.best else row.cells[m] for m in metrics),
                     ]
                     for row in made
@@ -303,16 +327,21 @@ def html(
     sections: Sequence[Section] = (),
 ) -> str:
     """The report as one page that needs no other file."""
-    made = rows(report)
+    made, of_kinds = rows(report), ["features"] if report.replayed else []
     compared = any(row.differences for row in made)
     second = f" Second lines: difference to {report.experiment.baseline}." if compared else ""
     body = [
         f"<p>{texts.html(_legend(report))} <b>Bold</b>: best.{texts.html(second)}</p>",
         *(
             html_table(
-                ["variant", "seeds", *metrics],
+                ["variant", "seeds", *of_kinds, *metrics],
                 [
-                    [texts.html(row.name), str(row.seeds), *(_html_cell(row, m) for m in metrics)]
+                    [
+                        texts.html(row.name),
+                        str(row.seeds),
+                        *(row.features for _ in of_kinds),
+                        *(_html_cell(row, m) for m in metrics),
+                    ]
                     for row in made
                 ],
             )

@@ -6,22 +6,24 @@ Everything is read from the store; values are points (AP times 100).
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bacl.errors import UsageError
 from bacl_platform import texts
 from bacl_platform.console import say
-from bacl_platform.plan.cost import duration, step_seconds
+from bacl_platform.plan.job import Fidelity
 from bacl_platform.plan.judged import notes, prepared_of
 from bacl_platform.plan.population import Move
-from bacl_platform.plan.show import state
+from bacl_platform.plan.screening import Agreement, agreement
 from bacl_platform.plan.sweep_memory import failed_before, result_of, stopped_before
 from bacl_platform.plan.sweep_plan import Cell, SweepPlan
-from bacl_platform.plan.trials import SweepFile, plain
+from bacl_platform.plan.trials import Point, SweepFile, plain
 from bacl_platform.report.pages import csv_table, html_page, html_table, latex_table, markdown_table
 from bacl_platform.spec.paper_table import published
 from bacl_platform.store.disk import disk_errors
@@ -55,6 +57,10 @@ class Row:
     """Last values of a trial whose values changed while it trained."""
     seeds: int = 0
     """How many are finished."""
+    features: Fidelity | None = "exact"
+    """What `found` is trained on; None where there is nothing found to be."""
+    exact: dict[str, list[float]] = field(default_factory=dict)
+    """Points of the same trial trained exactly, where a sweep confirms what it screened."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,15 @@ class ResultTable:
     with_paper: bool
     notes: list[str] = field(default_factory=list)
     """What else is to be known of the points, in sentences."""
+    screened: bool = False
+    """Whether all rows are replayed, and some are exact as well."""
+    agreement: Agreement | None = None
+    """How the two agree, where there are any."""
+
+    @property
+    def marked(self) -> bool:
+        """Whether rows say what they were trained on."""
+        return any(row.features == "replay" for row in self.rows)
 
     @property
     def fields(self) -> list[str]:
@@ -75,16 +90,26 @@ class ResultTable:
         return list(dict.fromkeys(field for row in self.rows for field in row.varied))
 
 
-def collect(plan: SweepPlan, store: Store, with_paper: bool) -> ResultTable:
+def collect(
+    plan: SweepPlan,
+    store: Store,
+    with_paper: bool,
+    confirmed: SweepPlan | None = None,
+    mixed: bool = False,
+) -> ResultTable:
     """Read from the store what it has of a sweep.
 
-    Raises UsageError where the paper's numbers are asked for and the sweep names no table.
+    confirmed: of a sweep that screens, the trials that train exactly, once these are known. mixed:
+    whether the paper's numbers may stand beside replayed ones. Raises UsageError where they may
+    not and would, and where they are asked for and the sweep names no table.
     """
     stopped, failed = set(stopped_before(plan, store)), failed_before(plan, store)
     title, theirs = printed(plan.file) if with_paper else ("", [])
-    by_trial: dict[tuple[tuple[str, str], ...], list[Any]] = {}
+    by_trial: dict[Point, list[Cell]] = {}
     for cell in plan.cells:
-        by_trial.setdefault(tuple(cell.trial.varied.items()), []).append(cell)
+        by_trial.setdefault(cell.trial.point, []).append(cell)
+    screened = plan.file.sweep.screen is not None
+    exact = {} if confirmed is None else _exact(confirmed, store)
     rows, metrics = [], {plan.file.sweep.metric: None}
     for varied, cells in by_trial.items():
         found: dict[str, list[float]] = {}
@@ -105,17 +130,71 @@ def collect(plan: SweepPlan, store: Store, with_paper: bool) -> ResultTable:
         metrics |= dict.fromkeys(found)
         open_ = [state for state in states if state != "done"]
         numbers = [f"{open_.count(state)} {state}" for state in dict.fromkeys(open_)]
+        also, left = exact.get(varied, ({}, []))
+        numbers += [f"{left.count(state)} {state} exactly" for state in dict.fromkeys(left)]
         error = next((failed[cell.key] for cell in cells if cell.key in failed), "")
         own = dict(varied)
         paper = next((points for match, points in theirs if match.items() <= own.items()), {})
         metrics |= dict.fromkeys(paper)
         ended = _ended(cells[-1], store) if plan.file.sweep.competes and not open_ else {}
         done = states.count("done")
-        rows.append(Row(own, ", ".join(numbers) or "done", found, paper, error, ended, done))
+        kind, state_ = cells[0].trial.features, ", ".join(numbers) or "done"
+        rows.append(Row(own, state_, found, paper, error, ended, done, kind, also))
     said = notes(
         (cell.trial.experiment, prepared_of(cell.job.dataset_digest, store)) for cell in plan.cells
     )
-    return ResultTable(plan.file.sweep.name, title, list(metrics), rows, with_paper, said)
+    told = None if confirmed is None else agreement(plan, confirmed, store)
+    if screened:
+        said = [*_of_screening(plan, confirmed is not None), *said]
+        said += [] if told is None else [told.sentence(plan.file.sweep.metric)]
+    elif with_paper:
+        said = [*_mixture(plan.file.path, rows, mixed), *said]
+    table = ResultTable(plan.file.sweep.name, title, list(metrics), rows, with_paper, said)
+    return replace(table, screened=screened, agreement=told)
+
+
+def _exact(
+    confirmed: SweepPlan, store: Store
+) -> dict[Point, tuple[dict[str, list[float]], list[str]]]:
+    """Points of confirmed trials by metric, and how each of their other seeds stands."""
+    failed = failed_before(confirmed, store)
+    made: dict[Point, tuple[dict[str, list[float]], list[str]]] = {}
+    for cell in confirmed.cells:
+        points, left = made.setdefault(cell.trial.point, ({}, []))
+        if not store.complete(cell.job.key):
+            left.append("failed" if cell.key in failed else "to run")
+            continue
+        for name, value in result_of(cell, store).items():
+            points.setdefault(name, []).append(100 * value)
+    return made
+
+
+def _of_screening(plan: SweepPlan, known: bool) -> list[str]:
+    """What the columns of a sweep that screens are, in a sentence."""
+    screen = plan.file.sweep.screen
+    assert screen is not None
+    best = f"the best {screen.confirm} by {plan.file.sweep.metric}"
+    then = f"{best} were chosen to train exactly" if known else f"{best} train exactly after that"
+    views = f"{screen.views} view{'' if screen.views == 1 else 's'} of each image"
+    return [f"Replayed: trained on stored features, {views}; {then}."]
+
+
+def _mixture(file: Path, rows: Sequence[Row], mixed: bool) -> list[str]:
+    """A sentence on rows that are replayed beside the paper's numbers, which are exact.
+
+    Raises UsageError with it where there are such rows and they are not allowed.
+    """
+    both = [row for row in rows if row.paper and row.features == "replay"]
+    if not both:
+        return []
+    replayed = [", ".join(row.varied.values()) for row in both]
+    which = f"{'; '.join(replayed)}: replayed (trained on stored features)"
+    if mixed:
+        return [f"MIXED: the paper's numbers are exact, and not these of ours: {which}."]
+    raise UsageError(
+        f"{file}: {which}, while the paper's numbers are exact: run these with recipe.features: "
+        "exact, or let --mixed set them beside each other all the same"
+    )
 
 
 def _ended(cell: Cell, store: Store) -> dict[str, str]:
@@ -136,12 +215,13 @@ def printed(file: SweepFile) -> tuple[str, list[tuple[dict[str, str], dict[str, 
     ]
 
 
-def beside_paper(report: "Report", file: Path) -> ResultTable:
+def beside_paper(report: "Report", file: Path, mixed: bool = False) -> ResultTable:
     """An experiment's variants beside the paper's rows of the same names, in the paper's order.
 
     Rows that the experiment lacks are there as well, and variants that the paper lacks come last.
-    Of the metrics, those that the paper prints. file: the experiment's. Raises UsageError where
-    the experiment names no table, or one that is not there.
+    Of the metrics, those that the paper prints. file: the experiment's. mixed: whether the paper's
+    numbers may stand beside replayed ones. Raises UsageError where they may not and would, and
+    where the experiment names no table, or one that is not there.
     """
     title, rows = published(report.experiment.paper, file, "variant")
     theirs = dict(rows)
@@ -153,8 +233,10 @@ def beside_paper(report: "Report", file: Path) -> ResultTable:
         found = {metric: [100 * v for v in report.values(name, metric)] for metric in metrics}
         state = f"{to_run[name]} to run" if to_run[name] else "done" if name in own else "-"
         seeds = len(report.of(name))
-        made.append(Row({"variant": name}, state, found, theirs.get(name, {}), seeds=seeds))
-    said = notes([(report.experiment, report.prepared)])
+        kind = report.features(name) if name in report.variants else None
+        paper = theirs.get(name, {})
+        made.append(Row({"variant": name}, state, found, paper, seeds=seeds, features=kind))
+    said = [*_mixture(file, made, mixed), *notes([(report.experiment, report.prepared)])]
     return ResultTable(report.experiment.name, title, metrics, made, True, said)
 
 
@@ -182,16 +264,22 @@ def _shown(values: list[float]) -> str:
 def cells_of(table: ResultTable) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table as text."""
     shown = [m for m in table.metrics if any(m in r.found or m in r.paper for r in table.rows)]
-    head = [*table.fields, "seeds"]
+    head = [*table.fields, "seeds", *(["features"] if table.marked else [])]
     for metric in shown:
-        head += [metric, "paper", "difference"] if table.with_paper else [metric]
+        head += [f"{metric} replayed", f"{metric} exact"] if table.screened else [metric]
+        head += ["paper", "difference"] if table.with_paper else []
     head.append("state")
     lines = []
     for row in table.rows:
         line = [*(row.varied.get(field, "") for field in table.fields), str(row.seeds)]
+        if table.marked:
+            line.append(", ".join([row.features or "-", *(["exact"] if row.exact else [])]))
         for metric in shown:
             values = row.found.get(metric, [])
             line.append(_shown(values))
+            if table.screened:  # the paper's numbers are exact, and compared with such alone
+                values = row.exact.get(metric, [])
+                line.append(_shown(values))
             if table.with_paper:
                 theirs = row.paper.get(metric)
                 line.append("-" if theirs is None else f"{theirs:.1f}")
@@ -214,7 +302,9 @@ def markdown(table: ResultTable) -> str:
 def latex(table: ResultTable) -> str:
     """The table as a LaTeX `tabular`."""
     head, lines = cells_of(table)
-    columns = "l" * len(table.fields) + "r" * (len(head) - len(table.fields) - 1) + "l"
+    marks = "l" if table.marked else ""
+    numbers = len(head) - len(table.fields) - len(marks) - 2
+    columns = "l" * len(table.fields) + "r" + marks + "r" * numbers + "l"
     return "\n".join(latex_table(head, lines, columns)) + "\n"
 
 
@@ -242,13 +332,23 @@ def write(table: ResultTable, folder: Path) -> None:
 
 def as_json(table: ResultTable) -> dict[str, Any]:
     """Points of every trial and seed, and the paper's."""
-    return {"sweep": table.name, "trials": rows_as_json(table)}
+    found = {"sweep": table.name, "trials": rows_as_json(table), "notes": table.notes}
+    if table.agreement is None:
+        return found
+    return {**found, "agreement": asdict(table.agreement)}
 
 
 def rows_as_json(table: ResultTable) -> list[dict[str, Any]]:
     """Points of every row and seed, and the paper's."""
     return [
-        {"varied": r.varied, "state": r.state, "points": r.found, "paper": r.paper}
+        {
+            "varied": r.varied,
+            "state": r.state,
+            "features": r.features,
+            "points": r.found,
+            "paper": r.paper,
+            **({"exact": r.exact} if table.screened else {}),
+        }
         for r in table.rows
     ]
 
@@ -260,6 +360,8 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     from rich.text import Text
 
     head, lines = cells_of(table)
+    if table.screened:
+        head, lines = _stacked(head, lines)
     columns = dict(zip(head, zip(*lines, strict=True), strict=False)) if lines else {}
     # Columns that say nothing take room on a terminal; the files have them.
     shown_columns = [
@@ -267,7 +369,7 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     ]
     shown = Table(title=table.title or table.name, box=box.SIMPLE_HEAD, pad_edge=False)
     for place in shown_columns:
-        text = place < len(table.fields) or place == len(head) - 1
+        text = place < len(table.fields) or place == len(head) - 1 or head[place] == "features"
         shown.add_column(head[place], justify="left" if text else "right", overflow="fold")
     for line in lines:
         shown.add_row(*(Text(line[place]) for place in shown_columns))
@@ -277,69 +379,22 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     print_written(folder, console)
 
 
+def _stacked(head: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Cells of a sweep that screens, narrow enough for a terminal: exact points stand below
+    replayed ones."""
+    stacked = [name.removesuffix(" replayed") for name in head if not name.endswith(" exact")]
+    made = []
+    for line in lines:
+        cells: list[str] = []
+        for name, cell in zip(head, line, strict=True):
+            if not name.endswith(" exact"):
+                cells.append(cell.replace(", exact", "\nexact") if name == "features" else cell)
+            elif cell != "-":
+                cells[-1] += f"\n{cell}"
+        made.append(cells)
+    return stacked, made
+
+
 def print_written(folder: Path, console: "Console") -> None:
     """Say where the table is."""
     say(console, f"written: {folder}/table.md, .html, .tex, .csv")
-
-
-def print_sweep(plan: SweepPlan, store: Store, console: "Console") -> None:
-    """Show what a sweep would run: its trials, what is there, what shares a trunk, the cost."""
-    from rich.table import Table
-
-    sweep = plan.file.sweep
-    say(console, f"{sweep.name}: {_search(plan)}, store {store.url}")
-    rows = collect(plan, store, with_paper=False)
-    jobs = {job.key: number for number, job in enumerate(plan.jobs, start=1)}
-    trials = Table(*rows.fields, "state", "jobs")
-    for row in rows.rows:
-        own = {jobs[c.job.key] for c in plan.cells if c.trial.varied == row.varied}
-        values = [row.varied.get(field, "") for field in rows.fields]
-        trials.add_row(*values, row.state, ", ".join(map(str, sorted(own))))
-    if rows.rows:
-        console.print(trials)
-    table = Table("", "job", "key", "state", "steps", "variants", "estimate")
-    seconds, finished = 0.0, store.descriptions()
-    for job in plan.jobs:
-        step = 0.0 if store.complete(job.key) else step_seconds(job, store, finished)
-        estimate = None if step is None else step * job.iterations
-        seconds += (estimate or 0.0) * job.resources.workers
-        shown = "unknown" if estimate is None else duration(estimate) if estimate else ""
-        table.add_row(
-            str(jobs[job.key]),
-            job.name,
-            job.key,
-            state(job, store),
-            str(job.iterations),
-            str(len(job.variants)),
-            shown,
-        )
-    console.print(table)
-    missing = plan.missing(store)
-    steps = sum(job.iterations for job in missing)
-    cost = f", about {duration(seconds)} of workers' time" if seconds else ""
-    say(
-        console,
-        f"{len(plan.jobs) - len(missing)} of {len(plan.jobs)} jobs are in the store, "
-        f"{len(missing)} to run: {steps} steps{cost}",
-    )
-    if sweep.stops and sweep.scheduler is not None:
-        say(
-            console,
-            f"scheduler {sweep.scheduler.type}: which trials it stops early is not known in "
-            "advance",
-        )
-    elif sweep.scheduler is not None:
-        say(console, "scheduler pbt: which trials go on from which others is not known in advance")
-    for note in rows.notes:
-        say(console, note)
-
-
-def _search(plan: SweepPlan) -> str:
-    sweep = plan.file.sweep
-    if sweep.search == "tpe":
-        return (
-            f"tpe proposes {sweep.samples} trials, each a job of its own; of {len(plan.cells)} "
-            "it is known which, of the others not in advance"
-        )
-    trials = len({tuple(cell.trial.varied.items()) for cell in plan.cells})
-    return f"{sweep.search}, {trials} trials, {len({cell.seed for cell in plan.cells})} seeds"

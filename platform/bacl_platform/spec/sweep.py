@@ -62,6 +62,24 @@ class Pbt(Settings):
     """Chance that a field is drawn anew; else it moves by a fifth, or to a list's next value."""
 
 
+class Screen(Settings):
+    """Trains all trials on stored features first, and only the best of them as without it.
+
+    A stage of kind `features` passes all images through the trunk once, and the trials replay what
+    it stores.
+    """
+
+    views: int = Field(2, gt=0)
+    """Augmented views of each training image."""
+    negatives: int = Field(64, gt=0)
+    """Background regions of each view that are kept; sampled regions of objects all are."""
+    layers: list[Literal["pooled", "fc1"]] = []
+    """Layers of the box head that are kept beside h, for methods that read them."""
+    confirm: int = Field(gt=0)
+    """How many of the best trials, by the mean of the sweep's metric over seeds, train exactly
+    then; and the trial that equals the base's baseline, if there is one."""
+
+
 class Sweep(Settings):
     """One sweep file."""
 
@@ -98,6 +116,9 @@ class Sweep(Settings):
     scheduler: Annotated[Asha | Median | Pbt, Field(discriminator="type")] | None = None
     """Judges trials by the metric of their evaluations (`recipe.evaluate_every`): `asha` and
     `median` stop some early, `pbt` lets some go on from others."""
+    screen: Screen | None = None
+    """Trains all trials on stored features, and the best of them exactly; null trains all
+    exactly."""
     max_concurrent: int | None = Field(None, gt=0)
     """Jobs at a time; without it, as many as the cluster has room for."""
     variants_per_job: int | None = Field(None, gt=0)
@@ -134,7 +155,29 @@ class Sweep(Settings):
                     )
         if self.competes:
             self._check_population()
+        if self.screen is not None:
+            self._check_screen(self.screen)
         return self
+
+    def _check_screen(self, screen: Screen) -> None:
+        """What screening can serve."""
+        if self.scheduler is not None:
+            raise ValueError(
+                "scheduler: expected nothing with screen, which ranks trials by their final "
+                f"results, got {self.scheduler.type}"
+            )
+        if screen.confirm > self.count():
+            raise ValueError(
+                f"screen.confirm: expected at most {self.count()}, as many as there are trials, "
+                f"got {screen.confirm}"
+            )
+        own = (VARIANT, *OF_STAGE, f"stages.{self.stage}.")
+        for path in (path for space in self.spaces for path in space):
+            if not path.startswith(own):
+                raise ValueError(
+                    f"space.{path}: expected fields of stage {self.stage} alone with screen, whose "
+                    "trials replay the features of one trunk"
+                )
 
     def _check_population(self) -> None:
         """What population-based training can serve."""

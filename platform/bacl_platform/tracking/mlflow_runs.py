@@ -285,8 +285,11 @@ class Runs:
             return self._runs[place]
         tags, settings = self._description(job, variant)
         if place not in self._runs:
+            mark = " (replayed)" if job.replayed else ""
             name = (
-                f"{tags.get('varied', variant)} seed {job.seed}" if variant else f"job {job.name}"
+                f"{tags.get('varied', variant)} seed {job.seed}{mark}"
+                if variant
+                else f"job {job.name}"
             )
             self._runs[place] = self._create(name, tags)
         self._params(self._runs[place], settings)
@@ -313,6 +316,7 @@ class Runs:
         }
         if variant:
             tags["bacl.variant"] = variant
+            tags["bacl.features"] = job.features
             settings["variant"] = job.variants[variant].model_dump(mode="json")
         else:
             settings["resources"] = job.resources.model_dump(mode="json")

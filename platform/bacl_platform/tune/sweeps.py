@@ -6,12 +6,14 @@ train in one bank. One actor, which trials, driver and training workers call, ho
 state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from bacl.errors import RunError
 from bacl_platform.console import say
 from bacl_platform.plan.job import Job, digest_of
+from bacl_platform.plan.screening import confirmations
 from bacl_platform.plan.sweep_memory import Notes, failed_before, results_of, stopped_before
 from bacl_platform.plan.sweep_plan import Preparation, SweepPlan, plan_sweeps
 from bacl_platform.run.driver import Jobs
@@ -40,48 +42,88 @@ def run_sweeps(
     """Run what the store lacks of sweeps.
 
     Their jobs run side by side as far as there is room; searches that adapt go one after the other.
-    Raises RunError with a sentence for each job without a result; the others' results stay.
+    Of sweeps that screen, the best trials train exactly once all trials have results. Raises
+    RunError with a sentence for each job without a result; the others' results stay.
     """
     with ExitStack() as ending:
-        trackings = [ending.enter_context(tracking_of(plan, store)) for plan in plans]
-        for plan, tracking in zip(plans, trackings, strict=True):
+        session = _Session(store, prepare, console, address, retry_failed, ending)
+        trackings = {p.file.sweep.name: ending.enter_context(tracking_of(p, store)) for p in plans}
+        session.run(plans, trackings)
+        files = [plan.file for plan in plans if plan.file.sweep.screen]
+        screened = plan_sweeps(files, [file.trials(store) for file in files], prepare, store)
+        session.run(confirmations(screened, prepare, store, searched=True), trackings)
+        session.end()
+
+
+class _Session:
+    """Runs phases of sweeps on one Ray, which is started once there is something to do."""
+
+    def __init__(
+        self,
+        store: Store,
+        prepare: Preparation,
+        console: "Console",
+        address: str | None,
+        retry_failed: bool,
+        ending: ExitStack,
+    ) -> None:
+        self.store, self.prepare, self.console = store, prepare, console
+        self.address, self.retry_failed, self.ending = address, retry_failed, ending
+        self._progress: TrialProgress | None = None
+        self._plans: list[SweepPlan] = []
+        self._failed: dict[str, str] = {}
+        self._errors: list[str] = []
+
+    def run(self, plans: Sequence[SweepPlan], trackings: Mapping[str, Tracking]) -> None:
+        """Run what the store lacks of plans; failures are told by `end`."""
+        store = self.store
+        self._plans += plans
+        for plan in plans:
+            tracking = trackings[plan.file.sweep.name]
+            tracking.add_trials({cell.key: cell.trial.varied for cell in plan.cells})
             for job in plan.jobs:
                 if store.complete(job.key):
                     tracking.finish(job, cached=True)
-        if retry_failed:
-            for plan in plans:
+            if self.retry_failed:
                 Notes(plan, store, "failed").write({})
-        failed = {key: why for plan in plans for key, why in failed_before(plan, store).items()}
-        todo = {
-            plan.file.sweep.name: (plan, tracking)
-            for plan, tracking in zip(plans, trackings, strict=True)
-            if plan.file.sweep.search == "tpe" or _left(plan, store)
-        }
-        if not todo:
-            missing = {job.key for plan in plans for job in plan.missing(store)}
-            jobs = [cell.job.key for plan in plans for cell in plan.cells]
-            there = sum(key not in missing for key in jobs)
-            say(console, f"nothing to do: {there} of {len(jobs)} trials are in the store")
-            if failed:
-                say(console, f"{len(failed)} failed before: run them again with --retry-failed")
+            self._failed |= failed_before(plan, store)
+        running = [plan for plan in plans if plan.proposes or _left(plan, store)]
+        if not running:
             return
-        running, own_trackings = zip(*todo.values(), strict=True)
-        first = _before_proposals(running, prepare, store)
-        asked = [job for plan in running for job in plan.missing(store)]
-        asked += [job for plan in first for job in plan.jobs]
-        ending.enter_context(ray_for(asked, address, console))
-        progress = ending.enter_context(TrialProgress(console))
-        parents = [
-            j for plan in first for j in plan.missing(store) if j.key == plan.cells[0].job.parent
-        ]
-        _tune(running, parents, store, prepare, own_trackings, progress)
+        first = _before_proposals(running, self.prepare, store)
+        if self._progress is None:
+            asked = [job for plan in running for job in plan.missing(store)]
+            asked += [job for plan in first for job in plan.jobs]
+            self.ending.enter_context(ray_for(asked, self.address, self.console))
+            self._progress = self.ending.enter_context(TrialProgress(self.console))
+        of_trials = {cell.job.key for plan in first for cell in plan.cells}
+        parents = [j for plan in first for j in plan.missing(store) if j.key not in of_trials]
+        own = [trackings[plan.file.sweep.name] for plan in running]
+        try:
+            _tune(running, parents, store, self.prepare, own, self._progress)
+        except RunError as error:
+            self._errors.append(str(error))
+
+    def end(self) -> None:
+        """Say if there was nothing to do; raise RunError with all that failed, if anything did."""
+        if self._errors:
+            raise RunError("\n".join(self._errors))
+        if self._progress is not None:
+            return
+        missing = {job.key for plan in self._plans for job in plan.missing(self.store)}
+        jobs = [cell.job.key for plan in self._plans for cell in plan.cells]
+        there = sum(key not in missing for key in jobs)
+        say(self.console, f"nothing to do: {there} of {len(jobs)} trials are in the store")
+        if self._failed:
+            failed = len(self._failed)
+            say(self.console, f"{failed} failed before: run them again with --retry-failed")
 
 
 def _before_proposals(
     plans: Sequence[SweepPlan], prepare: Preparation, store: Store
 ) -> list[SweepPlan]:
     """Plans of an example trial of each sweep whose trials are proposed later."""
-    files = [plan.file for plan in plans if plan.file.sweep.search == "tpe"]
+    files = [plan.file for plan in plans if plan.proposes]
     return plan_sweeps(files, [[file.example()] for file in files], prepare, store)
 
 

@@ -26,7 +26,7 @@ def fit(context: TrialContext, left_out: set[str]) -> None:
 
     sweep, cells = context.plan.file.sweep, context.plan.cells
     keys = list(dict.fromkeys(cell.key for cell in cells if cell.key not in left_out))
-    proposes = sweep.search == "tpe"
+    proposes = context.plan.proposes
     if not keys and not proposes:
         return
     # each trial is a process; where nothing but the end is waited for, few do for many

@@ -56,3 +56,36 @@ def test_command_prints_verdicts_or_json(tiny, two_seeds, store, fill, rival_aps
     done = CliRunner().invoke(cli.app, [*words[:3], "softmx", *words[4:]])
     assert done.exit_code == 2
     assert "got softmx" in done.stderr
+
+
+def test_replayed_and_exact_are_compared_only_if_asked_and_loudly(
+    tiny, planned, replayed, store, fill
+):
+    fill(planned(*replayed).jobs, dict.fromkeys(PAIRS, 0.4))
+    overrides = [word for one in replayed for word in ("--set", one)]
+    words = ["--resamples", 20, "--store", store.root, *overrides]
+
+    def compared(first, second, *more):
+        line = [str(word) for word in ("compare", tiny, first, second, *words, *more)]
+        return CliRunner().invoke(cli.app, line)
+
+    done = compared("softmax", "fcbl")
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "error: tiny: fcbl is replayed (trained on stored features) and softmax is exact (trained "
+        "on what the trunk computes): compare exact variants with exact ones, or let --mixed "
+        "compare these all the same\n"
+    )
+    done = compared("softmax", "fcbl", "--mixed")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("MIXED: fcbl is replayed")
+    page = store.root / "reports/tiny/compare_softmax_fcbl.html"
+    assert "MIXED: fcbl is replayed" in page.read_text()
+    content = json.loads(compared("softmax", "fcbl", "--mixed", "--json").stdout)
+    assert content["features"] == {"softmax": "exact", "fcbl": "replay"}
+    assert content["notes"][0].startswith("MIXED: ")
+    done = compared("bce", "fcbl")
+    assert done.exit_code == 0 and done.stdout.startswith("bce and fcbl are both replayed")
+
+
+PAIRS = [(name, 0) for name in ("features", "bacl", "softmax", "fcbl", "bce")]

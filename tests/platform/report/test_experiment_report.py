@@ -278,3 +278,55 @@ def test_command_before_any_run_fails_in_a_sentence(tiny, store, prepared):
     assert done.exit_code == 1
     assert done.stdout == ""
     assert re.fullmatch(r"error: no job of tiny is in the store .*\n", done.stderr)
+
+
+MIXED = {("fcbl", 0): 0.28, ("bce", 0): 0.25, **APS}
+
+
+def test_replayed_rows_are_marked_wherever_they_are_shown(planned, replayed, store, fill):
+    plan = planned(*replayed)
+    fill(plan.jobs, MIXED)
+    report = results.collect(plan, store, "")
+    assert report.replayed == ["fcbl", "bce"]
+    text = experiment_report.markdown(report, [], "")
+    assert [cells(text, name)[0][2] for name in ("bacl", "fcbl")] == ["exact", "replay"]
+    assert "Replayed, not exact: fcbl, bce." in text
+    page = experiment_report.html(report, [], "")
+    assert "<td>replay</td>" in page and "Replayed, not exact: fcbl, bce." in page
+    content = experiment_report.as_json(report)
+    assert content["features"] == {
+        "features": "exact",
+        "bacl": "exact",
+        "softmax": "exact",
+        "fcbl": "replay",
+        "bce": "replay",
+    }
+    head = experiment_report.per_category(report).splitlines()[0]
+    assert "AP bacl,AP softmax,AP fcbl (replayed),AP bce (replayed)" in head
+    console = Console(record=True, width=120)
+    console.print(experiment_report.table(report, ["AP"]))
+    assert re.search(r"fcbl +replay +28\.0\*", console.export_text())
+
+
+def test_replayed_rows_are_compared_among_themselves(planned, replayed, store, fill):
+    plan = planned(*replayed)
+    fill(plan.jobs, MIXED)
+    rows = {row.name: row for row in experiment_report.rows(results.collect(plan, store, ""))}
+    assert "AP" in rows["bacl"].best and "AP" in rows["fcbl"].best  # 0.30 exact, 0.28 replayed
+    assert rows["bce"].best == rows["softmax"].best == set()
+    assert rows["bacl"].differences["AP"] == "+10.0"
+    assert rows["fcbl"].differences == {}  # the baseline is exact
+
+
+def test_report_without_replayed_rows_does_not_mention_them(study):
+    text = experiment_report.markdown(study, [], "")
+    assert "| variant | seeds | AP |" in text and "Replayed" not in text
+
+
+def test_lone_exact_row_is_not_the_best_of_its_kind(tiny, planned, replayed, store, fill):
+    tiny.write_text(tiny.read_text().split("  heads:")[0])
+    plan = planned(*replayed)
+    fill(plan.jobs, MIXED)
+    rows = {row.name: row for row in experiment_report.rows(results.collect(plan, store, ""))}
+    assert rows.keys() == {"features", "fcbl", "bce"}
+    assert "AP" in rows["fcbl"].best and rows["features"].best == set()

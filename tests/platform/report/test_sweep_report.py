@@ -1,13 +1,17 @@
 """Reports of sweeps: points beside the paper's, over seeds, and what has none."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from bacl.errors import UsageError
 from bacl_platform.cli.main import app
+from bacl_platform.plan.screening import confirmations
 from bacl_platform.plan.sweep_memory import Notes
+from bacl_platform.plan.sweep_plan import Preparation
 from bacl_platform.report import sweep_report
 
 PAPER = """
@@ -75,3 +79,84 @@ def test_report_command_writes_all_forms_and_json(filled, store):
     assert {path.name for path in folder.iterdir()} == {
         f"table.{s}" for s in ("md", "html", "tex", "csv")
     }
+
+
+SCREEN = """
+name: screened
+base: tiny.yaml
+stage: heads
+variant: bacl
+space: {variant.alpha: [0, 0.5, 0.85]}
+screen: {confirm: 2}
+"""
+
+
+def test_screened_sweep_has_both_columns_and_says_how_the_ranks_agree(filled, fill, store, tiny):
+    (tiny.parent / "paper.yaml").write_text(PAPER)
+    plan = filled(SCREEN + "paper: {file: paper.yaml, table: IV}\n", (0.1, 0.2, 0.3))
+    (confirmed,) = confirmations([plan], Preparation(store), store)
+    table = sweep_report.collect(plan, store, True, confirmed)
+    assert [row.state for row in table.rows] == ["done", "1 to run exactly", "1 to run exactly"]
+    fill(confirmed.missing(store), {(c.trial.variant, 0): 0.25 for c in confirmed.cells})
+    (confirmed,) = confirmations([plan], Preparation(store), store)
+    table = sweep_report.collect(plan, store, True, confirmed)
+    head, lines = sweep_report.cells_of(table)
+    assert head[:7] == [
+        "alpha",
+        "seeds",
+        "features",
+        "AP replayed",
+        "AP exact",
+        "paper",
+        "difference",
+    ]
+    assert [line[:7] for line in lines] == [
+        ["0", "1", "replay", "10.0", "-", "27.2", "-"],
+        ["0.5", "1", "replay, exact", "20.0", "25.0", "-", "-"],
+        ["0.85", "1", "replay, exact", "30.0", "25.0", "27.8", "-2.8"],
+    ]
+    assert table.notes[0] == (
+        "Replayed: trained on stored features, 2 views of each image; the best 2 by AP were chosen "
+        "to train exactly."
+    )
+    assert (
+        table.notes[-1]
+        == "Of 2 confirmed, by AP, the best screened, alpha=0.85, is also the best exact."
+    )
+    assert "AP exact" in sweep_report.html(table) and "AP exact" in sweep_report.markdown(table)
+    content = json.loads(json.dumps(sweep_report.as_json(table)))
+    assert content["trials"][2]["exact"]["AP"] == [25.0]
+    assert content["trials"][2]["features"] == "replay"
+    assert content["agreement"]["trials"] == 2
+
+
+def test_screened_sweep_has_exact_points_below_on_a_terminal(filled, fill, store):
+    plan = filled(SCREEN, (0.1, 0.2, 0.3))
+    (confirmed,) = confirmations([plan], Preparation(store), store)
+    fill(confirmed.missing(store), {(c.trial.variant, 0): 0.25 for c in confirmed.cells})
+    run = CliRunner().invoke(app, ["report", str(plan.file.path), "--store", str(store.root)])
+    assert run.exit_code == 0, run.output
+    assert re.search(r"0\.85 +replay +30\.0 .*\n +exact +25\.0 ", run.output)
+    assert re.search(r"\b0 +replay +10\.0 .*\n +0\.5 ", run.output)
+    assert "Replayed: trained on stored" in run.output
+
+
+def test_replayed_sweep_is_beside_the_paper_only_if_asked(
+    tiny, sweep, plan_sweep_files, fill, store
+):
+    (tiny.parent / "paper.yaml").write_text(PAPER)
+    stage = "  kept: {kind: features, after: features}\n  heads:"
+    content = (
+        tiny.read_text().replace("  heads:", stage).replace("after: features\n", "after: kept\n")
+    )
+    head, last = content.split("    recipe: *recipe")
+    tiny.write_text(head + "    recipe: {<<: *recipe, features: replay}" + last)
+    text = SCREEN.replace("screen: {confirm: 2}", "paper: {file: paper.yaml, table: IV}")
+    (plan,) = plan_sweep_files(sweep(text))
+    fill(plan.jobs, {("features", 0): 0.0} | {(c.trial.variant, 0): 0.2 for c in plan.cells})
+    (plan,) = plan_sweep_files(sweep(text))
+    with pytest.raises(UsageError, match=r"yaml: 0; 0.85: replayed .* let --mixed"):
+        sweep_report.collect(plan, store, True)
+    table = sweep_report.collect(plan, store, True, mixed=True)
+    assert table.notes[0].startswith("MIXED: ")
+    assert sweep_report.cells_of(table)[1][0][:3] == ["0", "1", "replay"]

@@ -125,6 +125,27 @@ def test_command_writes_all_forms_and_shows_markdown(file, planned, store, fill)
     assert rows[2]["points"]["AP"] == pytest.approx([10, 20, 30])
 
 
+def test_replayed_rows_are_beside_the_papers_only_if_asked(file, planned, replayed, store, fill):
+    (file.parent / "paper.yaml").write_text(PAPER.replace("variant: loce", "variant: fcbl"))
+    replayed = [*replayed, NAMED]
+    aps = {(name, 0): 0.2 for name in ("features", "bacl", "softmax", "fcbl", "bce")}
+    fill(planned(*replayed).jobs, aps)
+    words = ["report", file, "--store", store.root, "--quick", "--paper"]
+    words = [*map(str, words), *(word for one in replayed for word in ("--set", one))]
+    run = CliRunner().invoke(app, words)
+    assert run.exit_code == 2
+    assert run.stderr == (
+        f"error: {file}: fcbl: replayed (trained on stored features), while the paper's numbers "
+        "are exact: run these with recipe.features: exact, or let --mixed set them beside each "
+        "other all the same\n"
+    )
+    run = CliRunner().invoke(app, [*words, "--mixed"])
+    assert run.exit_code == 0, run.output
+    assert "MIXED: the paper's numbers are exact, and not these of ours: fcbl" in run.output
+    assert "| fcbl | 1 | replay | 20.0 | 26.7 | -6.7 |" in run.output
+    assert "| bacl | 1 | exact | 20.0 | 27.8 | -7.8 |" in run.output
+
+
 def test_command_without_a_table_fails_in_a_sentence(file, planned, store, fill):
     fill(planned().jobs, APS)
     run = CliRunner().invoke(app, ["report", str(file), "--store", str(store.root), "--paper"])

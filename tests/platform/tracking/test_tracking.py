@@ -122,6 +122,21 @@ def test_job_and_variants_are_children_of_one_parent_run(planned, store, client,
     assert shown.columns.tolist() == ["id", "name", "AP"]
 
 
+def test_run_of_a_replayed_variant_says_so(planned, replayed, store, client):
+    plan = planned(*replayed)
+    with Tracking.of_plan(plan, store) as tracking:
+        for job in plan.jobs:
+            finish(store, job)
+            tracking.finish(job, cached=False)
+    found = runs(client)
+    quick, bacl = found["fcbl seed 0 (replayed)"], found["bacl seed 0"]
+    assert (quick.data.tags["bacl.features"], bacl.data.tags["bacl.features"]) == (
+        "replay",
+        "exact",
+    )
+    assert quick.data.params["recipe.features"] == "replay"
+
+
 ODD = ["my%20store", "why?", "#1", "a;b", "two words", "größe", "it's", 'a "b"', "a@b:c", "100%"]
 
 

@@ -8,10 +8,12 @@ import time
 from contextlib import contextmanager
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from bacl_platform.cli import main as cli
+from bacl_platform.plan.screening import confirmations
 from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.report import sweep_report
@@ -159,3 +161,32 @@ def test_asha_stops_trials_of_a_running_bank_and_a_failure_is_remembered(tiny, s
     code, output = output_of(store, diverging, options=["--retry-failed"])
     assert code == 1 and "is not finite" in output
     assert json.loads((store.root / ".sweeps" / "diverging.failed.json").read_text())
+
+
+def test_sweep_is_screened_and_its_best_confirmed_and_a_second_run_has_nothing_to_do(tiny, store):
+    path = written(
+        tiny,
+        "screened",
+        "screen: {views: 1, negatives: 16, confirm: 2}\nspace: {variant.alpha: [0, 0.5, 1]}\n",
+    )
+    code, output = output_of(store, path)
+    assert code == 0, output
+    assert output.index("screen: done") < output.index("heads: started")
+    assert output.count("heads: done") == 2 and "features: started" not in output
+    screened = plan_of(path, store)
+    (confirmed,) = confirmations([screened], Preparation(store), store)
+    table = sweep_report.collect(screened, store, False, confirmed)
+    assert [row.state for row in table.rows] == ["done"] * 3
+    assert sorted(len(row.exact) > 0 for row in table.rows) == [False, True, True]
+    client = MlflowClient(f"sqlite:///{store.root}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("screened").experiment_id])
+    kinds = [run.data.tags["bacl.features"] for run in runs if "varied" in run.data.tags]
+    assert sorted(kinds) == ["exact", "exact", "replay", "replay", "replay"]
+    weights = [torch.load(_exported(cell, store))["state_dict"] for cell in screened.cells]
+    assert all(any(name.startswith("backbone.") for name in state) for state in weights)
+    code, output = output_of(store, path)
+    assert code == 0 and "nothing to do: 5 of 5 trials are in the store" in output, output
+
+
+def _exported(cell, store):
+    return store.entry(cell.job.key) / "variants" / cell.trial.variant / "checkpoint.pth"
