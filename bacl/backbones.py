@@ -1,6 +1,7 @@
-"""Backbones that `detector.backbone` names: one entry each.
+"""Table of the backbones that the setting `detector.backbone` may name.
 
-Without torch, like `bacl.settings`, which takes the names from here.
+This module does not import torch, because `bacl.settings`, which reads the names, must load
+quickly.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class Backbone:
     torchvision: bool = False
     """Whether torchvision has ImageNet weights, by the backbone's name."""
     other_weights: str = "give a file"
-    """What to do for weights where torchvision has none, in words."""
+    """Advice for the error message on how to get weights where torchvision has none."""
 
 
 def _resnet(depth: int) -> Backbone:

@@ -1,4 +1,4 @@
-"""From settings to the mmengine configuration of a stage: plain dicts that a `Runner` takes.
+"""Translation of settings into the mmengine configuration of a stage: plain dicts for a `Runner`.
 
 The configuration is saved with each job; anyone can run it again by hand with mmengine alone.
 """
@@ -40,8 +40,8 @@ def stage_config(
 
     dataset_info: path of the prepared dataset's `dataset.json`. imports: modules with methods and
     indicators from outside, `bacl.extensions`. replayed: what features are stored, where the stage
-    trains on such. The caller adds where to work, how ranks are launched and the `folder` of the
-    evaluator and of stored features.
+    trains on such. The caller adds the working directory, the launcher of the ranks, and the
+    `folder` of the evaluator and of stored features.
     """
     schedule = recipe.schedule
     images = images_that_train(prepared, recipe)
@@ -205,7 +205,7 @@ def features_config(
 
 
 def images_that_train(prepared: Prepared, recipe: Recipe) -> int:
-    """How many images an epoch has: those of the training split that the recipe does not leave out.
+    """Number of images in an epoch: those of the training split that the recipe does not leave out.
 
     Raises UsageError where none is left.
     """
@@ -243,9 +243,9 @@ _STOCK_TYPES = {
 def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> dict[str, Any]:
     """The plain single-variant detector of a stage's configuration, for stock inference.
 
-    config: what `stage_config` made. classifier: what the variant's classifier is to a box head,
-    `bacl.export.stock_classifier`. The result has a model of MMDetection's own types and the test
-    pipeline, as `mmdet.apis.init_detector` and `DetInferencer` want it.
+    config: what `stage_config` made. classifier: the box head's options for the variant's
+    classifier, from `bacl.export.stock_classifier`. The result has a model of MMDetection's own
+    types and the test pipeline, as `mmdet.apis.init_detector` and `DetInferencer` expect it.
     """
     model = {key: value for key, value in config["model"].items() if key not in _NOT_STOCK}
     heads = [
@@ -271,14 +271,14 @@ def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> di
         "custom_imports": config["custom_imports"],
         "default_scope": "mmdet",
         "model": model,
-        # a dataset without colours of its own, such as COCO's, which has too few for LVIS
+        # a dataset class that brings no palette: COCO's has too few colours for LVIS
         "test_dataloader": {"dataset": {"type": "BaseDetDataset", "pipeline": pipeline}},
         "visualizer": {"type": "DetLocalVisualizer", "name": "visualizer"},
     }
 
 
 def config_text(config: Mapping[str, Any]) -> str:
-    """A configuration as the Python that `Config.fromfile` reads.
+    """Python source of a configuration, which `Config.fromfile` reads.
 
     MMEngine's own formatting takes seconds for a bank of many variants.
     """
@@ -287,17 +287,18 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 
 def weights_file(init_cfg: Mapping[str, Any]) -> str | None:
-    """The file that weights come from, of a part's `init_cfg`; None where it is none, or a name
-    that MMEngine knows, as `torchvision://resnet50`."""
+    """Path of the weights in a part's `init_cfg`; None where there is none, or a name that MMEngine
+    resolves itself, such as `torchvision://resnet50`."""
     checkpoint = init_cfg.get("checkpoint") if init_cfg.get("type") == "Pretrained" else None
     return checkpoint if checkpoint and "://" not in checkpoint else None
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without what does not change results: paths, loading, how ranks share.
+    """The configuration without what cannot change results: paths, loader options, the split over
+    ranks.
 
-    Used for a job's key, which the dataset, a file of weights and methods from outside enter by
-    their digests.
+    Used for a job's key. The dataset, weight files and methods from outside BACL enter the key
+    separately, as digests.
     """
     drop = {
         "custom_imports",
@@ -336,8 +337,9 @@ def variant_options(
     total: int,
     batch: int,
 ) -> dict[str, Any]:
-    """A variant's plain settings, with what it needs to know of the dataset, of which `images`
-    train, the detector and the stage's `total` iterations."""
+    """A variant's settings as plain values, with the facts that it needs about the dataset, the
+    detector and the stage. images: training images in an epoch. total: iterations of the stage.
+    batch: images in an iteration, over all ranks."""
     context = Context(
         place=f"variants.{name}",
         categories=prepared.categories,
@@ -378,7 +380,8 @@ def test_pipeline(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _resampling(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
-    """What `bacl.detector.resampling` adds to the proposals' options, where the recipe wants it."""
+    """Options of `bacl.detector.resampling` for the proposals; None where the recipe does not ask
+    for it."""
     given, names = recipe.proposal_nms, prepared.groups.names
     if given is None:
         return None
@@ -395,7 +398,7 @@ def _resampling(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
 
 
 def _sampler(recipe: Recipe, seed: int) -> dict[str, Any]:
-    """Which images training sees, in which order."""
+    """Configuration of the sampler, which decides which images training sees in which order."""
     common = {
         "batch": recipe.schedule.batch,
         "seed": seed,
@@ -451,7 +454,7 @@ def _train_dataset(
 
 
 def _large_scale_jitter(side: int) -> list[dict[str, Any]]:
-    """Jitter by 0.8 to 1.25, then a crop: what the released stage-1 configurations do."""
+    """Scale jitter by 0.8 to 1.25, then a crop, as in the released stage-1 configurations."""
     return [
         {
             "type": "RandomResize",

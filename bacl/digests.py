@@ -1,11 +1,11 @@
-"""SHA-256 of files and of what comes in blocks."""
+"""SHA-256 of files and of streams of blocks."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 BLOCK = 1 << 20
-"""Bytes that are held at a time."""
+"""Bytes in a block."""
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Random draws that depend on what they are for, not on which process makes them when.
+"""Random draws that depend on their purpose, not on the process or the moment that makes them.
 
 Every draw of training is keyed by the experiment's seed, the name of its stream and the *position*
 of an image in the seeded order of training images (position p is the p-th image since the start of

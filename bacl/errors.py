@@ -1,10 +1,11 @@
-"""The two kinds of failure a user meets. Each message says what, where and what was expected."""
+"""Errors for users: wrong requests and failed runs. A message says what was wrong, where, and what
+was expected."""
 
 import re
 
 
 class BaclError(Exception):
-    """Base of all errors that are told to the user in a sentence, without a traceback."""
+    """Base of all errors that are reported to the user in a sentence, without a traceback."""
 
     exit_code = 1
 
@@ -13,18 +14,18 @@ class BaclError(Exception):
 
 
 class UsageError(BaclError):
-    """The request itself is wrong: a file, a field, an option. Exit code 2."""
+    """Error in the request itself: a file, a field or an option. Exit code 2."""
 
     exit_code = 2
 
 
 class RunError(BaclError):
-    """The request was right but could not be carried out. Exit code 1."""
+    """Failure to carry out a valid request. Exit code 1."""
 
 
 def unwrapped(text: str) -> str:
-    """What an error says, also where torch raised it again, with a traceback as its message,
-    because a process of a data loader had raised it."""
+    """Message of an error. Where a data loader's process raised it, torch raises it again with a
+    whole traceback as its text; the original message is taken out of that."""
     caught = re.match(r"Caught (\w+) in .*\nOriginal Traceback", text)
     if caught is None:
         return text

@@ -3,8 +3,8 @@
 hotcoco computes it: with LVIS's federated rules (a category counts in the images that name it as
 present or absent, the 300 best detections of an image count, and boxes of no area count neither in
 the ground truth nor in the detections), or with COCO's exhaustive ones, where all detections count
-that the detector keeps of an image, instead of COCO's 100 of an image and category. In both, groups
-are the dataset's own, by training images or instances.
+that the detector keeps of an image; COCO's limit of 100 for an image and category does not apply.
+In both, groups are the dataset's own, by training images or instances.
 
 Letters: N detections, C categories, T IoU thresholds 0.5, 0.55, ..., 0.95, R recall thresholds.
 """
@@ -39,9 +39,9 @@ from bacl.settings import Groups
 
 LVIS_GROUPS = Groups()
 MAX_DETECTIONS = 300
-"""Most detections of an image that LVIS counts."""
+"""Largest number of detections of an image that LVIS counts."""
 FLUSH_ROWS = 200_000
-"""Detections that a rank holds in memory before it writes them to its shards."""
+"""Number of detections that a rank holds in memory before it writes them to its shards."""
 
 _BOXES = pa.schema(
     [("image", pa.int32()), ("label", pa.int32()), ("score", pa.float32())]
@@ -67,7 +67,7 @@ class Detections:
 
     @classmethod
     def read(cls, *paths: Path) -> "Detections":
-        """From detections.parquet, or from the shards of all ranks."""
+        """Read detections.parquet, or the shards of all ranks."""
         return cls._from_table(_read(paths))
 
     @classmethod
@@ -82,7 +82,7 @@ class Detections:
         )
 
     def where(self, kept: NDArray[Any]) -> "Detections":
-        """Those for which `kept` (N,) is true."""
+        """The detections for which `kept` (N,) is true."""
         if kept.all():
             return self
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -91,10 +91,10 @@ class Detections:
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation says.
+    """Result of an evaluation.
 
     metrics: AP, AP50, AP75 and AP_<group> of each group (LVIS: AP_r, AP_c, AP_f) in 0..1; NaN where
-        no category is evaluated. Where detections have masks, the masks' own follow, as mask_AP
+        no category is evaluated. Where detections have masks, metrics of masks follow, as mask_AP
         and so on.
     per_category: one row per category in the order of labels; its `AP` (and `mask_AP`) is None
         where the split has no ground truth of it.
@@ -127,11 +127,11 @@ class Evaluator:
     """The ground truth of a split, read once for any number of evaluations.
 
     Args:
-        annotations: normalised annotations of the split, whose ids of images are positions and of
-            categories labels.
+        annotations: normalised annotations of the split, in which ids of images are positions and
+            ids of categories are labels.
         categories: in the order of labels, with their groups.
         mode: `lvis` (federated) or `coco` (exhaustive).
-        groups: whose names the categories have as `frequency`.
+        groups: frequency groups; their names are the categories' `frequency`.
     """
 
     def __init__(
@@ -160,9 +160,9 @@ class Evaluator:
         """AP of the detections; 0 for a category that has ground truth and no detection.
 
         Raises:
-            UsageError: detections of images or categories that the ground truth lacks, masks of
-                other sizes than its images, or no masks in it to judge masks by.
-            RunError: scores or boxes that are not finite numbers.
+            UsageError: detections are of images or categories that the ground truth lacks, masks
+                differ in size from its images, or it has no masks to evaluate masks with.
+            RunError: scores or boxes are not finite numbers.
         """
         self._check(detections)
         area = detections.bbox[:, 2].astype(np.float64) * detections.bbox[:, 3]
@@ -177,7 +177,7 @@ class Evaluator:
     ) -> list[NDArray[Any]]:
         """Precision (T, R) of each category in the order of labels, -1 without ground truth.
 
-        area: pixels (N,) of what is judged, boxes or masks.
+        area: area in pixels (N,) of the evaluated boxes or masks.
         """
         if self.mode == "lvis":
             detections = detections.where(countable(detections, area))
@@ -199,7 +199,8 @@ class Evaluator:
             iou,
             lvis_style=self.mode == "lvis",
         )
-        # hotcoco's LVIS keeps 300 of an image by itself; COCO's limit is of an image and category
+        # hotcoco's LVIS mode keeps 300 of an image itself; COCO's limit is for each image and
+        # category
         run.params.max_dets = [MAX_DETECTIONS if self.mode == "lvis" else max(len(rows), 1)]
         run.params.area_rng = [run.params.area_rng[0]]
         run.params.area_rng_lbl = ["all"]
@@ -238,7 +239,7 @@ class Evaluator:
         return all(annotation.get("segmentation") for annotation in annotations)
 
     def _mask_areas(self, image: NDArray[Any], masks: NDArray[Any]) -> NDArray[Any]:
-        """Pixels (N,) of the masks of detections in these images."""
+        """Areas (N,), in pixels, of the masks of detections in the images `image` (N,)."""
         if not self._has_masks:
             raise UsageError(
                 f"{self.annotations}: expected a segmentation in every annotation to judge masks "
@@ -258,7 +259,8 @@ class Evaluator:
         return area
 
     def _result(self, precision: dict[str, list[NDArray[Any]]]) -> Result:
-        """From each category's precision (T, R) in the order of labels, by the name of its AP."""
+        """Result from the precision (T, R) of each category in the order of labels, by the AP's
+        name."""
         metrics: dict[str, float] = {}
         rows = [category.model_dump() for category in self.categories]
         for name, of_all in precision.items():
@@ -269,7 +271,8 @@ class Evaluator:
         return Result(metrics, rows, self.provenance)
 
     def _metrics(self, name: str, shown: Sequence[NDArray[Any] | None]) -> dict[str, float]:
-        """Means over categories, of which those without ground truth have None."""
+        """Metrics, which are means over categories with ground truth; the others are None in
+        `shown`."""
 
         def mean(values: list[NDArray[Any]]) -> float:
             return float(np.mean(values)) if values else math.nan
@@ -292,9 +295,10 @@ class Evaluator:
 
 
 def countable(detections: Detections, area: NDArray[Any]) -> NDArray[Any]:
-    """Which (N,) can count in LVIS: the 300 best of each image, but for those of no area.
+    """Mask (N,) of the detections that can count in LVIS: the 300 best of each image, less those
+    without area.
 
-    area: pixels (N,) of what is judged, boxes or masks.
+    area: area in pixels (N,) of the evaluated boxes or masks.
     """
     best = np.ones(len(area), dtype=bool)
     image = pa.array(detections.image).dictionary_encode().indices.to_numpy()
@@ -328,19 +332,19 @@ class BankMetric(BaseMetric):
     Each rank writes what it sees to files in columns, so memory stays flat; rank 0 then merges
     them variant by variant. Images that a sampler repeats to even out the ranks count once.
 
-    Every rank returns `{"<variant>/AP": ..., ...}`, without what is absent. For each variant rank 0
-    writes `<folder>/<variant>/{metrics.json, categories.csv, detections.parquet}`.
+    Every rank returns `{"<variant>/AP": ..., ...}`, without metrics that are NaN. For each variant
+    rank 0 writes `<folder>/<variant>/{metrics.json, categories.csv, detections.parquet}`.
 
     Args:
-        annotations: normalised annotations of the split.
+        annotations: path of the split's normalised annotations.
         dataset_info: `dataset.json`, which gives the categories in the order of labels.
-        variants: their names.
+        variants: names of the variants.
         mode: `lvis` or `coco`.
-        folder: where results go; all ranks must see it.
-        masks: whether the detector's masks are evaluated, too.
+        folder: folder for results, on a file system that all ranks share.
+        masks: whether the detector's masks are evaluated as well.
     """
 
-    default_prefix = "variant"  # keeps mmengine from advising one: the names have theirs
+    default_prefix = "variant"  # set because mmengine warns without one; names have their own
 
     def __init__(
         self,
@@ -397,7 +401,7 @@ class BankMetric(BaseMetric):
         return self.shards / f"{variant}.{rank}.parquet"
 
     def _flush(self) -> None:
-        """Write what waits in memory to this rank's shards."""
+        """Write the detections held in memory to this rank's shards."""
         if not self.writers:
             self.shards.mkdir(parents=True, exist_ok=True)
             rank, _ = get_dist_info()
@@ -411,9 +415,9 @@ class BankMetric(BaseMetric):
         self.waiting = []
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Metrics of all variants, the same on every rank; an error of rank 0 is everyone's.
+        """Metrics of all variants, the same on every rank; an error of rank 0 is raised on all.
 
-        size: images of the split, which the shards tell by themselves.
+        size: number of images, as mmengine passes it; not used, because shards name their images.
         """
         self._flush()
         for writer in self.writers:
@@ -465,7 +469,7 @@ def _read(paths: Sequence[Path]) -> pa.Table:
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place."""
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     write(part)
     part.replace(path)

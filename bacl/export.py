@@ -1,35 +1,23 @@
-"""A bank's variants as plain detectors of MMDetection's own types, and what checkpoints tell."""
+"""Export of a bank's variants as stock MMDetection detectors."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bacl.config import bank_heads, config_text, stock_config
 from bacl.datasets.categories import Category
-from bacl.detector.warmstart import read_checkpoint
 from bacl.variants import METHODS
-
-_CLASSIFIERS = (
-    "roi_head.bbox_head.fc_cls.weight",
-    "roi_head.bbox_head.fc_cls.variant.copy.fc_cls.weight",
-    "roi_head.bbox_head.fc_cls.variant.fc_cls.weight",
-    "roi_head.bbox_head.fc_cls.variant.fc_cls.2.weight",
-)
-"""Where an exported detector has its classifier's weights: a plain one's, and a whole variant's
-that has trained a copy, a linear classifier, or one behind a hidden layer."""
 
 
 def stock_classifier(settings: Mapping[str, Any], categories: int) -> dict[str, Any]:
-    """Options of MMDetection's box head with which it scores as a variant with these settings.
+    """Options with which MMDetection's box head gives the scores of a variant with these settings.
 
-    A linear classifier that a `loss_cls` of its own suits is exported as such; any other as the
-    whole variant.
+    A linear classifier whose scores a `loss_cls` can compute is exported as such; any other is
+    exported as the whole variant.
     """
     loss = METHODS.get(settings["method"]).exported(settings)
     if loss is not None:
@@ -45,9 +33,9 @@ def stock_classifier(settings: Mapping[str, Any], categories: int) -> dict[str, 
 def variant_state(
     state: Mapping[str, Tensor], name: str, whole: bool = False, left_out: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """The weights of a stock detector with one variant's classifier, from a bank's; with the
-    `whole` variant, less the modules `left_out`, where its classifier alone does not make its
-    scores."""
+    """Weights of a stock detector with one variant's classifier, from a bank's weights. whole:
+    export the whole variant, except its modules `left_out`, because its classifier alone does not
+    give its scores."""
     part = "" if whole else r"fc_cls\."
     mine = re.compile(rf"\.variants\.{re.escape(name)}\.{part}")
     target = ".fc_cls.variant." if whole else ".fc_cls."
@@ -96,27 +84,3 @@ def export_variants(
             },
             target / "checkpoint.pth",
         )
-
-
-def weight_norms_of(checkpoint: Path, categories: int) -> NDArray[Any] | None:
-    """L2 norms (C,) of the foreground classifiers of an exported detector; a classifier's first C
-    rows are the categories'. None where it has several classifiers, as a cascade.
-
-    Raises RunError where the checkpoint cannot be read.
-    """
-    state = read_checkpoint(checkpoint)["state_dict"]
-    weights = next((state[name] for name in _CLASSIFIERS if name in state), None)
-    return None if weights is None else weights[:categories].float().norm(dim=1).numpy()
-
-
-def confusions_of(checkpoint: Path, variant: str, categories: int) -> NDArray[Any] | None:
-    """Sums of scores and, in the last column, of samples (C, C + 1) of a variant's indicator in a
-    bank's checkpoint; of a cascade, of all its heads. None where it is no confusion matrix.
-
-    Raises RunError where the checkpoint cannot be read.
-    """
-    key = rf"roi_head\.bbox_head\.(\d+\.)?variants\.{re.escape(variant)}\.indicator\.tally"
-    state = read_checkpoint(checkpoint)["state_dict"]
-    found = [value.numpy() for name, value in state.items() if re.fullmatch(key, name)]
-    square = [tally for tally in found if tally.shape == (categories, categories + 1)]
-    return np.sum(square, axis=0) if square else None

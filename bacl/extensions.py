@@ -1,10 +1,11 @@
-"""Methods, indicators and dataset formats from outside of BACL: modules that an experiment names,
-and packages that are installed and announce theirs as entry points.
+"""Methods, indicators and dataset formats from outside BACL, in modules that an experiment imports
+or that installed packages announce as entry points.
 
-A module registers what it brings when it is imported. Methods: settings with `register` of
-`bacl.method_settings.registry`, parts in `bacl.variants.METHODS`. Indicators: a name with
-`register_indicator` of `bacl.method_settings.indicators`, parts in `bacl.indicators.INDICATORS`.
-Dataset formats: what reads them with `register` of `bacl.datasets.formats`.
+A module registers its parts when it is imported. A method: its settings with `register` of
+`bacl.method_settings.registry`, its variant in `bacl.variants.METHODS`. An indicator: its name with
+`register_indicator` of `bacl.method_settings.indicators`, its class in
+`bacl.indicators.INDICATORS`. A dataset format: its reader with `register` of
+`bacl.datasets.formats`.
 """
 
 import functools
@@ -23,7 +24,7 @@ GROUPS = ("bacl.methods", "bacl.indicators", "bacl.formats")
 
 
 FOLDERS: list[str] = []
-"""Where modules were looked for: what other processes need on their `sys.path` as well."""
+"""Folders that were added to `sys.path`; other processes of a run need them on theirs as well."""
 
 
 def load(modules: Sequence[str], folders: Sequence[Path]) -> None:
@@ -40,7 +41,7 @@ def load(modules: Sequence[str], folders: Sequence[Path]) -> None:
 
 
 def search(folders: Sequence[str]) -> None:
-    """Have Python look for modules in folders too."""
+    """Add folders to the end of Python's search path."""
     for folder in folders:
         if folder not in FOLDERS:
             FOLDERS.append(folder)
@@ -49,10 +50,10 @@ def search(folders: Sequence[str]) -> None:
 
 @functools.cache
 def load_installed() -> None:
-    """Import what installed packages announce, once.
+    """Import the modules that installed packages announce, once.
 
     Raises:
-        UsageError: as `load`.
+        UsageError: see `load`.
     """
     for group in GROUPS:
         for entry in entry_points(group=group):
@@ -68,7 +69,7 @@ def _import(name: str, place: str, where: str) -> None:
         importlib.import_module(name)
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from error
-    except Exception as error:  # whatever the module does
+    except Exception as error:  # the module may raise anything
         if isinstance(error, ModuleNotFoundError) and _is_of(name, error.name):
             raise UsageError(
                 f"{place}: expected a module that Python finds{where}, got {name!r}"
@@ -81,13 +82,13 @@ def _import(name: str, place: str, where: str) -> None:
 
 
 def _is_of(name: str, missing: str | None) -> bool:
-    """Whether what is missing is the module itself, or a package that it would be in."""
+    """Whether the missing module is `name` itself, or a package that contains it."""
     return missing is not None and (name == missing or name.startswith(f"{missing}."))
 
 
 def source_digest(module: str) -> str | None:
     """The first 16 hex digits of SHA-256 over the sources of a module's whole package, or of the
-    module where it is in none; None for a module of BACL itself, which has result versions."""
+    module if it is in no package; None for BACL's own modules, which have result versions."""
     if module.split(".")[0] == "bacl":
         return None
     path = Path(sys.modules[module].__file__ or "")

@@ -66,9 +66,9 @@ def fcbl(
 ) -> Tensor:
     """Eq. (6) for foreground and Eq. (2) for background samples.
 
-    logits (N, C + 1), labels (N,) in 0..C, delta the margins of `rows_of` the foreground samples, 0
-    at a sample's own category, or None for no margin. `term` is `weight`'s, or `none` for weights
-    of 1. Returns (N,) in float32.
+    logits (N, C + 1), labels (N,) in 0..C, delta the margins of the foreground samples' rows (those
+    that `bacl.rows.rows_of` selects), 0 at a sample's own category, or None for no margin. `term`
+    is `weight`'s, or `none` for weights of 1. Returns (N,) in float32.
     """
     logits = logits.float()
     categories = logits.size(1) - 1
@@ -78,7 +78,7 @@ def fcbl(
     if delta is None:
         delta = logits.new_zeros(len(own), categories)
     if term != "none":
-        # Softplus of -inf is 0 and has gradient 0: a margin of -inf is a weight of 0.
+        # A margin of -inf acts as a weight of 0, because softplus of -inf and its gradient are 0.
         kept = weight(taken(logits, rows), own, threshold, term)
         delta = delta.masked_fill(kept == 0, -math.inf)
     shift = F.pad(delta, (0, 1))

@@ -1,9 +1,12 @@
-"""Feature hallucination module, section III-E: statistics of real features, synthesis of new ones.
+"""Feature hallucination module, section III-E: statistics of real features and synthesis of new
+ones.
 
 G ground-truth boxes, C categories, D feature width, H hallucinated features.
 """
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +22,7 @@ def jitter_boxes(boxes: Tensor, magnitudes: Tensor, image_size: tuple[int, int])
     """16 boxes around each ground-truth box, Eq. (10), clipped to the image.
 
     boxes (G, 4) as x1, y1, x2, y2 in pixels; magnitudes (16, 4) in [0, 1), one draw per image, on
-    the CPU; image_size (height, width). Returns (G * 16, 4), a box's 16 together.
+    the CPU; image_size (height, width). Returns (G * 16, 4), the 16 of a box in consecutive rows.
     """
     height, width = image_size
     eta = sent(SIGNS * magnitudes, boxes.device).to(boxes)
@@ -33,9 +36,10 @@ def jitter_boxes(boxes: Tensor, magnitudes: Tensor, image_size: tuple[int, int])
 def moments(features: Tensor, labels: Tensor, categories: int) -> Tensor:
     """Per-category sums, squared sums and counts, packed as (C, 2D + 1) for one reduction.
 
-    features (N, D), labels (N,) in 0..C-1. In float64: of a category whose deviation is small
-    beside its mean, variance is the small difference of large numbers, of which float32 would leave
-    rounding alone. A shift would have to be known to all ranks before a category is first seen.
+    features (N, D), labels (N,) in 0..C-1. Computed in float64: where a category's deviation is
+    small beside its mean, its variance is a small difference of large numbers, which would be lost
+    in float32's rounding. Subtracting a shift instead would need one that all ranks agree on before
+    a category is first seen.
     """
     width = features.size(1)
     rows = features.new_empty(len(features), 2 * width + 1, dtype=torch.float64)
@@ -49,8 +53,8 @@ class FeatureStatistics(nn.Module):
     """Prototypes mu and variances sigma of Eq. (11), shared by variants of equal beta.
 
     The paper multiplies noise by sigma; sigma is moved by variances, so synthesis scales noise by
-    its square root, as the released code does (docs/architecture.md). A category's first sight sets
-    its statistics.
+    its square root, as the released code does (docs/architecture.md). The first step that shows a
+    category sets its statistics instead of moving them.
     """
 
     prototype: Tensor
@@ -81,26 +85,31 @@ class FeatureStatistics(nn.Module):
 
     @torch.no_grad()
     def synthesize(
-        self, strength: Tensor, categories: int, samples: int, generator: torch.Generator
+        self,
+        strength: Tensor,
+        categories: int,
+        samples: int,
+        generators: Sequence[torch.Generator],
     ) -> tuple[Tensor, Tensor]:
-        """Features of drawn categories, Eqs. (12)-(13).
+        """Features of drawn categories, Eqs. (12)-(13), for each of some pairs of images.
 
-        strength: l_i in [0, 1], shape (C,). Draws `categories` times with replacement with
-        probability proportional to 1 - l_i and makes `samples` features per draw. Returns features
-        (H, D) and labels (H,); of categories never seen there is nothing to make, and their rows,
-        zeros, are labelled C: which they are is not known without waiting for the device.
+        strength: l_i in [0, 1], shape (C,). From the generator of each pair, draws `categories`
+        times with replacement with probability proportional to 1 - l_i and makes `samples` features
+        per draw. Returns features (H, D) and labels (H,); for a category never seen nothing can be
+        made: its rows are zeros and have the label C. They are not removed, because the host would
+        have to wait for the device to know their number.
         """
         chance = (1 - strength).clamp_min(0)
         chance = torch.where(chance.sum() > 0, chance, torch.ones_like(chance))
-        drawn = torch.multinomial(chance, categories, replacement=True, generator=generator)
-        noise = torch.randn(
-            categories,
-            samples,
-            self.prototype.size(1),
-            generator=generator,
-            device=strength.device,
-            dtype=self.prototype.dtype,
-        )
+        drawn_by_pair, noise_by_pair = [], []
+        shape = (categories, samples, self.prototype.size(1))
+        place: dict[str, Any] = {"device": strength.device, "dtype": self.prototype.dtype}
+        for generator in generators:
+            drawn_by_pair.append(
+                torch.multinomial(chance, categories, replacement=True, generator=generator)
+            )
+            noise_by_pair.append(torch.randn(shape, generator=generator, **place))
+        drawn, noise = torch.cat(drawn_by_pair), torch.cat(noise_by_pair)
         deviation = self.variance[drawn, None].sqrt()
         features = torch.addcmul(self.prototype[drawn, None], deviation, noise)
         labels = torch.where(self.seen[drawn], drawn, len(self.seen))

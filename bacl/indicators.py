@@ -19,21 +19,22 @@ INDICATORS = Registry("indicator", scope="bacl", locations=["bacl.indicators"])
 
 
 class Indicator(nn.Module):
-    """What margin and sampling ask of an indicator.
+    """Base of indicators, with what the margin and the sampling of categories need.
 
     One-dimensional indicators define `level`; the confusion matrix defines the rest itself.
     """
 
     def increment(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What samples with logits (N, C + 1) and labels (N,) add to the state, in any shape."""
+        """Increment of the state by samples with logits (N, C + 1) and labels (N,), in any
+        shape."""
         return logits.new_zeros(0)
 
     def add(self, increment: Tensor) -> None:
-        """Take in the increments of all ranks, summed."""
+        """Add the increment summed over all ranks to the state."""
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in samples seen by this process alone."""
+        """Add the samples of this process to the state; for use with a single rank."""
         self.add(self.increment(logits, labels))
 
     def level(self) -> Tensor:
@@ -51,7 +52,8 @@ class Indicator(nn.Module):
 
 
 class _Relative(Indicator):
-    """An indicator that counts, divided by its largest value: `1 - l_i` is in [0, 1] then."""
+    """Base of indicators that count; `strength` divides by the largest value, so that `1 - l_i` is
+    in [0, 1]."""
 
     def strength(self) -> Tensor:
         level = self.level()
@@ -108,7 +110,7 @@ class InstanceNumber(_Relative):
 
 @INDICATORS.register_module(name="mean_score")
 class MeanScore(Indicator):
-    """s_i: moving average of the sigmoid score p_i, Eq. (4), that samples of category i get.
+    """s_i: moving average of the sigmoid score p_i, Eq. (4), of samples of category i.
 
     It moves in the steps that show the category, by the mean over their samples; it starts at 0.
     """
@@ -176,12 +178,14 @@ class ConfusionMatrix(Indicator):
         self.register_buffer("tally", torch.zeros(categories, categories + 1))
 
     def scores(self, logits: Tensor) -> Tensor:
-        """What a sample adds to each predicted category, (P, C), from foreground logits (P, C)."""
+        """Scores that each sample adds to its category's row, (P, C), from foreground logits (P,
+        C)."""
         return logits.softmax(dim=1)
 
     def _rows(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Categories of `rows_of` the foreground samples, and what each adds to its category's row,
-        C + 1 wide: nothing, of others among them."""
+        """Categories of the rows that `bacl.rows.rows_of` selects for the foreground samples, and
+        the addition of each, C + 1 wide, to its category's row, which is 0 for background samples
+        among them."""
         foreground = labels < self.tally.size(0)
         rows = rows_of(foreground)
         added = F.pad(self.scores(taken(logits, rows)[:, :-1].float()), (0, 1), value=1.0)
@@ -195,7 +199,7 @@ class ConfusionMatrix(Indicator):
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        # An increment is as large as the state itself: without other ranks there is no need of it.
+        # Added in place, because an increment would take as much memory as the state itself.
         self.tally.index_add_(0, *self._rows(logits, labels))
 
     def add(self, increment: Tensor) -> None:

@@ -1,5 +1,5 @@
-"""Training in bfloat16, which needs no loss scaling and so works on the CPU as on CUDA; and what
-losses are computed in where the rest is in lower precision."""
+"""Training in bfloat16, which needs no loss scaling and so works on the CPU and on CUDA, and the
+precision in which losses are computed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32 where it is of lower precision, else as it is."""
+    """The tensor, converted to float32 where it is of lower precision."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

@@ -1,4 +1,5 @@
-"""Importing this registers every part with MMDetection: `custom_imports = ['bacl.register']`."""
+"""Registration of every part with MMDetection on import, for `custom_imports =
+['bacl.register']`."""
 
 from bacl.detector import operators
 

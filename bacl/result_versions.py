@@ -1,4 +1,4 @@
-"""Versions of results: which finished jobs a change of the code makes worthless.
+"""Versions of results, which invalidate finished jobs when a change of the code changes results.
 
 The key of a finished job holds the versions of the parts that it used (`versions_of`), and of no
 others. Any edit that leaves results as they are leaves keys as they are. Where results change on
@@ -12,10 +12,11 @@ from bacl.method_settings.registry import METHODS, Variant
 from bacl.settings import Detector, Recipe
 
 VERSIONS: dict[str, int] = {}
-"""By part; what is not here is at 1.
+"""Version of each part; parts that are not listed have version 1. The parts are:
 
-- `training`: what every stage has, such as losses of boxes, sampling of regions, optimizer, draws;
-- `evaluation`: from detections to metrics, and which detections are kept;
+- `training`: the parts common to all stages, such as box losses, sampling of regions, optimizer,
+  draws;
+- `evaluation`: the selection of detections and their metrics;
 - `detector.TYPE`, `sampler.NAME`, `augmentation.NAME`;
 - `resampling`: `recipe.proposal_nms`;
 - `features`: what is stored of images, and how banks train on it;
@@ -28,7 +29,7 @@ def versions_of(detector: Detector, recipe: Recipe, variant: Variant) -> dict[st
 
     The version of a method or an indicator from outside of BACL is the digest of its sources.
     """
-    parts = ["evaluation", f"sampler.{recipe.sampler}", *_of_the_trunk(detector, recipe)]
+    parts = _of_the_stage(detector, recipe)
     if recipe.features == "replay":
         parts.append("features")
     if getattr(variant, "hallucination", None) is not None:
@@ -50,11 +51,19 @@ def versions_of(detector: Detector, recipe: Recipe, variant: Variant) -> dict[st
 
 def versions_of_features(detector: Detector, recipe: Recipe) -> dict[str, int | str]:
     """Versions of the parts on which stored features depend."""
-    return {part: version_of(part) for part in (*_of_the_trunk(detector, recipe), "features")}
+    parts = [*_of_the_stage(detector, recipe), "features"]
+    unused = ("evaluation", f"sampler.{recipe.sampler}")
+    return {part: version_of(part) for part in parts if part not in unused}
 
 
-def _of_the_trunk(detector: Detector, recipe: Recipe) -> list[str]:
-    parts = ["training", f"detector.{detector.type}", f"augmentation.{recipe.augmentation}"]
+def _of_the_stage(detector: Detector, recipe: Recipe) -> list[str]:
+    parts = [
+        "training",
+        "evaluation",
+        f"detector.{detector.type}",
+        f"sampler.{recipe.sampler}",
+        f"augmentation.{recipe.augmentation}",
+    ]
     return parts if recipe.proposal_nms is None else [*parts, "resampling"]
 
 

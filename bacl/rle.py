@@ -1,4 +1,4 @@
-"""COCO's compressed run-length encoding of masks: made from tensors, and measured in bulk.
+"""COCO's compressed run-length encoding of masks: encoding of tensors, and areas of many masks.
 
 N masks, H x W pixels, K runs of a mask.
 """
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHARACTERS = bytes(range(48, 48 + 64))
-"""Characters of the encoding: six bits each."""
+"""Characters of the encoding, each of which holds six bits."""
 _AT_ONCE = 2_000
-"""Masks that `measure` unpacks together, few enough to stay in the cache."""
+"""Masks that `measure` unpacks together, few enough to stay in the processor's cache."""
 
 
 def encode(masks: "Tensor") -> list[dict[str, Any]]:
-    """pycocotools' `{"size": [H, W], "counts": bytes}` of each of boolean masks (N, H, W)."""
+    """Encode boolean masks (N, H, W), each as pycocotools' `{"size": [H, W], "counts": bytes}`."""
     columns = masks.transpose(1, 2).contiguous().byte().cpu().numpy()
     rles: list[dict[str, Any]] = coco.encode(columns.transpose(2, 1, 0))
     return rles
 
 
 def measure(counts: Sequence[bytes]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """How many pixels the runs of each mask cover in all (N,), and how many are the mask's (N,).
+    """Pixels that the runs of each mask cover, (N,), and pixels of the mask itself, (N,).
 
-    What is no such encoding, or has a run of a negative length, covers 0 pixels, or some number
-    that fits no image.
+    An invalid encoding, or one with a run of negative length, covers 0 pixels or a number that fits
+    no image.
     """
     parts = [_measure(part) for part in _parts(counts)]
     covered, area = zip(*parts, strict=True) if parts else ((), ())
@@ -44,9 +44,10 @@ def _parts(counts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 def _measure(counts: Sequence[bytes]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """A character holds six bits: five of a number, lowest first, and whether more follow; the
-    fifth bit of the last one is the sign. From the fourth run on, the number is what the run is
-    longer than the one before the last, so it counts in every second run that follows too.
+    """Implementation of `measure` for one group of masks. A character holds six bits: five of a
+    number, lowest first, and one that says whether more follow; the fifth bit of the last character
+    is the sign. From the fourth run on, the number is the difference of the run's length from that
+    of the run two before, so it contributes to every second run that follows.
     """
     covered, area = (np.zeros(len(counts), dtype=np.int64) for _ in range(2))
     ended = np.array([bool(text) and _is_end(text[-1]) for text in counts], dtype=bool)
@@ -76,12 +77,12 @@ def _measure(counts: Sequence[bytes]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _runs(numbers: NDArray[Any], run: NDArray[Any], runs: NDArray[Any]) -> NDArray[Any]:
-    """Length of each run: what is written of it, and of all that it is counted from.
+    """Length of each run: the sum of its own number and those of the runs that it is relative to.
 
     numbers: as written; run: place of each in its mask; runs: K of each mask.
     """
     mask = np.repeat(np.arange(len(runs)), runs)
-    chain = np.where(run == 0, 2, run % 2)  # the first run is counted from none, nor does it count
+    chain = np.where(run == 0, 2, run % 2)  # no run is relative to the first one
     order = np.lexsort((run, chain, mask))
     sums = np.cumsum(numbers[order])
     starts = np.flatnonzero(np.diff(3 * mask[order] + chain[order], prepend=-1))
@@ -96,5 +97,5 @@ def _is_end(character: int) -> bool:
 
 
 def _starts(lengths: NDArray[Any]) -> NDArray[Any]:
-    """Where each of some consecutive stretches begins."""
+    """Start of each of consecutive stretches with these lengths."""
     return np.cumsum(lengths) - lengths

@@ -1,5 +1,5 @@
-"""What all settings are built on: a strict base, fields that say what they expect, and names that
-may be registered after the settings that take them were defined."""
+"""Base of all settings: a strict pydantic model, fields that describe what they expect, and fields
+whose allowed names may be registered after their class was defined."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import core_schema
 
 _MODELS: list[type[BaseModel]] = []
-"""All settings, each after those that it is made of."""
+"""All settings classes, each after those that its fields use."""
 
 
 class Settings(BaseModel):
@@ -22,18 +22,19 @@ class Settings(BaseModel):
 
 
 def rebuild() -> None:
-    """Have all settings take what has been registered since they were defined."""
+    """Rebuild all settings, so that they accept names registered since they were defined."""
     for model in _MODELS:
         model.model_rebuild(force=True)
 
 
 def meaning(words: str) -> Any:
-    """What a field that takes text expects, for the sentence about one that is wrong."""
+    """Annotation that describes what a text field expects, for its error message."""
     return Field(min_length=1, json_schema_extra={"meaning": words})
 
 
 class Names:
-    """Pydantic's schema of text that is one of the names in tables, whatever is there by then."""
+    """Annotation of a text field that accepts the names in `tables` at the time of the last
+    `rebuild`."""
 
     def __init__(self, *tables: Iterable[str]) -> None:
         self.tables = tables

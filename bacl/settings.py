@@ -1,4 +1,4 @@
-"""Everything an experiment file can say about data, detector and recipe; of variants,
+"""Settings of data, detector and recipe in experiment files; those of variants are in
 `bacl.method_settings`.
 
 Plain pydantic models without torch, so that reading and planning stay quick. Each field has one
@@ -16,29 +16,29 @@ from bacl.datasets.formats import EMBEDDED, FORMATS, NAMED
 from bacl.schema import Names, Settings, meaning
 
 FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head*.shared_fcs")
-"""What the classifier stage freezes, section III-A: the RoI feature extractor."""
+"""Modules that the classifier stage freezes, section III-A: the RoI feature extractor."""
 
 FilePath = Annotated[str, meaning("the path of a file")]
 FolderPath = Annotated[str, meaning("the path of a folder")]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What numpy and torch both take."""
+"""Seed in the range that numpy and torch both accept."""
 
 GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
 
 
 class Groups(Settings):
-    """How categories are grouped by how often the training split shows them; LVIS's by default.
+    """Frequency groups of categories, by their counts in the training split; LVIS's by default.
 
     COCO-LT's are `{by: instances, bounds: [19, 399, 7999], names: ["1", "2", "3", "4"]}`.
     """
 
     by: Literal["images", "instances"] = "images"
-    """What is counted: training images that show a category, or its instances in them."""
+    """Counts to group by: training images that show a category, or its instances in them."""
     bounds: list[Annotated[int, Field(ge=0)]] = [10, 100]
     """The largest count of each group but the last, rising."""
     names: list[GroupName] = ["r", "c", "f"]
-    """One for each group, fewest first: metrics are called AP_<name>."""
+    """Names of the groups, rarest first; metrics are called AP_<name>."""
 
     @model_validator(mode="after")
     def _names_fit_the_bounds(self) -> "Groups":
@@ -55,7 +55,7 @@ class Groups(Settings):
 
     @property
     def ranges(self) -> list[str]:
-        """What each group's categories have, such as `11-100 images`."""
+        """Range of counts of each group, such as `11-100 images`."""
         lowest = [0, *(bound + 1 for bound in self.bounds)]
         spans = [f"{low}-{high}" for low, high in zip(lowest, self.bounds)]
         return [f"{span} {self.by}" for span in (*spans, f"{lowest[-1]}+")]
@@ -66,11 +66,11 @@ class Groups(Settings):
 
 
 class Dataset(Settings):
-    """Where images and annotations are, or how to make the embedded set."""
+    """Location of images and annotations, or the parameters of the embedded set."""
 
     format: Annotated[str, Names([EMBEDDED], FORMATS, NAMED)]
-    """Formats of annotation files, `lvis`, `coco` and any that are registered, name their files
-    here; NAMED are found under `root`."""
+    """Format of the annotation files: `lvis`, `coco` or a registered one, whose files are named
+    below; a named data set, found under `root`; or `embedded`."""
     root: FolderPath | None = None
     """Folder that `bacl data prepare <format> --root <folder>` has filled."""
     train: FilePath | None = None
@@ -79,16 +79,17 @@ class Dataset(Settings):
     images: FolderPath | None = None
     """Folder that the annotations' file names start from."""
     val_images: FolderPath | None = None
-    """Folder of the validation split's images, where it is another."""
+    """Folder of the validation split's images, if it differs from `images`."""
     sizes: Literal["annotated", "from_images"] = "annotated"
-    """Whose width and height hold: `annotated` ones, which images must have, or those of the images
-    as they are read, whatever the annotations say."""
+    """Source of image sizes: `annotated`, and images must have those sizes, or `from_images`, and
+    annotated sizes are ignored."""
     seed: Seed = 0
     """Embedded set only: the seed it is drawn from."""
     size: Literal["small", "standard"] = "standard"
     """Embedded set only: `small` is for tests."""
     groups: Groups | None = None
-    """Frequency groups; null means LVIS's, and then a file's own `frequency` holds."""
+    """Frequency groups; null means LVIS's, or each category's `frequency` in the file where
+    given."""
 
     @model_validator(mode="after")
     def _files_belong_to_the_format(self) -> "Dataset":
@@ -121,9 +122,9 @@ class Detector(Settings):
     roi_samples: int = Field(512, gt=0)
     """RoIs per image that the box head trains on, a quarter of them foreground."""
     match_low_quality: bool | None = None
-    """Whether the proposal that overlaps an object most is assigned to it even where it overlaps
-    another more. Null follows the release: true, but for a Cascade R-CNN, where MMDetection's
-    configurations, which the release has none of, say false."""
+    """Whether the proposal that overlaps an object most is assigned to it even if it overlaps
+    another more. Null follows the release: true, but for a Cascade R-CNN, which the release has no
+    configuration of and for which MMDetection's say false."""
     test_proposals: int = Field(1000, gt=0)
     """Proposals at test: of each pyramid level before the RPN's suppression, and of an image kept
     after it. Both are 1000 in the release."""
@@ -156,7 +157,7 @@ class Schedule(Settings):
     epochs: int | None = Field(None, gt=0)
     iterations: int | None = Field(None, gt=0)
     milestones: list[Annotated[int, Field(gt=0)]] = []
-    """When the learning rate falls to a tenth; in the unit that the length is given in."""
+    """Times at which the learning rate falls to a tenth, in the unit of the length."""
     batch: int = Field(16, gt=0)
     """Images per step over all workers."""
     lr: float = Field(0.02, gt=0)
@@ -210,13 +211,13 @@ class ImageRecipe(Settings):
 
     group_aspect_ratio: bool = True
     """Whether the two images of a pair are both wider than high or both not, as the release's are:
-    a batch of two then has little padding. The order otherwise stays as random."""
+    a batch of two then has little padding. The order is otherwise as random as without it."""
     images_without_boxes: bool = False
     """Whether images without annotations train; the release leaves them out."""
     smallest_image: int = Field(32, ge=0)
-    """Pixels that the shorter side of a training image has at least; the release's."""
+    """Least length in pixels of the shorter side of a training image; the release's."""
     smallest_box: float = Field(1, ge=0)
-    """Pixels of the original image that each side of a training box has at least; the release's.
+    """Least length, in pixels of the original image, of each side of a training box; the release's.
     Smaller ones are left out; an image that has no others trains without boxes."""
     augmentation: Literal["multi_scale", "copy_paste"] = "multi_scale"
     """`copy_paste` is simple Copy-Paste on large-scale jitter, section III-B; it needs masks. An
@@ -262,15 +263,15 @@ class Features(Settings):
 
 
 class Recipe(ImageRecipe):
-    """How a stage trains, whatever it trains."""
+    """Recipe of a stage's training: schedule, sampling of images, augmentation, checkpoints."""
 
     schedule: Schedule
     features: Literal["exact", "replay"] = "exact"
     """Whether the trunk computes the features of every step, or they are those that a stage of kind
     `features` has stored."""
     sampler: Literal["random", "repeat_factor", "class_aware"] = "random"
-    """Which images a step sees: each equally often, those of rare categories more often (LVIS), or
-    each category equally often."""
+    """Order of training images: each image equally often, images of rare categories more often
+    (LVIS), or each category equally often."""
     repeat_threshold: float = Field(1e-3, gt=0, lt=1)
     """t of `repeat_factor`: the share of images below which a category is repeated."""
     evaluate_every: int | None = Field(None, gt=0)

@@ -1,14 +1,14 @@
-"""Copies from the CPU that do not hold the CPU up."""
+"""Copies from the CPU to a device without blocking the CPU."""
 
 import torch
 from torch import Tensor
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the CPU on a device, for which the host does not wait.
+    """Copy values from the CPU to a device without waiting for it.
 
-    CUDA copies beside the host only from memory that is pinned; PyTorch keeps what was pinned
-    until the copy is done, and for the next one.
+    CUDA copies asynchronously only from pinned memory. PyTorch keeps the pinned memory until the
+    copy is done and reuses it for later ones.
     """
     if device.type == "cuda":
         values = values.pin_memory()

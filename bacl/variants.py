@@ -46,7 +46,8 @@ class Batch:
     """Makes the generator of a key, of the variant's own."""
     weights: Tensor | None = None
     """How many samples each stands for, (N,): 0 where it stands for nothing, more than 1 where
-    others like it were left out; None where each stands for itself."""
+    others like it were left out, which only samples of background are; None where each stands for
+    itself."""
     drawn_for: Sequence[int] | None = None
     """Labels of the categories that the rank's images were drawn for; None where images were."""
     sampled: Sequence[int] | None = None

@@ -1,5 +1,5 @@
-"""How the suite runs on two cores: what starts Ray one after the other, beside the rest. And what
-tests of more than one folder ask for."""
+"""How the suite runs on two cores: modules that start Ray first, each in one of the processes, then
+the rest. And what tests of more than one folder ask for."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that start Ray in one of pytest-xdist's processes."""
+    """Keep a module's tests that start Ray in one of pytest-xdist's processes.
+
+    It begins with the largest groups. Rays wait as much as they compute, so that two at a time are
+    faster than one after the other, and what is short fills both processes to the end.
+    """
     for item in items:
         if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.xdist_group(f"ray in {item.path.stem}"))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
-"""What becomes of each box: the one place that decides which are trained on and which count.
+"""Rules for boxes: which are trained on, which are clipped and which count as instances.
 
 Training boxes are clipped to their image; those without area inside it are left out of training and
-of all counts. The validation split's boxes stay as they are, because lvis-api and pycocotools take
-them so. Whatever is left out or changed is told.
+of all counts. The validation split's boxes stay as they are, because lvis-api and pycocotools use
+them unchanged. All boxes that are left out or changed are reported.
 
 N annotations, I images.
 """
@@ -14,13 +14,15 @@ from typing import Any, Literal
 from bacl.datasets.content import Content, Tally
 
 VISIBLE = 0.5
-"""Pixels that a box must reach out of its image to be told; less is rounding."""
+"""Pixels by which a box must reach out of its image to be reported; less is taken for rounding."""
 SHARES = 1.01
-"""Largest coordinate of boxes that are taken for shares of the image's sides, with rounding."""
+"""Largest coordinate, with rounding, at which boxes are taken for fractions of the image's
+sides."""
 
 
 def clipped(box: Sequence[float], width: int, height: int) -> list[float]:
-    """The part of a box (x, y, width, height) inside an image; sides of 0 or less where none is."""
+    """The part of a box (x, y, width, height) inside an image; a side is 0 or less where there is
+    none."""
     x, y, w, h = box
     x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
     if x1 == x and y1 == y and x2 == x + w and y2 == y + h:
@@ -29,9 +31,10 @@ def clipped(box: Sequence[float], width: int, height: int) -> list[float]:
 
 
 def problems(content: Content, path: Path) -> list[str]:
-    """The sentence on a split whose boxes cannot be pixels, where that is so.
+    """A sentence if the boxes of a split cannot be in pixels; no sentence otherwise.
 
-    Boxes as YOLO has them lie within 0 to 1 and would train on the corner pixel of each image.
+    YOLO's boxes, for example, lie within 0 to 1; taken as pixels, they would all be in the corner
+    pixel.
     """
     boxes = [annotation["bbox"] for annotation in content.annotations]
     pixels = all(min(image["width"], image["height"]) > 2 for image in content.images)
@@ -51,9 +54,9 @@ def examine(
     split: Literal["train", "val"],
     evaluation: Literal["lvis", "coco"],
 ) -> Tally:
-    """What is odd about the boxes of a split, and what is done with them.
+    """Irregular boxes of a split, by annotation id, and how each kind is treated.
 
-    evaluation: whose rules the validation split's boxes count by.
+    evaluation: the rules by which the boxes of the validation split count.
     """
     odd = Tally(path.name, "annotation")
     judge = {"lvis": "lvis-api", "coco": "pycocotools"}[evaluation]
@@ -87,9 +90,11 @@ def examine(
 
 
 def area(annotation: dict[str, Any]) -> float:
-    """The area of an annotation: its own, or its box's where it has none or a senseless one.
+    """The area of an annotation: the one given, or that of its box if none or a non-positive one is
+    given.
 
-    lvis-api passes over annotations of no area, so a converter that writes 0 would leave none.
+    lvis-api ignores annotations without area, so all would be lost of a file whose converter writes
+    0.
     """
     own: float | None = annotation.get("area")
     w, h = annotation["bbox"][2:]

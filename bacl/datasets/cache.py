@@ -68,7 +68,8 @@ def in_cache(digest: str, dataset: settings.Dataset, cache: Path) -> Prepared:
 
 
 def _input_key(dataset: settings.Dataset) -> str | None:
-    """What tells unchanged annotation files without reading them; None where there are not all."""
+    """A digest that identifies unchanged annotation files without reading them; None where one is
+    missing."""
     groups = dataset.groups.model_dump_json() if dataset.groups else ""
     code = [sha256(Path(__file__).with_name(f"{module}.py")) for module in _CODE]
     form = FORMATS[dataset.format]
@@ -80,7 +81,7 @@ def _input_key(dataset: settings.Dataset) -> str | None:
                 status = path.stat()
                 facts = (path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                 key += [str(fact) for fact in facts]
-        except (OSError, ValueError):  # reading them tells what is wrong
+        except (OSError, ValueError):  # the error is raised when they are read
             return None
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
@@ -91,7 +92,8 @@ def _note(dataset: settings.Dataset, cache: Path) -> Path | None:
 
 
 def remember(digest: str, dataset: settings.Dataset, folders: images.Folders, cache: Path) -> None:
-    """Note which digest a dataset has, whose inputs lie in `folders` beside the annotations."""
+    """Note the digest of a dataset for its present inputs: the annotation files and those of
+    `folders`."""
     note = _note(dataset, cache)
     if note is None:
         return

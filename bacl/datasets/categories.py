@@ -1,16 +1,16 @@
-"""Categories, and what they are known by."""
+"""Categories of a dataset and the type of their ids."""
 
 from pydantic import BaseModel
 
 Id = int | str
-"""What a file calls an image, an annotation or a category: a whole number of any size, or text."""
+"""Id of an image, an annotation or a category in a file: a whole number of any size, or text."""
 
 
 class Category(BaseModel):
     """A category and how often the training split shows it."""
 
     id: Id
-    """The annotation file's own."""
+    """The id in the annotation file."""
     name: str
     frequency: str
     """Name of its frequency group, `settings.Groups`; LVIS has r, c and f."""

@@ -1,4 +1,4 @@
-"""LVIS's and COCO's JSON in."""
+"""Reader of LVIS's and COCO's JSON."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ from bacl.errors import UsageError
 
 
 def read(path: Path) -> Any:
-    """What a JSON file holds, with its polygons as arrays.
+    """The content of a JSON file, with its polygons as arrays.
 
-    Raises UsageError where it is no JSON, with the place.
+    Raises UsageError, with line and column, where the file is not JSON.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:

@@ -2,16 +2,16 @@
 
 Their sampled annotation file lies on a file-sharing site, but their repository holds an index of
 it: for each category, the training images in which any of its instances was kept, and how many
-were kept in all. That determines the images (99,411) and the counts (666,493 instances, 4 / 24 /
-32 / 20 categories with < 20, 20-400, 400-8000, >= 8000 of them). Where an image has more instances
-of a category than could be kept, the index does not say which were: that takes a choice, which
-here comes from a seed.
+were kept in all. The index determines the images (99,411) and the counts (666,493 instances, 4 / 24
+/ 32 / 20 categories with < 20, 20-400, 400-8000, >= 8000 of them). Where an image has more
+instances of a category than could be kept, the index does not say which were kept; here a seeded
+draw decides.
 
 - *Crowds* count: the authors' script counts every annotation of an image, and the head categories'
   counts are COCO's own only with crowds (person 262,465). So crowds are drawn like other instances,
   and go to training as regions to be ignored, as in COCO.
 - *Other instances* of an image go unlabelled: a category's instances in images that the index does
-  not list for it are left out though they are to be seen, as they were for the authors.
+  not list for it are left out although they are visible, as in the authors' file.
 - Images in which nothing was kept are left out.
 """
 
@@ -30,7 +30,7 @@ from bacl.errors import UsageError
 
 @dataclass(frozen=True)
 class Share:
-    """What was kept of a category: its images, and the number of its instances in them."""
+    """The kept part of a category: its images, and the number of its instances in them."""
 
     images: frozenset[int]
     instances: int
@@ -60,7 +60,7 @@ def read_index(path: Path) -> dict[int, Share]:
             index[label] = Share(images, instances)
     except OSError:
         raise
-    except Exception as error:  # whatever an unpickler makes of arbitrary bytes
+    except Exception as error:  # an unpickler may raise anything for arbitrary bytes
         raise UsageError(
             f"{path}: expected the COCO-LT index, a pickle of plain dicts, lists and numbers: "
             f"{error}"
@@ -71,7 +71,7 @@ def read_index(path: Path) -> dict[int, Share]:
 
 
 def sample(coco: dict[str, Any], index: dict[int, Share], seed: int) -> dict[str, Any]:
-    """COCO's training annotations thinned to what the index says.
+    """COCO's training annotations thinned to the images and counts in the index.
 
     In every listed image the category keeps at least one instance; what then is left of its count
     goes to instances drawn from all the others in those images. The draw orders annotations by a
@@ -165,8 +165,8 @@ def _content(
 ) -> dict[str, Any]:
     """A COCO file of the annotations and their images; categories say the index's counts.
 
-    The counts are given because the groups go by them, and they have crowds, which are not
-    counted where a file gives none.
+    The counts are written because frequency groups depend on them and they include crowds; counts
+    that a file does not give are computed without crowds.
     """
     kept = list(annotations)
     shown = {annotation["image_id"] for annotation in kept}

@@ -1,4 +1,4 @@
-"""What annotations say, in the one form that all formats are read to; and lists of what is wrong.
+"""Common form of annotations, to which all formats are converted, and tallies of irregularities.
 
 I images, N annotations, C categories.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class Content:
-    """What an annotation file says, as lists of objects with the file's own field names.
+    """Content of an annotation file, as lists of objects with the file's own field names.
 
     images (I): `id`, `width`, `height`, `file_name` or `coco_url`, and in LVIS's validation files
     `neg_category_ids` and `not_exhaustive_category_ids`. annotations (N): `id`, `bbox`, and where
@@ -26,7 +26,8 @@ class Content:
     annotations: list[dict[str, Any]]
     categories: list[dict[str, Any]]
     strange: str = ""
-    """The sentence on LVIS's lists that name categories which the file lacks, where some do."""
+    """Sentences about lists of LVIS's that name categories missing from the file; empty where none
+    do."""
 
 
 def some(values: Iterable[Any]) -> str:
@@ -38,7 +39,8 @@ def some(values: Iterable[Any]) -> str:
 
 @dataclass
 class Tally:
-    """Ids of what has the same odd thing about it, told in one sentence for each thing.
+    """Ids of images or annotations by irregularity; iterating gives one sentence for each
+    irregularity.
 
     where: a file or folder; kind: what they are ids of, in the singular.
     """

@@ -1,7 +1,7 @@
 """Simple Copy-Paste, section III-B: MMDetection's, to the last bit, without its copies.
 
-Its own way multiplies whole images as 64-bit integers and copies every sample several times, which
-takes half of the loading time and hands the detector eight bytes a value.
+MMDetection's implementation multiplies whole images as 64-bit integers and copies every sample
+several times, which takes half of the loading time and hands the detector eight bytes a value.
 
 N objects of the image, S objects pasted, H x W pixels.
 """
@@ -25,7 +25,7 @@ class CopyPasteDataset(MultiImageMixDataset):
     """mmdet's mix of several images, with draws that come from (seed, position) as well.
 
     The dataset's samples are changed in place, and so must be new with each access, as those of
-    `LVISFormatDataset` are; what its pipeline cannot use it replaces itself.
+    `LVISFormatDataset` are; that dataset also replaces samples that its pipeline rejects.
     """
 
     def __init__(self, dataset: dict[str, Any], pipeline: list[dict[str, Any]], seed: int) -> None:
@@ -33,7 +33,7 @@ class CopyPasteDataset(MultiImageMixDataset):
         self.seed = seed
 
     def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """What samplers ask for, of the images themselves without what is pasted."""
+        """`Index.presence` of the images as they are, without pasted objects; for samplers."""
         found: tuple[NDArray[Any], NDArray[Any]] = self.dataset.presence()
         return found
 
@@ -59,9 +59,9 @@ class QuickCopyPaste(CopyPaste):
     """Pastes as `CopyPaste` does, on masks' and images' own types.
 
     Args:
-        keep_masks: leave them in the sample; they are most of what a loader worker hands over, so
-            a detector that has no use for them does better without.
-        max_num_pasted: one more than may be pasted.
+        keep_masks: leave masks in the sample. They are most of the data that a loader worker hands
+            over, so they are dropped for detectors that do not use them.
+        max_num_pasted: one more than the number of objects that may be pasted.
     """
 
     def __init__(self, keep_masks: bool, max_num_pasted: int = 100) -> None:

@@ -1,4 +1,4 @@
-"""The one way from an image file to pixels, for training, verification, prediction and pictures.
+"""Decoding of image files, the same for training, verification, prediction and pictures.
 
     decode(file: bytes)    -> (H, W, 3) uint8, blue, green, red
     read(path)             -> the same of a file
@@ -6,23 +6,24 @@
     header(source)         -> format, size and orientation of bytes or of a file, without decoding
     seen_size(source)      -> (width, height) that `decode` gives, from the header
 
-All raise `ImageUnreadable`, whose text goes on after "expected a readable image, got ".
+All raise `ImageUnreadable`, whose text completes the sentence "expected a readable image, got ...".
 
 The rule, for every format (`FORMATS`):
 
 - Orientation 1 to 8 of EXIF (JPEG, PNG, WebP, AVIF) or of TIFF's own tag is applied, once.
 - Samples of 8 bits are kept as they are. Of 9 to 16 bits the lowest are dropped: as many as the
-  largest sample of the image has beyond 8. So values of 12 bits in 16 can be seen, and those that
-  use all 16 become value / 256. A TIFF with samples that are larger, signed or floating is refused.
-- One bit, palettes and grey become colour; CMYK becomes what Pillow makes of it.
+  largest sample of the image has beyond 8. So an image with 12-bit values in 16 bits is not dark,
+  and full 16-bit values become value / 256. A TIFF with samples that are larger, signed or floating
+  is refused.
+- One-bit, palette and grey images become colour; CMYK is converted by Pillow.
 - Alpha is dropped: what is transparent shows the colour that is stored there. An 8-bit TIFF whose
   colours are multiplied by their alpha has them divided.
 - Of several frames or pages the first counts.
 - A file that ends early is refused, as is one with more than `MOST_PIXELS` pixels or a side of
   more than `LONGEST` pixels: OpenCV's own limits. Pillow's lower one does not apply.
 
-What is 8-bit JPEG, PNG, WebP or BMP is to the bit what `cv2.imdecode(..., IMREAD_COLOR)` gives
-before it is turned.
+For 8-bit JPEG, PNG, WebP and BMP, the pixels before turning equal those of
+`cv2.imdecode(..., IMREAD_COLOR)` to the bit.
 """
 
 import io
@@ -44,7 +45,7 @@ _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SAMPLES = {1: "unsigned", 2: "signed", 3: "floating", 4: "unsigned", 5: "complex", 6: "complex"}
-"""By TIFF's SampleFormat; 4 is not known."""
+"""Sample types by the value of TIFF's SampleFormat; 4 means undefined."""
 _WHITE_IS_ZERO, _LAB = 0, 8  # values of its PhotometricInterpretation
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda pixels: pixels,
@@ -63,15 +64,15 @@ FORMATS = tuple(
     for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF", "PPM")
     if name in Image.OPEN  # AVIF needs Pillow 11.3
 )
-"""By Pillow's names; PPM stands for PBM and PGM too."""
+"""Formats by Pillow's names; PPM includes PBM and PGM."""
 
 
 class ImageUnreadable(ValueError):
-    """No pixels can be had; the text says what was got instead, such as "an empty file"."""
+    """An image cannot be decoded; the text says what was found instead, such as "an empty file"."""
 
 
 class Header(NamedTuple):
-    """What an image says of itself: its format, and its size in pixels as stored.
+    """Facts from an image's header: its format, and its size in pixels as stored.
 
     orientation: 1 to 8, as EXIF counts them.
     """
@@ -103,7 +104,7 @@ def decode(file: bytes) -> NDArray[Any]:
         spare = max(0, int(pixels.max()).bit_length() - 8)
         pixels >>= spare
         pixels = pixels.astype(np.uint8)
-        if details.white_is_zero:  # OpenCV minds it in 8 bits only
+        if details.white_is_zero:  # OpenCV regards it in 8 bits only
             pixels = 255 - pixels
     if found.format != "TIFF":  # which both libraries turn themselves
         pixels = _TURNS[found.orientation](pixels)
@@ -127,7 +128,7 @@ def content(path: str | Path) -> bytes:
 
 
 def header(source: bytes | str | Path) -> Header:
-    """What an image says of itself, checked against the limits; pixels are not decoded.
+    """The header of an image, checked against the size limits; pixels are not decoded.
 
     source: a file's path, or its content. A part of the content will do if it has the header and
     the EXIF data, which WebP and often TIFF have at the end.
@@ -147,7 +148,7 @@ def seen_size(source: bytes | str | Path) -> tuple[int, int]:
 
 
 class _Details(NamedTuple):
-    """How to decode: whether by Pillow, and whether 0 is white in 16 bits."""
+    """Choices for decoding: whether by Pillow, and whether 0 is white in 16 bits."""
 
     pillow: bool = False
     white_is_zero: bool = False
@@ -209,7 +210,7 @@ def _look_at_png(file: IO[bytes], kind: str) -> tuple[Header, _Details]:
 
 
 def _look_at_webp(file: IO[bytes], kind: str) -> tuple[Header, _Details]:
-    """Go through all chunks; Pillow's own way makes room for the pixels."""
+    """Go through all chunks; Pillow would allocate memory for the pixels."""
     file.seek(12)
     width = height = 0
     exif = b""
@@ -233,7 +234,8 @@ def _look_at_webp(file: IO[bytes], kind: str) -> tuple[Header, _Details]:
 
 
 def _look_at_tiff(file: IO[bytes], kind: str) -> tuple[Header, _Details]:
-    """Read the first page's tags; Pillow's own image has its size turned in some versions only."""
+    """Read the first page's tags; Pillow's image exchanges its width and height by the orientation
+    in some versions only."""
     start = file.read(8)
     if start[2:4] in (b"+\0", b"\0+"):
         start += file.read(8)
@@ -275,7 +277,7 @@ _LOOKS = {"PNG": _look_at_png, "WEBP": _look_at_webp, "TIFF": _look_at_tiff}
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """Pillow's, without the limit that it has of its own."""
+    """Pillow's TIFF reader without Pillow's limit on the number of pixels."""
 
     def load_prepare(self) -> None:
         if getattr(self, "_im", None) is None:
@@ -285,7 +287,8 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 
 
 def _opened(file: IO[bytes], kind: str) -> Image.Image:
-    """What `Image.open` gives, without its limit of pixels, which is the whole process's."""
+    """The image that `Image.open` gives, without its limit on pixels, which is set for the whole
+    process."""
     # Pillow's own choice for JPEG looks for further pictures behind the first.
     own = {"JPEG": JpegImagePlugin.JpegImageFile, "TIFF": _Tiff}
     opened: Image.Image = own.get(kind, Image.OPEN[kind][0])(file, "")
@@ -321,7 +324,8 @@ def _decode_by_pillow(file: bytes, kind: str) -> NDArray[Any]:
     try:
         with _opened(io.BytesIO(file), kind) as image:
             image.load()
-            # Pillow knows colours that are multiplied by their alpha, but not their way to RGB.
+            # Pillow reads colours multiplied by their alpha (RGBa) but cannot convert them to RGB
+            # directly.
             whole = image.convert("RGBA") if image.mode == "RGBa" else image
             return cv2.cvtColor(np.asarray(whole.convert("RGB")), cv2.COLOR_RGB2BGR)
     except MemoryError:

@@ -1,5 +1,5 @@
-"""Images and annotations for training and evaluation, with draws that depend on the seed and the
-position in the training stream alone: not on ranks, loader workers or resuming.
+"""Dataset of images and annotations whose random draws depend on the seed and the position in the
+training stream alone, not on ranks, loader workers or resuming.
 """
 
 import random
@@ -25,8 +25,8 @@ from bacl.errors import RunError, UsageError
 class LVISFormatDataset(BaseDetDataset):
     """A split that `bacl.datasets.prepare.prepare` has written, for mmdet's pipelines.
 
-    Which images and boxes it has is for the options to say; by default all, images without boxes
-    too: LVIS says of them which categories are absent. Boxes are clipped to the image; those
+    The options select its images and boxes. By default it has all images, those without boxes too,
+    because LVIS lists categories that are absent from them. Boxes are clipped to the image; those
     without area are left out. Crowds are marked to be ignored. Masks are read only where the
     pipeline loads them. An image that the pipeline gives back as None is replaced by another of its
     orientation, drawn as the pipeline draws.
@@ -43,12 +43,12 @@ class LVISFormatDataset(BaseDetDataset):
         dataset_info: `dataset.json`, which gives the categories in the order of their labels.
         images: folder that file names start from.
         pipeline, test_mode: of mmdet's `BaseDetDataset`.
-        seed: of the pipeline's draws.
-        least_side, empty: which images it has, `Index.trained`.
+        seed: seed of the pipeline's draws.
+        least_side, empty: selection of the images, see `Index.trained`.
         least_box: pixels that each side of a box must have.
 
     Raises:
-        RunError: the index is missing or is none, or the pipeline has no use for any image.
+        RunError: the index is missing or is not an index, or the pipeline rejects all images.
         ImageError: an image is missing or unreadable (when it is asked for).
         UsageError: the pipeline loads masks and an annotation has none.
     """
@@ -79,7 +79,7 @@ class LVISFormatDataset(BaseDetDataset):
         )
 
     def full_init(self) -> None:
-        """Look whether the index is there and has what the pipeline needs."""
+        """Check that the index exists and has what the pipeline needs."""
         self.masks = any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
         if self.masks and (number := self.index.without_mask()) is not None:
             raise UsageError(
@@ -93,7 +93,7 @@ class LVISFormatDataset(BaseDetDataset):
         return len(self.places)
 
     def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """What samplers ask for: `Index.presence`, of the images that the dataset has."""
+        """`Index.presence` restricted to the dataset's images; for samplers."""
         places, labels = self.index.presence()
         own = np.isin(places, self.places)
         return np.searchsorted(self.places, places[own]), labels[own]
@@ -104,7 +104,8 @@ class LVISFormatDataset(BaseDetDataset):
 
     @force_full_init  # type: ignore[untyped-decorator]
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """What mmdet's pipelines start from; each call makes it anew, so it may be changed."""
+        """Input of mmdet's pipelines for an image; made anew with each call, so it may be changed
+        in place."""
         place = int(self.places[range(len(self))[idx]])
         entry = self.index.image(place)
         masks = self.index.masks(place) if self.masks else None
@@ -140,7 +141,8 @@ class LVISFormatDataset(BaseDetDataset):
         return self._usable(idx)
 
     def _usable(self, idx: int) -> dict[str, Any]:
-        """The sample of an image, or of others until the pipeline has a use for one."""
+        """The sample of an image; if the pipeline rejects it, that of another image which is
+        accepted."""
         for _ in range(self.max_refetch):
             sample: dict[str, Any] | None = self.prepare_data(idx)
             if sample is not None:
@@ -161,7 +163,8 @@ class LVISFormatDataset(BaseDetDataset):
 
 @contextmanager
 def seeded(seed: int, position: int, stream: str = "pipeline") -> Iterator[None]:
-    """Global draws on the CPU come from (seed, position) inside, and go on as before outside."""
+    """Seed the CPU's global random states by (seed, position) inside the context; restore them
+    after it."""
     states = np.random.get_state(), random.getstate(), torch.get_rng_state()
     words = seed_sequence(seed, stream, position).generate_state(8)
     np.random.seed(words)

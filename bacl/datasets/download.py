@@ -1,8 +1,8 @@
-"""Files from the web: whole and with the right digest, or not there; and archives unpacked safely.
+"""Downloads that are complete and have the right digest or do not exist, and safe unpacking.
 
-A download grows in `<name>.part`, beside `<name>.part.json` that tells which version of which
-remote file it is, so that it goes on where it stopped, in this process or another. The file gets
-its name when its size and SHA-256 are what they should be.
+A download grows in `<name>.part`. Beside it, `<name>.part.json` names the remote file and its
+version, so that this or another process can resume it. The file gets its name when its size and
+SHA-256 are what they should be.
 """
 
 import errno
@@ -35,7 +35,7 @@ MARGIN = 64 << 20
 
 
 class _Unusable(Exception):
-    """An address does not give the file, and asking it again would not help."""
+    """An address does not provide the file, and another attempt would not help."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Wanted:
 def fetch(
     wanted: Wanted, target: Path, watch: Watch, pause: Callable[[float], None] = time.sleep
 ) -> tuple[str, str]:
-    """Download to `target`, going on with what an earlier call has left.
+    """Download to `target`, resuming what an earlier call has left.
 
     Returns the address that gave the file, and its SHA-256.
 
@@ -62,7 +62,8 @@ def fetch(
     one, or brings nothing in several attempts. `pause` waits some seconds between attempts.
 
     Raises:
-        RunError: no address gives the right file, or the disk is full; says what each one gave.
+        RunError: no address gives the right file (the message says what each gave), or the disk is
+            full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     said = []
@@ -153,7 +154,7 @@ def _fetch_from(
             if idle == ATTEMPTS:
                 raise _Unusable(_reason(error)) from error
             pause(min(2**idle, 30))
-    # A wrong file may be a mixture of versions: it is of no use to go on from.
+    # A wrong file may be a mixture of versions, so it cannot be resumed.
     problem = _wrong_size(part.stat().st_size, wanted)
     digest = "" if problem else watched_sha256(part, watch)
     if not problem and wanted.sha256 and digest != wanted.sha256:
@@ -173,7 +174,7 @@ def _request(address: str, wanted: Wanted, part: Path, watch: Watch) -> None:
     """
     version = _version(part)
     same = version.get("address") == address
-    # With a digest to come, the beginning may be another address's.
+    # Where a digest is checked later, the beginning may come from another address.
     known = same or (version and wanted.sha256)
     start = part.stat().st_size if known and part.exists() else 0
     headers = {"Accept-Encoding": "identity"}  # so that lengths and ranges are the file's own
@@ -182,7 +183,7 @@ def _request(address: str, wanted: Wanted, part: Path, watch: Watch) -> None:
         if same and version["validator"]:
             headers["If-Range"] = version["validator"]
     with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416 and start:  # what there is, is no part of it
+        if response.status_code == 416 and start:  # the partial file does not fit the remote file
             whole = _total(response)
             if whole == start:
                 return
@@ -234,7 +235,7 @@ def _range(response: requests.Response) -> str:
 
 
 def _first(response: requests.Response) -> int | None:
-    """The first byte of the file that a partial answer holds, of `bytes 5-9/10`."""
+    """Offset of the first byte of a partial answer: 5 for `Content-Range: bytes 5-9/10`."""
     first = _range(response).removeprefix("bytes ").partition("-")[0]
     return int(first) if first.isdecimal() else None
 
@@ -252,7 +253,7 @@ def _note(part: Path) -> Path:
 
 
 def _version(part: Path) -> dict[str, Any]:
-    """What identifies the remote version that `part` is the beginning of; {} where unknown."""
+    """Identification of the remote version that `part` is the beginning of; {} where unknown."""
     try:
         version = json.loads(_note(part).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -261,10 +262,10 @@ def _version(part: Path) -> dict[str, Any]:
 
 
 def _remember(part: Path, address: str, response: requests.Response) -> None:
-    """Begin anew: note the version before the first byte of it is on the disk."""
+    """Start a new download: note the version before its first byte is written."""
     _forget(part)
     tag = response.headers.get("ETag", "")
-    # A weak tag does not promise equal bytes, so a range cannot rest on it.
+    # A weak ETag does not promise equal bytes, so a range request cannot rely on it.
     validator = response.headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
     _note(part).write_text(
         json.dumps({"address": address, "validator": validator}), encoding="utf-8"
@@ -288,13 +289,13 @@ def unpack(
     the same call goes on. Files that are there with the right content stay untouched.
 
     Args:
-        places: what to take out: a file by its name, wherever it lies in the archive, or a folder
-            at its top as `name/`; and where under `root` each goes.
+        places: members to unpack and where under `root` each goes. A member is a file by its name,
+            wherever it lies in the archive, or `name/`, a folder at the top.
         replace: whether a file that is there with other content is overwritten.
 
     Raises:
-        RunError: no whole zip archive; a member is missing, damaged, or would lie elsewhere than
-            under its place; the disk is too small; a file is in the way.
+        RunError: the archive is not a whole zip file; a member is missing, damaged, or would be
+            written outside its place; the disk is too small; a file is in the way.
     """
     try:
         with zipfile.ZipFile(archive) as content:

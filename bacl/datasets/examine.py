@@ -1,4 +1,4 @@
-"""The two splits of a dataset, read and checked, before anything is made of them."""
+"""Reading and checking of a dataset's two splits, before anything is written."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,12 +21,12 @@ from bacl.errors import UsageError
 
 @dataclass
 class Examined:
-    """A split as its file has it: well-formed, but perhaps senseless.
+    """A split as its file has it: well-formed, but its values may make no sense.
 
-    evaluation: whose rules count. annotations, images: the file and the folder. files: of each
-    image, relative to the folder; "" where it is missing. looks: what is in each; None where it is
-    missing or was not looked at. wrong, left_out: what was wrong with masks, and what was left out
-    of them.
+    evaluation: `lvis` or `coco` rules. annotations, images: the file and the folder. files: the
+    file of each image, relative to the folder; "" where it is missing. looks: content of each file;
+    None where it is missing or was not read. wrong, left_out: annotation ids by what is wrong with
+    their masks, and by what was left out of them.
     """
 
     name: Literal["train", "val"]
@@ -40,7 +40,7 @@ class Examined:
     left_out: Tally
 
     def odd(self) -> Iterator[str]:
-        """Sentences on what is odd about its masks, boxes, images and names."""
+        """Sentences about irregular masks, boxes, images and names."""
         yield from self.left_out
         yield from boxes.examine(self.content, self.annotations, self.name, self.evaluation)
         if sentence := images.twice(self.content.images, self.files):
@@ -59,18 +59,18 @@ def examine(
     look: bool = True,
     folders: images.Folders | None = None,
 ) -> tuple[Examined, Examined]:
-    """The training and the validation split, without preparing anything of them.
+    """Read and check the training and the validation split without writing a prepared dataset.
 
-    What is missing, or wrong with images, masks and boxes, goes to `problems`. The embedded set is
-    made in `cache`, and what is in images is remembered there.
+    Missing images, and what is wrong with images, masks and boxes, is appended to `problems` in
+    sentences. The embedded set is made in `cache`, and what was found in images is kept there.
 
     Args:
-        watch: is told of the images that are read.
-        look: whether to look at the images; else they are only looked for.
-        folders: takes note of what was there.
+        watch: receives the progress of reading images.
+        look: whether to read the images; otherwise only their existence is checked.
+        folders: records the files that exist.
 
     Raises:
-        UsageError: annotation files that cannot be read as such, one sentence a line.
+        UsageError: an annotation file cannot be read; one sentence a line.
     """
     dataset = plain(dataset, cache)
     sources = sources_of(dataset)
@@ -103,8 +103,8 @@ def examine(
 def synsets(dataset: settings.Dataset, cache: Path) -> dict[str, str]:
     """WordNet's name for each category that has one, by the category's name; LVIS gives them.
 
-    They are read from the validation split's file, which is the smaller: `prepare` has seen that
-    the categories of both are the same. Raises UsageError where it cannot be read.
+    They are read from the validation split's file, which is the smaller one; `prepare` has checked
+    that both files have the same categories. Raises UsageError where it cannot be read.
     """
     dataset = plain(dataset, cache)
     _, val = sources_of(dataset)
@@ -124,7 +124,7 @@ def synsets(dataset: settings.Dataset, cache: Path) -> dict[str, str]:
 
 
 def _read(dataset: settings.Dataset, train: Source, val: Source) -> tuple[Content, Content]:
-    """The two annotation files; raises UsageError where they cannot be read as such."""
+    """Contents of the two annotation files; raises UsageError where one cannot be read."""
     problems: list[str] = []
     form = FORMATS[dataset.format]
     first, second = (
@@ -180,7 +180,8 @@ def _check_categories(
 
 
 def same_names(split: Examined) -> Iterator[str]:
-    """The sentence on categories that share a name, which are trained as several all the same."""
+    """A sentence about categories that share a name, which are trained as separate categories; or
+    none."""
     ids: dict[str, list[Id]] = {}
     for category in split.content.categories:
         ids.setdefault(category["name"], []).append(category["id"])
@@ -195,14 +196,15 @@ def same_names(split: Examined) -> Iterator[str]:
 
 
 def category_counts(dataset: settings.Dataset, train: Examined) -> list[Category]:
-    """Categories by label with their counts and groups, as `prepare` would have them."""
+    """Categories by label with their counts and groups, the same as `prepare` writes."""
     groups = located(dataset).groups or settings.Groups()
     usable = Content([], boxes.trained(train.content), train.content.categories)
     return categories_of(usable, groups, [])
 
 
 def categories_of(content: Content, groups: settings.Groups, warnings: list[str]) -> list[Category]:
-    """Categories by label, with what annotations have of them. Crowds are not counted."""
+    """Categories by label, with counts from the annotations, without crowds, where the file gives
+    none."""
     single = [a for a in content.annotations if not a.get("iscrowd")]
     instances = Counter(annotation["label"] for annotation in single)
     shown = Counter(label for label, _ in {(a["label"], a["image"]) for a in single})

@@ -1,6 +1,7 @@
-"""Formats of annotation files that `dataset.format` names: one entry each.
+"""Table of the formats of annotation files that the setting `dataset.format` may name.
 
-Without numpy and torch, like `bacl.settings`, which takes the names from here.
+This module does not import numpy or torch, because `bacl.settings`, which reads the names, must
+load quickly.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,11 +13,11 @@ from bacl.errors import UsageError
 from bacl.schema import rebuild
 
 Read = Callable[[Path], Any]
-"""Makes of an annotation file a dict of the lists `images`, `annotations` and `categories`, whose
-dicts have COCO's fields (`bacl.datasets.reading.FIELDS`). Raises ValueError with the reason where
-it cannot, or UsageError with a whole sentence."""
+"""Reader of an annotation file: returns a dict of the lists `images`, `annotations` and
+`categories`, whose dicts have COCO's fields (`bacl.datasets.reading.FIELDS`). Raises ValueError
+with the reason where the file is wrong, or UsageError with a whole sentence."""
 Inputs = Callable[[Path], Iterable[Path]]
-"""All files that are read for an annotation file."""
+"""Function from an annotation file to all files that are read for it."""
 
 
 def _alone(path: Path) -> Iterable[Path]:
@@ -25,18 +26,20 @@ def _alone(path: Path) -> Iterable[Path]:
 
 @dataclass(frozen=True)
 class Format:
-    """How annotation files of a format are read, and how detections are held against them."""
+    """A format: how its annotation files are read, and how detections are evaluated against
+    them."""
 
     read: Read
     evaluation: Literal["lvis", "coco"]
-    """`lvis`: images of the validation split say which categories are known of them to be absent;
-    `coco`: each category is annotated in each image."""
+    """Rules of evaluation. `lvis`: each validation image lists the categories known to be absent
+    from it; `coco`: every category is annotated exhaustively in every image."""
     content: str
-    """What such a file holds, in words."""
+    """Description of the expected content, for error messages."""
     inputs: Inputs = _alone
-    """By their sizes and times unchanged files are known again."""
+    """Function that lists all files read; unchanged ones are recognised by their sizes and
+    times."""
     module: str = __name__
-    """Whose source decides what is read."""
+    """Module of the reader; an edit of its source has annotation files read again."""
 
 
 def _read_json(path: Path) -> Any:
@@ -46,9 +49,10 @@ def _read_json(path: Path) -> Any:
 
 
 EMBEDDED = "embedded"
-"""The set that BACL makes itself; `dataset.format` names it too."""
+"""Name of the generated data set, also a value of `dataset.format`."""
 NAMED = ("lvis_v0.5", "lvis_v1", "coco_lt")
-"""Data sets that `bacl.datasets.sources` finds under a root; `dataset.format` names them too."""
+"""Names of data sets that `bacl.datasets.sources` finds under a root, also values of
+`dataset.format`."""
 FORMATS = {
     "lvis": Format(_read_json, "lvis", "LVIS or COCO JSON"),
     "coco": Format(_read_json, "coco", "LVIS or COCO JSON"),
@@ -58,11 +62,13 @@ FORMATS = {
 def register(
     name: str, *, evaluation: Literal["lvis", "coco"] = "coco", inputs: Inputs = _alone
 ) -> Callable[[Read], Read]:
-    """Let experiments name a format that is not BACL's own; a decorator of what reads it.
+    """Register a format that is not BACL's own, so that experiments can name it; decorates its
+    reader.
 
     Args:
         evaluation: `Format.evaluation`.
-        inputs: names all files that are read for one annotation file, if it is not that one alone.
+        inputs: lists all files that are read for one annotation file, if there are others than
+            itself.
 
     Raises:
         UsageError: where the name is taken.

@@ -1,8 +1,8 @@
-"""Image files of a dataset: where they lie, what is in them, and whether that has changed.
+"""Image files of a dataset: their location, their content, and whether either has changed.
 
-Content is known by SHA-256, so an image that is changed in place makes another dataset. Reading
-all files takes minutes for a large one; what was found is remembered beside each folder's name in
-the cache, and a file is read again when its size or one of its times differs.
+Content is identified by SHA-256, so an image that is changed in place makes another dataset.
+Reading all files of a large dataset takes minutes, so the cache holds a table of results for each
+folder, and a file is read again only when its size or one of its times differs.
 """
 
 import hashlib
@@ -25,13 +25,15 @@ from bacl.datasets.content import Content, Tally, some
 from bacl.datasets.watch import Watch
 
 _RULE = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
-"""The way in which images are read; what was found in another way is not relied on."""
+"""Digest of the decoder's source; results of another decoder are not used."""
 WORKERS = 8
-"""Files read at the same time: reading waits for the disk, and digests leave Python alone."""
+"""Files read at the same time by threads: reading waits for the disk, and hashing releases the
+GIL."""
 
 
 class Status(NamedTuple):
-    """What tells an unchanged file without reading it: bytes, and times in nanoseconds."""
+    """Status that identifies an unchanged file without reading it: bytes, and times in
+    nanoseconds."""
 
     bytes: int
     modified: int
@@ -39,8 +41,8 @@ class Status(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What is in a file: SHA-256 of its content, its size in pixels as training sees it, and why it
-    is no image that can be read, or nothing."""
+    """Result of reading a file: SHA-256 of its content, its size in pixels as training sees it, and
+    the reason why it is not a readable image, "" if it is one."""
 
     digest: bytes
     width: int
@@ -49,7 +51,8 @@ class Look(NamedTuple):
 
 
 class Folders:
-    """Names and statuses of the files in the folders that were asked about, each read once."""
+    """Names and statuses of the files in folders; each folder is listed once, at the first
+    request."""
 
     def __init__(self) -> None:
         self.files: dict[Path, dict[str, Status]] = {}
@@ -65,7 +68,7 @@ class Folders:
         return self.files[folder]
 
     def fingerprint(self) -> str:
-        """A digest of all that was seen, which changes when a file of these folders does."""
+        """A digest of all names and statuses, which changes when a file of these folders does."""
         digest = hashlib.sha256()
         for folder in sorted(self.files):
             digest.update(repr((str(folder), sorted(self.files[folder].items()))).encode())
@@ -86,13 +89,13 @@ def _scan(folder: Path) -> Iterator[tuple[str, Status]]:
         return
 
 
-# Where images lie
+# Location
 
 
 def find(content: Content, source: Path, folder: Path, folders: Folders) -> tuple[list[str], str]:
     """The file of each image, relative to `folder` where it lies in it, "" where it is missing.
 
-    source: the annotation file, for the second result, the sentence on what is missing.
+    source: the annotation file, named in the second result: a sentence about missing images, or "".
     """
     try:
         if not folder.is_dir():
@@ -119,7 +122,7 @@ def find(content: Content, source: Path, folder: Path, folders: Folders) -> tupl
 
 
 def _file_names(image: dict[str, Any]) -> Iterator[str]:
-    """Where under the images folder a file may lie, the likeliest first.
+    """Paths under the images folder where an image may lie, the likeliest first.
 
     LVIS v1 gives no file name, only `coco_url`; LVIS v0.5 gives names of COCO 2014, whose files
     COCO 2017 sorted into other folders without the prefix.
@@ -134,13 +137,14 @@ def _file_names(image: dict[str, Any]) -> Iterator[str]:
 
 
 def _relative(name: str, folder: Path) -> str:
-    """An absolute name as the folder's where it lies in it, so that datasets can move."""
+    """A name made relative where it is absolute and lies in the folder, so that datasets can be
+    moved."""
     path = Path(name)
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else name
 
 
 def _with_hints(missing: Sequence[str], folder: Path, folders: Folders) -> Iterator[str]:
-    """Missing names, with the one that is there and reads alike where there is one."""
+    """Missing names, each with an existing file of a similar name where there is one."""
     alike: dict[Path, dict[str, str]] = {}
     for name in missing:
         path = folder / _plain(name)
@@ -156,18 +160,18 @@ def _plain(name: str) -> str:
 
 
 def _difference(name: str, other: str) -> str:
-    """How a name that is named and one that is there differ, of the ways that `_plain` knows."""
+    """The difference between an annotated name and an existing one that `_plain` makes equal."""
     if "\\" in name:
         return "write / for \\"
     if "%" in name and unquote(name) != name:
-        return "the name in the file is written as in an address, with %"
+        return "the name in the annotation file is percent-encoded, as in a URL"
     last = name.rsplit("/", 1)[-1]
     if unicodedata.normalize("NFC", last) == unicodedata.normalize("NFC", other):
-        return "its letters are composed otherwise (Unicode NFC and NFD)"
+        return "one is in Unicode's composed form NFC, the other in NFD"
     return "capital letters differ"
 
 
-# What is in them
+# Content
 
 
 _MEMORY = pa.schema(
@@ -185,7 +189,7 @@ _MEMORY = pa.schema(
 
 @dataclass
 class Memory:
-    """What was found in the files of one folder, kept in the cache."""
+    """Results of reading the files of one folder, kept in the cache."""
 
     path: Path
     looks: dict[str, tuple[Status, Look]]
@@ -207,8 +211,8 @@ class Memory:
         return cls(path, looks)
 
     def save(self) -> None:
-        """Write it down, whole or not at all, if anything is new and the cache is there and can be
-        written to: it saves time, and nothing depends on it."""
+        """Write the table, whole or not at all, if anything is new. A cache that is missing or
+        read-only is no error: the table only saves time."""
         if not self.new:
             return
         rows = [(name, *status, *look) for name, (status, look) in self.looks.items()]
@@ -224,7 +228,7 @@ class Memory:
 def look(
     folder: Path, files: Sequence[str], folders: Folders, cache: Path, watch: Watch
 ) -> list[Look | None]:
-    """What is in each of these files, read where it is not remembered in `cache`; None for "".
+    """The result of reading each of these files, from `cache` where it is there; None for "".
 
     Raises OSError where a file cannot be read.
     """
@@ -269,9 +273,9 @@ def problems(
     folder: Path,
     annotated: bool,
 ) -> list[str]:
-    """Sentences on images that cannot be read, and on those of another size than annotated.
+    """Sentences about images that cannot be read, and about those of another size than annotated.
 
-    annotated: whether the annotated sizes are to hold; else those of the images do.
+    annotated: whether images must have the annotated sizes; otherwise their own sizes are used.
     """
     seen = [(i, file, look) for i, file, look in zip(images, files, looks, strict=True) if look]
     unreadable = Tally(folder, "image")
@@ -300,7 +304,7 @@ def problems(
 
 
 def twice(images: Sequence[dict[str, Any]], files: Sequence[str]) -> str:
-    """The sentence on files that several images of a split share, or nothing."""
+    """A sentence about files that several images of a split share, or ""."""
     owners: dict[str, list[Any]] = {}
     for image, file in zip(images, files, strict=True):
         if file:
@@ -316,7 +320,8 @@ def twice(images: Sequence[dict[str, Any]], files: Sequence[str]) -> str:
 
 
 def in_both(first: tuple[Sequence[str], Path], second: tuple[Sequence[str], Path]) -> list[str]:
-    """Names of the files that are in both of two splits, which are files and their folder."""
+    """Names of the files that are in both of two splits, each given as file names and their
+    folder."""
     (ours, here), (theirs, there) = first, second
     seen = {here.resolve() / name for name in ours if name}
     resolved = there.resolve()

@@ -1,7 +1,8 @@
 """The annotations of a split in columns on disk, mapped into memory: all processes share one copy.
 
 The file is Arrow IPC; a row is an image, whose `annotations` list what is in it. Opening it reads
-where its parts lie; an image's annotations come from the file's pages when they are asked for.
+only the offsets of its parts; the operating system loads the pages with an image's annotations on
+first access.
 
 I images, N annotations of an image.
 """
@@ -23,11 +24,11 @@ from numpy.typing import NDArray
 from bacl.errors import RunError
 
 AT_ONCE = 1024
-"""Images of a part of the file: few enough to write with little memory."""
+"""Images in a part (record batch) of the file: few enough to write with little memory."""
 
 SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string()),  # the annotation file's, as JSON: of any size, or text
+        pa.field("id", pa.string()),  # the file's id as JSON: a number of any size, or text
         pa.field("file", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
@@ -40,7 +41,7 @@ SCHEMA = pa.schema(
                         pa.field("label", pa.int32()),
                         pa.field("box", pa.list_(pa.float64(), 4)),  # x, y, width, height
                         pa.field("crowd", pa.uint8()),
-                        # A mask is the one or the other, the other is empty; RLE is COCO's.
+                        # A mask is either polygons or COCO's RLE; the other column is empty.
                         pa.field("polygons", pa.list_(pa.list_(pa.float64()))),
                         pa.field("rle", pa.binary()),
                     ]
@@ -52,15 +53,14 @@ SCHEMA = pa.schema(
 _ANNOTATION = SCHEMA.field("annotations").type.value_type
 
 Row = tuple[dict[str, Any], str, list[dict[str, Any]]]
-"""An image, its file, and its annotations, of `bacl.datasets.content.Content`, whose segmentations
-are masks as `bacl.datasets.segmentations` has them."""
+"""An image, its file, and its annotations, as in `bacl.datasets.content.Content`; segmentations are
+masks as in `bacl.datasets.segmentations`."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """An image, with its id in the annotation file, and its N annotations: labels (N,), boxes
-    (N, 4) as x, y, width, height in pixels, crowd (N,). What the arrays show is the file; it cannot
-    be written to.
+    (N, 4) as x, y, width, height in pixels, crowd (N,). The arrays are read-only views of the file.
     """
 
     id: int | str
@@ -76,7 +76,7 @@ class Index:
     """The index at `path`, opened by each process when it first needs it.
 
     Raises:
-        RunError: the file is missing or is no index (when it is opened).
+        RunError: the file is missing or is not an index (when it is opened).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -96,7 +96,7 @@ class Index:
         return AT_ONCE * last + len(self._part(last))
 
     def image(self, place: int) -> Entry:
-        """The image at `place`, 0 to I - 1, in the order of the annotation file."""
+        """The image at position `place`, 0 to I - 1, in the order of the annotation file."""
         return self._part(place // AT_ONCE).entry(place % AT_ONCE)
 
     def masks(self, place: int) -> list[list[NDArray[Any]] | dict[str, Any] | None]:
@@ -104,9 +104,10 @@ class Index:
         return self._part(place // AT_ONCE).masks(place % AT_ONCE)
 
     def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Each category in each image that shows it, once, crowds aside: images and labels.
+        """Pairs of an image and a category in it, each pair once, without crowds, as images and
+        labels.
 
-        Both have the length of the pairs there are, sorted by image, then label.
+        Both arrays have one element for each pair, sorted by image, then label.
         """
         pairs = [
             np.unique(part.shown() + np.array([[number * AT_ONCE], [0]]), axis=1)
@@ -116,7 +117,7 @@ class Index:
         return images, labels
 
     def trained(self, least_side: int, empty: bool) -> NDArray[Any]:
-        """Places of the images that training shows, rising.
+        """Positions of the images that training shows, in rising order.
 
         least_side: pixels that the shorter side of an image must have. empty: whether images
         without annotations are among them; crowds and boxes of any size are annotations.
@@ -151,7 +152,7 @@ class Index:
         return self._parts[number]
 
     def _open(self) -> Any:
-        # A process that was forked must not go on with what its parent opened.
+        # A forked process must not use its parent's open file.
         if self._owner != os.getpid():
             try:
                 self._reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
@@ -170,7 +171,8 @@ class Index:
 
 
 class _Part:
-    """Some images of an index, as arrays over the mapped file. A *start* is where a list begins."""
+    """A part of an index, as arrays over the mapped file. A *start* is the offset where a list
+    begins."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self.width, self.height = (batch.column(name).to_numpy() for name in ("width", "height"))
@@ -218,16 +220,17 @@ class _Part:
         return found
 
     def totals(self) -> NDArray[Any]:
-        """How many annotations each image has."""
+        """Number of annotations of each image."""
         return np.diff(self.starts)
 
     def shown(self) -> NDArray[Any]:
-        """(row, label) of every annotation that is no crowd, (2, such annotations)."""
+        """Row and label of every annotation that is not a crowd, (2, number of such
+        annotations)."""
         rows = np.repeat(np.arange(len(self)), self.totals())
         return np.stack([rows, self.labels])[:, self.crowd == 0]
 
     def without_mask(self) -> list[str]:
-        """Ids, as JSON, of annotations that have none."""
+        """Ids, as JSON, of annotations without a mask."""
         runs = pc.binary_length(self.rle).to_numpy()
         without = (np.diff(self.polygon_starts) == 0) & (runs == 0)
         ids: list[str] = self.ids.filter(pa.array(without)).to_pylist()
@@ -239,7 +242,7 @@ def write(path: Path, rows: Iterable[Row]) -> str:
 
     Args:
         path: the file to write.
-        rows: what to write, in order.
+        rows: the images to write, in order.
 
     Returns:
         A digest of the contents, which does not depend on Arrow and its version.

@@ -1,5 +1,5 @@
-"""What a validation split can say of a detector: which categories it judges, and how many of its
-boxes can be found at all.
+"""Limits of a validation split as a test of a detector: how many boxes it has of each category, and
+how many of them can be found at all.
 
 N boxes, C categories.
 """
@@ -15,20 +15,20 @@ from bacl.datasets.index import Index
 from bacl.settings import Detector
 
 LVIS_DETECTIONS = 300
-"""Detections of an image that LVIS's evaluation counts, the best ones."""
+"""Number of best detections of an image that LVIS's evaluation counts."""
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """The N boxes that count, which crowds do not: what tells their images apart, and their
-    categories (both (N,) int)."""
+    """The N boxes that evaluation counts, crowds excluded: the image and the category of each, both
+    (N,) int."""
 
     image: NDArray[Any]
     category: NDArray[Any]
 
     @classmethod
     def read(cls, index: Index) -> "Boxes":
-        """From a split's index; `category` is labels."""
+        """Make from a split's index; `category` holds labels."""
         images, labels = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
         for place in range(len(index)):
             entry = index.image(place)
@@ -39,21 +39,22 @@ class Boxes:
 
     @classmethod
     def of(cls, annotations: Iterable[Mapping[str, Any]]) -> "Boxes":
-        """From annotations as `bacl.datasets.reading` has them."""
+        """Make from annotations as `bacl.datasets.reading` returns them."""
         shown = [(one["image"], one["label"]) for one in annotations if not one.get("iscrowd")]
         return cls(*np.array(shown, dtype=np.int64).reshape(-1, 2).T)
 
     def of_categories(self, categories: int) -> NDArray[Any]:
-        """Boxes (C,) of each label."""
+        """Number of boxes of each label, (C,)."""
         return np.bincount(self.category, minlength=categories)
 
 
 @dataclass(frozen=True)
 class Crowding:
-    """Images with more boxes than a detector can find in one.
+    """Statistics of images with more boxes than a detector can find in an image.
 
-    images: how many; most: boxes of the fullest one, and most_of_category: of one category in an
-    image; share: of the split's boxes, those that can be found at most, 0..1.
+    images: their number. most: largest number of boxes in an image. most_of_category: largest
+    number of boxes of one category in an image. share: largest fraction of the split's boxes that
+    can be found, 0..1.
     """
 
     images: int
@@ -63,10 +64,10 @@ class Crowding:
 
 
 def crowding(boxes: Boxes, detections: int, proposals: int) -> Crowding | None:
-    """None where all boxes can be found.
+    """Statistics of the images whose boxes cannot all be found; None where all can.
 
-    detections: kept of an image at most. proposals: regions that are looked at, each of which gives
-    at most one box of each category.
+    detections: largest number kept of an image. proposals: regions classified in an image, each of
+    which gives at most one box of each category.
     """
     if not len(boxes.image):
         return None
@@ -83,8 +84,8 @@ def crowding(boxes: Boxes, detections: int, proposals: int) -> Crowding | None:
 
 
 def crowding_sentences(boxes: Boxes, detector: Detector, evaluation: str) -> Iterator[str]:
-    """What keeps a detector from finding all boxes of a split, and what to set; and a limit beyond
-    what is evaluated.
+    """Sentences about settings that keep a detector from finding all boxes of a split, with values
+    to set, and about a limit on detections beyond what is evaluated.
 
     evaluation: `lvis` or `coco`.
     """
@@ -106,15 +107,15 @@ def crowding_sentences(boxes: Boxes, detector: Detector, evaluation: str) -> Ite
         for name, value in wanted.items()
         if value > getattr(detector, name)
     ]
-    advice = f"set {' and '.join(more)}" if more else "so it is for every detector in LVIS"
+    advice = f"set {' and '.join(more)}" if more else "no setting helps under LVIS's evaluation"
     images = "image has" if found.images == 1 else "images have"
     yield (
-        f"{found.images:,} validation {images} more boxes than can be found in one (up to "
+        f"{found.images:,} validation {images} more boxes than can be found in an image (up to "
         f"{found.most:,}): recall is {_percent(found.share)} at most, and AP is lower for it; "
         f"{advice}"
     )
 
 
 def _percent(share: float) -> str:
-    """A share below 1, never rounded to all."""
+    """A share below 1 in percent, never rounded up to 100 %."""
     return f"{min(100 * share, 99.99):.2f} %" if share > 0.99 else f"{100 * share:.1f} %"

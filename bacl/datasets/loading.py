@@ -1,4 +1,4 @@
-"""MMDetection's pipelines read images as all of BACL does."""
+"""Transform with which MMDetection's pipelines read images by BACL's decoder."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
     """Sets `img`, `img_shape` and `ori_shape` of a sample by its `img_path`, as
     `bacl.datasets.decoding` reads it.
 
-    In MMDetection's registry it stands before mmcv's transform of the same name, which leaves WebP
-    turned and deep images dark. Under another name `DetInferencer` would not find it. Where a
-    configuration asks for something else by mmcv's options, such as another `color_type`, it does
-    what mmcv's does; BACL's own give none.
+    In MMDetection's registry it takes precedence over mmcv's transform of the same name, which
+    ignores the orientation of WebP and makes images of more than 8 bits dark. Under another name
+    `DetInferencer` would not find it. Where a configuration asks for something else by mmcv's
+    options, such as another `color_type`, it does what mmcv's does; BACL's own give none.
 
     Raises:
-        ImageError: the file is missing or no image.
+        ImageError: the file is missing or is not an image.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:

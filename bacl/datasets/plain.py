@@ -1,4 +1,4 @@
-"""Any dataset as plain annotation files and folders of images, wherever these come from."""
+"""Conversion of any dataset's settings into plain annotation files and folders of images."""
 
 import hashlib
 import shutil
@@ -11,8 +11,8 @@ from bacl.datasets.sources import located
 
 
 def plain(dataset: settings.Dataset, cache: Path) -> settings.Dataset:
-    """A dataset that names its files: a named one's under its root, the embedded one's in the
-    cache, where it is made unless it is there already.
+    """Settings with explicit files: those under the root for a named data set, those in the cache
+    for the embedded set, which is made there unless it exists.
 
     Raises:
         UsageError: the root does not hold the named data set, or not all of it.
@@ -27,7 +27,7 @@ def plain(dataset: settings.Dataset, cache: Path) -> settings.Dataset:
 
 def _embedded(dataset: settings.Dataset, cache: Path) -> Path:
     """The folder of the embedded set, made where it is not there yet."""
-    from bacl.datasets import embedded  # reading other formats needs nothing of it
+    from bacl.datasets import embedded  # imported here because other formats do not need cv2
 
     assert embedded.__file__
     code = hashlib.sha256(Path(embedded.__file__).read_bytes()).hexdigest()[:12]

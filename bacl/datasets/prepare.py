@@ -1,12 +1,13 @@
-"""Annotation files in, one checked and normalised form out, whatever came in.
+"""Preparation of a dataset: annotation files of any format become one checked, normalised form.
 
-`prepare` reads LVIS (v0.5 or v1) or COCO JSON, tells everything that is wrong with it at once, and
-writes `<cache>/<digest>/{train.arrow, val.arrow, val.json, dataset.json}`: an index of each split
-to load from, and the ground truth that the evaluator reads. The digest is over contents: the
-normalised annotations, the names of the image files and what is in them, never paths or times.
+`prepare` reads LVIS (v0.5 or v1) or COCO JSON or a registered format, reports everything that is
+wrong at once, and writes `<cache>/<digest>/{train.arrow, val.arrow, val.json, dataset.json}`: an
+index of each split to load from, and the ground truth that the evaluator reads. The digest is over
+contents: the normalised annotations, the names of the image files and their contents, never paths
+or times.
 
-In what is written, an image goes by its position in its file and a category by its label; the
-file's own ids stand beside them for messages and for what users get.
+The written files identify an image by its position in its annotation file and a category by its
+label; the original ids are kept beside them for messages and for users' output.
 """
 
 import hashlib
@@ -33,21 +34,21 @@ LAYOUT = 4
 
 
 def prepare(dataset: settings.Dataset, cache: Path, watch: Watch = unwatched) -> Prepared:
-    """Check and normalise a dataset into `cache`, or find it there.
+    """Check and normalise a dataset into `cache`, or return the one that is there.
 
-    What becomes of boxes is `bacl.datasets.boxes`'s to say, of masks `segmentations`'.
-    `image_count`, `instance_count` and `frequency` are counted over the training split where the
-    file does not give them; with groups of the dataset's own, `frequency` always goes by the
+    `bacl.datasets.boxes` decides how boxes are treated, `bacl.datasets.segmentations` how masks
+    are. `image_count`, `instance_count` and `frequency` are counted over the training split where
+    the file does not give them; with groups of the dataset's own, `frequency` always goes by the
     counts.
 
-    Unchanged inputs are known again by the sizes and times of the annotation files and of all
-    files in the folders that the images lie in; only then is nothing read but the result.
+    Inputs are taken for unchanged if the annotation files and all files in the images' folders have
+    the same sizes and times; then only the result is read.
 
     Args:
-        watch: is told of the images that are read, the first time.
+        watch: receives the progress of reading images, which happens the first time.
 
     Raises:
-        UsageError: everything that is wrong with the input, one sentence a line.
+        UsageError: the input is wrong; all problems, one sentence a line.
         RunError: the cache cannot be written.
     """
     try:
@@ -84,7 +85,8 @@ def _prepare(dataset: settings.Dataset, cache: Path, watch: Watch) -> Prepared:
             digest.update(index.write(part / f"{split.name}.arrow", _by_image(split)).encode())
             if split.name == "val":
                 path = part / "val.json"
-                # lvis-api takes crowds for single objects, hotcoco does not: so there are none.
+                # lvis-api takes crowds for single objects, hotcoco does not; without crowds both
+                # agree.
                 _write_json(path, split, categories, crowds=evaluation == "coco")
                 digest.update(sha256(path).encode())
             digest.update(b"".join(look.digest for look in split.looks if look))
@@ -128,7 +130,7 @@ def _write_json(path: Path, split: Examined, categories: Sequence[Category], cro
     """Write the ground truth that evaluators read, item by item, so that memory stays flat.
 
     Images are numbered from 0 by position, categories from 0 by label; annotations from 1, because
-    pycocotools holds a match with annotation 0 for none.
+    pycocotools takes a match with annotation 0 for no match.
     """
     sizes = [(image["width"], image["height"]) for image in split.content.images]
 

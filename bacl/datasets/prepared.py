@@ -1,4 +1,4 @@
-"""A dataset that is ready to train on, as it is written down, and the files that it is made of."""
+"""Description of a prepared dataset, stored as `dataset.json`, and of the files it is made from."""
 
 import os
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from bacl.datasets.categories import Category
 
 @dataclass(frozen=True)
 class Source:
-    """What the user named for one split."""
+    """Paths that the user named for one split."""
 
     annotations: Path
     images: Path
 
 
 def sources_of(dataset: settings.Dataset) -> tuple[Source, Source]:
-    """What a plain dataset names for training and for validation."""
+    """The sources of a plain dataset's training and validation split."""
     assert dataset.train and dataset.val and dataset.images  # by settings.Dataset's own check
     return (
         Source(Path(dataset.train), Path(dataset.images)),
@@ -29,7 +29,7 @@ def sources_of(dataset: settings.Dataset) -> tuple[Source, Source]:
 
 
 class Split(BaseModel):
-    """A split, normalised. Its paths are empty until it has its place in a cache."""
+    """A normalised split. Its paths are empty until it is put in a cache."""
 
     index: str = ""
     """Images and annotations to load, of `bacl.datasets.index`."""
@@ -42,12 +42,13 @@ class Split(BaseModel):
     masks: bool
     """Whether every annotation has a segmentation."""
     without_mask: str = ""
-    """Which have none, in words; nothing where all have one."""
+    """Description of the annotations without a segmentation, for messages; "" where all have
+    one."""
 
 
 class Prepared(BaseModel):
-    """A dataset that is ready to train on. `categories` is in the order of labels: by id, numbers
-    before text."""
+    """A dataset that is ready to train on. `categories` is in the order of labels, which is by id,
+    numbers before text."""
 
     digest: str
     evaluation: Literal["lvis", "coco"]

@@ -1,7 +1,8 @@
-"""Brings a named data set under a root: what is there stays, what is missing is fetched and made.
+"""Provision of a named data set under a root: existing files stay, missing ones are fetched or
+made.
 
-Everything that is whole has a record (`bacl.datasets.sources`), written last; an interrupted call
-is simply made again.
+Everything complete has a record (`bacl.datasets.sources`), which is written last, so an interrupted
+call can simply be repeated.
 """
 
 import json
@@ -25,7 +26,7 @@ from bacl.errors import RunError, UsageError
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for.
+    """Request of a user for a data set.
 
     mirrors: base addresses that stand in for the public ones, as `<mirror>/<archive>`.
     offline: a folder that holds the archives; then nothing is downloaded.
@@ -45,10 +46,10 @@ class Request:
 
 @dataclass(frozen=True)
 class State:
-    """An archive, or a thing that is made, and what `provide` would do about it.
+    """State of an archive or of a generated file, and what `provide` would do about it.
 
-    whole: nothing is to be done.
-    download: bytes to fetch, None where unknown.
+    whole: it is complete, so nothing needs to be done.
+    download: bytes to fetch, None if unknown.
     """
 
     name: str
@@ -59,7 +60,7 @@ class State:
 
 
 def state(request: Request) -> list[State]:
-    """What is there of a data set and what is missing; changes nothing."""
+    """List what exists of a data set and what is missing; changes nothing."""
     named = NAMED[request.name]
     return [_state_of(archive, request) for archive in named.archives] + [
         _state_of_made(place, request) for place in named.made
@@ -70,12 +71,14 @@ def provide(request: Request, say: Callable[[str], None], watch: Watch) -> None:
     """Make a data set whole under its root.
 
     Args:
-        say: is told each event in a sentence.
-        watch: is told of progress.
+        say: receives a sentence for each event.
+        watch: receives progress.
 
     Raises:
-        UsageError: an archive that the offline folder lacks, the authors' file does not fit, ...
-        RunError: downloads that fail or are wrong, no space, another process at the same work.
+        UsageError: the offline folder lacks an archive, the authors' file does not fit the index,
+            ...
+        RunError: a download fails or has the wrong digest, the disk is full, or another process is
+            preparing the same data set.
     """
     named, root = NAMED[request.name], request.root
     try:
@@ -135,7 +138,7 @@ def _kept(root: Path, archive: Archive) -> Path:
 
 
 def _check_offline(request: Request) -> None:
-    """All archives that will be asked for, before the first is unpacked."""
+    """Check that the offline folder has all archives needed, before the first is unpacked."""
     lacking = [s.name for s in state(request) if not s.whole and s.text.startswith("missing")]
     if lacking:
         raise UsageError(
@@ -185,7 +188,7 @@ def _obtain(
     say: Callable[[str], None],
     watch: Watch,
 ) -> tuple[Path, str, str]:
-    """The archive's path, where it comes from, and its digest, which holds."""
+    """The archive's path, its origin, and its digest, which has been checked."""
     wanted = archive.wanted(request.mirrors)
     path = _kept(request.root, archive)
     if request.offline:
@@ -217,7 +220,7 @@ def _copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def _only_one(root: Path, name: str) -> Iterator[None]:
-    """Hold the right to bring something under the root; the lock ends with the process."""
+    """Hold the lock on providing a data set under the root; it ends with the process."""
     path = sources.record_path(root, name).with_suffix(".lock")
     try:
         with FileLock(path, timeout=1):
@@ -228,7 +231,7 @@ def _only_one(root: Path, name: str) -> Iterator[None]:
         ) from None
 
 
-# What is made
+# Generated files
 
 
 def _state_of_made(place: str, request: Request) -> State:
@@ -252,8 +255,8 @@ def _make(place: str, request: Request, say: Callable[[str], None]) -> None:
     if record and not sources.spoilt(root, record):
         if record.origin != _how(place, request):
             raise UsageError(
-                f"{root / place}: is there as {record.origin}, asked for is "
-                f"{_how(place, request)}: use another --root, or move it away"
+                f"{root / place}: expected {_how(place, request)}, got "
+                f"{record.origin}: use another --root, or move it away"
             )
         say(f"{Path(place).name}: there ({record.origin})")
         return

@@ -1,8 +1,8 @@
-"""Annotations in, whatever their format: every field is understood, or named as wrong.
+"""Reading of annotation files of any format: every field is converted, or reported as wrong.
 
-A file's own ids may be whole numbers of any size, or text. They are kept as they are, for messages
-and for what is written; everything else goes by position: of an image in its file, and of a
-category among the training file's categories, sorted by id, which is its label.
+A file's own ids may be whole numbers of any size, or text. They are kept for messages and for
+output. Everything else uses positions: that of an image in its file, and that of a category among
+the training file's categories sorted by id, its label.
 
 I images, N annotations, C categories.
 """
@@ -31,11 +31,11 @@ LARGEST = 2**31 - 1
 
 
 class _Wrong(ValueError):
-    """A value is not what its field holds."""
+    """A value is not valid for its field."""
 
 
 def _number(value: Any) -> float:
-    """A finite number, which may be written as text, as tools that go by way of CSV do."""
+    """A finite number, which may be written as text, as tools that convert through CSV write it."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise _Wrong
     try:
@@ -71,7 +71,7 @@ def _text(value: Any) -> str:
         raise _Wrong
     try:
         value.encode()
-    except UnicodeEncodeError:  # half of a character: JSON can say it, no file or page can hold it
+    except UnicodeEncodeError:  # an unpaired surrogate: valid in JSON, but it cannot be encoded
         raise _Wrong from None
     return value
 
@@ -82,7 +82,7 @@ def _id(value: Any) -> Id:
     if isinstance(value, int):
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
-        return int(value)  # of a table with gaps, whose whole numbers became 7.0
+        return int(value)  # pandas writes whole numbers of a column with gaps as 7.0
     return _text(value)
 
 
@@ -106,10 +106,10 @@ def _frequency(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Field:
-    """What a field holds.
+    """Rules for a field's values.
 
-    understand: makes it of the file's value, or raises _Wrong. expected: the same in words.
-    needed: whether nothing, or null, is wrong too.
+    understand: converts the file's value, or raises _Wrong. expected: description for messages.
+    needed: whether a missing value, or null, is wrong.
     """
 
     understand: Callable[[Any], Any]
@@ -145,12 +145,12 @@ FIELDS: dict[str, dict[str, _Field]] = {
         "instance_count": _COUNT,
     },
 }
-"""What is read of each list's objects; other fields are left alone."""
+"""Fields that are read of each list's objects; others are ignored."""
 LISTS = {
     name: _Field(_ids, "a list of ids")
     for name in ("neg_category_ids", "not_exhaustive_category_ids")
 }
-"""LVIS's lists of an image of the validation split: what is absent, what is not all annotated."""
+"""LVIS's lists of a validation image: categories that are absent, and those not fully annotated."""
 
 
 # Files
@@ -165,7 +165,7 @@ def read(
     counted: bool,
     sized: bool,
 ) -> Content | None:
-    """The content of a file; what is wrong with it goes to `problems`, and then it is None.
+    """The content of a file, or None where something is wrong, which is appended to `problems`.
 
     form: the file's format. federated: whether images need LVIS's lists. counted: whether frequency
     groups go by counts, so that a file's own `frequency` does not matter. sized: whether images
@@ -216,7 +216,8 @@ def read(
 
 
 def _lists(path: Path, form: Format, problems: list[str]) -> dict[str, list[dict[str, Any]]] | None:
-    """The three lists that a format's reader makes of a file; else None, and why is told."""
+    """The three lists that a format's reader returns; None where it fails, with the reason in
+    `problems`."""
     try:
         content = form.read(path)
     except UsageError as error:
@@ -232,7 +233,7 @@ def _lists(path: Path, form: Format, problems: list[str]) -> dict[str, list[dict
     except ValueError as error:
         problems.append(f"{path}: expected {form.content}, got: {error}")
         return None
-    except Exception as error:  # whatever a reader from outside does
+    except Exception as error:  # a reader from outside BACL may raise anything
         if form.module == Format.module:
             raise
         last = traceback.extract_tb(error.__traceback__)[-1]
@@ -265,7 +266,7 @@ def _lists(path: Path, form: Format, problems: list[str]) -> dict[str, list[dict
 def _understand(
     items: list[dict[str, Any]], fields: Mapping[str, _Field], where: str, problems: list[str]
 ) -> None:
-    """Put what fields mean in their place, and tell of those that mean nothing."""
+    """Replace the values of fields by converted ones, and report those that cannot be converted."""
     for name, kind in fields.items():
         understand, needed = kind.understand, kind.needed
         wrong: list[tuple[int, dict[str, Any]]] = []
@@ -300,16 +301,18 @@ def _shown(value: Any) -> str:
 
 
 def by_label(categories: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Categories in the order of labels: those with numbers as ids by number, then by text."""
+    """Categories in the order of labels: first those with numbers as ids, by number, then those
+    with text."""
     return sorted(categories, key=lambda item: (isinstance(item["id"], str), item["id"]))
 
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,99}")
-"""How a whole number is written, but for those of any length, which Python refuses to read."""
+"""Pattern of a whole number in text, limited to a length that Python's `int` accepts."""
 
 
 class _Places:
-    """Where each id stands. An id that only the other spelling of has, 7 or "7", is that one."""
+    """Positions by id. An id that is missing but exists in the other spelling, 7 or "7", is taken
+    for it."""
 
     def __init__(self, ids: Iterable[Id]) -> None:
         self.places = {number: place for place, number in enumerate(ids)}
@@ -358,5 +361,5 @@ def relate(
     if strange:
         content.strange = (
             f"{path.name}: images: lists of {len(strange):,} name categories that the file lacks, "
-            f"which count for nothing: ids {some(dict.fromkeys(strange))}"
+            f"which are ignored: ids {some(dict.fromkeys(strange))}"
         )

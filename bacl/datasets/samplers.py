@@ -1,5 +1,5 @@
-"""In which order training shows images: streams that depend on the seed and on nothing else that
-runs, neither ranks nor loader workers nor resuming.
+"""Samplers, which order the training images in streams that depend on the seed, but not on the
+number of ranks or loader workers or on resuming.
 
 The *position* p counts training images since the start of the stage over all ranks. With a global
 batch of B images and R ranks, step t holds positions tB .. tB + B - 1, of which rank r takes the
@@ -31,7 +31,7 @@ class Position(NamedTuple):
 
 
 class Images(Protocol):
-    """A dataset that knows what its images look like without reading them."""
+    """Interface of a dataset that knows its images' shapes and categories without reading them."""
 
     def __len__(self) -> int: ...
 
@@ -40,7 +40,7 @@ class Images(Protocol):
         ...
 
     def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Images and labels of every pair that occurs, each once."""
+        """Images and labels of every pair of an image and a category in it, each pair once."""
         ...
 
 
@@ -52,12 +52,12 @@ class OrderedSampler(Sampler[Position]):
     (seed, epoch).
 
     Args:
-        dataset: has a length, I; what else it is asked for is among `Images`.
+        dataset: has a length, I; with `pair_alike` also `Images.wide`.
         batch: images per step over all ranks.
-        seed: of the order.
+        seed: seed of the order.
         pair_alike: move images within their epoch so that both of a pair are wider than high or
-            both are not, but for two pairs of an epoch at most. Then little is padded to make them
-            a batch of one size.
+            both are not, except in at most two pairs of an epoch. A batch of two then needs little
+            padding.
 
     Raises:
         UsageError: the batch cannot be shared equally among the ranks.
@@ -91,7 +91,7 @@ class OrderedSampler(Sampler[Position]):
             sample += 1
 
     def __len__(self) -> int:
-        """Images in the dataset, as of mmengine's own infinite sampler."""
+        """Number of images in the dataset, as mmengine's infinite sampler returns."""
         return self.size
 
     def at(self, position: int) -> Position:
@@ -110,12 +110,13 @@ class OrderedSampler(Sampler[Position]):
 
 @DATA_SAMPLERS.register_module()
 class RepeatFactorSampler(OrderedSampler):
-    """Images of rare categories are shown more often: repeat factor sampling of LVIS's authors.
+    """Repeat factor sampling of LVIS's authors, which shows images of rare categories more often.
 
-    A category in a share f of the images that show any has the factor max(1, sqrt(threshold / f)),
-    an image the largest of its categories'. An epoch shows each image as often as its factor says,
-    rounded up or down at random, drawn from (seed, epoch); so epochs differ in length a little, and
-    each begins where the one before ends. (Schedules count epochs of I images nevertheless.)
+    A category in a share f of the images that show any category has the factor max(1,
+    sqrt(threshold / f)); an image has the largest factor of its categories. An epoch shows each
+    image as often as its factor says, rounded up or down at random, drawn from (seed, epoch); so
+    epochs differ in length a little, and each begins where the one before ends. (Schedules count
+    epochs of I images nevertheless.)
 
     Args:
         dataset: knows its categories; crowds do not count.
@@ -149,7 +150,7 @@ class RepeatFactorSampler(OrderedSampler):
         return int(self._order[position - self._begin])
 
     def _times(self, epoch: int) -> NDArray[Any]:
-        """How often each image is shown in an epoch, (I,)."""
+        """Number of times that an epoch shows each image, (I,)."""
         whole = np.floor(self.factors)
         up = draws(self.seed, "repeat", epoch).random(self.size) < self.factors - whole
         return (whole + up).astype(np.int64)
@@ -157,11 +158,12 @@ class RepeatFactorSampler(OrderedSampler):
 
 @DATA_SAMPLERS.register_module()
 class CategoryAwareSampler(OrderedSampler):
-    """Every category is shown equally often, and each of its images equally often in its turn.
+    """Class-aware sampling: every category is shown equally often, and so is each image of a
+    category.
 
-    Of the categories that have images, each is taken once a round, in an order drawn from (seed,
-    round). A category goes through its images, one a round, in an order drawn anew each time that
-    it has been through them, from (seed, category, which time).
+    In each round every category that has images is taken once, in an order drawn from (seed,
+    round). A category shows one of its images in a round and goes through all of them in an order
+    drawn from (seed, category, pass), which is drawn anew for each pass.
 
     Args:
         dataset: knows its categories; crowds do not count.
@@ -199,7 +201,7 @@ class CategoryAwareSampler(OrderedSampler):
         return int(self._shown[place])
 
     def _image_of(self, category: int, round_: int) -> int:
-        """The image that a category shows in a round."""
+        """Image that a category shows in a round."""
         time, turn = divmod(round_, len(self.images[category]))
         known, shuffled = self._shuffled.get(category, (-1, self.images[category]))
         if known != time:
@@ -210,12 +212,13 @@ class CategoryAwareSampler(OrderedSampler):
 
 
 def in_pairs(wide: NDArray[Any], begin: int) -> NDArray[Any]:
-    """An order in which neighbours are alike: places (N,) of the elements, each once.
+    """A permutation (N,) of the elements in which both elements of a pair are alike.
 
-    wide (N,): what elements that follow each other in the stream are to have in common; the first
-    is at position `begin` of it. Pairs, at positions 2k and 2k + 1, come in the order in which they
-    are complete; elements that are all alike stay where they are. Not alike can only be the last of
-    the elements, if either kind is left with one, and the first beside what was before it.
+    wide (N,): the property that both elements of a pair should share. begin: position in the stream
+    of the first element. Pairs, at positions 2k and 2k + 1, come in the order in which they are
+    complete; if all elements are alike, the order stays. Two pairs may be unlike: the last one,
+    where one element of each kind is left, and the first one, where it has an element before
+    `begin`.
     """
     single = begin % 2
     pairs: list[NDArray[Any]] = []
@@ -233,14 +236,14 @@ def in_pairs(wide: NDArray[Any], begin: int) -> NDArray[Any]:
 def repeat_factors(
     total: int, images: NDArray[Any], labels: NDArray[Any], threshold: float
 ) -> NDArray[Any]:
-    """How often each of `total` images is to be shown in an epoch, (total,), at least once.
+    """Repeat factor of each of `total` images, (total,), at least 1: how often an epoch shows it.
 
-    images, labels: of every pair that occurs, each once. Images without any are shown once, and
-    are not among those that shares are of.
+    images, labels: pairs of an image and a category in it, each pair once. Images without any
+    category have the factor 1 and do not count in a category's share of images.
     """
     counts = np.bincount(labels)
     share = counts / max(len(np.unique(images)), 1)
-    with np.errstate(divide="ignore"):  # of categories without images, which no image asks for
+    with np.errstate(divide="ignore"):  # by 0, for categories without images
         of_category = np.maximum(1, np.sqrt(threshold / share))
     factors = np.ones(total)
     np.maximum.at(factors, images, of_category[labels])
@@ -248,10 +251,10 @@ def repeat_factors(
 
 
 def draws(seed: int, stream: str, *numbers: int) -> np.random.Generator:
-    """A generator for what `stream` and `numbers` tell apart."""
+    """A generator of its own for each (seed, stream, numbers)."""
     return np.random.Generator(np.random.PCG64(seed_sequence(seed, stream, *numbers)))
 
 
 def seed_sequence(seed: int, stream: str, *numbers: int) -> np.random.SeedSequence:
-    """What `draws` is seeded with."""
+    """Seed sequence of the generator that `draws` returns."""
     return np.random.SeedSequence([seed, *stream.encode(), *numbers])

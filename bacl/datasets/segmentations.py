@@ -1,4 +1,4 @@
-"""Masks of annotations: what a file's `segmentation` means, and what it may not be.
+"""Masks of annotations: conversion of a file's `segmentation`, and what is wrong with it.
 
 A mask is a list of polygons, arrays (2 x points,) of x, y, x, y, ..., or the bytes of COCO's
 compressed run-length encoding (RLE) of its whole image, or None where there is none.
@@ -17,11 +17,12 @@ from bacl.datasets.content import Content
 Mask = list[NDArray[Any]] | bytes
 
 LEAST_POINTS = 3
-"""Points that a polygon with any area has at least."""
+"""Least number of points of a polygon with an area."""
 
 
 def compact(item: dict[str, Any]) -> dict[str, Any]:
-    """An object of an annotation file with polygons as arrays, a quarter of what lists take."""
+    """An object of an annotation file with polygons as arrays, which take a quarter of the memory
+    of lists."""
     given = item.get("segmentation")
     if isinstance(given, list) and not all(isinstance(polygon, np.ndarray) for polygon in given):
         polygons = [as_polygon(polygon) for polygon in given]
@@ -31,7 +32,7 @@ def compact(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_polygon(given: Any) -> NDArray[Any] | None:
-    """A list of numbers as an array of doubles; None where it is something else."""
+    """A list of numbers as an array of doubles; None where it is not a list of numbers."""
     try:
         numbers = np.asarray(given)
     except ValueError:  # lists of several lengths
@@ -46,11 +47,11 @@ def as_polygon(given: Any) -> NDArray[Any] | None:
 def understand(content: Content) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
     """Make `segmentation` of each annotation a `Mask`, or leave it out where there is none.
 
-    A polygon of fewer than three points has no area, so it is left out, and with the last of them
-    the segmentation.
+    A polygon of fewer than three points has no area, so it is left out. A segmentation without
+    another polygon is left out as a whole.
 
     Returns:
-        What is wrong, and what was left out, in words: ids of the annotations.
+        Ids of the annotations by a description of what is wrong, and by one of what was left out.
     """
     wrong: dict[str, list[Any]] = defaultdict(list)
     left_out: dict[str, list[Any]] = defaultdict(list)
@@ -88,7 +89,7 @@ def understand(content: Content) -> tuple[dict[str, list[Any]], dict[str, list[A
 
 
 def _polygons_problem(given: list[Any]) -> str:
-    """What is wrong with a list that should be one of polygons; nothing where it is one."""
+    """Description of what is wrong with a list that should hold polygons; "" where nothing is."""
     if not all(isinstance(p, np.ndarray) and np.isfinite(p).all() for p in given):
         return "segmentations that are neither lists of finite numbers nor COCO's RLE"
     if any(len(polygon) % 2 for polygon in given):
@@ -97,7 +98,8 @@ def _polygons_problem(given: list[Any]) -> str:
 
 
 def _counts(given: Any, width: int, height: int) -> tuple[bytes | None, str]:
-    """The counts of an RLE of an image, compressed; else None, and what is wrong."""
+    """The counts of an RLE of an image, compressed, and ""; or None and a description of what is
+    wrong."""
     size, counts = (
         (given.get(k) for k in ("size", "counts")) if isinstance(given, dict) else 2 * [0]
     )
@@ -109,13 +111,13 @@ def _counts(given: Any, width: int, height: int) -> tuple[bytes | None, str]:
         return counts.encode(errors="replace"), ""
     if not all(type(run) is int and 0 <= run <= width * height for run in counts):
         return None, "RLE whose runs do not fill the image"
-    if sum(counts) != width * height:  # before pycocotools, which takes any runs
+    if sum(counts) != width * height:  # checked before pycocotools, which accepts any runs
         return None, "RLE whose runs do not fill the image"
     return coco.frPyObjects({"counts": counts, "size": size}, height, width)["counts"], ""
 
 
 def as_coco(mask: Mask, width: int, height: int) -> list[Any] | dict[str, Any]:
-    """A mask as COCO's JSON has it."""
+    """Value of a mask in COCO's JSON."""
     if isinstance(mask, bytes):
         return {"size": [height, width], "counts": mask.decode("ascii")}
     return [polygon.tolist() for polygon in mask]

@@ -1,8 +1,8 @@
-"""What the named data sets consist of, where it comes from, and what a root folder holds of it.
+"""Named data sets: their archives and addresses, and the records of what a root folder holds.
 
 Under a root lie `train2017/` and `val2017/` (COCO's photographs, which all of them share),
-`annotations/`, `embedded/`, and in `.bacl/` a record for everything that is whole. What has no
-record is not relied on.
+`annotations/`, `embedded/`, and in `.bacl/` a record for everything complete. Files without a
+record are not used.
 """
 
 import os
@@ -19,7 +19,8 @@ from bacl.errors import UsageError
 RECORDS = ".bacl"
 
 COCO = ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org")
-"""The public address of COCO's files, and the same bucket under Amazon's certificate."""
+"""Public address of COCO's files, and an address of the same bucket whose certificate is
+Amazon's."""
 LVIS = (
     "https://dl.fbaipublicfiles.com/LVIS",
     "https://s3-us-west-2.amazonaws.com/dl.fbaipublicfiles.com/LVIS",
@@ -28,7 +29,7 @@ LVIS = (
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download and what becomes of it under the root.
+    """An archive to download, and the files under the root that come from it.
 
     Sizes are bytes; size and sha256 are None where none is published.
     """
@@ -38,11 +39,11 @@ class Archive:
     size: int | None
     sha256: str | None
     files: dict[str, int | None] = field(default_factory=dict)
-    """Single files that it gives, by their place under the root: sizes, where known."""
+    """Sizes, where known, of single files in the archive, by their path under the root."""
     folder: str | None = None
-    """A folder that it gives, in the archive and under the root, ..."""
+    """Folder in the archive, which has the same name under the root."""
     count: int = 0
-    """... and the number of files in it."""
+    """Number of files in `folder`."""
 
     @property
     def zipped(self) -> bool:
@@ -50,12 +51,12 @@ class Archive:
 
     @property
     def places(self) -> dict[str, str]:
-        """What to take out of the archive, and where under the root it goes, as `unpack` wants."""
+        """Members to unpack and their places under the root, for `unpack`."""
         files = {Path(place).name: place for place in self.files}
         return files | ({f"{self.folder}/": self.folder} if self.folder else {})
 
     def wanted(self, mirrors: Sequence[str] = ()) -> Wanted:
-        """As `fetch` wants it; `mirrors` are bases that stand in for the public addresses."""
+        """The archive for `fetch`; `mirrors` are base addresses that replace the public ones."""
         mirrored = [f"{mirror.rstrip('/')}/{self.name}" for mirror in mirrors]
         return Wanted(self.name, mirrored or self.addresses, self.size, self.sha256)
 
@@ -129,7 +130,7 @@ COCO_LT_INDEX = Archive(
     files={"annotations/class_to_imageid_and_inscount_coco_sampled.pt": 1979750},
 )
 COCO_LT_TRAIN = "annotations/coco_lt_train.json"
-"""What `coco_lt` builds of COCO's annotations and the index."""
+"""Path of the annotations that `coco_lt` makes from COCO's and the index."""
 COCO_LT_GROUPS = settings.Groups(by="instances", bounds=[19, 399, 7999], names=["1", "2", "3", "4"])
 """AP1 to AP4 of the paper's Table XV: < 20, 20-400, 400-8000, >= 8000 training instances."""
 
@@ -138,7 +139,7 @@ COCO_LT_GROUPS = settings.Groups(by="instances", bounds=[19, 399, 7999], names=[
 class Named:
     """A data set by name: its archives, and the settings that find it under a root.
 
-    made: files that are not downloaded but made under the root, by their places.
+    made: paths under the root of files that are made instead of downloaded.
     """
 
     archives: tuple[Archive, ...]
@@ -195,15 +196,15 @@ NAMED = {
 
 
 class Record(BaseModel):
-    """That what an archive gives, or what was made, is whole under the root."""
+    """Record that the content of an archive, or a generated file, is complete under the root."""
 
     name: str
     origin: str
-    """Where it comes from: an address, a file, or how it was made."""
+    """Origin: an address, a file, or how it was made."""
     sha256: str | None
-    """SHA-256 of the archive, or of the file that was made; None where files were there already."""
+    """SHA-256 of the archive or of the generated file; None where files existed already."""
     files: dict[str, int]
-    """Place under the root -> bytes."""
+    """Size in bytes of each file, by its path under the root."""
 
 
 def record_path(root: Path, name: str) -> Path:
@@ -211,7 +212,7 @@ def record_path(root: Path, name: str) -> Path:
 
 
 def read_record(root: Path, name: str) -> Record | None:
-    """What is noted of an archive or a made file; None where nothing is, or nothing readable."""
+    """The record of an archive or a generated file; None where there is no readable one."""
     try:
         return Record.model_validate_json(record_path(root, name).read_bytes())
     except (OSError, ValidationError):
@@ -219,7 +220,7 @@ def read_record(root: Path, name: str) -> Record | None:
 
 
 def write_record(root: Path, record: Record) -> None:
-    """Note that something is whole; itself written whole or not at all."""
+    """Write a record, whole or not at all."""
     path = record_path(root, record.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -228,7 +229,7 @@ def write_record(root: Path, record: Record) -> None:
 
 
 def spoilt(root: Path, record: Record) -> list[str]:
-    """The places whose file is missing or has another size than the record says."""
+    """Paths of files that are missing or differ in size from the record."""
     sizes: dict[str, dict[str, int]] = {}
     for folder in {str(Path(place).parent) for place in record.files}:
         sizes[folder] = dict(_sizes(root / folder))
@@ -240,9 +241,9 @@ def spoilt(root: Path, record: Record) -> list[str]:
 
 
 def found(root: Path, archive: Archive) -> dict[str, int] | None:
-    """Files that somebody else has unpacked there, place -> bytes, if they seem to be all.
+    """Sizes of files that a user has unpacked, by path under the root, if they seem to be complete.
 
-    A folder must hold the right number of files, a single file have the known size.
+    A folder must hold the right number of files, and a single file must have the known size.
     """
     files: dict[str, int] = {}
     for place, size in archive.files.items():
@@ -268,7 +269,7 @@ def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def located(dataset: settings.Dataset) -> settings.Dataset:
-    """A named data set as plain files under its root; other datasets as they are.
+    """Settings of a named data set as plain files under its root; other datasets unchanged.
 
     Raises:
         UsageError: the root does not hold it, or not all of it.
@@ -279,7 +280,7 @@ def located(dataset: settings.Dataset) -> settings.Dataset:
 
 
 def under(root: Path, name: str, groups: settings.Groups | None = None) -> settings.Dataset:
-    """The plain files of a named data set under a root, with its own groups or these.
+    """Settings of a named data set as plain files under a root, with its own groups or `groups`.
 
     Raises:
         UsageError: the root does not hold it, or not all of it.
@@ -297,7 +298,7 @@ def under(root: Path, name: str, groups: settings.Groups | None = None) -> setti
 
 
 def all_spoilt(root: Path, name: str) -> list[str]:
-    """What `spoilt` says of all records of a named data set, a sentence for each."""
+    """Sentences about missing or damaged files of a named data set, one for each record."""
     named = NAMED[name]
     sentences = []
     for part in [archive.name for archive in named.archives] + list(named.made):

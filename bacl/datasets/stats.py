@@ -1,4 +1,4 @@
-"""How long the tail is: images, instances, groups and categories of a data set, in numbers.
+"""Statistics of a data set: images, instances, groups and categories.
 
 Letters: C categories.
 """
@@ -17,26 +17,27 @@ from bacl.datasets.sources import located
 
 @dataclass(frozen=True)
 class SplitStats:
-    """A split in numbers. Crowds are counted apart and not as instances."""
+    """Statistics of a split. Crowds are counted separately and not as instances."""
 
     file: str
     images: int
     images_missing: int
-    """Images whose file is not there."""
+    """Images whose file is missing."""
     images_without_instances: int
     instances: int
     crowds: int
     categories: int
     """Categories with at least one instance."""
     most_instances: int
-    """In one image."""
+    """Largest number of instances in an image."""
     masks: int
     """Annotations with a segmentation, crowds included."""
 
 
 @dataclass(frozen=True)
 class GroupStats:
-    """A frequency group: its categories, those of them that validation shows, its instances."""
+    """Statistics of a frequency group: its categories, those of them in the validation split, its
+    instances."""
 
     name: str
     range: str
@@ -51,8 +52,8 @@ class GroupStats:
 
 @dataclass(frozen=True)
 class CategoryStats:
-    """A category, by the annotation file's id: `images` and `instances` are the training split's,
-    as the groups count them."""
+    """Statistics of a category. `id` is the annotation file's; `images` and `instances` are the
+    training split's counts that groups are made by."""
 
     id: Id
     name: str
@@ -65,10 +66,10 @@ class CategoryStats:
 
 @dataclass(frozen=True)
 class Stats:
-    """A data set in numbers; categories (C) by falling number of training instances.
+    """Statistics of a data set; categories (C) are sorted by falling number of training instances.
 
-    imbalance: instances of the most over those of the least frequent category that has any, and
-    the same of images; None where no category has any.
+    imbalance: largest number of instances of a category over the smallest that is not 0, and the
+    same for images; None where all are 0.
     """
 
     train: SplitStats
@@ -90,13 +91,13 @@ class Stats:
 
 
 def stats(dataset: settings.Dataset, cache: Path) -> Stats:
-    """Count; images need not be there.
+    """Statistics of a dataset from its annotations; image files may be missing.
 
     Args:
-        cache: where the embedded set is made, if it is asked for.
+        cache: folder where the embedded set is made, if it is the dataset.
 
     Raises:
-        UsageError: annotation files that cannot be read as such, one sentence a line.
+        UsageError: an annotation file cannot be read; one sentence a line.
     """
     dataset = located(dataset)
     train, val = examine(dataset, cache, [], look=False)
@@ -129,7 +130,7 @@ def stats(dataset: settings.Dataset, cache: Path) -> Stats:
 
 
 def _shown(split: Examined, key: str) -> set[tuple[int, Id]]:
-    """(label, image) or (label, annotation) pairs of what is no crowd."""
+    """Pairs (label, image) or (label, annotation), by `key`, of annotations that are not crowds."""
     return {
         (annotation["label"], annotation[key])
         for annotation in split.content.annotations
@@ -177,7 +178,7 @@ def _groups(
 
 
 def _ranges(bounds: list[int]) -> list[str]:
-    """`0-10`, `11-100`, `101+` of bounds 10, 100."""
+    """Ranges of counts between bounds: `0-10`, `11-100`, `101+` for bounds 10 and 100."""
     lows = [0, *(bound + 1 for bound in bounds)]
     return [*(f"{low}-{high}" for low, high in zip(lows, bounds)), f"{lows[-1]}+"]
 

@@ -1,4 +1,5 @@
-"""Steps of training pipelines that MMDetection lacks or has otherwise than the released code."""
+"""Steps of training pipelines that MMDetection lacks or implements differently from the released
+code."""
 
 from typing import Any
 
@@ -9,8 +10,8 @@ from mmdet.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class RequireBoxes(BaseTransform):
-    """None for a sample without boxes to train on, so that the dataset replaces it. Crowds are no
-    such boxes."""
+    """Reject a sample without boxes to train on by returning None, so that the dataset replaces it.
+    Crowds do not count as boxes."""
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         return None if results["gt_ignore_flags"].all() else results
@@ -18,10 +19,11 @@ class RequireBoxes(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PadBehindShape(Pad):
-    """Pads image and masks and leaves `img_shape` what it was before.
+    """Pads image and masks and leaves `img_shape` unchanged.
 
-    Proposals and jittered boxes are clipped at `img_shape`: at the image, not at what is padded to
-    it. MMDetection's own step has done otherwise since its version 3, which the release precedes.
+    Proposals and jittered boxes are clipped to `img_shape`, so they stay inside the image and
+    outside its padding, as in the released code. Since version 3, MMDetection's own step includes
+    the padding.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Is a data set what it says: images there, readable and of the annotated size, boxes and masks
-sane, ids and lists consistent, training and validation apart.
+"""Verification of a data set: images exist, can be read and have the annotated size, boxes and
+masks are plausible, ids and lists are consistent, and training and validation are disjoint.
 
-*Problems* make a data set unfit or its results wrong. *Remarks* are what real sets have some of
-and what training and evaluation cope with, as long as they are few: boxes that reach out of their
-image, the same photograph twice. (In LVIS v0.5 the polygons of some photographs are turned against
-their boxes, such as those of image 179898 of its validation split.)
+*Problems* make a data set unfit or its results wrong. *Remarks* are irregularities of which real
+sets have a few and which then do no harm, such as boxes that reach out of their image or the same
+photograph twice. (In LVIS v0.5 the polygons of some photographs are turned against their boxes,
+such as those of image 179898 of its validation split.)
 """
 
 from collections import Counter
@@ -26,21 +26,22 @@ from bacl.datasets.watch import Watch
 from bacl.errors import UsageError
 
 MANY = 0.1
-"""Share of a split's annotations from which what is odd of them is a problem."""
+"""Share of a split's annotations from which an irregularity is a problem instead of a remark."""
 LEAST_OVERLAP = 0.5
-"""IoU of a box with its mask's bounds that is still no remark."""
+"""Least IoU of a box with its mask's bounds that is not remarked on."""
 
 
 @dataclass
 class Findings:
-    """Sentences about what is wrong, and about what is odd, and how many images were looked at."""
+    """Problems and remarks, as sentences, and the number of images that were examined."""
 
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     images: int = 0
 
     def add(self, tally: Tally, total: int) -> None:
-        """Put what only few of `total` have among the remarks, else among the problems."""
+        """Add irregularities as remarks where only few of `total` have them, otherwise as
+        problems."""
         for sentence, ids in zip(tally, tally.ids.values(), strict=True):
             (self.problems if len(ids) > MANY * total else self.remarks).append(sentence)
 
@@ -53,22 +54,24 @@ def verify(
     watch: Watch,
     detector: settings.Detector | None = None,
 ) -> Findings:
-    """Everything that is wrong with a data set, found in one go.
+    """Find everything that is wrong with a data set.
 
     Args:
-        cache: where the embedded set is made, if it is asked for, and what is in images remembered.
-        quick: do not decode the images, only look at their headers and digests.
+        cache: folder where the embedded set is made, if it is the data set, and where results of
+            reading images are kept.
+        quick: do not decode the images, only check their headers and digests.
         workers: images decoded at the same time.
-        watch: is told of the images done.
-        detector: whose limits crowded validation images are held against; else one as it is
-            without settings.
+        watch: receives the number of images done.
+        detector: detector whose limits crowded validation images are compared with; by default one
+            with default settings.
     """
     found = Findings()
     try:
         splits = examine(dataset, cache, found.problems, watch)
     except UsageError as error:
         return Findings(problems=str(error).splitlines())
-    found.problems = list(dict.fromkeys(found.problems))  # both splits may lack one folder
+    # both splits may report the same missing folder
+    found.problems = list(dict.fromkeys(found.problems))
     for split in splits:
         total = len(split.content.annotations)
         found.add(split.left_out, total)
@@ -137,7 +140,7 @@ def _iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def _check_lists(split: Examined, found: Findings) -> None:
-    """LVIS's federated lists, where there are any."""
+    """Check LVIS's federated lists, where there are any."""
     problems = Tally(split.annotations.name, "image")
     present: list[set[int]] = [set() for _ in split.files]
     for annotation in split.content.annotations:
@@ -170,7 +173,8 @@ def _check_judged(val: Examined, detector: settings.Detector, found: Findings) -
 
 
 def _check_counts(train: Examined, found: Findings) -> None:
-    """Counts that the training file gives against those that it has, with crowds or without."""
+    """Compare the counts given in the training file with those of its annotations, with or without
+    crowds."""
     for given, key in (("image_count", "image"), ("instance_count", "id")):
         counts = []
         for crowds in (True, False):
@@ -188,7 +192,7 @@ def _check_counts(train: Examined, found: Findings) -> None:
         if wrong:
             found.remarks.append(
                 f"{train.annotations.name}: categories: {len(wrong):,} have another {given} than "
-                f"the file gives: {some(wrong)}"
+                f"their annotations: {some(wrong)}"
             )
 
 
@@ -196,7 +200,7 @@ def _check_counts(train: Examined, found: Findings) -> None:
 
 
 def _check_apart(train: Examined, val: Examined, found: Findings) -> None:
-    """Whether files, or what is in them, are in both splits, or twice in one."""
+    """Find files, or contents of files, that are in both splits or twice in one."""
     both = images.in_both((train.files, train.images), (val.files, val.images))
     if both:
         found.problems.append(
@@ -246,7 +250,7 @@ def _decode(splits: Sequence[Examined], workers: int, watch: Watch, found: Findi
 
 
 def _problem(path: Path) -> str:
-    """Why an image cannot be decoded, or nothing."""
+    """The reason why an image cannot be decoded, or ""."""
     try:
         decoding.read(path)
     except decoding.ImageUnreadable as error:

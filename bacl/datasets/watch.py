@@ -1,10 +1,11 @@
-"""How work that takes long tells of its progress."""
+"""Progress of long work, as a callback."""
 
 from collections.abc import Callable
 
 Watch = Callable[[str, int, int | None], None]
-"""Is told of progress: what is done, bytes or things done, how many in all where that is known."""
+"""Callback for progress: a description of the work, bytes or items done, and their total or None if
+unknown."""
 
 
 def unwatched(what: str, done: int, total: int | None) -> None:
-    """Takes progress that nobody watches."""
+    """Ignore progress."""

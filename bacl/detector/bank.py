@@ -158,18 +158,12 @@ class BankBBoxHead(ConvFCBBoxHead):
         if options is None or not batch.pairs:
             return None
         statistics: FeatureStatistics = self.statistics[_key(options["beta"])]  # type: ignore[assignment]
-        strength = variant.strength()
-        made = [
-            statistics.synthesize(
-                strength,
-                options["categories"],
-                options["samples"],
-                batch.generator("hallucination", pair),
-            )
-            for pair in batch.pairs
-        ]
-        features, labels = zip(*made, strict=True)
-        return torch.cat(features), torch.cat(labels)
+        return statistics.synthesize(
+            variant.strength(),
+            options["categories"],
+            options["samples"],
+            [batch.generator("hallucination", pair) for pair in batch.pairs],
+        )
 
     def loss_and_target(
         self,

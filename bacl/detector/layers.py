@@ -1,4 +1,5 @@
-"""What variants are shown of the RoIs, in training, at test and in exported detectors alike."""
+"""Layers of RoI features that variants read, the same in training, at test and in exported
+detectors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,8 @@ from bacl.variants import LAYERS, Variant
 
 
 def layers(head: ConvFCBBoxHead, pooled: Tensor) -> dict[str, Tensor]:
-    """Each of LAYERS (N, its width) of pooled RoI features (N, channels, height, width)."""
+    """The layers in LAYERS, each (N, its width), of pooled RoI features (N, channels, height,
+    width)."""
     features = [pooled.flatten(1)]
     for fc in head.shared_fcs:
         features.append(head.relu(fc(features[-1])))
@@ -18,7 +20,7 @@ def layers(head: ConvFCBBoxHead, pooled: Tensor) -> dict[str, Tensor]:
 
 
 def read(found: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """The layers of those names side by side."""
+    """The layers named by `names`, concatenated along the width."""
     parts = [found[name] for name in names]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -26,8 +28,8 @@ def read(found: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
 def passed(
     head: ConvFCBBoxHead, pooled: Tensor, variants: Sequence[Variant]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """(layers, box deltas) of pooled RoI features that pass a box head once; or, where its only
-    variant asks for it, several times: what the variant reads is then that of all passes."""
+    """Layers and box deltas of pooled RoI features that pass a box head once, or several times if
+    the only variant has several `passes`; the variant then reads the layers of all passes."""
     found = layers(head, pooled)
     deltas: Tensor = head.fc_reg(found["fc2"])
     refining = [variant for variant in variants if variant.passes > 1]

@@ -45,16 +45,17 @@ def install() -> str:
 
 
 class _TorchvisionOperators(ModuleType):
-    """Stands in for `mmcv._ext`. Operators that it lacks import, and raise when they are called."""
+    """Substitute for `mmcv._ext`. Operators that it lacks can be imported, but raise when they are
+    called."""
 
     def __init__(self) -> None:
         super().__init__(EXTENSION, "mmcv's operators, backed by torchvision.")
-        # mmcv asks for the loader to find out whether it was compiled: no loader, not compiled.
+        # mmcv takes a module with a loader for compiled operators, so this one has none.
         self.__spec__ = ModuleSpec(EXTENSION, loader=None)
         self.nms = nms
         self.roi_align_forward = roi_align_forward
         self.roi_align_backward = roi_align_backward
-        # Asked by mmdet's environment report, which a missing operator must not stop.
+        # Called by mmdet's environment report, which must work without the operators.
         self.get_compiler_version = lambda: "n/a"
         self.get_compiling_cuda_version = lambda: "n/a"
 

@@ -1,14 +1,16 @@
-"""NMS re-sampling: while training, proposals of rare objects are suppressed less (Forest R-CNN, Wu
-et al., 2020).
+"""NMS re-sampling: weaker suppression of proposals of rare objects in training (Forest R-CNN, Wu et
+al., 2020).
 
-A proposal is of the ground truth that it overlaps most, if that is by an IoU of 0.3 or more, and is
-then suppressed at the threshold of that object's category; all others are at the usual one. The
-proposals of a pyramid level are suppressed together at each of the thresholds, and a proposal stays
-if it survives at its own. So a proposal of a frequent object can suppress one of a rare object, by
-overlapping it more than the rare one's threshold allows; and no order among groups matters.
+A proposal belongs to the ground-truth box that it overlaps most, if their IoU is 0.3 or more, and
+is then suppressed at the threshold of that object's category. Other proposals are suppressed at the
+usual threshold. NMS runs over all proposals of a pyramid level at each of the thresholds, and a
+proposal stays if it survives NMS at its own threshold. So a proposal of a frequent object can
+suppress one of a rare object, by overlapping it more than the rare one's threshold allows, and the
+result does not depend on an order of the groups.
 
-That is the `discrete` kind of the released code, except where a proposal overlaps several objects:
-there it is rare if any is rare, and is in the result twice if another is common.
+This is the variant `discrete` of the released code, except where a proposal overlaps several
+objects: in the release it is rare if any of them is, and is in the result twice if another one is
+common.
 
 N proposals, M ground-truth boxes, C categories.
 """
@@ -30,13 +32,13 @@ from torch import Tensor
 from bacl.detector.bank import BankDetector
 
 OVERLAP = 0.3
-"""IoU with an object from which a proposal is of it."""
+"""Least IoU at which a proposal belongs to an object."""
 
 
 def own_thresholds(
     boxes: Tensor, truth: Tensor, labels: Tensor, by_label: Sequence[float], otherwise: float
 ) -> Tensor:
-    """The IoU (N,), float64, that each proposal is suppressed at.
+    """IoU thresholds (N,), float64, at which each proposal is suppressed.
 
     boxes: proposals (N, 4) as x1, y1, x2, y2. truth, labels: ground-truth boxes (M, 4) in the same
     pixels and their categories (M,). by_label: the threshold of each of the C categories;
@@ -52,11 +54,11 @@ def own_thresholds(
 
 @MODELS.register_module()
 class ResamplingRPNHead(RPNHead):
-    """MMDetection's RPN head that re-samples what it proposes in training, and only there.
+    """MMDetection's RPN head with re-sampling of its proposals in training only.
 
     The proposal configuration has `nms_by_label`, a threshold for each category, beside the usual
-    `nms`, which is for proposals of no object; ground truth has `categories`, which
-    `ResamplingDetector` puts there.
+    `nms`, which is for proposals of no object. `ResamplingDetector` adds `categories` to the ground
+    truth.
     """
 
     def loss_and_predict(
@@ -68,7 +70,7 @@ class ResamplingRPNHead(RPNHead):
         truths, ignored, metas = unpack_gt_instances(batch_data_samples)
         outputs = self(x)
         losses = self.loss_by_feat(*outputs, truths, metas, ignored)
-        # MMDetection hands an image's meta information on to where its proposals are suppressed
+        # an image's meta information is all that MMDetection passes on to the suppression
         seeing = [{**meta, "truth": truth} for meta, truth in zip(metas, truths, strict=True)]
         return losses, self.predict_by_feat(*outputs, batch_img_metas=seeing, cfg=proposal_cfg)
 

@@ -1,8 +1,9 @@
-"""What MMDetection's own box head needs to score as a sigmoid classifier, and to be quick.
+"""Losses and box heads with which a stock MMDetection detector runs an exported variant, and
+quickly.
 
-An exported variant is a stock detector whose `loss_cls` is one of the losses below; MMDetection
-asks its `loss_cls` for the number of columns and for the activation. Its box head is MMDetection's
-with our post-processing.
+An exported variant is a stock detector whose `loss_cls` is one of the losses below, because
+MMDetection takes the number of columns and the activation from `loss_cls`. Its box head is
+MMDetection's with BACL's post-processing.
 """
 
 from typing import Any
@@ -22,13 +23,13 @@ from bacl.detector.postprocess import detect
 from bacl.variants import build_variant
 
 WIDTH = 2
-"""Width of the features of a variant that is built for its probabilities alone."""
+"""Feature width of a variant that is built only to compute probabilities."""
 
 
 @MODELS.register_module()
 class TopKBBoxHead(Shared2FCBBoxHead):
-    """MMDetection's box head with the same weights and detections, which
-    `bacl.detector.postprocess` finds."""
+    """MMDetection's box head with the same weights and the same detections, found by
+    `bacl.detector.postprocess`."""
 
     def _predict_by_feat_single(
         self, *args: Any, rcnn_test_cfg: ConfigDict | None = None, **kwargs: Any
@@ -42,8 +43,8 @@ class TopKBBoxHead(Shared2FCBBoxHead):
 
 @MODELS.register_module()
 class VariantBBoxHead(TopKBBoxHead):
-    """Box head that keeps the best detections, over a whole variant, which is shown what it reads
-    of each RoI."""
+    """`TopKBBoxHead` whose classifier is a whole variant, which receives the layers that it
+    reads."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(the variant's logits (N, K), box deltas) of pooled RoI features."""
@@ -100,7 +101,7 @@ class VariantClassifier(nn.Module):
 
 @MODELS.register_module()
 class VariantLoss(nn.Module):
-    """What turns a variant's logits into scores, as `loss_cls` of a stock head."""
+    """The variant's mapping from logits to scores, as `loss_cls` of a stock head."""
 
     custom_cls_channels = True
     custom_activation = True
@@ -116,7 +117,7 @@ class VariantLoss(nn.Module):
         return self._variant[0].to(cls_score.device).probabilities(cls_score)
 
     def forward(self, *_: Any, **__: Any) -> Tensor:
-        raise NotImplementedError("an exported variant scores; it is trained in a bank")
+        raise NotImplementedError("an exported variant cannot be trained; train it in a bank")
 
 
 @MODELS.register_module()

@@ -14,7 +14,7 @@ _PREPROCESSOR = {
 }
 
 POOLED = 7
-"""Places on a side of a RoI's pooled features."""
+"""Height and width of a RoI's pooled features, in cells."""
 
 CASCADE = (
     # foreground IoU, weight of the losses, target stds of the box deltas (Cascade R-CNN)
@@ -39,8 +39,8 @@ def _weights(detector: Detector) -> dict[str, str] | None:
 def two_stage(
     detector: Detector, recipe: Recipe, seed: int, resampling: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Everything of a detector but its RoI head. While training, proposals are suppressed as usual
-    or as `resampling` says, the options of `bacl.detector.resampling`."""
+    """Configuration of a detector without its RoI head. resampling: options of
+    `bacl.detector.resampling`; None for the usual suppression of proposals in training."""
     width = detector.neck_channels
     first = BACKBONES[detector.backbone].channels
     suppression = {"type": "nms", "iou_threshold": 0.7}
@@ -142,7 +142,7 @@ def _rcnn_train(detector: Detector, iou: float, stage: int, seed: int) -> dict[s
 
 
 def roi_head(detector: Detector, categories: int, bank: dict[str, Any]) -> dict[str, Any]:
-    """The RoI head with its bank, or with one for each stage of a cascade."""
+    """Configuration of the RoI head with its bank, or with one bank for each stage of a cascade."""
     head = {
         "bbox_roi_extractor": _extractor(detector, POOLED),
         "bbox_head": _bbox_head(detector, categories, bank),
@@ -173,7 +173,7 @@ def roi_head(detector: Detector, categories: int, bank: dict[str, Any]) -> dict[
                 "in_channels": detector.neck_channels,
                 "conv_out_channels": detector.neck_channels,
                 "num_classes": categories,
-                # the released configurations have a normalised predictor
+                # as in the released configurations
                 "predictor_cfg": {"type": "NormedConv2d", "temperature": 20},
                 "loss_mask": {"type": "CrossEntropyLoss", "use_mask": True},
             },

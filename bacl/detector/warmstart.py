@@ -1,4 +1,4 @@
-"""Reading checkpoints safely, and starting a bank from another stage's checkpoint."""
+"""Safe reading of checkpoints, and start of a bank from another stage's checkpoint."""
 
 import re
 import zipfile
@@ -17,7 +17,7 @@ _VARIANT = re.compile(r"^(?P<head>.*)\.variants\.(?P<name>[^.]+)\.(?P<rest>.+)$"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, which may hold tensors and plain values only.
+    """Read a checkpoint file, which may hold tensors and plain values only.
 
     Raises RunError where the file is absent, truncated, or would need code to be read.
     """
@@ -28,9 +28,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, mapped: bool = False) -> Any:
-    """What a file of `torch.save` holds, which may be tensors and plain values only.
+    """Read a file of `torch.save`, which may hold tensors and plain values only.
 
-    mapped: whether tensors shall stay on the disk until they are used, where the file's format
+    mapped: map the file into memory, so that tensors are read when they are used, where its format
     allows that. Raises RunError as `read_checkpoint` does.
     """
     expected = f"{path}: expected a whole checkpoint of tensors and plain values, got"
@@ -42,7 +42,7 @@ def read_tensors(path: Path, mapped: bool = False) -> Any:
         raise RunError(f"{expected} a folder") from None
     except PermissionError:
         raise RunError(f"{path}: expected a file that may be read") from None
-    except Exception as error:  # of torch's text, only what it met is about this file
+    except Exception as error:  # of torch's message, only the name of the class concerns this file
         foreign = re.search(r"Unsupported global: GLOBAL (\S+)|Unsupported class (\S+)", str(error))
         if foreign:
             raise RunError(
@@ -56,9 +56,9 @@ def load_trunk(model: "BankDetector", path: Path) -> list[str]:
 
     The trunk's weights are taken over. Every variant's `fc_cls` starts from the earlier stage's
     where the shapes fit (docs/architecture.md): from the variant of the same name, or from the only
-    one there is. So does a copy that it has of both, `bacl.variants.Variant`. Indicators and
-    feature statistics start anew. Returns the names of the parameters that keep their initial
-    values.
+    one there is. A variant's `copy` of the box head starts likewise, see `bacl.variants.Variant`.
+    Indicators and feature statistics start anew. Returns the names of the parameters that keep
+    their initial values.
 
     Raises RunError where the number of categories differs, or a frozen part is not in the
     checkpoint.

@@ -61,9 +61,9 @@ class ReplayDetector(BankDetector):
         found = {name: stored[name].float() for name in LAYERS if name in stored}
         losses = {}
         if head.fc_reg.weight.requires_grad:
-            positive = labels < head.num_classes
+            rows = stored["positive_rows"]
             losses["loss_bbox"] = self._box_loss(
-                found["fc2"][positive], labels[positive], stored, weights.sum()
+                found["fc2"][rows], labels[rows], stored, weights.sum()
             )
         if head.statistics:
             head.tally["moments"] = packed(stored, head.num_classes)

@@ -18,20 +18,32 @@ from bacl.digests import sha256
 from bacl.errors import RunError
 from bacl.features.parts import Part
 
+_BESIDE = ".writing-"
+"""How files are called that are being written."""
+
 
 def write(folder: Path, part: Part, content: dict[str, Tensor]) -> None:
     """Write a shard, whole or not at all, and beside it what it is known by."""
     path = folder / part.name
-    beside = path.with_name(f".{part.name}.{os.getpid()}")
-    with beside.open("wb") as file:  # torch's own writer hides a full disk behind a RuntimeError
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    known = {"bytes": beside.stat().st_size, "sha256": sha256(beside)}
-    noted = folder / note(part.name)
-    noted.unlink(missing_ok=True)
-    beside.replace(path)
+    beside = path.with_name(f"{_BESIDE}{part.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:  # torch's own writer hides a full disk in a RuntimeError
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        known = {"bytes": beside.stat().st_size, "sha256": sha256(beside)}
+        noted = folder / note(part.name)
+        noted.unlink(missing_ok=True)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     noted.write_text(json.dumps(known), encoding="utf-8")
+
+
+def clear(folder: Path) -> None:
+    """Remove what processes that were killed have written of shards."""
+    for path in folder.glob(f"{_BESIDE}*"):
+        path.unlink()
 
 
 def whole(folder: Path, part: Part) -> bool:

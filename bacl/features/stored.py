@@ -139,8 +139,14 @@ def collate_views(views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     begins = [0, *lengths.cumsum(0).tolist()]
     for begin, end, view in zip(begins, begins[1:], views):
         weights[begin + view["positives"] : end] = view["stands_for"]
-    images = torch.arange(len(views)).repeat_interleave(lengths)
-    return {"stored": {**batch, **lists, "sizes": sizes, "images": images, "weights": weights}}
+    # a device would have to be asked which rows these are
+    places = [torch.arange(begin, begin + view["positives"]) for begin, view in zip(begins, views)]
+    batch |= {
+        "positive_rows": torch.cat(places),
+        "images": torch.arange(len(views)).repeat_interleave(lengths),
+        "weights": weights,
+    }
+    return {"stored": {**batch, **lists, "sizes": sizes}}
 
 
 @DATASETS.register_module()

@@ -1,1 +1,1 @@
-"""Trees of categories for Forest R-CNN: made, written and read."""
+"""Trees of categories for Forest R-CNN: construction and files."""

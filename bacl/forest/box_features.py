@@ -1,4 +1,4 @@
-"""What a trained detector's classifier sees of each category: features h of ground-truth boxes.
+"""Features h of ground-truth boxes, as a trained detector's classifier receives them, by category.
 
 C categories, D feature width.
 """
@@ -26,7 +26,7 @@ from bacl.detector.warmstart import read_checkpoint
 from bacl.errors import RunError
 
 Chosen = Mapping[int, list[int]]
-"""Boxes by the place of their image in the index: their numbers among the image's."""
+"""Chosen boxes: position of the image in the index -> positions of boxes in the image."""
 
 
 def choose(index: Index, most: int, seed: int) -> Chosen:
@@ -55,9 +55,10 @@ def mean_features(
 ) -> NDArray[Any]:
     """The mean h of the chosen training boxes of each category (C, D); NaN where none is chosen.
 
-    config, checkpoint: of a finished stage; images are as at test, and of a cascade the first stage
-    sees them. watched: iterates over images, of which it is told the number, and shows it. Raises
-    RunError for a checkpoint that does not fit, ImageError for an image that cannot be read.
+    config, checkpoint: those of a finished stage. Images go through the pipeline of evaluation; in
+    a cascade the first stage's box head gives h. watched: wraps an iteration over images, whose
+    number is its second argument, to show progress. Raises RunError for a checkpoint that does not
+    fit, ImageError for an image that cannot be read.
     """
     init_default_scope("mmdet")
     detector = MODELS.build(ConfigDict(config["model"]))
@@ -97,13 +98,13 @@ def mean_features(
 
 
 def _first(part: nn.Module) -> Any:
-    """That of a cascade's first stage, or the only one."""
+    """The module of a cascade's first stage, or the module itself without a cascade."""
     return part[0] if isinstance(part, nn.ModuleList) else part
 
 
 def _as_at_test(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The training images in the pipeline of evaluation."""
+    """Configuration of a dataset with the training images and the pipeline of evaluation."""
     train = config["train_dataloader"]["dataset"]
-    train = train.get("dataset", train)  # Copy-Paste is around it
+    train = train.get("dataset", train)  # with Copy-Paste, the dataset is wrapped
     files = {name: train[name] for name in ("ann_file", "images")}
     return {**config["val_dataloader"]["dataset"], **files}

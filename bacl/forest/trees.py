@@ -1,23 +1,24 @@
-"""Trees of categories for Forest R-CNN's classifiers (Wu et al., 2020), and the file they are in.
+"""Trees of categories for Forest R-CNN's classifiers (Wu et al., 2020), and their file format.
 
 A tree puts each category under one parent. The paper has three for LVIS v0.5, with 25, 50 and 108
-parents; how its authors made them is not public. Here they are made so:
+parents; how its authors made them is not public. Here they are made as follows:
 
-- *visual*: the features h (behind both shared FCs) of at most so many ground-truth boxes of each
-  category in training images, by a detector that a representation stage has trained; their mean,
-  divided by its length; k-means over the categories.
+- *visual*: features h (after both shared FCs) of at most `most` ground-truth boxes of each category
+  in training images, from the detector that a representation stage has trained; their mean, scaled
+  to length 1; k-means over the categories.
 - *geometric*: of all training boxes of a category the mean and the standard deviation of log(w / h)
   and of log(sqrt(w h) / sqrt(W H)), box w x h in an image W x H; each of the four standardised over
   the categories; k-means.
-- *lexical*: WordNet's hypernyms of each category's synset. Beginning with one parent of all, the
-  parent of most categories (of equal ones the first by name) is divided into the kinds that WordNet
-  has of it, until there are at least as many parents as wanted.
+- *lexical*: WordNet's hypernyms of each category's synset. Beginning with a single parent, the
+  parent of most categories (of equal ones the first by name) is divided into its kinds (hyponyms)
+  in WordNet, until there are at least as many parents as wanted.
 
 K-means starts from a fixed seed, ten times, and takes the best. Crowds are left out. Categories
-without a training box share a parent of their own in the first two trees, those whose synset
-WordNet lacks in the third; it comes on top of the wanted number. The background is in no tree.
+without a training box share an additional parent in the first two trees, and categories whose
+synset WordNet lacks share one in the third; it is not counted in the wanted number. The background
+is in no tree.
 
-C categories, P parents of a tree, numbered from 0 in the order in which categories need them.
+C categories, P parents of a tree, numbered from 0 in the order in which they first occur.
 """
 
 import heapq
@@ -51,10 +52,10 @@ def geometric(shapes: NDArray[Any], parents: int) -> list[int]:
 
 
 def shapes_of(index: Index, categories: int) -> NDArray[Any]:
-    """Mean and deviation of the boxes' log aspect ratio and log relative size, of each category.
+    """Mean and deviation of log aspect ratio and log relative size of each category's boxes.
 
-    Returns (C, 4): mean and standard deviation of log(w / h), then of log(sqrt(w h / (W H))). A
-    category with one box has deviations 0, one without any NaN.
+    Returns (C, 4): mean and standard deviation of log(w / h), then of log(sqrt(w h / (W H))).
+    Deviations are 0 for a category with one box; all values are NaN for one without boxes.
     """
     labels, values = [], []
     for place in range(len(index)):
@@ -86,10 +87,10 @@ def cluster(points: NDArray[Any], parents: int) -> list[int]:
 
 
 def lexical(paths: Sequence[Sequence[str] | None], parents: int) -> list[int]:
-    """The parent of each category by what it is, from the most general kind to itself.
+    """The parent of each category by its path of hypernyms in WordNet.
 
-    paths: of each category, as `bacl.forest.wordnet.Nouns.path` has it; None where WordNet
-        lacks it.
+    paths: path of each category, as `bacl.forest.wordnet.Nouns.path` returns it; None where WordNet
+        lacks the synset.
     """
     members = [number for number, path in enumerate(paths) if path is not None]
     # (-categories, name, depth, the categories): the next to be divided comes first
@@ -105,7 +106,7 @@ def lexical(paths: Sequence[Sequence[str] | None], parents: int) -> list[int]:
                 kinds.setdefault(path[depth + 1], []).append(category)
         for name, kind in kinds.items():
             heapq.heappush(divisible, (-len(kind), name, depth + 1, kind))
-        # those that are this very kind and no narrower one stay together
+        # categories that are this kind itself, not a narrower one, stay together
         narrower = {category for kind in kinds.values() for category in kind}
         if rest := [category for category in inside if category not in narrower]:
             whole.append(rest)
@@ -117,7 +118,7 @@ def lexical(paths: Sequence[Sequence[str] | None], parents: int) -> list[int]:
 
 
 def numbered(groups: Sequence[Hashable]) -> list[int]:
-    """Groups as 0 to P - 1, in the order in which they first occur."""
+    """Groups renumbered from 0 to P - 1 in the order in which they first occur."""
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(group, len(numbers)) for group in groups]
 
@@ -125,7 +126,7 @@ def numbered(groups: Sequence[Hashable]) -> list[int]:
 def write_trees(
     path: Path, names: Sequence[str], trees: Mapping[str, Sequence[int]], made: Mapping[str, Any]
 ) -> None:
-    """Write the trees of categories, named in the order of labels, and how they were `made`."""
+    """Write trees of categories. names: in the order of labels. made: how the trees were made."""
     lines = ",\n".join(f"  {json.dumps(kind)}: {json.dumps(tree)}" for kind, tree in trees.items())
     path.write_text(
         f'{{\n "categories": {json.dumps(names, ensure_ascii=False)},\n'
@@ -135,9 +136,9 @@ def write_trees(
 
 
 def read_trees(path: str | Path, names: Sequence[str]) -> list[list[int]]:
-    """The trees in a file: of each, the parents (C,) of the named categories, 0 to P - 1.
+    """Read the trees in a file: for each, the parents (C,) of the named categories, 0 to P - 1.
 
-    The file may have other categories besides; parents that only those need are left out. Raises
+    The file may have further categories; parents of those alone are left out. Raises
     UsageError where there is no such file, it holds no trees, or lacks a category.
     """
     try:

@@ -1,7 +1,7 @@
-"""WordNet's nouns and what they are kinds of, read from its own files (format: wndb(5WN)).
+"""WordNet's nouns and their hypernyms, read from WordNet's own files (format: wndb(5WN)).
 
 They are in Debian's package wordnet-base and in NLTK's corpus `wordnet`. NLTK's reader is not used:
-it refuses Debian's folder, which lacks files that say nothing of nouns, and reads all of WordNet.
+it refuses Debian's folder, which lacks files unrelated to nouns, and it reads all of WordNet.
 """
 
 import re
@@ -15,7 +15,7 @@ FILES = ("index.noun", "data.noun")
 class Nouns:
     """The nouns of the WordNet in a folder; LVIS's synsets are of WordNet 3.0.
 
-    Raises UsageError where the folder lacks the files or they are something else.
+    Raises UsageError where the folder lacks the files or they have another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,9 +38,9 @@ class Nouns:
             ) from None
 
     def path(self, synset: str) -> list[str] | None:
-        """What a synset such as `dog.n.01` is, from `entity` to itself, each by a name of its own.
+        """Hypernyms of a synset such as `dog.n.01`, from `entity` to itself, as unique names.
 
-        Of several hypernyms it is the first that WordNet lists. None where WordNet lacks it.
+        Of several hypernyms the first listed is taken. None where WordNet lacks the synset.
         """
         parts = re.fullmatch(r"(?P<lemma>.+)\.n\.(?P<sense>\d+)", synset)
         offsets = self.offsets.get(parts["lemma"].lower(), []) if parts else []
@@ -54,7 +54,8 @@ class Nouns:
         return names[::-1]
 
     def _synset(self, offset: int) -> tuple[str, int | None]:
-        """Name of the synset at that byte of the file, and where its first hypernym is, if any."""
+        """Name of the synset at a byte offset of the file, and the offset of its first hypernym, if
+        any."""
         fields = self.data[offset : self.data.index(b"\n", offset)].decode().split()
         words = int(fields[3], 16)
         place = 4 + 2 * words
@@ -62,17 +63,17 @@ class Nouns:
         above = [
             int(target)
             for symbol, target in zip(pointers[::4], pointers[1::4])
-            if symbol in ("@", "@i")  # is a kind of, is an instance of
+            if symbol in ("@", "@i")  # hypernym, instance hypernym
         ]
         return f"{fields[4]} {offset:08d}", above[0] if above else None
 
 
 def _lines(content: bytes) -> list[str]:
-    """The lines of a file of WordNet after its licence, whose lines begin with blanks."""
+    """Lines of a WordNet file after its licence, whose lines begin with blanks."""
     return [line for line in content.decode().splitlines() if line and not line.startswith(" ")]
 
 
 def _senses(line: str) -> tuple[str, list[int]]:
-    """A lemma and where in the data its synsets are, the first sense first."""
+    """A lemma and the offsets of its synsets in the data file, the first sense first."""
     lemma, _, count, *others = line.split()
     return lemma, [int(offset) for offset in others[-int(count) :]]

@@ -1,4 +1,4 @@
-"""The base of all methods' settings, and what of its stage a method is told."""
+"""Base of all methods' settings, and the context that a method receives from its stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from bacl.settings import Detector
 
 @dataclass(frozen=True)
 class Context:
-    """What a method's parts can be told of the stage that they train in."""
+    """Facts about a stage from which a method builds its variant's options."""
 
     place: str
     """The variant's place in its stage, `variants.NAME`, for errors."""
@@ -24,55 +24,58 @@ class Context:
     """Names of the frequency groups, rarest first."""
     detector: Detector
     pooled: int
-    """Places of a RoI's pooled features, 7 x 7."""
+    """Number of cells of a RoI's pooled features, 7 x 7."""
     images: int
-    """Training images that an epoch shows."""
+    """Training images in an epoch."""
     iterations: int
     """Iterations of the whole stage."""
     batch: int
-    """Images of an iteration, over all ranks; iterations times this are positions, `bacl.draws`."""
+    """Images in an iteration, over all ranks; iterations times `batch` are positions, see
+    `bacl.draws`."""
 
 
 class Method(Settings):
-    """Base of a method's settings. Its docstring is the card's first lines, and those of its fields
-    are the card's options."""
+    """Base of a method's settings. A subclass's docstring begins the method's card, and the
+    docstrings of its fields describe the card's options."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     method: str
     source: ClassVar[str] = ""
-    """Where the method is from."""
+    """Publication or table that the method comes from."""
     equations: ClassVar[str] = ""
-    """What it computes, z being logits, y one-hot targets and sigma the sigmoid."""
+    """Equations of the method; z are logits, y one-hot targets and sigma the sigmoid."""
     cost: ClassVar[str] = ""
-    """What it takes beyond a linear classifier, in training or at test."""
+    """Cost beyond that of a linear classifier, in training or at test."""
     open_points: ClassVar[tuple[str, ...]] = ()
-    """What sources leave open or contradict each other in, and what is done here."""
+    """Points that the sources leave open or contradict each other in, and the choices made here."""
     counted: ClassVar[bool] = False
-    """Whether its parts are given how often the training split shows each category."""
+    """Whether its variant receives the training split's counts of each category."""
     follows: ClassVar[tuple[str, ...]] = ()
-    """Methods whose classifiers it can correct, where that is all it does."""
+    """Methods whose trained classifiers it corrects; empty for a method that trains its own."""
     paths: ClassVar[tuple[str, ...]] = ()
-    """Its fields that are paths; relative ones are from the folder of the file that has them."""
+    """Names of fields that hold paths; relative paths start from the folder of the experiment
+    file."""
 
     reads: ClassVar[tuple[str, ...]] = ("fc2",)
     """Layers of a region that it reads, `bacl.variants.LAYERS`."""
     sampler: ClassVar[str | None] = None
-    """The only sampler whose images it can learn from; None where all will do."""
+    """The only sampler that it can train with; None if any will do."""
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """Those of `follows` that the options allow."""
+        """Methods of `follows` that the options allow."""
         return self.follows
 
     @property
     def end_to_end(self) -> bool:
-        """Whether it changes what the box head sees, and so trains with the whole detector only."""
+        """Whether it changes the box head's input, so that it can only train together with the
+        whole detector."""
         return False
 
     def options(self, context: Context) -> dict[str, Any]:
-        """What the method's parts are built with: these settings in plain values, and what the
-        parts need to know of the stage.
+        """Options that the method's variant is built with: these settings as plain values, and the
+        facts about the stage that it needs.
 
         Raises:
             UsageError: where the method cannot train in such a stage.
@@ -83,7 +86,7 @@ class Method(Settings):
         return options
 
     def counts(self, context: Context) -> dict[str, Any]:
-        """What `bacl.methods.counts.Counts` holds.
+        """The fields of `bacl.methods.counts.Counts`.
 
         Raises:
             UsageError: where the method cannot train on such counts.

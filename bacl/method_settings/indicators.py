@@ -25,11 +25,12 @@ Indicator = Annotated[str, Names(INDICATORS)]
 
 
 def register_indicator(name: str, module: str) -> None:
-    """Let experiments name an indicator that is not BACL's own, given the module of its parts,
-    `__name__`. These are registered by the same name in `bacl.indicators.INDICATORS`.
+    """Register the name of an indicator that is not BACL's own, so that experiments can use it.
+    module: the module (`__name__`) of its class, which is registered by the same name in
+    `bacl.indicators.INDICATORS`.
 
     Raises:
-        UsageError: where there is one of that name.
+        UsageError: an indicator of that name exists.
     """
     if name in INDICATORS:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Settings of the field's other methods, and what is said of each."""
+"""Settings and cards of other authors' methods."""
 
 from itertools import pairwise, zip_longest
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,7 +16,7 @@ class Tailed(Method):
     counted: ClassVar[bool] = True
     tail: float | None = Field(None, gt=0, lt=1)
     """Categories that a smaller share of the training images shows are tail (EQL: 1.77e-3); null:
-    all groups but the most frequent one, which on LVIS v0.5 are the same categories."""
+    all groups but the most frequent one are tail, which on LVIS v0.5 are the same categories."""
 
 
 class EQL(Tailed):
@@ -34,8 +34,8 @@ class EQL(Tailed):
 
 
 class DropLoss(Tailed):
-    """EQL whose background discourages tail categories only now and then, too: with a chance that
-    is the tail's share of the foreground."""
+    """EQL in which background samples, too, discourage tail categories only at random, with a
+    probability equal to the tail's share of the foreground."""
 
     method: Literal["droploss"]
     source: ClassVar[str] = "Hsieh et al., DropLoss for Long-Tail Instance Segmentation, 2021"
@@ -45,15 +45,15 @@ class DropLoss(Tailed):
     )
     cost: ClassVar[str] = "a random number for each sample and tail category"
     open_points: ClassVar[tuple[str, ...]] = (
-        "rho is of all ranks' samples of the step before, where the release takes one GPU's of the "
-        "step itself; without foreground it drops nothing, as there",
+        "rho is computed from all ranks' samples of the step before, in the release from one GPU's "
+        "of the step itself; without foreground nothing is dropped, as in the release",
         "the release takes 1.77e-3 for LVIS v1.0 as well, where 78 frequent categories fall below",
     )
 
 
 class BALMS(Method):
-    """Balanced (meta-softmax) sigmoid: foreground samples train on logits that are shifted down by
-    how rare a category is, so that the unshifted ones of the test favour rare categories."""
+    """Balanced (meta-softmax) sigmoid: foreground samples train on logits that are shifted down the
+    more the rarer a category is, so that the unshifted logits at test favour rare categories."""
 
     method: Literal["balms"]
     counted: ClassVar[bool] = True
@@ -71,18 +71,19 @@ class BALMS(Method):
 
 class EQLv2(Method):
     """Equalization loss v2: each category's encouraging and discouraging gradients are balanced by
-    weights that follow their ratio so far.
+    weights that depend on their accumulated ratio.
 
     Sigmoid classifier with objectness.
     """
 
     method: Literal["eqlv2"]
     mu: float = Field(0.8, ge=0)
-    """Ratio at which discouraging gradients get half their weight; the release's."""
+    """Ratio of gradients at which discouraging ones get half their weight; the release's."""
     gamma: float = Field(12.0, gt=0)
-    """How steeply the weight rises with the ratio; the release's."""
+    """Steepness of the weight's rise with the ratio; the release's."""
     alpha: float = Field(4.0, ge=0)
-    """How much encouraging gradients gain where discouraging ones lose; the release's."""
+    """Factor by which encouraging gradients gain weight when discouraging ones lose it; the
+    release's."""
     source: ClassVar[str] = "Tan et al., Equalization Loss v2, 2021"
     equations: ClassVar[str] = (
         "g_j = G+_j / G-_j; negative weight n_j = sigma(gamma (g_j - mu)), positive weight "
@@ -95,10 +96,10 @@ class EQLv2(Method):
 
 
 class Seesaw(Method):
-    """Seesaw loss: softmax in which frequent categories discourage rarer ones less, and more where
-    they are mistaken for each other.
+    """Seesaw loss: softmax in which samples of a category discourage rarer categories less, and
+    those that they are mistaken for more.
 
-    A second softmax of two columns tells objects.
+    A second softmax of two columns tells objects from background.
     """
 
     method: Literal["seesaw"]
@@ -121,16 +122,17 @@ class Seesaw(Method):
 
 
 class ACSL(Method):
-    """Adaptive class suppression loss: a category is discouraged on foreground only where it is
-    confident.
+    """Adaptive class suppression loss: foreground samples discourage another category only where
+    its score is confident.
 
-    Background discourages rare categories on few samples. Sigmoids, background too.
+    Only few background samples discourage rare categories. The classifier is sigmoids, with one for
+    background.
     """
 
     method: Literal["acsl"]
     counted: ClassVar[bool] = True
     threshold: float = Field(0.7, ge=0, le=1)
-    """Probability from which on another category is confident."""
+    """Least probability at which another category counts as confident."""
     background_shares: list[Annotated[float, Field(ge=0, le=1)]] = [0.01, 0.1, 1.0]
     """Share of background samples that discourage each frequency group, rarest first."""
     source: ClassVar[str] = "Wang et al., Adaptive Class Suppression Loss, 2021"
@@ -139,7 +141,7 @@ class ACSL(Method):
         "w_j = [sample drawn for j's group]; sum_j w_j bce(z_j, y_j); score sigma(z_j)"
     )
     open_points: ClassVar[tuple[str, ...]] = (
-        "comments in the release speak of other shares than its code, which is followed",
+        "the release's comments give other shares than its code, which is followed here",
         "each background sample is drawn by itself, the share its chance; the release draws "
         "exactly that share of a GPU's",
         "the release starts from a detector trained on COCO and clips gradients at 35; this starts "
@@ -164,9 +166,9 @@ class BAGS(Method):
     method: Literal["bags"]
     counted: ClassVar[bool] = True
     bounds: list[Annotated[int, Field(gt=0)]] = [10, 100, 1000]
-    """Training instances from which on a category is in the next group, rising."""
+    """Least numbers of training instances of the second and each further group, rising."""
     others: int = Field(8, gt=0)
-    """Samples of other groups for each of a group's own, in every image."""
+    """Number of samples of other groups for each sample of a group's own, in every image."""
     source: ClassVar[str] = "Li et al., Balanced Group Softmax, 2020"
     equations: ClassVar[str] = (
         "sum over groups of the mean cross-entropy of kept samples; score softmax_group(z)_j "
@@ -174,7 +176,7 @@ class BAGS(Method):
     )
     open_points: ClassVar[tuple[str, ...]] = (
         "others are drawn in each image, not in each GPU's batch, so that ranks do not matter",
-        "the classifier starts anew, as in the release: its columns are others",
+        "the classifier starts anew, as in the release, because its columns differ",
         "the release starts from a detector trained on COCO and clips gradients at 35; this starts "
         "from ImageNet's backbone, as BACL's row does, and clips nothing",
     )
@@ -208,9 +210,9 @@ class DisAlign(Method):
     rho: float = Field(0.8, ge=0)
     """Power of a category's inverse share in its weight."""
     shares: Literal["instances", "images"] = "instances"
-    """What r_j is a category's share of."""
+    """Counts from which the share r_j of a category is computed."""
     classifier: Literal["linear", "cosine"] = "linear"
-    """What the stage before has trained: method `softmax`, or `cosine`."""
+    """Method of the classifier that the stage before has trained: `softmax` or `cosine`."""
     source: ClassVar[str] = "Zhang et al., Distribution Alignment, 2021"
     equations: ClassVar[str] = (
         "z'_j = c (a_j z_j + b_j) + (1 - c) z_j, c = sigma(w h + v); cross-entropy weighted by "
@@ -218,9 +220,9 @@ class DisAlign(Method):
     )
     open_points: ClassVar[tuple[str, ...]] = (
         "the file of counts is not public: images or instances, an option",
-        "the strong version's cosine base is had by a stage before with method `cosine`",
-        "which of both BACL's rows are is unknown: on LVIS v1.0, ResNet-50's looks plain and 101's "
-        "strong",
+        "the strong version corrects a cosine classifier: train method `cosine` a stage before",
+        "whether BACL's rows are plain or strong is unknown: on LVIS v1.0, ResNet-50's looks "
+        "plain, ResNet-101's strong",
         "the release trains 4,500 iterations on LVIS v0.5; BACL's protocol, 12 epochs, is longer",
     )
 
@@ -234,27 +236,27 @@ class Cosine(Method):
 
     method: Literal["cosine"]
     scale: float = Field(20.0, gt=0)
-    """The scale's first value."""
+    """Initial value of the scale."""
     source: ClassVar[str] = "Qi et al., 2018; Zhang et al., 2021 (the base of DisAlign)"
     equations: ClassVar[str] = "z_j = s cos(h, w_j), without bias; cross-entropy"
     open_points: ClassVar[tuple[str, ...]] = (
-        "no row of BACL's tables: it is the base that DisAlign's strong version corrects",
+        "not a row of BACL's tables: it is the base that DisAlign's strong version corrects",
     )
 
 
 class TDE(Method):
-    """De-confounded training: a normalised classifier of several heads; at test, what the features'
-    mean direction alone would say is taken out of the foreground's scores."""
+    """De-confounded training: a normalised classifier of several heads; at test, the effect of the
+    features' mean direction alone is subtracted from the foreground's logits."""
 
     method: Literal["tde"]
     heads: int = Field(2, gt=0)
-    """K: parts of the features that are normalised each for itself."""
+    """K: number of parts of the features, each normalised separately."""
     scale: float = Field(16.0, gt=0)
     """Factor of the sum of the heads' logits."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """mu of the running direction; the later release has 0.9998."""
     alpha: float = Field(1.5, ge=0)
-    """How much of the direction's effect is taken out at test."""
+    """Share of the direction's effect that is subtracted at test."""
     source: ClassVar[str] = "Tang et al., Long-Tailed Classification by Keeping the Good, 2020"
     equations: ClassVar[str] = (
         "z = scale / K sum_k w_k / (|w_k| + 1/32) . h_k / |h_k|; e <- mu e + mean foreground h; "
@@ -279,11 +281,11 @@ class TDE(Method):
 
 
 class PCB(Method):
-    """Pairwise class balance: towards the end of training, a sample's target is mixed with how
-    often others are predicted as its category.
+    """Pairwise class balance: towards the end of training, a sample's target is mixed with the
+    frequencies at which other categories are predicted as its category.
 
-    With several passes, RoI features pass the box head that often, refined each time by what it
-    said.
+    With several passes, RoI features go through the box head several times, refined each time by
+    its outputs.
     """
 
     method: Literal["pcb"]
@@ -291,12 +293,12 @@ class PCB(Method):
     mixing: float = Field(0.4, ge=0, le=1)
     """a: share of the mixed target; the release's for its last pass."""
     momentum: float = Field(0.99, ge=0, lt=1)
-    """Share of the old row of the confusion matrix in a step's."""
+    """Share of the old row of the confusion matrix in the row after a step."""
     start: float = Field(2 / 3, ge=0, lt=1)
     """Share of training before the target is mixed: 16 of 24 epochs in the release."""
     passes: list[Annotated[float, Field(ge=0)]] = Field([1.0], min_length=1)
-    """Weight of each pass's loss. Several are the iterative head, the release's is [0.2, 0.2, 0.6],
-    which only a stage of kind representation can train."""
+    """Weight of each pass's loss. Several weights make the iterative head, in the release [0.2,
+    0.2, 0.6], which only a stage of kind representation can train."""
     source: ClassVar[str] = "He et al., Relieving Long-tailed Instance Segmentation via PCB, 2022"
     equations: ClassVar[str] = (
         "(1 - a) CE + a KL(column i of the confusion matrix, normalised || softmax) on foreground "
@@ -309,10 +311,10 @@ class PCB(Method):
     )
     open_points: ClassVar[tuple[str, ...]] = (
         "whether BACL's row has the iterative head is unknown: an option",
-        "the matrix takes in each pass, as in the release, but all of them after the step",
-        "what scales and shifts begins as the identity; gradients pass through it",
-        "it begins once every category has been seen, as in the release; a category that no "
-        "training image shows is not waited for",
+        "every pass updates the matrix, as in the release, but only after the step",
+        "the refinement between passes begins as the identity, and gradients pass through it",
+        "mixing begins once every category has been seen, as in the release, except categories "
+        "that no training image shows",
     )
 
     @property
@@ -333,8 +335,8 @@ class PCB(Method):
 
 
 class FASA(Method):
-    """Feature augmentation and sampling adaptation: each category gets made features with a chance
-    that rises or falls with whether its loss on held-out images fell or rose.
+    """Feature augmentation and sampling adaptation: each category gets made features with a
+    probability that is raised when its loss on held-out images falls and lowered when it rises.
 
     Softmax.
     """
@@ -342,15 +344,16 @@ class FASA(Method):
     method: Literal["fasa"]
     counted: ClassVar[bool] = True
     rate: float = Field(0.1, gt=0, le=1)
-    """Share of the new in moving means and variances."""
+    """Share of a step's values in the moving means and variances."""
     weight: float = Field(0.1, ge=0)
     """Weight of the loss of made features."""
     up: float = Field(1.1, ge=1)
-    """Factor of a group's chances when its loss fell."""
+    """Factor of a group's probabilities when its loss fell."""
     down: float = Field(0.9, gt=0, le=1)
-    """Factor of a group's chances when its loss rose."""
+    """Factor of a group's probabilities when its loss rose."""
     held_out: float = Field(0.05, gt=0, lt=1)
-    """Share of training images that this variant does not train on but judges itself by."""
+    """Share of training images that this variant does not train on, but computes held-out losses
+    on."""
     source: ClassVar[str] = "Zang et al., FASA, 2021"
     equations: ClassVar[str] = (
         "CE + weight CE(made features), made = mean + sqrt(variance) eps; chances start at "
@@ -358,9 +361,9 @@ class FASA(Method):
     )
     cost: ClassVar[str] = "per-category moments of foreground features; a clustering an epoch"
     open_points: ClassVar[tuple[str, ...]] = (
-        "the release judges by the validation split; here by training images that are held out; "
-        "their background, and categories with fewer than three images, train all the same",
-        "an epoch's losses are those of held-out images as they come by, not of a pass of its own",
+        "the release computes these losses on the validation split, BACL on held-out training "
+        "images, whose background and categories with fewer than three images still train",
+        "an epoch's losses are computed on held-out images during training, not in a separate pass",
         "means and variances are of all ranks, and move after the step; the release has them on "
         "each GPU and moves them before it makes features",
         "categories are drawn for each pair of images, which is a GPU's batch in the release",
@@ -372,8 +375,8 @@ class FASA(Method):
 
 
 class SimCal(Method):
-    """A copy of the whole box head is trained on samples that are balanced twice, images and RoIs,
-    and its scores replace the first head's for categories with few instances."""
+    """SimCal: a copy of the whole box head is trained on class-balanced images and class-balanced
+    RoIs, and its scores replace the first head's for categories with few instances."""
 
     method: Literal["simcal"]
     counted: ClassVar[bool] = True
@@ -381,7 +384,8 @@ class SimCal(Method):
     reads: ClassVar[tuple[str, ...]] = ("pooled", "fc2")
     sampler: ClassVar[str | None] = "class_aware"
     threshold: int = Field(100, gt=0)
-    """Training instances from which on a category keeps its score: 100 on LVIS, 400 on COCO-LT."""
+    """Least number of training instances at which a category keeps the first head's score: 100 on
+    LVIS, 400 on COCO-LT."""
     source: ClassVar[str] = "Wang et al., The Devil is in Classification (SimCal), 2020"
     equations: ClassVar[str] = (
         "CE of the copy on samples of the category that an image was drawn for, and as many of "
@@ -389,9 +393,9 @@ class SimCal(Method):
     )
     cost: ClassVar[str] = "a second box head, in training and at test"
     open_points: ClassVar[tuple[str, ...]] = (
-        "its recipe is SGD without momentum or decay at 0.01; that is the stage's to say",
+        "its recipe, SGD at 0.01 without momentum or decay, has to be set in the stage",
         "each category is drawn once a round, not 16 with replacement a step",
-        "a category's images are passed through in turn, not drawn each time",
+        "a category's images are taken in turn, not drawn each time",
     )
 
     def options(self, context: Context) -> dict[str, Any]:
@@ -401,7 +405,7 @@ class SimCal(Method):
 
 class Forest(Method):
     """Forest R-CNN: trees that group categories by looks, shape and meaning; a category's score is
-    corrected by how likely its parents are.
+    corrected by the probabilities of its parents.
 
     Softmax.
     """
@@ -432,30 +436,31 @@ class Forest(Method):
 
 
 class LOCE(Method):
-    """Equilibrium loss: softmax weighted by each category's mean probability of late; and features
-    of categories that have low ones are replayed from a memory."""
+    """Equilibrium loss: softmax weighted by each category's recent mean probability, and replay of
+    features from a memory, mostly of categories whose mean probability is low."""
 
     method: Literal["loce"]
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Share of the old score for each new entry."""
+    """Share of the old score in the moving average, for each new entry."""
     drawn: int = Field(8, gt=0)
-    """Categories that are drawn for replay in a pair of images, with a chance that falls with their
-    score."""
+    """Categories that are drawn for replay in a pair of images, with a probability that falls with
+    their score."""
     samples: int = Field(4, gt=0)
-    """Features that are replayed of each, and that an image adds to the memory."""
+    """Features that are replayed of each drawn category, and the most that an image adds to the
+    memory."""
     slots: int = Field(80, gt=0)
     """Features that the memory holds of each category."""
     source: ClassVar[str] = "Feng et al., Exploring Classification Equilibrium, 2021"
     equations: ClassVar[str] = "p_i = s_i exp(z_i) / sum_k s_k exp(z_k), cross-entropy; s_b = 0.01"
     cost: ClassVar[str] = "a memory of categories x slots features: 0.4 GB for LVIS v1.0"
     open_points: ClassVar[tuple[str, ...]] = (
-        "remembered are features of sampled foreground behind both FCs, in the release those of "
+        "the memory holds features of sampled foreground after both FCs, in the release those of "
         "jittered ground truth before them: in stage 2 both FCs are frozen",
-        "only the classifier is replayed to: boxes are the trunk's, which all variants share",
+        "replayed features train only the classifier: box regression is part of the shared trunk",
         "the memory fills while training, without the release's pass over all images before",
         "a score's entry is the mean of a category's samples in an image, not of one box's",
-        "scores move after the step, and of all ranks; the release's move before the loss",
-        "the release trains 24 + 6 epochs, BACL's row 12 + 12; that is the stages' to say",
+        "scores are updated after the step, over all ranks; in the release before the loss",
+        "the release trains 24 + 6 epochs, BACL's row 12 + 12, which has to be set in the stages",
     )
 
     def options(self, context: Context) -> dict[str, Any]:
@@ -470,31 +475,32 @@ class LOCE(Method):
 
 
 class RIO(Method):
-    """Repeat sampling of images and objects: with a sample of a rare category its last features are
-    replayed; a cosine classifier with learnable magnitudes.
+    """Repeat sampling of images and objects: features of a rare category are replayed whenever an
+    image shows it; the classifier is a cosine one with learnable magnitudes.
 
-    Meant for sampler repeat_factor.
+    It is meant for the sampler repeat_factor.
     """
 
     method: Literal["rio"]
     counted: ClassVar[bool] = True
     most_images: int = Field(30, gt=0)
-    """Training images up to which a category's features are remembered."""
+    """Largest number of training images of a category whose features are kept in the memory."""
     slots: int = Field(60, gt=0)
     """Features that the memory holds of each category."""
     samples: int = Field(20, gt=0)
-    """Features that are replayed of each category that an image shows, and that it adds at most."""
+    """Features that are replayed of each rare category in an image, and the most that an image
+    adds."""
     scale: float = Field(48.0, gt=0)
     """Factor of the cosines."""
     source: ClassVar[str] = "Chang et al., Image-Level or Object-Level? (RIO), 2021"
     equations: ClassVar[str] = "z_j = scale g_j cos(h, w_j), without bias; cross-entropy"
     cost: ClassVar[str] = "a memory of categories x slots features: 0.3 GB for LVIS v1.0"
     open_points: ClassVar[tuple[str, ...]] = (
-        "only the classifier is replayed to: boxes are the trunk's, which all variants share",
-        "replayed is what an image's own samples call for, not a GPU's batch",
-        "the memory is one, of all ranks; the release has one on each GPU",
+        "replayed features train only the classifier: box regression is part of the shared trunk",
+        "each image's own samples decide what is replayed, not all those of a GPU's batch",
+        "all ranks share one memory; the release has one on each GPU",
         "sampler repeat_factor rounds an image's factor up or down at random; MMDetection rounds "
-        "up, and whether an epoch of BACL's row is longer by that is unknown",
+        "up, and whether that made the epochs of BACL's row longer is unknown",
     )
 
     def options(self, context: Context) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Settings of the paper's method and of the classifiers that it stands on or is compared with."""
+"""Settings of the paper's method and of the classifiers that it builds on or is compared with."""
 
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +23,7 @@ class Hallucination(Settings):
     """Share of the old statistics in Eq. (11)."""
 
     def drawn(self, there: int) -> int:
-        """c for a dataset of `there` categories: fewer than the default where those are all."""
+        """c for a dataset of `there` categories: the default, or `there` if that is less."""
         given = "categories" in self.model_fields_set
         return self.categories if given else min(self.categories, there)
 
@@ -60,7 +60,7 @@ _PRIOR = (
 
 
 class BCE(Method):
-    """Sigmoid classifier with objectness, Eqs. (2)-(5), nothing balanced."""
+    """Sigmoid classifier with objectness, Eqs. (2)-(5), without any balancing."""
 
     method: Literal["bce"]
     source: ClassVar[str] = "BCE* of Table XIII; section III-C"
@@ -81,12 +81,12 @@ class FCBL(Method):
         "both indicators are kept above 0.001 before Eq. (7) takes their ratio, as in the release: "
         "a margin is at most alpha log(1000), and 0 before anything is known",
         "the confusion matrix is a mean over all foreground samples of the stage so far, made ones "
-        "included, as in the release; nothing of it fades, and stage 1 leaves nothing to it",
+        "included, as in the release; it does not decay, and it starts anew after stage 1",
         "where Table II and Eq. (14) take the best score, it is the best of foreground",
         "indicators that count are divided by the largest, as 1 - l_i of Eq. (12) needs; the "
         "release has the confusion matrix only",
         "a sample's own category always counts: Eq. (6) does not weight it",
-        f"{_SAMPLES}; made samples are samples",
+        f"{_SAMPLES}; made samples count as well",
         _PRIOR,
         "the classifier goes on from stage 1's and does not start anew, as in the release; the "
         "paper speaks of fine-tuning",
@@ -100,7 +100,8 @@ class FCBL(Method):
     threshold: float = Field(0.7, ge=0, le=1)
     """p_t of the weight term, Eq. (9)."""
     weight_term: Literal["both", "misclassified", "overconfident", "none"] = "both"
-    """Which conditions of Eq. (9) keep a category's loss, Table IX; `none` weights nothing."""
+    """Conditions of Eq. (9) under which a category's loss counts, Table IX; `none` gives all the
+    weight 1."""
     indicator: Indicator = "confusion_matrix"
     """Long-term indicator that guides margin and sampling, Table II and Eq. (14)."""
     gamma: float = Field(0.9, ge=0, lt=1)

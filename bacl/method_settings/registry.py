@@ -1,4 +1,4 @@
-"""All methods that an experiment may name."""
+"""Registry of the methods that an experiment may name."""
 
 from functools import reduce
 from operator import or_
@@ -25,16 +25,18 @@ class _Registered:
 
 
 Variant = Annotated[Method, _Registered]
-"""What an experiment file may say of a variant: the settings of one of METHODS."""
+"""Settings of a variant in an experiment file: those of one of METHODS."""
 
 
 def register(settings: type[Method]) -> type[Method]:
-    """Let experiments name a method that is not BACL's own; a decorator of its settings.
+    """Register a method that is not BACL's own, so that experiments can name it; decorates its
+    settings.
 
-    The method's parts are registered by the same name in `bacl.variants.METHODS`.
+    The method's variant is registered by the same name in `bacl.variants.METHODS`.
 
     Raises:
-        UsageError: where there is a method of that name, or the settings do not say theirs.
+        UsageError: a method of that name exists, or the settings have no field `method` that names
+            it.
     """
     name = _name(settings)
     if name in METHODS:

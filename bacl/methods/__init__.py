@@ -1,7 +1,7 @@
-"""The field's other methods, a file each, as variants of a bank.
+"""Other authors' methods, a file each, as variants of a bank.
 
-What they ask of all ranks' samples of a step is known after it, when everything has been summed in
-one reduction; so whatever a step's loss takes of such state is that of the steps before.
+State that depends on the samples of all ranks is known only after a step, when everything has been
+summed in one reduction. So a step's loss uses the state after the previous step.
 """
 
 from bacl.methods import (  # noqa: F401

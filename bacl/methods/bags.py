@@ -13,7 +13,8 @@ from bacl.variants import METHODS, Batch, Variant
 
 
 def groups_of(instances: Sequence[int], bounds: Sequence[int]) -> list[list[int]]:
-    """Labels of each group: the first has fewer instances than the first bound, and so on."""
+    """Labels of each group: categories of the first have fewer instances than the first bound, and
+    so on."""
     groups: list[list[int]] = [[] for _ in range(len(bounds) + 1)]
     for label, count in enumerate(instances):
         groups[bisect_right(bounds, count)].append(label)
@@ -52,7 +53,7 @@ class BAGS(Variant):
         self.register_buffer("place", F.pad(place, (0, 1)), persistent=False)
 
     def _group(self, logits: Tensor, number: int) -> Tensor:
-        """A group's own logits; the last column is its others'."""
+        """Logits of a group: those of its categories, then that of its column for all others."""
         columns: Tensor = getattr(self, f"columns_{number}")
         return logits.index_select(1, columns)
 

@@ -23,7 +23,7 @@ class BALMS(Sigmoid):
         known = Counts(**counts)
         least = min(1.0, known.total / 2)
         shown = torch.tensor(known.images, dtype=torch.double).clamp(least, known.total - least)
-        shift = (shown / (known.total - shown)).log()  # in float32, 1 - f may be far off
+        shift = (shown / (known.total - shown)).log()  # 1 - f in float32 may be far off
         self.register_buffer("shift", shift.float(), persistent=False)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

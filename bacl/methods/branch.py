@@ -1,11 +1,12 @@
-"""A hidden layer and what stands on it."""
+"""A hidden layer with a linear layer on top."""
 
 import torch
 from torch import nn
 
 
 def branch(width: int, hidden: int, columns: int, generator: torch.Generator) -> nn.Sequential:
-    """(N, columns) of (N, width); near nothing at first, as a classifier is."""
+    """Module from (N, width) to (N, columns), whose outputs are initially near 0, as a classifier's
+    are."""
     first, last = nn.Linear(width, hidden), nn.Linear(hidden, columns)
     nn.init.xavier_uniform_(first.weight, generator=generator)
     nn.init.zeros_(first.bias)

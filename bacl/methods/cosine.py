@@ -8,7 +8,8 @@ from bacl.variants import METHODS, Softmax
 
 
 class CosineClassifier(nn.Module):
-    """z_j = s cos(h, w_j), with a bias where asked for; s learnable where asked for."""
+    """Cosine classifier z_j = s cos(h, w_j), with an optional bias and an optionally learnable
+    s."""
 
     def __init__(
         self,

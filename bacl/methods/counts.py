@@ -1,4 +1,4 @@
-"""What methods are told of the training split."""
+"""Counts of the training split, for methods that use them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Counts:
-    """How often the training split shows each category, in the order of labels."""
+    """Counts of each category in the training split, in the order of labels."""
 
     images: Sequence[int]
     instances: Sequence[int]
     groups: Sequence[int]
-    """Frequency group of each, 0 the rarest."""
+    """Frequency group of each category; 0 is the rarest."""
     total: int
     """Images."""
 
@@ -23,8 +23,8 @@ class Counts:
         return torch.tensor(self.images, dtype=torch.float) / self.total
 
     def tail(self, below: float | None) -> Tensor:
-        """(C,) whether a category is shown by a smaller share than `below`; without it, whether it
-        is of any group but the most frequent."""
+        """Mask (C,) of tail categories: those that a smaller share of images than `below` shows;
+        with None, those of all groups but the most frequent."""
         if below is not None:
             return self.frequency() < below
         groups = torch.tensor(self.groups)

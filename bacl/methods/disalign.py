@@ -12,7 +12,7 @@ from bacl.variants import METHODS, Batch, Softmax
 
 @METHODS.register_module(name="disalign")
 class DisAlign(Softmax):
-    """A classifier that stays, and what corrects its logits for each category and sample."""
+    """A frozen classifier with a trained correction of its logits for each category and sample."""
 
     stock_loss = None
     weights: Tensor

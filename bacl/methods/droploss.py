@@ -11,8 +11,8 @@ from bacl.variants import METHODS, Batch
 
 @METHODS.register_module(name="droploss")
 class DropLoss(EQL):
-    """EQL in which background discourages a tail category with the chance `share`: that of the tail
-    among the foreground samples of the last step; 1 where that had none."""
+    """EQL in which background discourages a tail category with the probability `share`, the tail's
+    share of the last step's foreground samples, or 1 if that step had none."""
 
     share: Tensor
 
@@ -26,7 +26,7 @@ class DropLoss(EQL):
         return super().kept(labels, batch) & ~(background[:, None] & dropped & self.is_tail)
 
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Foreground samples, and those of tail categories, (2,)."""
+        """Numbers of foreground samples and of those of tail categories, (2,)."""
         padded = torch.cat([self.is_tail, self.is_tail.new_zeros(1)])
         foreground = (batch.labels < self.categories).sum()
         return torch.stack([foreground, padded[batch.labels].sum()]).float()

@@ -29,7 +29,7 @@ class EQL(Sigmoid):
         self.register_buffer("is_tail", Counts(**counts).tail(tail), persistent=False)
 
     def kept(self, labels: Tensor, batch: Batch) -> Tensor:
-        """(N, C) whether a sample may discourage a category."""
+        """Mask (N, C) of the categories that each sample may discourage."""
         foreground = labels < self.categories
         return ~(foreground[:, None] & self.is_tail)
 

@@ -8,7 +8,7 @@ from bacl.precision import at_least_float32
 from bacl.variants import BCE, METHODS, Batch
 
 _FIRST = 100.0
-"""Ratio of a category that has had no gradient yet, as released."""
+"""Ratio of a category without gradients so far; the release's."""
 
 
 @METHODS.register_module(name="eqlv2")
@@ -41,7 +41,7 @@ class EQLv2(BCE):
         logits = at_least_float32(logits)
         encouraging, discouraging = (F.pad(w, (0, 1), value=1.0) for w in self.weights())
         own = logits.gather(1, labels[:, None])[:, 0]
-        losses = F.softplus(logits) * discouraging  # no product of matrices: autocast halves those
+        losses = F.softplus(logits) * discouraging  # a matmul would be in half precision
         of_own = encouraging[labels] * F.softplus(-own)
         return losses.scatter(1, labels[:, None], of_own[:, None]).sum(dim=1)
 

@@ -14,15 +14,15 @@ from bacl.transfer import sent
 from bacl.variants import METHODS, Batch, Softmax
 
 _LEAST = 3
-"""Training images of a category from which on some may be held out."""
+"""Least number of training images of a category of which some may be held out."""
 
 
 @METHODS.register_module(name="fasa")
 class FASA(Softmax):
-    """Softmax with made features of categories, each with a chance of its own in a pair of images.
+    """Softmax with made features of categories, each with its own probability in a pair of images.
 
-    From the second epoch on. `losses` holds the sums of held-out samples' losses by category and
-    how many there were, of this epoch and the last.
+    Features are made from the second epoch on. `losses` holds the sums of held-out samples' losses
+    by category and the numbers of such samples, of this epoch and the last.
     """
 
     chance: Tensor
@@ -74,15 +74,16 @@ class FASA(Softmax):
         }
 
     def held(self, batch: Batch) -> Tensor:
-        """(N,) samples that are not trained on: of held-out images, and of categories that have
-        others."""
+        """Mask (N,) of the samples that are not trained on: those in held-out images, of categories
+        with enough images."""
         draws = [seed_of("held out", image) / 2**63 for image in batch.ids]
         out = sent(torch.tensor([draw < self.held_out for draw in draws]), batch.labels.device)
         return out[batch.images.long()] & self.spare[batch.labels]
 
     @torch.no_grad()
     def make(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (H, D), labels and whether they count, False for categories never seen."""
+        """Made features (H, D), their labels (H,), and whether each counts (H,), False for
+        categories never seen."""
         device, width = self.chance.device, self.statistics.prototype.size(1)
         drawn, noise = (
             [torch.zeros(0, dtype=torch.long, device=device)],
@@ -100,8 +101,8 @@ class FASA(Softmax):
 
     @torch.no_grad()
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
-        """By category, moments of the trained foreground, and sums of losses and counts of held-out
-        samples, (C, 2D + 3)."""
+        """Moments of the trained foreground samples, and sums of losses and numbers of held-out
+        samples, by category, (C, 2D + 3)."""
         out, labels = self.held(batch), batch.labels
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
         judged = torch.stack([losses * out, out.float()], dim=1)
@@ -115,11 +116,11 @@ class FASA(Softmax):
         self.losses[0] += increment[:, -2:]
 
     def adapt(self) -> None:
-        """At an epoch's end: raise or lower the chances of each group of categories."""
+        """Raise or lower the probabilities of each group of categories, at an epoch's end."""
         now, before = self.losses
         if before[:, 1].any() and now[:, 1].any():
             group = self.groups()
-            # of each group, over all samples, as the release divides
+            # a group's losses are divided by the number of all groups' samples, as in the release
             rises = now[:, 0] / now[:, 1].sum() - before[:, 0] / before[:, 1].sum()
             rise = rises.new_zeros(len(group) + 2).index_add_(0, group, rises)[group]
             factor = torch.where(rise > 0, self.down, torch.where(rise < 0, self.up, 1.0))
@@ -128,7 +129,8 @@ class FASA(Softmax):
         self.losses[0].zero_()
 
     def groups(self) -> Tensor:
-        """Group of each category (C,): clusters of those seen, and one of the others."""
+        """Group of each category (C,): clusters of the categories seen, and one group of the
+        others."""
         seen = self.statistics.seen.nonzero()[:, 0]
         groups = torch.zeros(self.categories, dtype=torch.long)
         if not len(seen):

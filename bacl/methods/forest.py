@@ -43,7 +43,8 @@ class Forest(Softmax):
         return sum(self.sizes)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Parents learn over features, and have no say in what features become."""
+        """Logits of categories and of parents; parents' classifiers pass no gradient to the
+        features."""
         apart = features.detach()
         return torch.cat([self.fc_cls(features), *(tree(apart) for tree in self.parents)], dim=1)
 

@@ -8,13 +8,13 @@ from bacl.methods.memory import Memory
 from bacl.variants import METHODS, Batch, Softmax
 
 _FIRST = 0.01
-"""Score of a category before it has been seen, and of background always, as released."""
+"""Initial score of categories, and the constant score of background; the release's."""
 
 
 @METHODS.register_module(name="loce")
 class LOCE(Softmax):
-    """Softmax weighted by `score`, each category's mean probability of late; features of categories
-    with low ones are replayed from memory."""
+    """Softmax weighted by `score`, each category's recent mean probability; features, mostly of
+    categories with low scores, are replayed from memory."""
 
     training_only = ("memory",)
     score: Tensor
@@ -37,7 +37,8 @@ class LOCE(Softmax):
 
     @torch.no_grad()
     def replay(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (H, D), labels (H,) and whether there are any, for the rank's image pairs."""
+        """Replayed features (H, D), labels (H,) and whether the memory has them (H,), for the
+        rank's pairs."""
         chance = 1 / (self.score[:-1] + 1e-7)
         features, labels, held = [batch.features[:0]], [batch.labels[:0]], [batch.labels[:0] > 0]
         for pair in batch.pairs:
@@ -57,8 +58,9 @@ class LOCE(Softmax):
 
     @torch.no_grad()
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Flat: by category, sums of mean probabilities of its samples in an image or of a replay,
-        and how many, (C, 2); then the memory's."""
+        """Flat concatenation of two increments. The first, (C, 2), has for each category the sum of
+        its mean probabilities, one for each image and each replay, and their number. The second is
+        the memory's."""
         features, labels, held = self.replay(batch)
         own = logits.float().softmax(dim=1).gather(1, batch.labels[:, None])[:, 0]
         groups = len(batch.positions) * (self.categories + 1)

@@ -12,16 +12,17 @@ from bacl.methods.counts import Counts
 from bacl.variants import METHODS, Batch, Softmax
 
 _HIDDEN = 512
-"""Width of what refines RoI features; the release's."""
+"""Hidden width of the branches that refine RoI features; the release's."""
 
 
 @METHODS.register_module(name="pcb")
 class PCB(Softmax):
-    """Softmax with targets mixed by `confusion`: row i, how category i's samples are predicted.
+    """Softmax with targets mixed by `confusion`, whose row i is the mean prediction of category i's
+    samples.
 
-    With several passes, RoI features pass the box head that often, each time scaled at each place
-    by what the box deltas say and shifted in each channel by what the logits say. Columns: the
-    logits of each pass.
+    With several passes, RoI features go through the box head several times. Between passes a branch
+    from the box deltas scales each cell of them, and a branch from the logits shifts each channel.
+    Columns are the logits of each pass.
     """
 
     confusion: Tensor
@@ -45,7 +46,7 @@ class PCB(Softmax):
         """Position of the image from which on targets are mixed."""
         self.weights, self.passes = passes, len(passes)
         if refined:
-            # as the identity at first, so that the first steps train the box head as it is
+            # initially the identity, so that the first steps train the box head unchanged
             self.shift = branch(categories + 1, _HIDDEN, refined["channels"], generator)
             self.scale = branch(refined["deltas"], _HIDDEN, refined["places"], generator)
             nn.init.ones_(self.scale[-1].bias)  # type: ignore[arg-type]
@@ -70,13 +71,13 @@ class PCB(Softmax):
         return pooled * scale.view(-1, 1, *pooled.shape[2:]) + shift[:, :, None, None]
 
     def targets(self) -> Tensor:
-        """(C, C): row i is column i of the confusion matrix, normalised."""
+        """Targets (C, C): row i is column i of the confusion matrix, normalised."""
         columns = self.confusion.T
         return columns / columns.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
     def terms(self, logits: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         labels = batch.labels
-        # positions of a step are on one side on all ranks
+        # the start falls between steps, so all ranks agree
         started = batch.positions[0] >= self.start
         if started:
             all_seen = ((self.confusion.sum(dim=1) > 0) | ~self.expected).all()
@@ -98,7 +99,7 @@ class PCB(Softmax):
         return logits.float().chunk(self.passes, dim=1)
 
     def _share(self, number: int) -> float:
-        """Share of the mixing in a pass: nothing in the first of several, all in the last."""
+        """Share of `mixing` in a pass: 0 in the first of several, 1 in the last or only one."""
         return number / (self.passes - 1) if self.passes > 1 else 1.0
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class PCB(Softmax):
 
     @torch.no_grad()
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Sums of foreground softmaxes by category, and how many, (passes, C, C + 1)."""
+        """Sums of foreground softmaxes by category, and numbers of samples, (passes, C, C + 1)."""
         sums = []
         for own in self._of_passes(logits):
             rows = F.pad(own[:, :-1].softmax(dim=1), (0, 1), value=1.0)

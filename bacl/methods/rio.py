@@ -12,7 +12,7 @@ from bacl.variants import METHODS, Batch, Softmax
 
 
 class MagnitudeClassifier(nn.Module):
-    """z_j = s g_j cos(h, w_j) with a learnable magnitude g_j of each column."""
+    """Classifier z_j = s g_j cos(h, w_j) with a learnable magnitude g_j of each column."""
 
     def __init__(self, width: int, columns: int, scale: float, generator: torch.Generator) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class MagnitudeClassifier(nn.Module):
 
 @METHODS.register_module(name="rio")
 class RIO(Softmax):
-    """Softmax; with a sample of a rare category its last features are replayed."""
+    """Softmax with replay of a rare category's last features whenever an image shows it."""
 
     stock_loss = None
     training_only = ("memory",)
@@ -57,9 +57,10 @@ class RIO(Softmax):
         return MagnitudeClassifier(width, columns, self._scale, generator)
 
     def replay(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features (H, D) and labels (H,): the last of each rare category that an image shows."""
+        """Replayed features (H, D) and labels (H,): the last of each rare category that an image
+        shows."""
         wanted = torch.where(self.targets[batch.labels], batch.labels, -1)
-        # the host waits once, for all that it has to know
+        # one transfer of all values, so that the host waits for the device only once
         values = torch.cat([wanted, self.memory.pushed]).tolist()
         shown, pushed = values[: len(wanted)], values[len(wanted) :]
         rare = []

@@ -15,7 +15,8 @@ _EPS = 0.01
 
 @METHODS.register_module(name="seesaw")
 class Seesaw(Variant):
-    """C columns of categories, then two that say object or not. Counts are samples so far."""
+    """Seesaw classifier: C columns of categories, then two for object and background. `seen` counts
+    the samples of each category so far."""
 
     background_columns = 2
     stock_loss = None
@@ -45,7 +46,7 @@ class Seesaw(Variant):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits = at_least_float32(logits)
         foreground = labels < self.categories
-        with logits.device:  # what it makes is made there, or the host would wait for a copy
+        with logits.device:  # else it makes tensors on the CPU and waits for a copy
             among = seesaw_ce_loss(
                 logits[:, :-2],
                 labels.clamp_max(self.categories - 1),

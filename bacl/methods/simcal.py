@@ -12,7 +12,8 @@ from bacl.variants import METHODS, Batch, Softmax
 
 
 class BoxHead(nn.Module):
-    """Two FCs and a classifier, logits (N, columns) of pooled RoI features (N, pooled)."""
+    """Box head of two FCs and a classifier, from pooled RoI features (N, pooled) to logits (N,
+    columns)."""
 
     def __init__(self, pooled: int, width: int, fc_cls: nn.Module) -> None:
         super().__init__()
@@ -28,8 +29,9 @@ class BoxHead(nn.Module):
 
 @METHODS.register_module(name="simcal")
 class SimCal(Softmax):
-    """The classifier of the stage before, which stays, and a trained copy of the whole box head,
-    whose scores count for categories with few instances. Columns: of the one, then of the other."""
+    """The frozen classifier of the stage before, and a trained copy of the whole box head, whose
+    scores count for categories with few instances. Columns are the former's logits, then the
+    latter's."""
 
     stock_loss = None
     reads = ("pooled", "fc2")
@@ -63,8 +65,8 @@ class SimCal(Softmax):
         return torch.cat([self.fc_cls(h), self.copy(pooled)], dim=1)
 
     def sampled(self, batch: Batch) -> Tensor:
-        """(N,) in each image, the samples of the category that it was drawn for, and as many of
-        background."""
+        """Mask (N,) of the samples to train on: in each image, those of the category that it was
+        drawn for, and as many of background."""
         drawn_for = sent(torch.tensor(batch.drawn_for), batch.labels.device)
         own = batch.labels == drawn_for[batch.images.long()]
         background = batch.labels == self.categories

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from bacl.variants import METHODS, Batch, Softmax
 
 _FLOOR = 1 / 32
-"""Added to weights' norms, as released."""
+"""Number added to the weights' norms; the release's."""
 
 
 class HeadsClassifier(nn.Module):
-    """Logits summed over heads, each of which sees the direction of its part of the features."""
+    """Classifier whose logits are summed over heads, each of which uses the direction of its part
+    of the features."""
 
     def __init__(
         self, width: int, columns: int, heads: int, scale: float, generator: torch.Generator
@@ -36,7 +37,7 @@ class HeadsClassifier(nn.Module):
         return self.scale / self.heads * (normed @ self.directions().transpose(1, 2)).sum(dim=0)
 
     def effect(self, features: Tensor, direction: Tensor) -> Tensor:
-        """What the features' share of `direction` (D,) alone adds to the logits."""
+        """Logits of the features' projection on `direction` (D,) alone."""
         mean = F.normalize(self._by_head(direction[None]), dim=2)
         normed = F.normalize(self._by_head(features), dim=2)
         share = normed @ mean.transpose(1, 2)
@@ -46,8 +47,8 @@ class HeadsClassifier(nn.Module):
 
 @METHODS.register_module(name="tde")
 class TDE(Softmax):
-    """Softmax over normalised heads. At test, logits come twice: as they are, and without the
-    effect of the foreground's mean direction."""
+    """Softmax over normalised heads. At test the columns are the logits twice: unchanged, and
+    without the effect of the foreground's mean direction."""
 
     stock_loss = None
     direction: Tensor
@@ -85,13 +86,13 @@ class TDE(Softmax):
     def probabilities(self, logits: Tensor) -> Tensor:
         plain, without = logits.float().chunk(2, dim=1)
         scores = plain.softmax(dim=1)
-        foreground = scores[:, :-1].sum(dim=1, keepdim=True)  # finer than 1 less the background's
+        foreground = scores[:, :-1].sum(dim=1, keepdim=True)  # more precise than 1 - background
         share = without[:, :-1].softmax(dim=1)
         return torch.cat([share * foreground, scores[:, -1:]], dim=1)
 
     @torch.no_grad()
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Sum of the foreground's features, and how many, (D + 1,)."""
+        """Sum of the foreground's features, and the number of them, (D + 1,)."""
         foreground = (batch.labels < self.categories)[:, None]
         rows = F.pad(batch.features.float(), (0, 1), value=1.0)
         return (rows * foreground).sum(dim=0)

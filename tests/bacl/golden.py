@@ -20,7 +20,16 @@ from everything import CONFIGS, OWN, detected
 from mmdet.registry import DATASETS
 from pycocotools import mask as mask_utils
 from pydantic import BaseModel
-from training import build, config_of, stream_of, train
+from training import (
+    build,
+    config_of,
+    config_of_features,
+    on_features,
+    record,
+    rewritten,
+    stream_of,
+    train,
+)
 
 from bacl.config import bank_heads
 from bacl.datasets.index import Index
@@ -31,7 +40,7 @@ from bacl.method_settings.paper import Hallucination
 from bacl.method_settings.registry import METHODS
 from bacl.method_settings.registry import Variant as Settings
 from bacl.result_versions import version_of, versions_of
-from bacl.settings import Dataset, Detector, Recipe, Schedule
+from bacl.settings import FROZEN_TRUNK, Dataset, Detector, Features, Recipe, Schedule
 
 FILE = Path(__file__).with_name("golden.json")
 DEFAULTS = Path(__file__).with_name("golden_defaults.json")
@@ -68,6 +77,7 @@ def cases(folder: Path) -> dict[str, Case]:
         dataset = DATASETS.build(config["train_dataloader"]["dataset"])
         order = [float(drawn.index) for drawn in islice(stream_of(config, dataset), 40)]
         found[f"order of {name}"] = Case(_versions(f"sampler.{name}"), {"images": order})
+    found |= _trained("replay", _replayed(info, folder), features="replay")
     found["metrics"] = Case(_versions("evaluation"), _metrics(prepared))
     return found
 
@@ -86,14 +96,7 @@ def _trained(
 ) -> dict[str, Case]:
     """Losses of some steps and what is then found in an image: of what variants share, and of each
     variant."""
-    parts = config["model"]["train_cfg"], config["model"]["test_cfg"]
-    parts[1]["rcnn"]["score_thr"] = 0.0
-    # few proposals, with scores far apart: rounding changes neither their order nor which are kept
-    for rpn in (parts[0]["rpn_proposal"], parts[1]["rpn"]):
-        rpn |= {"nms_pre": 20, "max_per_img": 20}
-    model = build(config)
-    with torch.no_grad():
-        model.rpn_head.rpn_cls.weight *= 10
+    model = _built(config)
     told: list[dict[str, Any]] = []
     train(config, model, STEPS, told=told)
     found = detected(model.eval(), config)
@@ -120,11 +123,41 @@ def _trained(
     return {f"{name}: trunk": Case(_versions(*trunk), shared), **result}
 
 
+def _built(config: dict[str, Any]) -> Any:
+    """The detector, with few proposals and scores far apart: rounding changes neither their order
+    nor which are kept."""
+    parts = config["model"]["train_cfg"], config["model"]["test_cfg"]
+    parts[1]["rcnn"]["score_thr"] = 0.0
+    for rpn in (parts[0]["rpn_proposal"], parts[1]["rpn"]):
+        rpn |= {"nms_pre": 20, "max_per_img": 20}
+    model = build(config)
+    with torch.no_grad():
+        model.rpn_head.rpn_cls.weight *= 10
+    return model
+
+
+def _replayed(info: Path, folder: Path) -> dict[str, Any]:
+    """Configuration of a bank on features of a few images, which it has recorded."""
+    split = rewritten(info, folder, lambda place, *row: row if place < IMAGES_REPLAYED else None)
+    features = Features(views=1, negatives=8, val=False)
+    recording = config_of_features(info, features, train_split=split)
+    record(recording, _built(recording), folder / "features")
+    freeze = [*FROZEN_TRUNK, "rpn_head"]
+    variants = {name: OWN[name] for name in ("softmax", "by_confusion_matrix")}
+    replay = config_of(
+        info, variants, freeze, train_split=split, replayed=features, features="replay"
+    )
+    return on_features(replay, folder / "features")
+
+
+IMAGES_REPLAYED = 12
+
+
 def _versions(*parts: str) -> dict[str, int | str]:
     return {part: version_of(part) for part in parts}
 
 
-_OF_THE_TRUNK = ("training", "detector", "sampler", "augmentation", "resampling")
+_OF_THE_TRUNK = ("training", "detector", "sampler", "augmentation", "resampling", "features")
 
 
 def _settings(options: dict[str, Any]) -> Settings:

@@ -15,7 +15,8 @@ from training import CATEGORIES, build, config_of, train
 from bacl import rle
 from bacl.datasets.decoding import read
 from bacl.detector.stock import TopKBBoxHead
-from bacl.export import confusions_of, export_variants, variant_state, weight_norms_of
+from bacl.export import export_variants, variant_state
+from bacl.inspection import confusions_of, weight_norms_of
 from bacl.method_settings.others import LOCE, RIO
 from bacl.method_settings.paper import BACL, Hallucination, Sigmoid, Softmax
 

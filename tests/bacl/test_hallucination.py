@@ -81,7 +81,7 @@ def test_sampling_follows_equation_12_by_chi_square():
     statistics = FeatureStatistics(categories=4, width=1, beta=0.9)
     statistics.seen.fill_(True)
     strength = torch.tensor([0.9, 0.5, 0.0, 1.0])
-    _, labels = statistics.synthesize(strength, 6000, 1, torch.Generator().manual_seed(0))
+    _, labels = statistics.synthesize(strength, 6000, 1, [torch.Generator().manual_seed(0)])
     observed = torch.bincount(labels, minlength=4).numpy()
     chance = np.array([0.1, 0.5, 1.0]) / 1.6
     assert observed[3] == 0
@@ -95,7 +95,7 @@ def test_synthesised_features_have_the_stored_mean_and_variance():
     statistics.prototype[1] = torch.tensor([1.0, -2.0, 0.5])
     statistics.variance[1] = torch.tensor([0.25, 4.0, 0.0])
     features, labels = statistics.synthesize(
-        torch.tensor([1.0, 0.0]), 500, 40, torch.Generator().manual_seed(1)
+        torch.tensor([1.0, 0.0]), 500, 40, [torch.Generator().manual_seed(1)]
     )
     assert (labels == 1).all() and len(features) == 20000
     np.testing.assert_allclose(features.mean(0), [1.0, -2.0, 0.5], atol=0.05)
@@ -106,7 +106,7 @@ def test_rows_of_categories_never_seen_are_labelled_background():
     statistics = FeatureStatistics(categories=3, width=2, beta=0.9)
     statistics.seen[1] = True
     chance = torch.tensor([0.0, 0.0, 1.0])  # strength: the first two are drawn, evenly
-    features, labels = statistics.synthesize(chance, 8, 12, torch.Generator().manual_seed(0))
+    features, labels = statistics.synthesize(chance, 8, 12, [torch.Generator().manual_seed(0)])
     assert set(labels.tolist()) == {1, 3}
     assert features.shape == (96, 2) and not features.any()
 
@@ -114,5 +114,5 @@ def test_rows_of_categories_never_seen_are_labelled_background():
 def test_full_strength_everywhere_samples_evenly():
     statistics = FeatureStatistics(categories=3, width=1, beta=0.9)
     statistics.seen.fill_(True)
-    _, labels = statistics.synthesize(torch.ones(3), 300, 1, torch.Generator().manual_seed(0))
+    _, labels = statistics.synthesize(torch.ones(3), 300, 1, [torch.Generator().manual_seed(0)])
     assert torch.bincount(labels, minlength=3).min() > 60

@@ -17,12 +17,14 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import FUNCTIONS
 
-from bacl.config import stage_config
+from bacl.config import features_config, stage_config
 from bacl.datasets.categories import Category
 from bacl.datasets.index import Index, write
 from bacl.datasets.prepared import Prepared
 from bacl.detector import bank
 from bacl.export import export_variants
+from bacl.features import shards
+from bacl.features.recording import Recorder
 from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
 
 register_all_modules(init_default_scope=True)
@@ -66,9 +68,7 @@ def config_of(
     train_split: instead of its own. replayed: what is stored, where it trains on that. recipe:
     what else the recipe says.
     """
-    prepared = Prepared.load(dataset_info)
-    if train_split is not None:
-        prepared = prepared.model_copy(update={"train": train_split})
+    prepared = _prepared(dataset_info, train_split)
     return stage_config(
         DETECTOR.model_copy(update={"type": detector}),
         prepared,
@@ -82,8 +82,46 @@ def config_of(
     )
 
 
+def _prepared(dataset_info, train_split):
+    prepared = Prepared.load(dataset_info)
+    if train_split is None:
+        return prepared
+    return prepared.model_copy(update={"train": train_split})
+
+
+def config_of_features(
+    dataset_info, features, seed=0, detector="faster_rcnn", train_split=None, **recipe
+):
+    """Configuration of what records features for `config_of(..., replayed=features)`."""
+    return features_config(
+        DETECTOR.model_copy(update={"type": detector}),
+        _prepared(dataset_info, train_split),
+        dataset_info,
+        RECIPE.model_copy(update=recipe),
+        features,
+        seed,
+    )
+
+
+def record(config, model, folder, wanted=None):
+    """Record features of a detector in a folder, all shards or those wanted."""
+    recorder = Recorder(model, config)
+    folder.mkdir(exist_ok=True)
+    for part, content in recorder.walk(recorder.parts() if wanted is None else wanted):
+        shards.write(folder, part, content)
+
+
+def on_features(config, folder):
+    """The configuration of a replay with features that lie in a folder."""
+    for loader in ("train_dataloader", "val_dataloader"):
+        if config[loader]["dataset"]["type"].startswith("Stored"):
+            config[loader]["dataset"]["folder"] = str(folder)
+    return config
+
+
 def rewritten(dataset_info, folder, change):
-    """The training split with each image's (image, file, annotations) as `change` has them."""
+    """The training split with each image's (image, file, annotations) as `change` has them, and
+    without those of which it makes nothing."""
     prepared = Prepared.load(dataset_info)
     read = Index(prepared.train.index)
     rows = []
@@ -101,7 +139,9 @@ def rewritten(dataset_info, folder, change):
                 zip(entry.labels, entry.boxes, read.masks(place), strict=True)
             )
         ]
-        rows.append(change(place, image, entry.file, annotations))
+        row = change(place, image, entry.file, annotations)
+        if row is not None:
+            rows.append(row)
     path = folder / "train.arrow"
     write(path, rows)
     return prepared.train.model_copy(update={"index": str(path)})

@@ -57,22 +57,24 @@ class Training:
         images: int = 1,
         end_to_end: bool = False,
     ) -> None:
-        from mmengine.registry import OPTIM_WRAPPERS
-
         self.count, self.setting, self.detector = count, setting, detector
         self.recipe, self.images, self.end_to_end = recipe, images, end_to_end
-        config = self._config()
+        config = self.config()
         if model is None:
             torch.manual_seed(0)
             model = build(config["model"])
         self.model = model.to(setting.device).train()
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = dict(config["optim_wrapper"]["optimizer"])
-        del optimizer["type"]
-        self.optimizer = OPTIM_WRAPPERS.build(
-            {**config["optim_wrapper"], "optimizer": torch.optim.SGD(trained, **optimizer)}
-        )
+        self.optimizer = self.optimizer_of(model)
         self._batch = batch_of(images, setting)
+
+    def optimizer_of(self, model: nn.Module) -> Any:
+        """An optimizer of what trains in a detector, as the stage has it."""
+        from mmengine.registry import OPTIM_WRAPPERS
+
+        config = self.config()["optim_wrapper"]
+        options = {name: value for name, value in config["optimizer"].items() if name != "type"}
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return OPTIM_WRAPPERS.build({**config, "optimizer": torch.optim.SGD(trained, **options)})
 
     def step(self) -> None:
         """One optimizer step."""
@@ -80,7 +82,7 @@ class Training:
 
     def stock(self) -> "Training":
         """MMDetection's own detector on the same weights, with the same parts frozen."""
-        config = self._config()
+        config = self.config()
         train_cfg = copy.deepcopy(config["model"]["train_cfg"])
         for part in ("rpn", "rcnn"):
             keyed = train_cfg[part]["sampler"]
@@ -126,7 +128,8 @@ class Training:
                     self.step()
         return {name: clock.taken.get(name, 0.0) / repeat for name in PARTS}
 
-    def _config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
+        """The stage's configuration."""
         variants: dict[str, Variant] = (
             {"softmax": SoftmaxSettings(method="softmax")}
             if self.end_to_end

@@ -1,9 +1,11 @@
-"""`bacl plan`, `run`, `sweep`, `submit`, `status`, `stop`, `logs` and `ui`: running jobs and
+"""`bacl plan`, `run`, `try`, `sweep`, `submit`, `status`, `stop`, `logs` and `ui`: running jobs and
 following them.
 
 Commands import what they need when they run.
 """
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +20,12 @@ from bacl_platform.cli.options import (
     Debug,
     Either,
     File,
+    Json,
     Seeds,
     Set,
     StoreOption,
 )
-from bacl_platform.cli.plans import planned, swept
+from bacl_platform.cli.plans import planned, rerun_command, swept
 
 app = App()
 
@@ -97,6 +100,68 @@ def run(
         with driving(store):
             run_plan(plan, store, Tracking.of_plan(plan, store), console, address)
         say(console, f"results: bacl report {file}; runs: bacl ui; checkpoints: {store.url}")
+
+
+@app.command(name="try")
+def try_(
+    file: File,
+    store_url: StoreOption = DEFAULT_STORE,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            metavar="NAME",
+            help="Variant of the stage, or a method with its defaults; repeatable.",
+            show_default="all of the stage",
+        ),
+    ] = None,
+    set_: Set = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Stage that replays features, where there are several."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Seed to train.", show_default="the file's first"),
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train variants on stored features now, in this process, and evaluate them.
+
+    Takes seconds once `bacl run` has made the features. What was tried is in the store like any
+    other job, and is not trained again. Methods of your own come with the file's `imports`.
+
+    \b
+    Examples:
+      bacl try experiments/embedded/replay.yaml --variant bacl --variant softmax
+      bacl try experiments/embedded/replay.yaml --variant seesaw --set \
+        stages.classifier.variants.seesaw.q=1
+    """
+    with report_errors(debug):
+        from bacl_platform.analysis.results import collect
+        from bacl_platform.console import Console, say
+        from bacl_platform.plan.sweep_plan import Preparation
+        from bacl_platform.report import experiment_report
+        from bacl_platform.run.progress import Progress
+        from bacl_platform.store.store import Store
+        from bacl_platform.tools.attempt import attempt, read_attempt
+
+        experiment, stage = read_attempt(file, variant or [], set_ or [], stage, seed)
+        store = Store(store_url)
+        prepared = Preparation(store)(experiment.dataset)
+        console = Console(file=sys.stderr if json_ else sys.stdout)
+        seeds = None if seed is None else str(seed)
+        run_command = rerun_command(file, store_url, None, seeds)
+        with Progress(console) as progress:
+            plan = attempt(experiment, stage, prepared, store, progress, run_command)
+        report = collect(plan, store, run_command)
+        if json_:
+            print(json.dumps(experiment_report.as_json(report), indent=1))
+            return
+        for metrics in report.kinds.values():
+            console.print(experiment_report.table(report, metrics))
+        say(console, "AP in points, of classifiers trained on stored features. * best.")
 
 
 @app.command()

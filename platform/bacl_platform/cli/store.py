@@ -62,7 +62,7 @@ def ls(store_url: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
         total = decimal(sum(entry.bytes for entry in entries))
         say(console, f"{len(entries)} entries, {total} in {store.url}")
         for job in unfinished_jobs(store):
-            step = "no checkpoint yet" if job.checkpoint is None else f"step {job.checkpoint}"
+            step = "no checkpoint yet" if job.checkpoint is None else f"{job.unit} {job.checkpoint}"
             state = "running" if job.running else "interrupted"
             say(console, f"unfinished: {job.name} {job.key}, {state}, {step} of {job.steps}")
 

@@ -5,12 +5,13 @@ all that start from it either way.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from bacl_platform.plan.stored import amount, passing, stored_lines
 from bacl_platform.store.names import SCALARS
 from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import newest_step
@@ -70,7 +71,7 @@ def cost_of(
     for job in jobs:
         done = (steps or {}).get(job.key, 0)
         if job.kind == "features":
-            views, images = _passing(job, val_images)
+            views, images = passing(job, val_images)
             left = 1 - done / max(job.iterations, 1)
             fused = _more(fused, 1, round(left * views), round(left * images))
             alone = _more(alone, 1, round(left * views), round(left * images))
@@ -85,23 +86,6 @@ def cost_of(
         fused = _more(fused, 1, trained, evaluated)
         alone = _more(alone, len(job.variants), trained, evaluated)
     return fused, alone
-
-
-def _passing(job: "Job", val_images: int) -> tuple[int, int]:
-    """Image views, and validation images, that a job which stores features passes on."""
-    stored = job.config["features"]
-    views = stored["views"] * images_that_train(job)[0]
-    return views, val_images if stored["val"] else 0
-
-
-def images_that_train(job: "Job") -> tuple[int, int]:
-    """How many images a job shows in an epoch, and how many its training split has."""
-    from bacl.datasets.index import Index
-
-    dataset = job.config["train_dataloader"]["dataset"]
-    dataset = dataset.get("dataset", dataset)  # Copy-Paste is around it
-    index = Index(dataset["ann_file"])
-    return len(index.trained(dataset["least_side"], dataset["empty"])), len(index)
 
 
 def _more(cost: Cost, jobs: int, trained: int, evaluated: int) -> Cost:
@@ -119,7 +103,7 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
         yield f"in all: {fused}"
         yield f"with a job for every variant: {alone} ({_times(fused, alone)} the training images)"
     yield from _banks(plan, val_images)
-    yield from stored_lines(plan.jobs, prepared)
+    yield from stored_lines(plan.jobs, prepared, store)
     missing = plan.missing(store)
     steps = {job.key: newest_step(store, job.key) or 0 for job in missing}
     there = (
@@ -155,50 +139,6 @@ def _banks(plan: "Plan", val_images: int) -> Iterator[str]:
                 f"job for every variant: {amount(alone.trained)} in {alone.jobs} "
                 f"({_times(fused, alone)})"
             )
-
-
-def stored_lines(jobs: Sequence["Job"], prepared: "Prepared") -> Iterator[str]:
-    """How large stored features are, and which stages train on them."""
-    from rich.filesize import decimal
-
-    for job in {job.stage: job for job in jobs if job.kind == "features"}.values():
-        views, images = _passing(job, prepared.val.image_total)
-        train, val = bytes_of(job, prepared)
-        seeds = sum(other.stage == job.stage for other in jobs)
-        each = f" for each of {seeds} seeds" if seeds > 1 else ""
-        yield (
-            f"{job.stage}: about {decimal(views * train + images * val)}{each}: {decimal(train)} "
-            f"for each of {amount(views)} views of training images"
-            + (f", {decimal(val)} for each of {amount(images)} validation images" if images else "")
-        )
-    replays = dict.fromkeys(job.stage for job in jobs if job.replayed)
-    if replays:
-        yield f"{', '.join(replays)}: trained on stored features; no image passes the trunk"
-
-
-POSITIVES = 7
-"""Sampled regions of objects for each box of a training image, about, before the quota: measured on
-the embedded set."""
-
-
-def bytes_of(job: "Job", prepared: "Prepared") -> tuple[int, int]:
-    """Bytes, about, that a job stores of a view of a training image, and of a validation image."""
-    stored, model = job.config["features"], job.config["model"]
-    head, sampler = model["roi_head"]["bbox_head"], model["train_cfg"]["rcnn"]["sampler"]
-    images = max(images_that_train(job)[0], 1)
-    boxes = sum(category.instance_count for category in prepared.categories) / images
-    shown = sum(category.image_count for category in prepared.categories) / images
-    positives = min(POSITIVES * boxes, sampler["num"] * sampler["pos_fraction"])
-    rows = positives + min(stored["negatives"], sampler["num"] - positives)
-    width = head["fc_out_channels"]
-    widths = {"pooled": head["in_channels"] * head["roi_feat_size"] ** 2, "fc1": width}
-    each = (width + sum(widths[name] for name in stored["layers"])) * _BYTES[stored["dtype"]]
-    # beside features: labels, boxes of proposals and truths, and means and squares in float32
-    view = rows * (each + 4) + positives * 32 + shown * 8 * width
-    return round(view), round(model["test_cfg"]["rpn"]["max_per_img"] * (each + 16))
-
-
-_BYTES = {"float16": 2, "float32": 4}
 
 
 def _hours(
@@ -275,13 +215,6 @@ def _jobs(count: int) -> str:
 
 def _times(fused: Cost, alone: Cost) -> str:
     return f"{alone.trained / fused.trained:.3g} times"
-
-
-def amount(count: int) -> str:
-    """A number of images: exact below a million."""
-    if count < 1e6:
-        return f"{count:,}"
-    return f"{count / 1e6:.{1 if count >= 1e7 else 2}f} M"
 
 
 def duration(seconds: float) -> str:

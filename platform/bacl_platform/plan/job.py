@@ -50,6 +50,11 @@ class Job(Settings):
         return self.kind == "classifier" and self.recipe.features == "replay"
 
     @property
+    def unit(self) -> str:
+        """What its progress is counted in."""
+        return "shard" if self.kind == "features" else "step"
+
+    @property
     def features(self) -> Fidelity:
         """What its variants are trained on."""
         return "replay" if self.replayed else "exact"

@@ -5,8 +5,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from bacl_platform.console import say
-from bacl_platform.plan.cost import cost_lines, images_that_train
+from bacl_platform.plan.cost import cost_lines
 from bacl_platform.plan.job import Job, Plan, grouped
+from bacl_platform.plan.stored import images_that_train
 from bacl_platform.spec.experiment import ClassifierStage, Experiment, Resources
 from bacl_platform.spec.problems import as_yaml
 from bacl_platform.store.store import Store
@@ -62,7 +63,7 @@ def state(job: Job, store: Store) -> str:
     if store.complete(job.key):
         return "in store"
     step = newest_step(store, job.key)
-    return "to run" if step is None else f"unfinished at step {step}"
+    return "to run" if step is None else f"unfinished at {job.unit} {step}"
 
 
 def _of_other_code(plan: Plan, store: Store) -> Iterator[str]:

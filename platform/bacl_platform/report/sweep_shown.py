@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bacl_platform.console import say
-from bacl_platform.plan.cost import cost_of, duration, step_seconds, stored_lines
+from bacl_platform.plan.cost import cost_of, duration, step_seconds
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.judged import prepared_of
 from bacl_platform.plan.show import state
+from bacl_platform.plan.stored import stored_lines
 from bacl_platform.plan.sweep_plan import SweepPlan
 from bacl_platform.report.sweep_report import collect
 from bacl_platform.store.store import Store
@@ -84,7 +85,7 @@ def _images(jobs: Sequence[Job], store: Store) -> Iterator[str]:
     if missing:
         prepared = prepared_of(missing[0].dataset_digest, store)
         yield f"to run: {cost_of(missing, prepared.val.image_total)[0]}"
-        yield from stored_lines(missing, prepared)
+        yield from stored_lines(missing, prepared, store)
 
 
 def _print_jobs(jobs: Sequence[Job], store: Store, console: "Console") -> None:

@@ -78,10 +78,12 @@ class Progress(AbstractContextManager[Any]):
 
     def checkpoint(self, job: Job, step: int) -> None:
         """A checkpoint is on the disk; without a terminal, only this shows progress."""
-        if step == job.iterations:
+        if job.kind == "features":
+            self._show(job, step, "shards")
+        elif step == job.iterations:
             self._show(job, step, "evaluating")
         if not self.console.is_terminal:
-            self.say(f"{job.name}: step {step}/{job.iterations}{self._state(job)}")
+            self.say(f"{job.name}: {job.unit} {step}/{job.iterations}{self._state(job)}")
 
     def end(self, job: Job, text: str) -> None:
         """A job is done or has failed."""

@@ -33,6 +33,8 @@ class Unfinished:
     images_per_second: float | None
     failure: str | None
     """How it failed, if it did and was not started again."""
+    unit: str
+    """What steps and checkpoints count: `step`, or `shard` where features are stored."""
 
 
 def unfinished_jobs(store: Store) -> list[Unfinished]:
@@ -48,7 +50,9 @@ def unfinished_jobs(store: Store) -> list[Unfinished]:
 def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
     lines = (unfinished.read(store, key, SCALARS) or "").splitlines()
     rows = [row for row in map(json.loads, lines) if "loss" in row]
-    last = rows[-1] if rows else {"step": 0}
+    checkpoint = unfinished.newest_step(store, key)
+    unit = "shard" if job.get("kind") == "features" else "step"
+    last = rows[-1] if rows else {"step": (checkpoint or 0) if unit == "shard" else 0}
     steps = job["iterations"]
     seconds = last.get("time")
     return Unfinished(
@@ -60,10 +64,11 @@ def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
         steps=steps,
         loss=last.get("loss"),
         seconds_left=seconds * (steps - last["step"]) if seconds else None,
-        checkpoint=unfinished.newest_step(store, key),
+        checkpoint=checkpoint,
         quiet=unfinished.quiet(store, key),
         images_per_second=job["recipe"]["schedule"]["batch"] / seconds if seconds else None,
         failure=store.note(failure_note(key)),
+        unit=unit,
     )
 
 
@@ -95,7 +100,7 @@ def print_status(store: Store, console: "Console") -> None:
             "" if job.loss is None else f"{job.loss:.3f}",
             "" if rate is None else f"{rate:.3g}",
             left,
-            "none yet" if job.checkpoint is None else f"step {job.checkpoint}",
+            "none yet" if job.checkpoint is None else f"{job.unit} {job.checkpoint}",
         )
     console.print(table)
 

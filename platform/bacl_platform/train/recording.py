@@ -3,9 +3,9 @@
 A shard is whole or not there, so a job that was stopped, or killed, goes on with those that lack.
 """
 
-import logging
-import os
+import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
+from bacl.datasets.prepared import Prepared
 from bacl.detector.warmstart import load_trunk, read_checkpoint
+from bacl.errors import RunError
 from bacl.features import shards
 from bacl.features.parts import Part
 from bacl.features.recording import Recorder
 from bacl_platform.plan.job import Job
-from bacl_platform.store.disk import disk_errors, write_text
+from bacl_platform.plan.stored import bytes_in_all, lack_of_room
+from bacl_platform.store.disk import disk_errors, link, write_text
 from bacl_platform.store.names import CHECKPOINT, JOB, LOG, SCALARS, SHARDS
 from bacl_platform.store.store import Store
 from bacl_platform.train.bringing import bring
@@ -34,10 +37,8 @@ from bacl_platform.train.model import save_file
 from bacl_platform.train.publish import described
 from bacl_platform.train.ranks import together
 
-TOLD_EVERY = 2.0
-"""Seconds, at least, between what is said of progress."""
-
-logger = logging.getLogger(__name__)
+REPORT_EVERY = 15.0
+"""Seconds, at least, between reports of progress."""
 
 
 def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> None:
@@ -45,7 +46,9 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
     work = store.work(job.key)
     folder = work / "entry" / SHARDS
     together(lambda: bring(job, store))
+    together(lambda: _first(job, store))
     together(lambda: folder.mkdir(parents=True, exist_ok=True))
+    together(lambda: shards.clear(folder))
     together(lambda: write_text(work / JOB, described(job)))
     recorder = Recorder(_detector(job, store), job.config)
     every = recorder.parts()
@@ -54,29 +57,51 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
     rank, ranks = get_dist_info()
     if rank == 0:
         tell(Started(job.key, len(done)))
-    told = began = time.perf_counter()
-    for part, content in recorder.walk(missing[rank::ranks], job.recipe.loader_workers):
-        with disk_errors(store.root):
+    together(lambda: _check_room(job, store, len(missing) / len(every)))
+    reported = began = time.perf_counter()
+    made = recorder.walk(missing[rank::ranks], job.recipe.loader_workers)
+    for _ in range(0, len(missing), ranks):  # shard by shard, so that ranks can stop together
+        for part, content in itertools.islice(made, 1):
             shards.write(folder, part, content)
-        if rank == 0 and time.perf_counter() - told > TOLD_EVERY:
-            told = time.perf_counter()
+        if rank == 0 and time.perf_counter() - reported > REPORT_EVERY:
+            reported = time.perf_counter()
             tell(Checkpointed(job.key, len(list(folder.glob("*.pt")))))
-        if asked_to_stop is not None and asked_to_stop():
+        if asked_to_stop is not None and together(asked_to_stop):
             raise Interrupted(f"job {job.name} ({job.key}) was stopped between shards")
     barrier()
+    together(lambda: _check(every, folder))
     seconds = time.perf_counter() - began
     together(lambda: _publish(job, store, work / "entry", seconds))
+
+
+def _check_room(job: Job, store: Store, share: float) -> None:
+    """Refuse to begin where the disk has too little room for the share of shards that lack."""
+    prepared = Prepared.load(Path(job.config["val_dataloader"]["dataset"]["dataset_info"]))
+    if problem := lack_of_room(share * bytes_in_all(job, prepared), store):
+        raise RunError(f"job {job.name} ({job.key}): {problem}")
 
 
 def _kept(part: Part, folder: Path, store: Store, job: Job) -> bool:
     """Whether a shard is whole: one of this job's work, or of its entry, if another part of that
     was damaged."""
+    if shards.whole(folder, part):
+        return True
     before = store.entry(job.key) / SHARDS
-    if not shards.whole(folder, part) and shards.whole(before, part):
-        for name in (part.name, shards.note(part.name)):
-            (folder / name).unlink(missing_ok=True)
-            os.link(before / name, folder / name)
-    return shards.whole(folder, part)
+    if not shards.whole(before, part):
+        return False
+    for name in (part.name, shards.note(part.name)):
+        (folder / name).unlink(missing_ok=True)
+        link(before / name, folder / name)
+    return True
+
+
+def _check(every: Sequence[Part], folder: Path) -> None:
+    """Refuse to publish where shards lack, which ranks on other machines may have put elsewhere."""
+    if lacking := [part.name for part in every if not (folder / part.name).exists()]:
+        raise RunError(
+            f"{folder}: expected all {len(every)} shards of features, {len(lacking)} lack, such as "
+            f"{lacking[0]}: workers on several machines need a store that all of them see"
+        )
 
 
 def _detector(job: Job, store: Store) -> Any:
@@ -102,15 +127,31 @@ def _publish(job: Job, store: Store, results: Path, seconds: float) -> None:
     store.publish(job.key, results)
 
 
+def _first(job: Job, store: Store) -> Path | None:
+    """The entry that the parent's own variants started from, where the parent is a bank."""
+    assert job.parent is not None
+    before = store.descriptions()[job.parent]
+    if before["kind"] == "representation":
+        return None
+    first: str = before["parent"]
+    if not store.complete(first):  # which with a bucket brings it here
+        raise RunError(
+            f"job {job.name} ({job.key}): expected the entry {first} in {store.url}, which "
+            f"{job.parent} started from and whose classifier replays start from, found none that "
+            "is whole: run the same command again, which makes it anew"
+        )
+    return store.entry(first)
+
+
 def _start(job: Job, store: Store) -> dict[str, Any]:
     """Weights that replays start from: the parent's, and where that is a bank, with the classifier
     that its own variants started from."""
     assert job.parent is not None
     weights = read_checkpoint(store.entry(job.parent) / CHECKPOINT)["state_dict"]
-    before = store.descriptions()[job.parent]
-    if before["kind"] == "representation":
+    before = _first(job, store)
+    if before is None:
         return weights
-    first = read_checkpoint(store.entry(before["parent"]) / CHECKPOINT)["state_dict"]
+    first = read_checkpoint(before / CHECKPOINT)["state_dict"]
     classifiers = {name: value for name, value in first.items() if ".variants." in name}
     trunk = {name: value for name, value in weights.items() if not _of_bank(name)}
     return {**trunk, **classifiers}

@@ -1,8 +1,6 @@
 """Which checkpoints of a job stay: the newest while it trains, the chosen ones for good."""
 
-import contextlib
 import json
-import os
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.metric_names import owner
 from bacl_platform.store.checkpoints import checkpoints, newest
+from bacl_platform.store.disk import link
 from bacl_platform.store.manifest import broken
 from bacl_platform.store.names import CHECKPOINTS, SCALARS
 
@@ -59,12 +58,5 @@ class Retention:
         there = dict(checkpoints(self.work / CHECKPOINTS))
         for step in self.lasting(there.keys()):
             if broken(there[step]) is None:
-                shutil.copytree(there[step], folder / there[step].name, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    """A second name for a file: the work keeps its own until the entry is published."""
-    with contextlib.suppress(OSError):  # not every file system has them
-        os.link(source, target)
-        return
-    shutil.copyfile(source, target)
+                # the work keeps its own names for the files until the entry is published
+                shutil.copytree(there[step], folder / there[step].name, copy_function=link)

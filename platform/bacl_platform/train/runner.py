@@ -48,6 +48,10 @@ def runner_config(job: Job, store: Store, results: Path) -> Config:
         for loader in (config.train_dataloader, config.val_dataloader):
             if loader.dataset.type.startswith("Stored"):
                 loader.dataset.folder = str(store.entry(job.parent) / SHARDS)
+                if job.resources.gpus:  # which takes a batch faster than the host puts it together
+                    loader.num_workers = job.recipe.loader_workers
+                    loader.persistent_workers = job.recipe.loader_workers > 0
+                    loader.pin_memory = True
     if get_world_size() > 1:
         config.launcher = "pytorch"
         # mmengine hands DDP a device id, which DDP refuses for a model on the CPU

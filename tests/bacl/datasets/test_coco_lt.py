@@ -254,7 +254,7 @@ def test_coco_lt_is_made_once_and_not_of_another_seed(root):
         "coco_lt_train.json: there (COCO's annotations by the authors' index, seed 0)"
     ]
     assert path.stat().st_mtime_ns == before
-    with pytest.raises(UsageError, match=r"seed 0, asked for is COCO's .*, seed 1: use another"):
+    with pytest.raises(UsageError, match=r"expected COCO's .*, seed 1, got .*, seed 0: use"):
         make(root, seed=1)
 
 

@@ -50,9 +50,9 @@ def test_absolute_names_are_found_inside_and_outside_of_the_folder(folder, tmp_p
         (
             unicodedata.normalize("NFC", "größe.png"),
             unicodedata.normalize("NFD", "größe.png"),
-            "its letters are composed otherwise (Unicode NFC and NFD)",
+            "one is in Unicode's composed form NFC, the other in NFD",
         ),
-        ("my%20photo.png", "my photo.png", "the name in the file is written as in an address"),
+        ("my%20photo.png", "my photo.png", "the name in the annotation file is percent-encoded"),
         ("IMG_1.PNG", "img_1.png", "capital letters differ"),
     ],
 )

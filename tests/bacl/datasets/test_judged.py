@@ -51,8 +51,8 @@ def test_crowded_images_of_own_data_say_what_to_set():
     given = boxes({0: 5000}, {0: 20, 1: 5})
     (said,) = crowding_sentences(given, Detector(), "coco")
     assert said == (
-        "1 validation image has more boxes than can be found in one (up to 5,000): recall is 6.5 % "
-        "at most, and AP is lower for it; set detector.max_detections to 5000 (now 300) and "
+        "1 validation image has more boxes than can be found in an image (up to 5,000): recall is "
+        "6.5 % at most, and AP is lower for it; set detector.max_detections to 5000 (now 300) and "
         "detector.test_proposals to 5000 (now 1000)"
     )
     enough = Detector(max_detections=5000, test_proposals=5000)
@@ -66,7 +66,7 @@ def test_lvis_counts_300_whatever_is_set():
     (said,) = crowding_sentences(given, Detector(max_detections=100), "lvis")
     assert said.endswith("set detector.max_detections to 300 (now 100)")
     (said,) = crowding_sentences(given, Detector(), "lvis")
-    assert said.endswith("so it is for every detector in LVIS")
+    assert said.endswith("no setting helps under LVIS's evaluation")
     limit, said = crowding_sentences(given, Detector(max_detections=1000), "lvis")
     assert limit.startswith(
         "detector.max_detections is 1,000, but LVIS's evaluation counts the 300"

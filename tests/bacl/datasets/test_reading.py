@@ -237,8 +237,8 @@ def test_lists_name_labels_and_categories_that_are_left_out_are_told(understand)
     assert found.images[0]["neg_category_ids"] == [1, 0]
     assert found.images[0]["not_exhaustive_category_ids"] == [1]
     assert found.strange == (
-        "train.json: images: lists of 1 name categories that the file lacks, which count for "
-        "nothing: ids 1"
+        "train.json: images: lists of 1 name categories that the file lacks, which are "
+        "ignored: ids 1"
     )
 
 

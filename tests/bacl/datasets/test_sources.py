@@ -329,7 +329,7 @@ def test_embedded_set_is_laid_down_once(tmp_path, monkeypatch):
     assert made == [3]
     dataset = sources.under(tmp_path, "embedded")
     assert (dataset.format, dataset.train) == ("lvis", str(tmp_path / "embedded/train.json"))
-    with pytest.raises(UsageError, match=r"is there as the embedded set, seed 3, asked for is the"):
+    with pytest.raises(UsageError, match=r"expected the embedded set, seed 4, got .* seed 3: use"):
         provide(replace(request, seed=4), lambda _: None, lambda *_: None)
 
 

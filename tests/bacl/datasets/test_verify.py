@@ -340,8 +340,7 @@ def test_federated_lists_that_contradict_the_annotations_are_told(folder):
     folder.val = folder.split([4, 5])
     folder.val["images"][1]["not_exhaustive_category_ids"] = [8]
     assert folder.remarks() == [
-        "val.json: images: lists of 1 name categories that the file lacks, which count for "
-        "nothing: ids 5"
+        "val.json: images: lists of 1 name categories that the file lacks, which are ignored: ids 5"
     ]
 
 
@@ -349,8 +348,8 @@ def test_given_counts_that_are_wrong_are_told(folder):
     folder.train["categories"][0] |= {"image_count": 3, "instance_count": 31}
     folder.train["categories"][1] |= {"image_count": 2}
     assert folder.remarks() == [
-        "train.json: categories: 1 have another image_count than the file gives: cup (2, but 0)",
-        "train.json: categories: 1 have another instance_count than the file gives: "
+        "train.json: categories: 1 have another image_count than their annotations: cup (2, but 0)",
+        "train.json: categories: 1 have another instance_count than their annotations: "
         "mug (31, but 30)",
     ]
 

@@ -20,6 +20,9 @@ from batches import (
 )
 from scalars import cross_entropy, sigmoid, softmax
 
+from bacl.method_settings.registry import METHODS as SETTINGS
+from bacl.variants import METHODS
+
 BALMS = {"method": "balms", "counts": COUNTS}
 EQL = {"method": "eql", "tail": None, "counts": COUNTS}
 DROPLOSS = {"method": "droploss", "tail": None, "counts": COUNTS}
@@ -113,3 +116,8 @@ def test_gradient_of_the_cross_entropy_equals_finite_differences(settings):
     (gradient,) = torch.autograd.grad(loss_of(variant, batch, logits), logits)
     expected = slopes(lambda moved: cross_entropies(moved, batch.labels), logits)
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_say_which_layers_the_variant_reads(name):
+    assert SETTINGS[name].reads == METHODS.get(name).reads

@@ -70,7 +70,7 @@ def test_looped_synthesis_draws_from_the_same_distribution_as_ours():
     ours.seen.fill_(True)
     looped.seen = [True] * 3
     made = [
-        ours.synthesize(strength, 4000, 1, torch.Generator().manual_seed(0))[1],
+        ours.synthesize(strength, 4000, 1, [torch.Generator().manual_seed(0)])[1],
         looped.synthesize(strength, 4000, 1, random.Random(0))[1],
     ]
     expected = 4000 * (1 - strength) / (1 - strength).sum()

@@ -308,8 +308,8 @@ def test_crowded_images_are_told_with_what_to_set(study, tmp_path):
     crowd = [(1, 1, 1 + k / 10, 0) for k in range(400)]
     one = study([*crowd, (2, 2, 5, 0)])
     sentence = (
-        "1 validation image has more boxes than can be found in one (up to 400): recall is 75.1 % "
-        "at most, and AP is lower for it; set detector.max_detections to 400 (now 300)"
+        "1 validation image has more boxes than can be found in an image (up to 400): recall is "
+        "75.1 % at most, and AP is lower for it; set detector.max_detections to 400 (now 300)"
     )
     assert f"{sentence}." in one.bacl("plan").output
     verified = CliRunner().invoke(cli.app, ["data", "verify", str(one.file)])

@@ -69,7 +69,7 @@ def wait_until_gone(pid: int) -> None:
 
 
 def wait_for_checkpoint(job: Job, store: Store, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while (newest_step(store.work(job.key) / "checkpoints") or 0) < step:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline

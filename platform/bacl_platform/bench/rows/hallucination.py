@@ -45,7 +45,7 @@ def measure(setting: Setting, size: Size = LVIS) -> list[Row]:
 
     def ours() -> None:
         statistics.update(moments(features, labels, size.categories))
-        statistics.synthesize(strength, settings.categories, settings.samples, noise)
+        statistics.synthesize(strength, settings.categories, settings.samples, [noise])
 
     def theirs() -> None:
         looped.update(features, labels)

@@ -12,7 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bacl.export import confusions_of
+from bacl.inspection import confusions_of
 from bacl_platform.analysis.error_types import KINDS, Confusion
 from bacl_platform.analysis.matching import RECALLS
 from bacl_platform.analysis.profiles import Analysis, featured

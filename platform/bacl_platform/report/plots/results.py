@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from bacl.export import weight_norms_of
+from bacl.inspection import weight_norms_of
 from bacl_platform.analysis.results import Report
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.metric_names import group_precision, owner
