@@ -82,6 +82,17 @@ def test_best_are_confirmed_with_the_keys_of_a_sweep_without_screen(
     assert [cell.key for cell in confirmed.cells] == [keys[0.25], keys[1]]
 
 
+def test_gc_keeps_what_a_sweep_has_confirmed(filled, fill, confirm, store):
+    plan = filled(SCREEN, (0.1, 0.4, 0.2, 0.3))
+    confirmed = confirm(plan)
+    fill(confirmed.missing(store), {(cell.trial.variant, 0): 0.5 for cell in confirmed.cells})
+    words = ["store", "gc", "--store", str(store.root), "--keep", str(plan.file.path)]
+    run = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert run.exit_code == 0, run.output
+    keys = {job.key for job in (*plan.jobs, *confirmed.jobs)}
+    assert len(keys) == 4 and not [key for key in keys if key in run.output], run.output
+
+
 def test_ranking_is_by_the_mean_over_seeds_and_the_mode(filled, confirm):
     text = SCREEN + "seeds: [0, 1]\nmode: min\n"
     # by alpha: (0.1, 0.9), (0.3, 0.3), (0.4, 0.4), (0.2, 0.7): means 0.5, 0.3, 0.4, 0.45

@@ -323,6 +323,15 @@ def test_report_without_replayed_rows_does_not_mention_them(study):
     assert "| variant | seeds | AP |" in text and "Replayed" not in text
 
 
+def test_command_names_checkpoints_of_variants_alone(tiny, planned, replayed, store, fill):
+    fill(planned(*replayed).jobs, MIXED)
+    overrides = [word for one in replayed for word in ("--set", one)]
+    done = bacl("report", tiny, "--store", store.root, "--quick", *overrides)
+    assert done.exit_code == 0, done.output
+    places = re.findall(r"checkpoints: .*/variants/(.*)/checkpoint\.pth", done.output)
+    assert places == ["features", "{bacl,softmax}", "{fcbl,bce}"]
+
+
 def test_lone_exact_row_is_not_the_best_of_its_kind(tiny, planned, replayed, store, fill):
     tiny.write_text(tiny.read_text().split("  heads:")[0])
     plan = planned(*replayed)

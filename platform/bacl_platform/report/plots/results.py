@@ -51,7 +51,8 @@ def _kinds(report: Report) -> list[str]:
 
 
 def _stages(report: Report) -> list[str]:
-    return list(dict.fromkeys(job.stage for job in report.finished))
+    """The stages that train variants."""
+    return list(dict.fromkeys(job.stage for job in report.finished if job.variants))
 
 
 @plot(Page.RESULTS, each=_kinds)
@@ -296,7 +297,8 @@ def training(report: Report, stage: str) -> Picture:
     for axes in (trunk, rate):
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
         axes.set_xlabel("step")
-    trunk.legend(frameon=False, fontsize=8)
+    if trunk.lines:
+        trunk.legend(frameon=False, fontsize=8)
     legend_below(figure, above)
     return Picture(f"training_{stage}.png", f"Training of {stage}", figure)
 

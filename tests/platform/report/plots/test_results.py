@@ -169,6 +169,22 @@ def test_training_curves_are_means_over_seeds(study):
     assert set(rate.get_lines()[0].get_ydata()) == {0.01}
 
 
+def test_stage_that_stores_features_has_no_training_curves(planned, replayed, store, fill):
+    plan = planned(*replayed)
+    fill(plan.jobs, APS | {("fcbl", 0): 0.3, ("bce", 0): 0.2})
+    files = {picture.file for picture in pictures(Page.RESULTS, collect(plan, store, ""))}
+    trained = {name for name in files if name.startswith("training_")}
+    assert trained == {"training_features.png", "training_heads.png", "training_quick.png"}
+
+
+def test_trunk_that_does_not_train_has_no_legend(study, recwarn):
+    for rows in study.scalars.values():
+        for row in rows:
+            row.pop("loss_rpn_cls", None)
+    _, trunk, _ = results.training(study, "heads").figure.axes
+    assert trunk.get_legend() is None and not recwarn.list
+
+
 def test_variant_keeps_its_colour_in_every_picture(study):
     (bars,) = [
         bars
