@@ -52,8 +52,8 @@ def test_result_that_changes_without_a_version_is_told_with_its_part(tmp_path):
     assert re.fullmatch(
         r"resampling: softmax: results changed \(loss_cls\[0\] is [\d.]+, was [\d.]+\): if that is "
         r"on purpose, raise the version of the part that changed \(method\.softmax, resampling, "
-        r"augmentation\.multi_scale, detector\.faster_rcnn, training, sampler\.random, "
-        r"evaluation\) in bacl/result_versions\.py and record anew with `python "
+        r"augmentation\.multi_scale, sampler\.random, detector\.faster_rcnn, evaluation, "
+        r"training\) in bacl/result_versions\.py and record anew with `python "
         r"tests/bacl/golden\.py`; finished jobs that used the part are then trained again\.",
         told,
     )

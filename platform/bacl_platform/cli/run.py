@@ -127,16 +127,16 @@ def try_(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train variants on stored features now, in this process, and evaluate them.
+    """Train variants on stored features, at once and in this process.
 
-    Takes seconds once `bacl run` has made the features. What was tried is in the store like any
-    other job, and is not trained again. Methods of your own come with the file's `imports`.
+    Evaluates them, too. Takes seconds once `bacl run` has made the features. What was tried is in
+    the store like any other job, and is not trained again. Methods of your own come with the
+    file's `imports`.
 
     \b
     Examples:
       bacl try experiments/embedded/replay.yaml --variant bacl --variant softmax
-      bacl try experiments/embedded/replay.yaml --variant seesaw --set \
-        stages.classifier.variants.seesaw.q=1
+      bacl try mine.yaml --variant fcbl --set stages.heads.variants.fcbl.alpha=1
     """
     with report_errors(debug):
         from bacl_platform.analysis.results import collect

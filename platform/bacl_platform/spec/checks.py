@@ -121,7 +121,6 @@ def _replays(name: str, experiment: Experiment) -> Iterator[str]:
                 "trains the trunk, got 'replay'"
             )
         return
-    before = experiment.stages[stage.after]
     if isinstance(stage, FeaturesStage):
         if experiment.detector.type == "cascade_rcnn":
             yield (
@@ -130,7 +129,9 @@ def _replays(name: str, experiment: Experiment) -> Iterator[str]:
                 "make of proposals"
             )
         return
-    if stage.recipe.features == "exact" or not isinstance(before, FeaturesStage):
+    before = experiment.stages.get(stage.after)
+    rooted = _first(name, experiment) is not None  # else `broken_edges` says so
+    if stage.recipe.features == "exact" or not isinstance(before, FeaturesStage) or not rooted:
         return
     shown = image_recipe(experiment, stage.after)
     for field in sorted(stage.recipe.model_fields_set & set(STORED_WITH)):
@@ -171,6 +172,15 @@ def _unserved(name: str, stage: Training) -> Iterator[str]:
             )
 
 
+def _first(name: str, experiment: Experiment) -> RepresentationStage | None:
+    """The representation stage that a stage starts from at last; None where there is none."""
+    stage, passed = experiment.stages.get(name), set[str]()
+    while isinstance(stage, ClassifierStage | FeaturesStage) and stage.after not in passed:
+        passed.add(stage.after)
+        stage = experiment.stages.get(stage.after)
+    return stage if isinstance(stage, RepresentationStage) else None
+
+
 def _followers(name: str, stage: Training, experiment: Experiment) -> Iterator[str]:
     """Problems of variants that only correct the classifier of the stage before."""
     for variant, settings in variants_of(name, stage).items():
@@ -180,10 +190,8 @@ def _followers(name: str, stage: Training, experiment: Experiment) -> Iterator[s
         if isinstance(stage, RepresentationStage):
             yield f"stages.{name}.classifier: {wanted}: expected it in a stage of kind classifier"
             continue
-        before = experiment.stages.get(stage.after)
-        while isinstance(before, FeaturesStage | ClassifierStage):
-            before = experiment.stages.get(before.after)
-        found = before.classifier.method if isinstance(before, RepresentationStage) else None
+        first = _first(name, experiment)
+        found = first.classifier.method if first else None
         if found is not None and found not in settings.bases:
             yield (
                 f"stages.{name}.variants.{variant}: {wanted}: expected stages.{stage.after}."

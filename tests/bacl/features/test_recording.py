@@ -13,8 +13,8 @@ from bacl.datasets.prepared import Prepared
 from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.detector.bank import jittered
 from bacl.features import shards
+from bacl.features.observing import deviations
 from bacl.features.parts import EACH, Part
-from bacl.features.recording import deviations
 from bacl.features.replay import packed
 from bacl.features.stored import StoredFeatures, collate_views
 from bacl.hallucination import moments

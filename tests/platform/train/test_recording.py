@@ -12,7 +12,7 @@ import torch
 from bacl.datasets.prepared import Prepared
 from bacl.features import shards
 from bacl.features.parts import parts
-from bacl_platform.plan.cost import bytes_of
+from bacl_platform.plan.stored import bytes_of
 from bacl_platform.store.garbage import find
 from bacl_platform.store.names import SHARDS
 from bacl_platform.train import worker
