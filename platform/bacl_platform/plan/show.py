@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 from bacl_platform.console import say
 from bacl_platform.plan.cost import cost_lines, images_that_train
 from bacl_platform.plan.job import Job, Plan, grouped
-from bacl_platform.spec.experiment import ClassifierStage, Experiment, Resources
+from bacl_platform.spec.experiment import (
+    ClassifierStage,
+    Experiment,
+    RepresentationStage,
+    Resources,
+)
 from bacl_platform.spec.problems import as_yaml
 from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import newest_step
@@ -116,11 +121,12 @@ def _whole_detectors(experiment: Experiment) -> Iterator[str]:
     """What representation stages train for; none shares a trunk, as each makes its own."""
     after: dict[str, list[str]] = {}
     for name, stage in experiment.stages.items():
-        if isinstance(stage, ClassifierStage):
+        if not isinstance(stage, RepresentationStage):
             after.setdefault(stage.after, []).append(name)
     for name, stages in after.items():
         start = "starts" if len(stages) == 1 else "start"
-        yield f"{name}: trained once for each seed; {_listed(stages)} {start} from it"
+        made = "made" if experiment.stages[name].kind == "features" else "trained"
+        yield f"{name}: {made} once for each seed; {_listed(stages)} {start} from it"
     ends = [
         n for n, s in experiment.stages.items() if s.kind == "representation" and n not in after
     ]

@@ -4,7 +4,7 @@ Trials that differ in their variant alone train in one bank. A trial and a seed 
 has the key of its variant: what the store remembers it by, whichever sweep asked for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -170,13 +170,17 @@ def _plan_of(file: SweepFile, trials: Sequence[Trial], plans: Sequence[Plan]) ->
         if job.stage == trial.stage and trial.variant in job.variants
     ]
     by_key = {job.key: job for plan in plans for job in plan.jobs}
-    needed: dict[str, Job] = {}
-    for cell in cells:
-        if cell.job.parent is not None:
-            needed.setdefault(cell.job.parent, by_key[cell.job.parent])
-    for cell in cells:
-        needed.setdefault(cell.job.key, cell.job)
+    before = [job for cell in cells for job in _ancestors(cell.job, by_key)]
+    needed = {job.key: job for job in (*before, *(cell.job for cell in cells))}
     return SweepPlan(file, cells, list(needed.values()))
+
+
+def _ancestors(job: Job, known: Mapping[str, Job]) -> list[Job]:
+    """The jobs that a job starts from, first those that others start from."""
+    if job.parent is None:
+        return []
+    parent = known[job.parent]
+    return [*_ancestors(parent, known), parent]
 
 
 def _population(sweep: Sweep, trials: Sequence[Trial]) -> Population | None:

@@ -96,7 +96,13 @@ class SweepFile:
             )
         raw: dict[str, Any] = _copied(self.base)
         stage = raw["stages"][name]
-        kept = {stage.get("after"), name} if isinstance(stage, dict) else {name}
+        kept, last = [name], stage
+        while isinstance(last, dict):
+            before = last.get("after")
+            if not isinstance(before, str) or before in kept:
+                break
+            kept.append(before)
+            last = raw["stages"].get(before)
         raw["stages"] = {n: value for n, value in raw["stages"].items() if n in kept}
         if _is_classifier(stage):
             stage["variants"] = {"trial": self._variant(stage.get("variants"))}

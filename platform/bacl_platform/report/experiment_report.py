@@ -192,6 +192,8 @@ def print_report(report: Report, out: Path, store: Store, command: str, console:
     say(console, "")
     say(console, f"report:      {out / 'report.html'} (and report.md, per_category.csv, pictures)")
     for job in report.finished:
+        if not job.variants:
+            continue
         names = ",".join(job.variants)
         names = f"{{{names}}}" if len(job.variants) > 1 else names
         say(

@@ -72,7 +72,10 @@ def run_sweeps(
         ending.enter_context(ray_for(asked, address, console))
         progress = ending.enter_context(TrialProgress(console))
         parents = [
-            j for plan in first for j in plan.missing(store) if j.key == plan.cells[0].job.parent
+            job
+            for plan in first
+            for job in plan.missing(store)
+            if job.key not in {cell.job.key for cell in plan.cells}
         ]
         _tune(running, parents, store, prepare, own_trackings, progress)
 

@@ -62,10 +62,8 @@ def test_sharing_says_what_is_fused_and_why_not(planned):
     lines = list(sharing(planned("stages.heads.variants_per_job=1", apart).experiment))
     assert lines[0] == "heads: 2 trunks because variants_per_job is 1: bacl; softmax"
     assert lines[1] == "late: fcbl alone"
-    assert lines[2].startswith(
-        "heads and late do not share a trunk: recipe.schedule.milestones is [9] in heads and [] "
-        "in late"
-    )
+    assert lines[2].startswith("heads and late do not share a trunk: recipe.scales is [[96, 96]]")
+    assert "recipe.schedule.milestones is [9] in heads and [] in late" in lines[2]
     assert "recipe.schedule.lr is 0.02 in heads and 0.5 in late" in lines[2]
     assert "recipe.proposal_nms is null in heads and [0.9, 0.8, 0.7] in late" in lines[2]
     assert lines[3:] == ["features: trained once for each seed; heads and late start from it"]

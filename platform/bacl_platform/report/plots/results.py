@@ -51,7 +51,7 @@ def _kinds(report: Report) -> list[str]:
 
 
 def _stages(report: Report) -> list[str]:
-    return list(dict.fromkeys(job.stage for job in report.finished))
+    return list(dict.fromkeys(job.stage for job in report.finished if job.variants))
 
 
 @plot(Page.RESULTS, each=_kinds)
