@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from features.conftest import EXACT
 from mmdet.registry import DATASETS
 from mmdet.structures.bbox import bbox2roi
 from mmengine.dataset import pseudo_collate
@@ -14,7 +15,7 @@ from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.detector.bank import jittered
 from bacl.features import shards
 from bacl.features.parts import EACH, Part
-from bacl.features.recording import deviations
+from bacl.features.recording import Recorder, deviations
 from bacl.features.replay import packed
 from bacl.features.stored import StoredFeatures, collate_views
 from bacl.hallucination import moments
@@ -161,6 +162,15 @@ def recorded(dataset_info, folder, features, wanted=None):
     config = config_of_features(dataset_info, features)
     record(config, build(config), folder, wanted)
     return folder
+
+
+def test_processes_that_load_images_change_nothing(dataset_info, exact):
+    config = config_of_features(dataset_info, EXACT)
+    model = build(config)
+    part = Part("val", 0, 20)
+    ((_, content),) = Recorder(model, config).walk([part], workers=1)
+    for name, value in shards.read(exact[0], part.name).items():
+        assert value.equal(content[name]), name
 
 
 @pytest.fixture(scope="module")
