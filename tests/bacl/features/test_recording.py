@@ -186,6 +186,7 @@ def test_background_that_is_kept_stands_for_all_that_was_sampled(exact, thinned)
     negatives = few["rows"] - few["positives"]
     stand_for = few["positives"] + negatives * few["stands_for"]
     torch.testing.assert_close(stand_for, whole["rows"].to(stand_for))
+    drawn = []
     for place in range(0, len(few["rows"]), 7):
         ours, theirs = (rows_at(c, place, "rows", ["labels", "fc2"]) for c in (few, whole))
         places = [
@@ -193,6 +194,10 @@ def test_background_that_is_kept_stands_for_all_that_was_sampled(exact, thinned)
         ]
         assert places == sorted(set(places))
         assert ours["labels"].tolist() == theirs["labels"][places].tolist()
+        positives = int(few["positives"][place])
+        assert places[:positives] == list(range(positives))
+        drawn.append([other - positives for other in places[positives:]])
+    assert len({tuple(view) for view in drawn}) == len(drawn)  # of each by itself
 
 
 def test_weights_of_a_batch_sum_to_what_was_sampled(exact, thinned, dataset_info):
