@@ -76,15 +76,16 @@ def cost_of(
             fused = _more(fused, 1, round(left * views), round(left * images))
             alone = _more(alone, 1, round(left * views), round(left * images))
             continue
-        if job.replayed:  # nothing passes the trunk, however many variants there are
-            fused, alone = _more(fused, 1, 0, 0), _more(alone, 1, 0, 0)
-            continue
         every = job.config["train_cfg"]["val_interval"]
         trained = (job.iterations - done) * job.recipe.schedule.batch
         # the last step is evaluated whether or not it is a multiple
         evaluated = max(1, -(-job.iterations // every) - done // every) * val_images
+        if job.replayed:  # what passes no trunk is not shared
+            trained = 0
+        if _evaluated_on_features(job):
+            evaluated = 0
         fused = _more(fused, 1, trained, evaluated)
-        alone = _more(alone, len(job.variants), trained, evaluated)
+        alone = _more(alone, len(job.variants) if trained or evaluated else 1, trained, evaluated)
     return fused, alone
 
 
@@ -98,10 +99,13 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
     val_images = prepared.val.image_total
     fused, alone = cost_of(plan.jobs, val_images)
     if alone == fused:
-        yield f"in all: {fused}; no two variants share a trunk"
+        replayed = any(job.replayed for job in plan.jobs)
+        yield f"in all: {fused}" + ("" if replayed else "; no two variants share a trunk")
     else:
         yield f"in all: {fused}"
-        yield f"with a job for every variant: {alone} ({_times(fused, alone)} the training images)"
+        more = alone.trained > fused.trained
+        times = f" ({_times(fused, alone)} the training images)" if more else ""
+        yield f"with a job for every variant: {alone}{times}"
     yield from _banks(plan, val_images)
     yield from stored_lines(plan.jobs, prepared, store)
     missing = plan.missing(store)
@@ -133,7 +137,7 @@ def _banks(plan: "Plan", val_images: int) -> Iterator[str]:
         stages.setdefault(job.stage, []).append(job)
     for stage, jobs in stages.items():
         fused, alone = cost_of(jobs, val_images)
-        if alone != fused:
+        if alone.trained > fused.trained:
             yield (
                 f"{stage}: {amount(fused.trained)} training images in {_jobs(fused.jobs)}; with a "
                 f"job for every variant: {amount(alone.trained)} in {alone.jobs} "
@@ -189,6 +193,8 @@ def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]
         if any(known.get(part) != wanted[part] for part in ("kind", "resources", "dataset_digest")):
             continue
         if any(known["recipe"].get(part) != wanted["recipe"][part] for part in _PACE):
+            continue
+        if known["recipe"].get("features", "exact") != job.recipe.features:
             continue
         if known["recipe"]["schedule"]["batch"] != job.recipe.schedule.batch:
             continue

@@ -117,11 +117,12 @@ def _whole_detectors(experiment: Experiment) -> Iterator[str]:
     """What representation stages train for; none shares a trunk, as each makes its own."""
     after: dict[str, list[str]] = {}
     for name, stage in experiment.stages.items():
-        if isinstance(stage, ClassifierStage):
+        if not isinstance(stage, RepresentationStage):
             after.setdefault(stage.after, []).append(name)
     for name, stages in after.items():
         start = "starts" if len(stages) == 1 else "start"
-        yield f"{name}: trained once for each seed; {_listed(stages)} {start} from it"
+        made = "made" if experiment.stages[name].kind == "features" else "trained"
+        yield f"{name}: {made} once for each seed; {_listed(stages)} {start} from it"
     ends = [
         n for n, s in experiment.stages.items() if s.kind == "representation" and n not in after
     ]

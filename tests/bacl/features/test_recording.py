@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from features.conftest import EXACT
 from mmdet.registry import DATASETS
 from mmdet.structures.bbox import bbox2roi
 from mmengine.dataset import pseudo_collate
@@ -163,6 +164,15 @@ def recorded(dataset_info, folder, features, wanted=None):
     return folder
 
 
+def test_processes_that_load_images_change_nothing(dataset_info, exact):
+    config = config_of_features(dataset_info, EXACT)
+    model = build(config)
+    part = Part("val", 0, 20)
+    ((_, content),) = Recorder(model, config).walk([part], workers=1)
+    for name, value in shards.read(exact[0], part.name).items():
+        assert value.equal(content[name]), name
+
+
 @pytest.fixture(scope="module")
 def thinned(dataset_info, tmp_path_factory):
     """Features with five regions of background of each view at most."""
@@ -176,6 +186,7 @@ def test_background_that_is_kept_stands_for_all_that_was_sampled(exact, thinned)
     negatives = few["rows"] - few["positives"]
     stand_for = few["positives"] + negatives * few["stands_for"]
     torch.testing.assert_close(stand_for, whole["rows"].to(stand_for))
+    drawn = []
     for place in range(0, len(few["rows"]), 7):
         ours, theirs = (rows_at(c, place, "rows", ["labels", "fc2"]) for c in (few, whole))
         places = [
@@ -183,6 +194,10 @@ def test_background_that_is_kept_stands_for_all_that_was_sampled(exact, thinned)
         ]
         assert places == sorted(set(places))
         assert ours["labels"].tolist() == theirs["labels"][places].tolist()
+        positives = int(few["positives"][place])
+        assert places[:positives] == list(range(positives))
+        drawn.append([other - positives for other in places[positives:]])
+    assert len({tuple(view) for view in drawn}) == len(drawn)  # of each by itself
 
 
 def test_weights_of_a_batch_sum_to_what_was_sampled(exact, thinned, dataset_info):

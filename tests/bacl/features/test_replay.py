@@ -5,8 +5,9 @@ import torch
 from everything import BACL_VARIANT, OWN, detected
 from features.conftest import EXACT
 from field import VARIANTS as FIELD
-from field import grown
+from field import grown, in_short_epochs
 from mmdet.registry import DATASETS
+from mmengine.optim import OptimWrapper
 from ranks import on_ranks
 from training import (
     RECIPE,
@@ -24,6 +25,7 @@ from training import (
 from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.errors import RunError, UsageError
 from bacl.features.stored import StoredFeatures, StoredProposals, collate_images
+from bacl.precision import BFloat16OptimWrapper
 from bacl.settings import Features
 
 TRUNK = ("backbone", "neck", "rpn_head", "roi_head.bbox_head.shared_fcs")
@@ -69,11 +71,11 @@ class AsRecorded:
         return sample
 
 
-def trained(config, state, steps=3, skip=0):
+def trained(config, state, steps=3, skip=0, wrapper=OptimWrapper):
     """Losses of some steps from the weights `state`, and the model after them."""
     told = []
     model = started(config, state)
-    train(config, model, steps, skip=skip, told=told)
+    train(config, model, steps, skip=skip, told=told, wrapper=wrapper)
     return told, model
 
 
@@ -101,7 +103,7 @@ def of_method(sampler, dataset_info, folder):
     if sampler == "random":
         return VARIANTS
     forest = {"forest": grown(dataset_info, folder)}
-    return VARIANTS | forest | ({"simcal": FIELD["simcal"]} if sampler == "class_aware" else {})
+    return VARIANTS | (FIELD if sampler == "class_aware" else {}) | forest
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,8 @@ def test_replay_of_all_regions_trains_as_the_exact_stage_does(
     variants = of_method(sampler, dataset_info, tmp_path)
     recipe = {"sampler": sampler, "repeat_threshold": 0.3}
     plain, replayed = configs(dataset_info, folder, variants, **recipe)
+    if "fasa" in variants:
+        in_short_epochs(plain), in_short_epochs(replayed)
     expected, one = trained_as_recorded(plain, state, skip=skip)
     found, other = trained(replayed, state, skip=skip)
     names = {name for name in expected[0] if name == "loss_bbox" or ".loss_" in name}
@@ -195,6 +199,7 @@ def test_two_ranks_replay_as_one(dataset_info, exact, tmp_path):
     folder, _ = exact
     variants = of_method("class_aware", dataset_info, tmp_path)
     _, replayed = configs(dataset_info, folder, variants, sampler="class_aware")
+    in_short_epochs(replayed)
     single = build(replayed)
     train(replayed, single, 3)
     on_ranks(train_and_save, 2, tmp_path, replayed)
@@ -236,6 +241,38 @@ def test_exported_variants_detect_as_the_replayed_bank(dataset_info, exact, tmp_
 
 
 FEWER = {"views": 1, "negatives": 64, "layers": []}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"proposal_nms": [0.9, 0.8, 0.7]},
+        {"augmentation": "copy_paste", "copy_paste_size": 96},
+        {"precision": "bfloat16"},
+    ],
+    ids=["resampling", "copy_paste", "bfloat16"],
+)
+def test_first_epoch_of_every_recipe_is_replayed(dataset_info, tmp_path, recipe):
+    split = small(dataset_info, tmp_path)
+    features = EXACT.model_copy(update={"views": 1})
+    state = recorded(dataset_info, tmp_path / "f", features, train_split=split, **recipe)
+    plain, replayed = (
+        config_of(
+            dataset_info, VARIANTS, freeze=TRUNK, train_split=split, replayed=stored, **recipe
+        )
+        for stored in (None, features)
+    )
+    half = recipe.get("precision") == "bfloat16"
+    wrapper = BFloat16OptimWrapper if half else OptimWrapper
+    expected, found = (
+        trained(config, state, wrapper=wrapper)[0]
+        for config in (plain, on_features(replayed, tmp_path / "f"))
+    )
+    for step, again in zip(expected, found, strict=True):
+        for name in ("loss_bbox", "bacl.loss_cls", "softmax.loss_cls", "bce.loss_cls"):
+            assert again[name].item() == pytest.approx(
+                step[name].item(), rel=2e-2 if half else 1e-4
+            ), name
 
 
 def small(dataset_info, folder, images=12, boxes=lambda place: True):

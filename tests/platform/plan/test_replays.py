@@ -1,12 +1,14 @@
 """Plans of stages that store features, and of those that train on them."""
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
-from bacl_platform.plan.cost import cost_lines
+from bacl_platform.plan.cost import cost_lines, step_seconds
 from bacl_platform.plan.show import print_plan
+from bacl_platform.store.names import JOB, SCALARS
 
 STORED = "stages.stored={kind: features, after: features}"
 REPLAY = [STORED, "stages.heads.after=stored", "stages.heads.recipe.features=replay"]
@@ -128,10 +130,7 @@ def test_replay_freezes_what_is_stored_as_it_is(jobs, overrides, stage, more):
 def test_costs_count_the_images_that_pass_a_trunk(planned, store):
     # stage 1: 24 training images and 20 of validation; 2 views of 130 images and 20 of validation
     lines = list(cost_lines(planned(*REPLAY), store))
-    assert lines[0] == (
-        "in all: 3 jobs, which process 284 training and 40 validation images; no two variants "
-        "share a trunk"
-    )
+    assert lines[0] == ("in all: 3 jobs, which process 284 training and 40 validation images")
     assert lines[1].startswith("stored: about ")
     assert "for each of 260 views of training images" in lines[1]
     assert "for each of 20 validation images" in lines[1]
@@ -139,6 +138,38 @@ def test_costs_count_the_images_that_pass_a_trunk(planned, store):
         "heads: trained on stored features; no image passes the trunk",
         "0 of 3 jobs are in the store, 3 to run",
     ]
+
+
+def test_costs_count_validation_images_whose_features_are_not_stored(planned, store):
+    lines = list(cost_lines(planned(*REPLAY, "stages.stored.val=false"), store))
+    # 20 for stage 1; 20 for the bank, or for each of its two variants
+    assert lines[:2] == [
+        "in all: 3 jobs, which process 284 training and 40 validation images",
+        "with a job for every variant: 4 jobs, which process 284 training and 60 validation images",
+    ]
+    assert lines[-2] == "heads: trained on stored features; validation images pass the trunk"
+
+
+def test_pace_of_an_exact_stage_tells_nothing_of_a_replay(planned, store):
+    exact, replay = planned().jobs[1], planned(*REPLAY).jobs[2]
+    folder = store.work(exact.key) / "entry"
+    folder.mkdir(parents=True)
+    (folder / JOB).write_text(exact.model_dump_json(exclude={"config"}))
+    (folder / SCALARS).write_text(json.dumps({"step": 1, "time": 100.0}))
+    store.publish(exact.key, folder)
+    assert step_seconds(exact, store, store.descriptions()) == 100
+    assert step_seconds(replay, store, store.descriptions()) is None
+
+
+def test_sweep_over_a_replay_plans_all_that_it_starts_from(sweep, plan_sweep_files, tiny):
+    text = tiny.read_text()
+    stored = "stages:\n  stored: {kind: features, after: features, views: 1}"
+    text = text.replace("stages:", stored).replace("after: features\n", "after: stored\n")
+    recipe = "recipe: {schedule: {iterations: 12, batch: 2}, features: replay}"
+    tiny.write_text(text.replace("    recipe: *recipe\nbase", f"    {recipe}\nbase"))
+    (found,) = plan_sweep_files(sweep())
+    assert [job.stage for job in found.jobs] == ["features", "stored", "heads"]
+    assert len(found.cells) == 6 and {cell.job.key for cell in found.cells} == {found.jobs[2].key}
 
 
 def test_shown_plan_has_the_shards_and_what_is_stored(planned, store):
@@ -149,4 +180,7 @@ def test_shown_plan_has_the_shards_and_what_is_stored(planned, store):
     assert "to run" in rows["stored seed 0"] and " 6 " in rows["stored seed 0"]
     assert "stored: about" in text and "for each of 2 seeds" in text
     assert "heads: bacl + softmax over one trunk" in text
+    assert "features: trained once for each seed; stored starts from it" in text
+    assert "stored: made once for each seed; heads starts from it" in text
+    assert "job of its own" not in text
     assert "heads: trained on stored features; no image passes the trunk" in text

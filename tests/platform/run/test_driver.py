@@ -202,3 +202,39 @@ def test_two_drivers_of_an_experiment_make_one_result(tiny, planned, store):
         for metric in run.data.metrics:
             steps = [one.step for one in client.get_metric_history(run.info.run_id, metric)]
             assert len(steps) == len(set(steps)), (run.info.run_name, metric, steps)
+
+
+STORED = "stages.stored={kind: features, after: features, views: 4, resources: {workers: 2}}"
+REPLAY = [STORED, "stages.heads.after=stored", "stages.heads.recipe.features=replay"]
+
+
+@pytest.mark.slow
+def test_killed_job_that_stores_features_goes_on_to_replays_as_undisturbed(
+    tiny, planned, store, undisturbed
+):
+    features, stored, heads = planned(*REPLAY).jobs
+    work = store.work(stored.key) / "entry" / "shards"
+    with bacl_run(tiny, store, *REPLAY) as process:
+        deadline = time.monotonic() + 200
+        while not list(work.glob("*.json")):
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        orphan = training_process(stored, store)
+        process.kill()
+        process.wait()
+    wait_until_gone(orphan)
+    assert store.complete(features.key) and not store.complete(stored.key)
+    there = {path.name: path.stat().st_mtime_ns for path in work.glob("*.pt")}
+    assert 0 < len(there) < stored.iterations
+    with bacl_run(tiny, store, *REPLAY) as process:
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "stored: done" in output and "heads: done" in output
+    entry = store.entry(stored.key) / "shards"
+    assert len(list(entry.glob("*.pt"))) == stored.iterations
+    kept = [name for name, time in there.items() if (entry / name).stat().st_mtime_ns == time]
+    assert kept
+    for job in (features, stored.model_copy(update={"resources": features.resources})):
+        assert worker.train(job, undisturbed, lambda *_: None, lambda _: None) is None
+    assert_as_undisturbed(heads, store, undisturbed)

@@ -3,18 +3,21 @@
 import errno
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from bacl.datasets.prepare import prepare
 from bacl.datasets.prepared import Prepared
 from bacl.features import shards
 from bacl.features.parts import parts
 from bacl_platform.plan.stored import bytes_of
 from bacl_platform.store.garbage import find
 from bacl_platform.store.names import SHARDS
+from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 from bacl_platform.train.messages import Logged, Started
 
@@ -277,3 +280,28 @@ def test_features_that_a_kept_replay_needs_are_kept(planned, store, finished):
     assert [piece.name for piece in find(store, {stored.key})] == [heads.key]
     unneeded = {piece.name for piece in find(store, {features.key})}
     assert unneeded == {stored.key, heads.key}
+
+
+@pytest.mark.slow
+def test_features_in_a_bucket_are_replayed_on_another_machine(tiny, url):
+    store = Store(url)
+    store.datasets.parent.mkdir(parents=True, exist_ok=True)
+    found = prepare(load(tiny).dataset, store.datasets)
+    prepared_datasets.push(store, found.digest)
+    features, stored, heads = make_plan(load(tiny, REPLAY), found, store).jobs
+    for job in (features, stored):
+        assert quietly(job, store) is None
+    shutil.rmtree(store.root)
+    elsewhere = pickle.loads(pickle.dumps(store))
+    assert quietly(heads, elsewhere) is None
+    assert elsewhere.complete(heads.key)
+    assert (elsewhere.entry(stored.key) / SHARDS / PARTS[0]).exists()
+    # a shard that is damaged in the bucket is made anew where the others are not
+    (elsewhere.entry(stored.key) / SHARDS / PARTS[1]).write_bytes(b"damaged")
+    elsewhere.bucket.write(f"{stored.key}/{SHARDS}/{PARTS[1]}", "damaged")
+    elsewhere = pickle.loads(pickle.dumps(elsewhere))
+    assert not elsewhere.complete(stored.key)
+    told = []
+    assert worker.train(stored, elsewhere, told.append, lambda *_: None) is None
+    assert told[0] == Started(stored.key, 3)
+    assert elsewhere.complete(stored.key)
