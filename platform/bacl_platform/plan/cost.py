@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from bacl_platform.plan.stored import amount, passing, stored_lines
+from bacl_platform.plan.stored import amount, evaluated_on_features, passing, stored_lines
 from bacl_platform.store.names import SCALARS
 from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import newest_step
@@ -82,7 +82,7 @@ def cost_of(
         evaluated = max(1, -(-job.iterations // every) - done // every) * val_images
         if job.replayed:  # what passes no trunk is not shared
             trained = 0
-        if _evaluated_on_features(job):
+        if evaluated_on_features(job):
             evaluated = 0
         fused = _more(fused, 1, trained, evaluated)
         alone = _more(alone, len(job.variants) if trained or evaluated else 1, trained, evaluated)
@@ -193,8 +193,6 @@ def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]
         if any(known.get(part) != wanted[part] for part in ("kind", "resources", "dataset_digest")):
             continue
         if any(known["recipe"].get(part) != wanted["recipe"][part] for part in _PACE):
-            continue
-        if known["recipe"].get("features", "exact") != job.recipe.features:
             continue
         if known["recipe"]["schedule"]["batch"] != job.recipe.schedule.batch:
             continue

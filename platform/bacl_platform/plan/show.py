@@ -8,7 +8,12 @@ from bacl_platform.console import say
 from bacl_platform.plan.cost import cost_lines
 from bacl_platform.plan.job import Job, Plan, grouped
 from bacl_platform.plan.stored import images_that_train
-from bacl_platform.spec.experiment import ClassifierStage, Experiment, Resources
+from bacl_platform.spec.experiment import (
+    ClassifierStage,
+    Experiment,
+    RepresentationStage,
+    Resources,
+)
 from bacl_platform.spec.problems import as_yaml
 from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import newest_step

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bacl_platform.store.store import Store
 
@@ -38,9 +38,18 @@ def stored_lines(jobs: Sequence["Job"], prepared: "Prepared", store: Store) -> I
         )
     if problem := lack_of_room(sum(bytes_in_all(job, prepared) for job in lacking), store):
         yield f"warning: {problem}"
-    replays = dict.fromkeys(job.stage for job in jobs if job.replayed)
-    if replays:
-        yield f"{', '.join(replays)}: trained on stored features; no image passes the trunk"
+    replays: dict[str, list[str]] = {}
+    for job in {job.stage: job for job in jobs if job.replayed}.values():
+        which = "no image passes" if evaluated_on_features(job) else "validation images pass"
+        replays.setdefault(which, []).append(job.stage)
+    for which, names in replays.items():
+        yield f"{', '.join(names)}: trained on stored features; {which} the trunk"
+
+
+def evaluated_on_features(job: "Job") -> bool:
+    """Whether a job needs no trunk to be evaluated."""
+    dataset: dict[str, Any] = job.config["val_dataloader"]["dataset"]
+    return bool(dataset["type"] == "StoredProposals")
 
 
 def lack_of_room(size: float, store: Store) -> str | None:

@@ -4,7 +4,7 @@ Trials that differ in their variant alone train in one bank. A trial and a seed 
 has the key of its variant: what the store remembers it by, whichever sweep asked for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -187,14 +187,6 @@ def _plan_of(file: SweepFile, trials: Sequence[Trial], plans: Sequence[Plan]) ->
     for cell in cells:
         needed.setdefault(cell.job.key, cell.job)
     return SweepPlan(file, cells, list(needed.values()))
-
-
-def _ancestors(job: Job, known: Mapping[str, Job]) -> list[Job]:
-    """The jobs that a job starts from, first those that others start from."""
-    if job.parent is None:
-        return []
-    parent = known[job.parent]
-    return [*_ancestors(parent, known), parent]
 
 
 def _population(sweep: Sweep, trials: Sequence[Trial]) -> Population | None:

@@ -16,6 +16,7 @@ from bacl.detector.bank import jittered
 from bacl.features import shards
 from bacl.features.observing import deviations
 from bacl.features.parts import EACH, Part
+from bacl.features.recording import Recorder
 from bacl.features.replay import packed
 from bacl.features.stored import StoredFeatures, collate_views
 from bacl.hallucination import moments

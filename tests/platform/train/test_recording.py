@@ -14,7 +14,10 @@ from bacl.datasets.prepare import prepare
 from bacl.datasets.prepared import Prepared
 from bacl.features import shards
 from bacl.features.parts import parts
+from bacl_platform.plan.planner import make_plan
 from bacl_platform.plan.stored import bytes_of
+from bacl_platform.spec.load import load
+from bacl_platform.store import prepared_datasets
 from bacl_platform.store.garbage import find
 from bacl_platform.store.names import SHARDS
 from bacl_platform.store.store import Store
