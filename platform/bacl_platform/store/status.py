@@ -48,7 +48,8 @@ def unfinished_jobs(store: Store) -> list[Unfinished]:
 def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
     lines = (unfinished.read(store, key, SCALARS) or "").splitlines()
     rows = [row for row in map(json.loads, lines) if "loss" in row]
-    last = rows[-1] if rows else {"step": 0}
+    newest = unfinished.newest_step(store, key)
+    last = rows[-1] if rows else {"step": newest or 0}  # what stores features logs no steps
     steps = job["iterations"]
     seconds = last.get("time")
     return Unfinished(
@@ -60,7 +61,7 @@ def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
         steps=steps,
         loss=last.get("loss"),
         seconds_left=seconds * (steps - last["step"]) if seconds else None,
-        checkpoint=unfinished.newest_step(store, key),
+        checkpoint=newest,
         quiet=unfinished.quiet(store, key),
         images_per_second=job["recipe"]["schedule"]["batch"] / seconds if seconds else None,
         failure=store.note(failure_note(key)),

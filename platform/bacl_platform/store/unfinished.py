@@ -18,7 +18,17 @@ from bacl.errors import RunError
 from bacl_platform.store.checkpoints import checkpoints
 from bacl_platform.store.disk import write_text
 from bacl_platform.store.manifest import broken
-from bacl_platform.store.names import CHECKPOINTS, JOB, KEY, LOG, MANIFEST, MOVES, SCALARS, STOPPED
+from bacl_platform.store.names import (
+    CHECKPOINTS,
+    JOB,
+    KEY,
+    LOG,
+    MANIFEST,
+    MOVES,
+    SCALARS,
+    SHARDS,
+    STOPPED,
+)
 from bacl_platform.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -47,8 +57,11 @@ def read(store: Store, key: str, name: str) -> str | None:
 
 
 def newest_step(store: Store, key: str) -> int | None:
-    """Step of a job's newest checkpoint by name, unverified: for display."""
-    return max(_steps_here(store, key) | _steps_there(store, key), default=None)
+    """Step of a job's newest checkpoint by name, or how many shards of features it has, unverified:
+    for display."""
+    noted = (store.work(key) / "entry" / SHARDS).glob("*.json")
+    shards = sum(1 for _ in noted)
+    return max(_steps_here(store, key) | _steps_there(store, key), default=shards or None)
 
 
 def quiet(store: Store, key: str) -> float:
