@@ -5,6 +5,7 @@ truth, D feature width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class Recorder:
         if split == "val":  # is evaluated in full precision, whatever trains
             return list(self._images(data["inputs"], data["data_samples"]))
         device = data["inputs"].device.type
-        with torch.autocast(device, self.half, enabled=self.half is not None):
+        with torch.autocast(device, self.half) if self.half else nullcontext():
             return list(self._views(data["inputs"], data["data_samples"]))
 
     def _views(self, inputs: Tensor, samples: SampleList) -> Iterator[dict[str, Tensor]]:
