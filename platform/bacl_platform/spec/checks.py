@@ -68,13 +68,18 @@ def _wrong_parent(name: str, stages: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def disagreements(experiment: Experiment) -> Iterator[str]:
-    """What no single field can know: names used twice, batches that do not divide, the baseline."""
+def disagreements(experiment: Experiment, linked: bool = True) -> Iterator[str]:
+    """What no single field can know: names used twice, batches that do not divide, the baseline.
+
+    linked: whether stages are after each other as they may be, `broken_edges`; otherwise nothing is
+    asked of a stage that depends on those before it.
+    """
     if len(set(experiment.seeds)) < len(experiment.seeds):
         yield f"seeds: expected each seed once, got {experiment.seeds}"
     owner: dict[str, str] = {}
     for name, stage in experiment.stages.items():
-        yield from _replays(name, experiment)
+        if linked:
+            yield from _replays(name, experiment)
         if isinstance(stage, FeaturesStage):
             continue
         batch, workers = stage.recipe.schedule.batch, stage.resources.workers
@@ -106,7 +111,8 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
                 )
             owner.setdefault(variant, name)
         yield from _unserved(name, stage)
-        yield from _followers(name, stage, experiment)
+        if linked or isinstance(stage, RepresentationStage):
+            yield from _followers(name, stage, experiment)
     if experiment.baseline is not None and experiment.baseline not in owner:
         yield f"baseline: expected {one_of(owner)}, got {experiment.baseline!r}"
 

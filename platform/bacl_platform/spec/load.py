@@ -62,12 +62,13 @@ def validate(raw: dict[str, Any], path: Path) -> Experiment:
     """
     refuse_sweep(raw, str(path))
     import_modules(raw.get("imports"), path)
+    broken = list(broken_edges(raw.get("stages")))
     try:
         experiment = Experiment.model_validate(raw)
-        problems = [*truths(raw, experiment), *disagreements(experiment)]
+        problems = [*truths(raw, experiment), *disagreements(experiment, linked=not broken)]
     except ValidationError as error:
         problems = list(translate(error, Experiment))
-    problems += broken_edges(raw.get("stages"))
+    problems += broken
     if problems:
         lines = [f"{path}: {problem}{_origin(problem, raw, path)}" for problem in problems]
         raise UsageError("\n".join(lines))

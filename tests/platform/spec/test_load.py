@@ -57,7 +57,7 @@ def test_valid_file_is_read_with_the_defaults_of_the_paper(tiny):
         ),
         (
             "stages.heads.after=null",
-            "stages.heads.after: expected the name of a representation stage, got nothing",
+            "stages.heads.after: expected the name of a stage, got nothing",
         ),
         (
             "stages.heads.after=nowhere",

@@ -175,14 +175,13 @@ QUOTES = ": put it in quotes, which make it text"
          "file, or null, got a mapping"),
         (("stages",), {}, "expected a mapping with at least one entry, got an empty mapping"),
         (("stages", "one"), 5, "expected a mapping with a field `kind` (one of classifier, "
-         "representation), got 5"),
+         "features, representation), got 5"),
         (("stages", "one", "recipe", "keep_best"), "maybe", "expected true or false, got 'maybe'"),
         (("stages", "one", "recipe", "test_scale"), [1], "expected a list of 2 values, got [1]"),
         (("stages", "one", "recipe", "scales"), 5, "expected a list of lists, got 5"),
         (("stages", "one", "resources", "labels", "a"), datetime.date(2024, 1, 1),
          f"expected text, got the date 2024-01-01{QUOTES}"),
-        (("stages", "two", "after"), None, "expected the name of a representation stage, got "
-         "nothing"),
+        (("stages", "two", "after"), None, "expected the name of a stage, got nothing"),
         (("stages", "two", "variants", "f", "trees"), ABSENT, "is missing, expected the path of a "
          "file that `bacl trees` has made"),
     ],
