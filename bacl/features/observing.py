@@ -5,6 +5,7 @@ truth, D feature width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class Observer:
         """Rows of each training image of a batch, as a dataloader collates them."""
         data = self.model.data_preprocessor(batch, training=False)
         device = data["inputs"].device.type
-        with torch.autocast(device, self.half, enabled=self.half is not None):
+        with torch.autocast(device, self.half) if self.half else nullcontext():
             return list(self._views(data["inputs"], data["data_samples"]))
 
     @torch.no_grad()

@@ -10,15 +10,27 @@ import torch.nn.functional as F
 from batches import COUNTS, batch_of, built, drawn_labels
 from everything import CONFIGS, GUIDED, OWN, detected, everything
 from field import VARIANTS
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from simulated import DEVICE, here, simulated
-from training import CATEGORIES, build, config_of, train
+from training import (
+    CATEGORIES,
+    build,
+    config_of,
+    config_of_features,
+    on_features,
+    record,
+    rewritten,
+    train,
+)
 from waiting import Waits
 
 from bacl.export import export_variants
+from bacl.features import shards
+from bacl.features.stored import collate_images
 from bacl.indicators import INDICATORS
 from bacl.method_settings.paper import FCBL
+from bacl.settings import FROZEN_TRUNK, Features
 from bacl.variants import METHODS
 from bacl.variants import Softmax as SoftmaxVariant
 
@@ -66,6 +78,39 @@ def test_training_and_test_are_what_they_are_on_the_cpu(dataset_info, tmp_path, 
     assert any(not torch.equal(value, start[key]) for key, value in expected.items())
     for key, value in expected.items():
         assert state[key].device == DEVICE, key
+        torch.testing.assert_close(here(state[key]), value, msg=key)
+    equal(found, detections)
+
+
+def test_features_and_their_replay_are_what_they_are_on_the_cpu(dataset_info, tmp_path):
+    split = rewritten(dataset_info, tmp_path, lambda place, *row: row if place < 12 else None)
+    stored = Features(views=1, negatives=8, layers=["pooled", "fc1"], dtype="float32")
+    recording = config_of_features(dataset_info, stored, train_split=split)
+    start = build(recording).state_dict()
+    record(recording, build(recording, start), tmp_path / "features")
+    with simulated():
+        record(recording, build(recording, start).to(DEVICE), tmp_path / "elsewhere")
+    for name in ("train-00000.pt", "val-00000.pt"):
+        found, expected = (shards.read(tmp_path / f, name) for f in ("elsewhere", "features"))
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, msg=key)
+
+    freeze = [*FROZEN_TRUNK, "rpn_head"]
+    config = everything(dataset_info, tmp_path, freeze=freeze, train_split=split, replayed=stored)
+    on_features(config, tmp_path / "features")
+    image = DATASETS.build(config["val_dataloader"]["dataset"])[0]
+
+    def trained_and_tested(device):
+        model = build(config).to(device)
+        train(config, model, 3)
+        with torch.no_grad():
+            found = model.eval().test_step(collate_images([image]))[0].pred_instances
+        return model.state_dict(), found
+
+    expected, detections = trained_and_tested("cpu")
+    with simulated():
+        state, found = trained_and_tested(DEVICE)
+    for key, value in expected.items():
         torch.testing.assert_close(here(state[key]), value, msg=key)
     equal(found, detections)
 

@@ -57,11 +57,10 @@ def read(store: Store, key: str, name: str) -> str | None:
 
 
 def newest_step(store: Store, key: str) -> int | None:
-    """Step of a job's newest checkpoint by name, unverified: for display. Of a job that stores
-    features, how many shards it has."""
-    if shards := len(list((store.work(key) / "entry" / SHARDS).glob("*.pt"))):
-        return shards
-    return max(_steps_here(store, key) | _steps_there(store, key), default=None)
+    """Step of a job's newest checkpoint by name, or how many shards of features it has, unverified:
+    for display."""
+    shards = sum(1 for _ in (store.work(key) / "entry" / SHARDS).glob("*.json"))
+    return max(_steps_here(store, key) | _steps_there(store, key), default=shards or None)
 
 
 def quiet(store: Store, key: str) -> float:

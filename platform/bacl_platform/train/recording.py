@@ -3,9 +3,12 @@
 A shard is whole or not there, so a job that was stopped, or killed, goes on with those that lack.
 """
 
+import contextlib
 import itertools
+import logging
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +43,29 @@ from bacl_platform.train.ranks import together
 REPORT_EVERY = 15.0
 """Seconds, at least, between reports of progress."""
 
+logger = logging.getLogger(__name__)
+
 
 def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> None:
     """Make the shards that lack, and publish the entry once all ranks have made theirs."""
     work = store.work(job.key)
     folder = work / "entry" / SHARDS
     together(lambda: bring(job, store))
-    together(lambda: _first(job, store))
     together(lambda: folder.mkdir(parents=True, exist_ok=True))
     together(lambda: shards.clear(folder))
     together(lambda: write_text(work / JOB, described(job)))
+    with _logged(work / LOG):
+        together(lambda: _first(job, store))
+        _record(job, store, folder, tell, asked_to_stop)
+
+
+def _record(job: Job, store: Store, folder: Path, tell: Tell, asked_to_stop: Asked | None) -> None:
     recorder = Recorder(_detector(job, store), job.config)
     every = recorder.parts()
     done = together(lambda: [part.name for part in every if _kept(part, folder, store, job)])
     missing = [part for part in every if part.name not in done]
     rank, ranks = get_dist_info()
+    logger.info("rank %d of %d: %d of %d shards are there", rank, ranks, len(done), len(every))
     if rank == 0:
         tell(Started(job.key, len(done)))
     together(lambda: _check_room(job, store, len(missing) / len(every)))
@@ -63,6 +74,7 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
     for _ in range(0, len(missing), ranks):  # shard by shard, so that ranks can stop together
         for part, content in itertools.islice(made, 1):
             shards.write(folder, part, content)
+            logger.info("rank %d: %s", rank, part.name)
         if rank == 0 and time.perf_counter() - reported > REPORT_EVERY:
             reported = time.perf_counter()
             tell(Checkpointed(job.key, len(list(folder.glob("*.pt")))))
@@ -71,7 +83,27 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
     barrier()
     together(lambda: _check(every, folder))
     seconds = time.perf_counter() - began
-    together(lambda: _publish(job, store, work / "entry", seconds))
+    together(lambda: _publish(job, store, folder.parent, seconds))
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Within, what is logged here is in a job's log as well, and what stops it."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    except Interrupted as stop:
+        logger.info("%s", stop)
+        raise
+    except Exception:
+        logger.exception("stopped")
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _check_room(job: Job, store: Store, share: float) -> None:
@@ -122,8 +154,8 @@ def _publish(job: Job, store: Store, results: Path, seconds: float) -> None:
         (results / JOB).write_text(described_as, encoding="utf-8")
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
         save_file({"state_dict": _start(job, store), "meta": meta}, results / CHECKPOINT)
-        for name in (SCALARS, LOG):
-            (results / name).touch()
+        (results / SCALARS).touch()
+        shutil.copyfile(store.work(job.key) / LOG, results / LOG)
     store.publish(job.key, results)
 
 

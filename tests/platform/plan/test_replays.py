@@ -109,6 +109,21 @@ def test_features_come_from_the_job_of_a_stage_that_is_there(planned, fill):
     assert again["stored"].key == plan.jobs[3].key
 
 
+def test_features_are_stored_again_after_a_replay(jobs):
+    again = (
+        "stages.again={kind: features, after: heads, views: 1}",
+        "stages.late={kind: classifier, after: again, variants: {late: {method: bce}}, recipe: "
+        "{schedule: {iterations: 12, batch: 2}, features: replay}}",
+    )
+    found = jobs(*REPLAY, *again)
+    assert list(found) == ["features", "stored", "heads", "again", "late"]
+    assert found["late"].config["model"]["freeze"][-2:] == ["rpn_head", REGRESSOR]
+    other = jobs(*REPLAY, *again, "stages.heads.variants.bacl.alpha=0.5")
+    assert {n for n in found if found[n].key != other[n].key} == {"heads"}
+    other = jobs(*REPLAY, *again, "stages.stored.views=3")
+    assert {n for n in found if found[n].key == other[n].key} == {"features"}
+
+
 REGRESSOR = "roi_head.bbox_head.fc_reg"
 
 

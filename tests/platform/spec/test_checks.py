@@ -75,3 +75,13 @@ def test_cycle_is_shown_once(tiny, problems):
     ] or [line for line in found if "cycle" in line] == [
         "stages.features.after: expected stages without a cycle, got features -> heads -> features"
     ]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "features"])
+def test_stages_in_a_circle_are_told_whatever_is_in_them(tiny, problems, kind):
+    recipe = "recipe: {schedule: {iterations: 1, batch: 2}, features: replay}"
+    variants = f"variants: {{x: {{method: disalign}}}}, {recipe}" if kind == "classifier" else ""
+    other = f"stages.other={{kind: {kind}, after: heads, {variants}}}"
+    more = ["stages.heads.after=other", "stages.heads.recipe.features=replay"]
+    (found,) = problems(tiny, other, *more, "stages.heads.variants.mine={method: disalign}")
+    assert "expected stages without a cycle, got heads -> other -> heads" in found

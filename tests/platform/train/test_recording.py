@@ -9,17 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from bacl.datasets.prepare import prepare
 from bacl.datasets.prepared import Prepared
 from bacl.features import shards
 from bacl.features.parts import parts
 from bacl_platform.plan.planner import make_plan
+from bacl_platform.plan.show import state
 from bacl_platform.plan.stored import bytes_of
 from bacl_platform.spec.load import load
 from bacl_platform.store import prepared_datasets
+from bacl_platform.store.failures import print_logs
 from bacl_platform.store.garbage import find
-from bacl_platform.store.names import SHARDS
+from bacl_platform.store.names import LOG, SHARDS
+from bacl_platform.store.status import unfinished_jobs
 from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 from bacl_platform.train.messages import Logged, Started
@@ -98,7 +102,7 @@ def test_plan_tells_about_how_large_it_will_be(stored, store, finished):
     assert of_views == pytest.approx(130 * train, rel=0.5)
 
 
-def test_stopped_job_is_finished_with_the_shards_that_lack(stored, store, undisturbed):
+def test_stopped_job_is_finished_with_the_shards_that_lack(stored, store, undisturbed, capsys):
     looks = iter([False, True])
     said = quietly(stored, store, asked_to_stop=lambda: next(looks))
     assert said == f"job stored ({stored.key}) was stopped between shards"
@@ -106,6 +110,12 @@ def test_stopped_job_is_finished_with_the_shards_that_lack(stored, store, undist
     work = store.work(stored.key) / "entry" / SHARDS
     before = times(work)
     assert sorted(before) == PARTS[:2]
+    assert state(stored, store) == "unfinished at step 2"
+    (unfinished,) = unfinished_jobs(store)
+    assert (unfinished.step, unfinished.steps) == (2, 4)
+    print_logs(store, None, 2, Console(width=200))
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-2].endswith(f"rank 0: {PARTS[1]}") and shown[-1].endswith(said)
     told = []
     assert worker.train(stored, store, told.append, lambda *_: None) is None
     assert told[0] == Started(stored.key, 2)
@@ -181,6 +191,7 @@ def test_full_disk_is_told_and_nothing_half_is_trusted(stored, store, monkeypatc
         said = quietly(stored, store)
     assert said.startswith(f"no space left for {store.root}: free some")
     assert not store.complete(stored.key)
+    assert "No space left on device" in (store.work(stored.key) / LOG).read_text()
     work = store.work(stored.key) / "entry" / SHARDS
     assert {p.name for p in work.iterdir()} == {*PARTS[:2], *map(shards.note, PARTS[:2])}
     told = []
