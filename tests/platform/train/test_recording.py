@@ -110,7 +110,7 @@ def test_stopped_job_is_finished_with_the_shards_that_lack(stored, store, undist
     work = store.work(stored.key) / "entry" / SHARDS
     before = times(work)
     assert sorted(before) == PARTS[:2]
-    assert state(stored, store) == "unfinished at step 2"
+    assert state(stored, store) == "unfinished at shard 2"
     (unfinished,) = unfinished_jobs(store)
     assert (unfinished.step, unfinished.steps) == (2, 4)
     print_logs(store, None, 2, Console(width=200))
