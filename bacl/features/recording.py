@@ -21,6 +21,7 @@ from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.detector.bank import BankDetector, jittered
 from bacl.detector.layers import layers
 from bacl.draws import generator
+from bacl.errors import RunError
 from bacl.features.parts import SPLITS, Part, parts
 from bacl.settings import Features
 
@@ -60,7 +61,8 @@ class Recorder:
     ) -> Iterator[tuple[Part, dict[str, Tensor]]]:
         """The shards `wanted`, in their order, each as soon as it is made.
 
-        workers: processes that load images meanwhile.
+        workers: processes that load images meanwhile. Raises RunError where features are not finite
+        in the precision in which they are kept.
         """
         for split in SPLITS:
             own = [part for part in wanted if part.split == split]
@@ -71,7 +73,18 @@ class Recorder:
             loaded = iter(loader)
             for part in own:
                 rows = [next(loaded) for _ in batches.of(part)]
-                yield part, _joined([row for batch in rows for row in self._rows(split, batch)])
+                content = _joined([row for batch in rows for row in self._rows(split, batch)])
+                self._check(part, content)
+                yield part, content
+
+    def _check(self, part: Part, content: Mapping[str, Tensor]) -> None:
+        for name in self.kept:
+            if not content[name].isfinite().all():
+                raise RunError(
+                    f"{part.name}: expected finite features that {self.options.dtype} can hold, "
+                    f"got others in layer {name}: `dtype: float32` holds larger ones, unless "
+                    "the trunk's weights have diverged"
+                )
 
     @torch.no_grad()
     def _rows(self, split: str, batch: dict[str, Any]) -> list[dict[str, Tensor]]:
