@@ -1,6 +1,6 @@
 """Walking both splits through a frozen detector, and keeping in shards what its classifiers see."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.detector.bank import BankDetector
+from bacl.errors import RunError
 from bacl.features.observing import Observer
 from bacl.features.parts import SPLITS, Part, parts
 from bacl.settings import Features
@@ -48,7 +49,8 @@ class Recorder:
     ) -> Iterator[tuple[Part, dict[str, Tensor]]]:
         """The shards `wanted`, in their order, each as soon as it is made.
 
-        workers: processes that load images meanwhile.
+        workers: processes that load images meanwhile. Raises RunError where features are not finite
+        in the precision in which they are kept.
         """
         observers = (self.observer.views, self.observer.images)
         for split, observe in zip(SPLITS, observers, strict=True):
@@ -60,7 +62,18 @@ class Recorder:
             loaded = iter(loader)
             for part in own:
                 rows = [row for _ in batches.of(part) for row in observe(next(loaded))]
-                yield part, _joined(rows)
+                content = _joined(rows)
+                self._check(part, content)
+                yield part, content
+
+    def _check(self, part: Part, content: Mapping[str, Tensor]) -> None:
+        for name in self.observer.kept:
+            if not content[name].isfinite().all():
+                raise RunError(
+                    f"{part.name}: expected finite features that {self.options.dtype} can hold, "
+                    f"got others in layer {name}: `dtype: float32` holds larger ones, unless "
+                    "the trunk's weights have diverged"
+                )
 
 
 class _Batches(Dataset[Any]):

@@ -13,6 +13,7 @@ from training import RECIPE, build, config_of, config_of_features, record
 from bacl.datasets.prepared import Prepared
 from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.detector.bank import jittered
+from bacl.errors import RunError
 from bacl.features import shards
 from bacl.features.observing import deviations
 from bacl.features.parts import EACH, Part
@@ -163,6 +164,18 @@ def recorded(dataset_info, folder, features, wanted=None):
     config = config_of_features(dataset_info, features)
     record(config, build(config), folder, wanted)
     return folder
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float16", 1e5), ("float32", float("inf"))])
+def test_features_that_do_not_fit_are_told(dataset_info, dtype, size):
+    config = config_of_features(dataset_info, Features(dtype=dtype))
+    model = build(config)
+    torch.nn.init.constant_(model.roi_head.bbox_head.shared_fcs[1].bias, size)
+    with pytest.raises(RunError) as raised:
+        next(Recorder(model, config).walk([Part("val", 0, 1)]))
+    assert str(raised.value).startswith(
+        f"val-00000.pt: expected finite features that {dtype} can hold, got others in layer fc2"
+    )
 
 
 def test_processes_that_load_images_change_nothing(dataset_info, exact):
