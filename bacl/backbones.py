@@ -10,16 +10,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Backbone:
-    """A backbone of four levels, each with twice the channels of the one before."""
+    """A backbone of four levels."""
 
     config: dict[str, Any]
     """MMDetection's configuration, without weights."""
-    channels: int
-    """Channels of the first level."""
+    channels: tuple[int, int, int, int]
+    """Channels of each level."""
+    parameter: str = ""
+    """A parameter by which files of its weights are recognised, in the form in which it takes
+    them; without it, files are not checked before jobs start."""
     torchvision: bool = False
     """Whether torchvision has ImageNet weights, by the backbone's name."""
     other_weights: str = "give a file"
     """Advice for the error message on how to get weights where torchvision has none."""
+
+
+_IN_RESNETS = "layer1.0.conv1.weight"
 
 
 def _resnet(depth: int) -> Backbone:
@@ -33,7 +39,12 @@ def _resnet(depth: int) -> Backbone:
         "norm_eval": True,
         "style": "pytorch",
     }
-    return Backbone(config, channels=256, torchvision=True)
+    return Backbone(config, _doubling(256), _IN_RESNETS, torchvision=True)
+
+
+def _doubling(channels: int) -> tuple[int, int, int, int]:
+    """Channels of levels each of which has twice those of the one before."""
+    return channels, 2 * channels, 4 * channels, 8 * channels
 
 
 BACKBONES = {
@@ -45,7 +56,8 @@ BACKBONES = {
             "out_indices": (0, 1, 2, 3),
             "norm_cfg": {"type": "GN", "num_groups": 8},
         },
-        channels=16,
+        _doubling(16),
+        _IN_RESNETS,
         other_weights="none exist",
     ),
     "resnet50": _resnet(50),
@@ -61,7 +73,20 @@ BACKBONES = {
             "out_indices": (0, 1, 2, 3),
             "convert_weights": True,
         },
-        channels=96,
+        _doubling(96),
+        "layers.0.blocks.0.attn.qkv.weight",
         other_weights="give a file in Swin's own format",
+    ),
+    "mobilenet_v2": Backbone(
+        {
+            "type": "MobileNetV2",
+            "out_indices": (1, 2, 4, 7),
+            "frozen_stages": 1,
+            "norm_cfg": {"type": "BN", "requires_grad": True},
+            "norm_eval": True,
+        },
+        (24, 32, 96, 1280),
+        "layer1.0.depthwise_conv.conv.weight",
+        other_weights="give a file with MMDetection's names",
     ),
 }

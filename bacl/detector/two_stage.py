@@ -42,7 +42,6 @@ def two_stage(
     """Configuration of a detector without its RoI head. resampling: options of
     `bacl.detector.resampling`; None for the usual suppression of proposals in training."""
     width = detector.neck_channels
-    first = BACKBONES[detector.backbone].channels
     suppression = {"type": "nms", "iou_threshold": 0.7}
     ious = [iou for iou, _, _ in CASCADE] if detector.type == "cascade_rcnn" else [0.5]
     rcnn = [_rcnn_train(detector, iou, stage, seed) for stage, iou in enumerate(ious)]
@@ -51,7 +50,7 @@ def two_stage(
         "backbone": _backbone(detector),
         "neck": {
             "type": "FPN",
-            "in_channels": [first * 2**level for level in range(4)],
+            "in_channels": list(BACKBONES[detector.backbone].channels),
             "out_channels": width,
             "num_outs": 5,
         },

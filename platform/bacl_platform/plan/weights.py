@@ -4,15 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bacl.backbones import BACKBONES
 from bacl.config import weights_file
 from bacl.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from bacl_platform.plan.job import Job
-
-_HAS = {"ResNet": "layer1.0.conv1.weight", "SwinTransformer": "layers.0.blocks.0.attn.qkv.weight"}
-"""A parameter by which weights of a kind of backbone are recognised, in the form in which it takes
-them."""
 
 
 def check_weights(jobs: Iterable["Job"]) -> None:
@@ -48,10 +45,11 @@ def _problem(file: Path, kind: str) -> str | None:
     if isinstance(content, dict):
         state = content.get("state_dict", content.get("model", content))
     names = {str(name).removeprefix("module.") for name in state} if isinstance(state, dict) else ()
-    if _HAS[kind] in names:
+    parameter = next((b.parameter for b in BACKBONES.values() if b.config["type"] == kind), "")
+    if not parameter or parameter in names:
         return None
     found = f"none such among its {len(names)}" if names else "none"
     return (
         f"{file}: expected the weights of a {kind} backbone alone, as a state dict that has "
-        f"{_HAS[kind]}, found {found}"
+        f"{parameter}, found {found}"
     )
