@@ -236,6 +236,7 @@ class Jobs:
         elif job.parent in self.failures:
             parent = self._jobs[job.parent].name
             self.failures[job.key] = f"job {job.name} was not run: it starts from job {parent}"
+            self.progress.skip(job)
         else:
             note_failure(self.store, job.key, failure)
             failure = f"{failure}; its last log lines: {logs_command(self.store, job.key)}"

@@ -91,6 +91,9 @@ class Progress(AbstractContextManager[Any]):
             self._bars.remove_task(self._tasks.pop(job.key))
         self.say(f"{job.name}: {text}")
 
+    def skip(self, job: Job) -> None:
+        """A job is not run, because what it starts from has failed."""
+
     def _state(self, job: Job) -> str:
         if job.key not in self._loss:
             return ""
@@ -198,9 +201,12 @@ class TrialProgress(Progress):
             row.state = text if text in STATES else "stopped"
             row.step = job.iterations if text == "done" else row.step
         if text == "failed":
-            for row in self._rows.values():
-                if row.cell.job.parent == job.key and not row.over:
-                    row.state = "failed"
+            self.skip(job)
+
+    def skip(self, job: Job) -> None:
+        for row in self._rows.values():
+            if job.key in (row.cell.job.key, row.cell.job.parent) and not row.over:
+                row.state = "failed"
 
     def evaluated(self, found: dict[str, dict[str, float]]) -> None:
         """Evaluations of cells have come in, by their keys."""

@@ -163,12 +163,16 @@ def test_earlier_results_are_shown_and_earlier_ends_are_told_no_more(plan, termi
     assert told.getvalue() == ""
 
 
-def test_trials_of_a_parent_that_failed_have_failed(plan, terminal):
+@pytest.mark.parametrize("skipped", [False, True])
+def test_trials_of_a_parent_that_failed_or_was_not_run_have_failed(plan, terminal, skipped):
     found = plan()
     progress, screen = terminal()
     with progress:
         progress.add(found.cells)
-        progress.end(found.jobs[0], "failed")
+        if skipped:
+            progress.skip(found.jobs[0])
+        else:
+            progress.end(found.jobs[0], "failed")
         assert [line[1] for line in words(screen())] == ["failed"] * 4
 
 
