@@ -66,7 +66,7 @@ class Progress(AbstractContextManager[Any]):
         """A job trains, from the beginning or from a checkpoint."""
         self._waits.discard(job.key)
         self._show(job, step, "")
-        self.say(f"{job.name}: {f'goes on from step {step}' if step else 'started'}")
+        self.say(f"{job.name}: {f'goes on from {job.unit} {step}' if step else 'started'}")
 
     def wait(self, job: Job, text: str) -> None:
         """A job waits for something; where the output is no terminal, this is printed once."""
