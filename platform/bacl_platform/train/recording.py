@@ -5,6 +5,7 @@ A shard is whole or not there, so a job that was stopped, or killed, goes on wit
 
 import contextlib
 import itertools
+import json
 import logging
 import shutil
 import time
@@ -54,6 +55,7 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
     together(lambda: folder.mkdir(parents=True, exist_ok=True))
     together(lambda: shards.clear(folder))
     together(lambda: write_text(work / JOB, described(job)))
+    together(lambda: (work / SCALARS).touch())
     with _logged(work / LOG):
         together(lambda: _first(job, store))
         _record(job, store, folder, tell, asked_to_stop)
@@ -69,21 +71,26 @@ def _record(job: Job, store: Store, folder: Path, tell: Tell, asked_to_stop: Ask
     if rank == 0:
         tell(Started(job.key, len(done)))
     together(lambda: _check_room(job, store, len(missing) / len(every)))
-    reported = began = time.perf_counter()
+    start = reported = began = time.perf_counter()
     made = recorder.walk(missing[rank::ranks], job.recipe.loader_workers)
     for _ in range(0, len(missing), ranks):  # shard by shard, so that ranks can stop together
         for part, content in itertools.islice(made, 1):
             shards.write(folder, part, content)
             logger.info("rank %d: %s", rank, part.name)
-        if rank == 0 and time.perf_counter() - reported > REPORT_EVERY:
-            reported = time.perf_counter()
-            tell(Checkpointed(job.key, len(list(folder.glob("*.pt")))))
+        if rank == 0:
+            there = len(list(folder.glob("*.pt")))
+            seconds = (time.perf_counter() - began) / ranks
+            began = time.perf_counter()
+            with (store.work(job.key) / SCALARS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": there, "time": seconds}) + "\n")
+            if began - reported > REPORT_EVERY:
+                reported = began
+                tell(Checkpointed(job.key, there))
         if asked_to_stop is not None and together(asked_to_stop):
             raise Interrupted(f"job {job.name} ({job.key}) was stopped between shards")
     barrier()
     together(lambda: _check(every, folder))
-    seconds = time.perf_counter() - began
-    together(lambda: _publish(job, store, folder.parent, seconds))
+    together(lambda: _publish(job, store, folder.parent, time.perf_counter() - start))
 
 
 @contextlib.contextmanager
@@ -154,8 +161,8 @@ def _publish(job: Job, store: Store, results: Path, seconds: float) -> None:
         (results / JOB).write_text(described_as, encoding="utf-8")
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
         save_file({"state_dict": _start(job, store), "meta": meta}, results / CHECKPOINT)
-        (results / SCALARS).touch()
-        shutil.copyfile(store.work(job.key) / LOG, results / LOG)
+        for name in (SCALARS, LOG):
+            shutil.copyfile(store.work(job.key) / name, results / name)
     store.publish(job.key, results)
 
 
