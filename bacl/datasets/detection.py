@@ -94,9 +94,7 @@ class LVISFormatDataset(BaseDetDataset):
 
     def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """`Index.presence` restricted to the dataset's images; for samplers."""
-        places, labels = self.index.presence()
-        own = np.isin(places, self.places)
-        return np.searchsorted(self.places, places[own]), labels[own]
+        return self.index.presence(self.places)
 
     def wide(self) -> NDArray[Any]:
         """Whether each image is wider than high, (I,)."""

@@ -103,18 +103,22 @@ class Index:
         """The mask of each annotation of an image: polygons (2 x points,), COCO's RLE, or None."""
         return self._part(place // AT_ONCE).masks(place % AT_ONCE)
 
-    def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
+    def presence(self, places: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
         """Pairs of an image and a category in it, each pair once, without crowds, as images and
         labels.
 
-        Both arrays have one element for each pair, sorted by image, then label.
+        Both arrays have one element for each pair, sorted by image, then label. places: of some
+        images, rising, which are then numbered by where they are among these.
         """
         pairs = [
             np.unique(part.shown() + np.array([[number * AT_ONCE], [0]]), axis=1)
             for number, part in self._all()
         ]
         images, labels = np.concatenate([np.zeros((2, 0), dtype=np.int64), *pairs], axis=1)
-        return images, labels
+        if places is None:
+            return images, labels
+        own = np.isin(images, places)
+        return np.searchsorted(places, images[own]), labels[own]
 
     def trained(self, least_side: int, empty: bool) -> NDArray[Any]:
         """Positions of the images that training shows, in rising order.

@@ -89,9 +89,7 @@ class StoredFeatures:
 
     def presence(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """What samplers ask for: `Index.presence`, of the images that the dataset has."""
-        places, labels = self.index.presence()
-        own = np.isin(places, self.places)
-        return np.searchsorted(self.places, places[own]), labels[own]
+        return self.index.presence(self.places)
 
     def wide(self) -> NDArray[Any]:
         """Whether each image is wider than high, (I,)."""
