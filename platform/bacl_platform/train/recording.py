@@ -100,6 +100,7 @@ def _logged(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.disabled = False  # MLflow's migrations disable all loggers of their process
     try:
         yield
     except Interrupted as stop:
