@@ -149,6 +149,8 @@ def work(part: str, device: str, small: bool, folder: Path, into: Path) -> None:
         traceback.print_exc()
         line = (str(error).strip() or "no message").splitlines()[0]
         write(into, {**found, "left_out": f"what came after {type(error).__name__}: {line}"})
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -315,6 +315,7 @@ def test_zoo_times_every_methods_loss(monkeypatch):
     assert all(row.limit == (None if row.name in unlimited else 2.0) for row in rows)
 
 
+@pytest.mark.slow
 def test_checkpoint_is_timed_from_the_losses_of_its_step_to_its_report(planned, store, monkeypatch):
     write = hook.write_checkpoint
 

@@ -55,6 +55,7 @@ def test_lease_of_a_dead_process_of_the_same_machine_is_taken_over_at_once(url):
         pass
 
 
+@pytest.mark.slow
 def test_lease_that_is_not_renewed_is_taken_over_and_its_holder_learns_of_it(url, monkeypatch):
     monkeypatch.setattr(lease, "VOID_AFTER", 0.5)
     monkeypatch.setattr(lease, "RENEW_AFTER", 3.0)
@@ -70,6 +71,7 @@ def test_lease_that_is_not_renewed_is_taken_over_and_its_holder_learns_of_it(url
         assert bucket.read(lease.name_of(KEY)) is None  # the second one's, and its to remove
 
 
+@pytest.mark.slow
 def test_lease_that_is_renewed_stays_its_holder_s(url, monkeypatch):
     monkeypatch.setattr(lease, "VOID_AFTER", 2.5)
     monkeypatch.setattr(lease, "RENEW_AFTER", 0.3)

@@ -77,6 +77,7 @@ def test_features_that_are_not_stored_are_asked_for(replay, store):
     )
 
 
+@pytest.mark.slow
 def test_variants_are_trained_evaluated_and_remembered(stored, store):
     first = run(stored, "--store", store.root, "--variant", "bce", "--variant", "softmax")
     assert first.exit_code == 0, first.output
@@ -89,6 +90,7 @@ def test_variants_are_trained_evaluated_and_remembered(stored, store):
     assert content["variants"]["bce"]["AP"] >= 0
 
 
+@pytest.mark.slow
 def test_method_of_ones_own_is_tried(stored, store):
     stored.with_name("own_loss.py").write_text(METHOD)
     stored.write_text(f"imports: [own_loss]\n{stored.read_text()}")

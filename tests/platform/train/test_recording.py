@@ -28,6 +28,7 @@ from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 from bacl_platform.train.messages import Logged, Started
 
+pytestmark = pytest.mark.slow
 STORED = "stages.stored={kind: features, after: features, views: 1}"
 REPLAY = [STORED, "stages.heads.after=stored", "stages.heads.recipe.features=replay"]
 PARTS = [part.name for part in parts(130, 20)]

@@ -166,6 +166,7 @@ def entry_without_softmax_equals(undisturbed: Store, store: Store, job: Job, exa
     assert store.variants().keys() & job.variant_keys.values() == {job.variant_keys["bacl"]}
 
 
+@pytest.mark.slow
 def test_stopped_variant_leaves_a_bank_and_disturbs_no_other(planned, store, undisturbed, finished):
     features, heads = planned(*STOPPABLE).jobs
     finished(features)
