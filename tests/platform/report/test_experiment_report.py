@@ -227,6 +227,7 @@ def test_sections_come_with_their_tables_and_pictures(study, tmp_path):
     assert page.index("Confusions") < page.index("Checkpoints")
 
 
+@pytest.mark.slow
 def test_command_looks_behind_the_ap_unless_it_is_to_be_quick(tiny, plan, store, fill, tmp_path):
     fill(plan.jobs, APS)
     words = ["report", tiny, "--store", store.root, "--set", SEEDS, "--set", THREE]

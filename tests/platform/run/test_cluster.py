@@ -126,6 +126,7 @@ def test_dead_address_is_told_at_once():
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_what_does_not_answer_is_given_up_in_time(monkeypatch, silent):
     monkeypatch.setattr(cluster, "PATIENCE", 4.0)
     before = {child.pid for child in psutil.Process().children()}

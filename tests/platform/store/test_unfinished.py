@@ -143,6 +143,7 @@ def test_training_goes_on_while_the_bucket_is_away(url, monkeypatch, caplog):
     assert store.bucket.folders(f".work/{KEY}/checkpoints/") == ["step_5"]
 
 
+@pytest.mark.slow
 def test_requests_sit_out_an_outage(url, monkeypatch):
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

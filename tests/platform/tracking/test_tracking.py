@@ -487,6 +487,7 @@ def test_driver_killed_while_the_server_is_away_loses_nothing(server, tracked, s
     assert of_job.data.tags["bacl.error"] == "loss is not finite"
 
 
+@pytest.mark.slow
 def test_eight_drivers_at_once_lose_nothing(server, planned, store, request):
     job = planned().jobs[1]
 

@@ -285,6 +285,7 @@ def plan_of(text, tiny, store):
     return plan_sweeps([file], [file.trials(store)], Preparation(store), store)[0]
 
 
+@pytest.mark.slow
 def test_killed_population_ends_as_an_undisturbed_one(
     competing, tiny, store, undisturbed, finished
 ):
