@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bacl_platform.plan.sweep_memory import failed_before, result_of
 from bacl_platform.plan.sweep_plan import Cell, Preparation, SweepPlan, plan_sweeps
 from bacl_platform.plan.trials import Point, Trial
@@ -136,14 +133,9 @@ def agreement(plan: SweepPlan, confirmed: SweepPlan, store: Store) -> Agreement 
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's: Pearson's correlation of ranks, of which equal values share the mean."""
-    one, other = (_ranks(np.asarray(values)) for values in (first, second))
-    one, other = one - one.mean(), other - other.mean()
-    spread = float(np.sqrt((one**2).sum() * (other**2).sum()))
-    return float((one * other).sum()) / spread if spread else None
+    """Spearman's rank correlation; None where all values of either are equal."""
+    from scipy.stats import spearmanr
 
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    below = (values[:, None] > values[None, :]).sum(axis=1)
-    equal = (values[:, None] == values[None, :]).sum(axis=1)
-    return below + (equal - 1) / 2
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(spearmanr(first, second).statistic)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 
@@ -23,7 +23,6 @@ from bacl.config import features_config, stage_config
 from bacl.detector.layers import layers
 from bacl.features import shards
 from bacl.features.observing import Observer
-from bacl.features.parts import Part
 from bacl.features.recording import Recorder
 from bacl.features.stored import collate_views
 from bacl.method_settings.paper import BACL, BCE, FCBL, Hallucination, Softmax
@@ -77,7 +76,8 @@ class _Replayed:
 
 def _view(exact: Training, setting: Setting) -> dict[str, Any]:
     """What is stored of the image that a training steps on, with the regions of a trained RPN."""
-    (row,) = Observer(_bank(exact.model), STORED).views(_batch(1, setting))
+    model: Any = exact.model
+    (row,) = Observer(model, STORED).views(_batch(1, setting))
     exact.model.train()
     positives, negatives = int(row["positives"]), len(row["labels"]) - int(row["positives"])
     again = torch.arange(POSITIVES * BOXES) % positives
@@ -89,10 +89,6 @@ def _view(exact: Training, setting: Setting) -> dict[str, Any]:
         del view[name]
     view |= {"position": 0, "drawn_for": None, "id": 0}
     return view | {"stands_for": float(row["stands_for"]), "positives": len(again)}
-
-
-def _bank(model: nn.Module) -> Any:
-    return model
 
 
 def _batch(images: int, setting: Setting) -> dict[str, list[Any]]:
@@ -107,8 +103,8 @@ def _batch(images: int, setting: Setting) -> dict[str, list[Any]]:
 
 def _making(exact: Training, setting: Setting, repeat: int) -> Row:
     """Features of two images beside their walk through trunk, RPN and box head alone."""
-    observer, batch = Observer(_bank(exact.model), STORED), _batch(2, setting)
     model: Any = exact.model
+    observer, batch = Observer(model, STORED), _batch(2, setting)
 
     @torch.no_grad()
     def walk() -> Tensor:
@@ -161,14 +157,13 @@ def _embedded(setting: Setting, repeat: int) -> Row:
             "softmax": Softmax(method="softmax"),
         }
         common = (plain.detector, prepared, info, stage.recipe)
-        recorder = Recorder(
-            _bank(build(features_config(*common, STORED, 0)["model"])),
-            features_config(*common, STORED, 0),
-        )
+        recorded = features_config(*common, STORED, 0)
+        detector: Any = build(recorded["model"])
+        recorder = Recorder(detector, recorded)
         parts = [part for part in recorder.parts() if part.split == "train"]
         (folder / "shards").mkdir()
         for part, content in recorder.walk(parts):
-            shards.write(folder / "shards", Part(*part), content)
+            shards.write(folder / "shards", part, content)
         steps = []
         for stored in (STORED, None):
             config = stage_config(*common, variants, FROZEN, 0, 1, replayed=stored)
