@@ -142,7 +142,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max
        margin: 2rem auto; padding: 0 1rem; }}
 h2 {{ margin-top: 3rem; }}
 table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th, td {{ padding: .3rem .5rem; border-bottom: 1px solid #ddd; text-align: right; }}
 th {{ border-bottom: 2px solid #888; position: sticky; top: 0; background: #fff; }}
 tr:hover td {{ background: #f4f6fa; }}
 th:first-child, td:first-child, .left td, .left th {{ text-align: left; }}
@@ -153,7 +153,8 @@ figure {{ margin: 1.5rem 0; }}
 .wide {{ width: 94vw; margin-left: calc(50% - 47vw); }}
 .wide img {{ margin: auto; }}
 figcaption {{ font-size: .85rem; color: #444; margin-top: .3rem; }}
-.names td {{ white-space: nowrap; }}
+.names td, td:not(:first-child) {{ white-space: nowrap; }}
+.left td {{ white-space: normal; }}
 .left {{ font-size: .85rem; }}
 .left td:last-child {{ word-break: break-all; }}
 </style>
