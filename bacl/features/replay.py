@@ -35,6 +35,14 @@ class ReplayDetector(BankDetector):
                 )
         images: nn.Module = self.data_preprocessor  # type: ignore[has-type]
         self.data_preprocessor = StoredOrImages(images)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> "ReplayDetector":
+        """Only the box head follows: MMEngine asks at every step, the rest is frozen, and walking
+        over its modules would take as long as the step."""
+        self.training = mode
+        self.head.train(mode)
+        return self
 
     @property
     def head(self) -> BankBBoxHead:
