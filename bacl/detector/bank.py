@@ -14,15 +14,20 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.roi_heads import (
+    CascadeRoIHead,
+    HybridTaskCascadeRoIHead,
+    StandardRoIHead,
+)
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample, SampleList
 from mmdet.structures.bbox import bbox2roi, scale_boxes
 from mmengine.config import ConfigDict
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from bacl import rle
 from bacl.detector.layers import ConvFCs, layers, passed, read
@@ -506,6 +511,56 @@ class BankCascadeRoIHead(_OverBanks, CascadeRoIHead):
     def _mask_logits(self, x: tuple[Tensor, ...], rois: Tensor) -> list[Tensor]:
         stages = range(self.num_stages)
         return [self._mask_forward(stage, x, rois)["mask_preds"] for stage in stages]
+
+
+@MODELS.register_module()
+class BankHybridTaskCascadeRoIHead(_OverBanks, HybridTaskCascadeRoIHead):
+    """RoI head of Hybrid Task Cascade over one bank for each stage.
+
+    Annotations of objects have no map of stuff. So its semantic branch, where it has one, learns
+    only from the box and mask heads that it feeds, and not at all while it is frozen.
+    """
+
+    def loss(
+        self,
+        x: tuple[Tensor, ...],
+        rpn_results_list: list[InstanceData],
+        batch_data_samples: SampleList,
+    ) -> dict[str, Tensor]:
+        if self.with_semantic:
+            unknown = self.semantic_head.criterion.ignore_index
+            for sample in batch_data_samples:
+                size = (1, *sample.batch_input_shape)
+                nothing = x[0].new_full(size, unknown, dtype=torch.long)
+                sample.gt_sem_seg = PixelData(sem_seg=nothing)
+        losses = super().loss(x, rpn_results_list, batch_data_samples)
+        losses.pop("loss_semantic_seg", None)
+        return losses
+
+    def pooled(self, extractor: Any, x: tuple[Tensor, ...], rois: Tensor) -> Tensor:
+        found = super().pooled(extractor, x, rois)
+        if self.with_semantic and "bbox" in self.semantic_fusion:
+            of_stuff = self.semantic_roi_extractor([self.semantic_head(x)[1]], rois)
+            height, width = found.shape[-2:]
+            found = found + adaptive_avg_pool2d(of_stuff, (height, width))
+        return found
+
+    def predict_mask(  # type: ignore[override]
+        self,
+        x: tuple[Tensor, ...],
+        semantic_heat: Tensor | None,
+        batch_img_metas: list[dict[str, Any]],
+        results_list: list[InstanceData],
+        rescale: bool = False,
+    ) -> list[InstanceData]:
+        self._semantic = semantic_heat
+        return super().predict_mask(x, batch_img_metas, results_list, rescale)
+
+    def _mask_logits(self, x: tuple[Tensor, ...], rois: Tensor) -> list[Tensor]:
+        found: list[Tensor] = self._mask_forward(-1, x, rois, self._semantic, training=False)[
+            "mask_preds"
+        ]
+        return found
 
 
 @MODELS.register_module()

@@ -11,7 +11,11 @@ from typing import Any
 
 from bacl.detector.zoo import parts_of
 
-ROI_HEADS = {"StandardRoIHead": "BankRoIHead", "CascadeRoIHead": "BankCascadeRoIHead"}
+ROI_HEADS = {
+    "StandardRoIHead": "BankRoIHead",
+    "CascadeRoIHead": "BankCascadeRoIHead",
+    "HybridTaskCascadeRoIHead": "BankHybridTaskCascadeRoIHead",
+}
 """RoI heads that have a bank's counterpart."""
 
 BOX_HEADS: dict[str, dict[str, int]] = {
@@ -22,7 +26,7 @@ BOX_HEADS: dict[str, dict[str, int]] = {
 }
 """Box heads that a bank replaces, and the options by which they differ from two shared FCs."""
 
-_DETECTORS = ("CascadeRCNN", "FasterRCNN", "MaskRCNN", "TwoStageDetector")
+_DETECTORS = ("CascadeRCNN", "FasterRCNN", "HybridTaskCascade", "MaskRCNN", "TwoStageDetector")
 
 _SUPPORTED = (
     "expected a two-stage detector such as Faster, Mask or Cascade R-CNN, with an RPN and a "
@@ -35,8 +39,6 @@ _WHY_NOT = {
     "DynamicRoIHead": "its thresholds follow what it has seen, which no checkpoint would hold",
     "FastRCNN": "it takes its proposals from a file instead of an RPN",
     "GridRoIHead": "its boxes come from a grid of points instead of a regressor",
-    "HybridTaskCascadeRoIHead": "its mask heads see each other and, mostly, a map of stuff, which "
-    "annotations of objects do not have",
     "MaskScoringRoIHead": "its masks have scores of their own beside the classifier's",
     "PISARoIHead": "its box loss is weighted by the classifier's scores",
     "PanopticFPN": "it segments stuff, which annotations of objects do not have",
@@ -87,7 +89,8 @@ def _reasons(model: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: {_WHY_NOT[name]}: {_SUPPORTED}"
     if own_head not in ROI_HEADS or detector not in _DETECTORS:
         yield f"{detector} with {own_head} is not known here: {_SUPPORTED}"
-    yield from _of_box_heads(roi_head.get("bbox_head"), own_head == "CascadeRoIHead")
+    heads = roi_head.get("bbox_head")
+    yield from _of_box_heads(heads, isinstance(heads, list))
     yield from _of_regions(model)
     yield from _of_parts(model)
 

@@ -115,7 +115,11 @@ def frozen_trunk(model: Mapping[str, Any]) -> list[str]:
     counts = {"num_shared_fcs": 2, **head}
     return [
         *(part for part in ("backbone", "neck") if model.get(part)),
-        *(["roi_head.shared_head"] if model["roi_head"].get("shared_head") else []),
+        *(
+            f"roi_head.{part}"
+            for part in ("shared_head", "semantic_head")
+            if model["roi_head"].get(part)
+        ),
         *(f"roi_head.bbox_head*.{part}" for part in inside if counts.get(f"num_{part}")),
     ]
 

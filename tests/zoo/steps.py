@@ -22,10 +22,8 @@ register_all_modules(init_default_scope=True)
 torch.set_num_threads(1)
 
 CATEGORIES = 5
-SIDE = 128
-RECIPE = Recipe(
-    schedule=Schedule(iterations=1, warmup=0), proposals=50, proposals_before_nms=50
-)
+SIDE = 64
+RECIPE = Recipe(schedule=Schedule(iterations=1, warmup=0), proposals=50, proposals_before_nms=50)
 _MADE = Hallucination(categories=3, samples=2)
 VARIANTS = {
     "bce": BCE(method="bce").model_dump(),
@@ -40,7 +38,11 @@ def configuration(name, test_proposals=30):
     the width of FCs.
     """
     detector = Detector(
-        config=name, test_proposals=test_proposals, max_detections=20, rpn_samples=32, roi_samples=16
+        config=name,
+        test_proposals=test_proposals,
+        max_detections=20,
+        rpn_samples=32,
+        roi_samples=16,
     )
     model = model_config(detector, RECIPE, CATEGORIES, 0)
     backbone = model["backbone"]
@@ -81,7 +83,7 @@ def batch(masks=True):
     samples = []
     for position in range(2):
         corners = torch.randint(0, SIDE // 2, (3, 2), generator=draw).float()
-        sizes = torch.randint(16, SIDE // 2, (3, 2), generator=draw)
+        sizes = torch.randint(12, SIDE // 2, (3, 2), generator=draw)
         boxes = torch.cat([corners, corners + sizes], dim=1)
         truth = InstanceData(bboxes=boxes, labels=torch.arange(3) + position)
         if masks:

@@ -19,10 +19,10 @@ import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.config import variant_options
 from bacl.datasets.prepare import prepare
 from bacl.detector.layers import read
+from bacl.detector.two_stage import plain_model
 from bacl.draws import generator
 from bacl.method_settings.registry import METHODS
 from bacl.method_settings.registry import Variant as MethodSettings
-from bacl.detector.two_stage import plain_model
 from bacl.settings import Detector
 from bacl.variants import Batch, build_variant
 from bacl_platform.bench.embedded import STEPS, experiment
