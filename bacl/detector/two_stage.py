@@ -4,6 +4,7 @@ from typing import Any
 
 from bacl.backbones import BACKBONES
 from bacl.settings import Detector, Recipe
+from bacl.weights import TORCHVISION
 
 _PREPROCESSOR = {
     "type": "DetDataPreprocessor",
@@ -31,7 +32,7 @@ def _backbone(detector: Detector) -> dict[str, Any]:
 def _weights(detector: Detector) -> dict[str, str] | None:
     if detector.weights is None:
         return None
-    if detector.weights == "torchvision":
+    if detector.weights == TORCHVISION:
         return {"type": "Pretrained", "checkpoint": f"torchvision://{detector.backbone}"}
     return {"type": "Pretrained", "checkpoint": detector.weights}
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from bacl.errors import UsageError
 from bacl.method_settings.registry import Variant
+from bacl.weights import is_file
 from bacl_platform.spec.checks import broken_edges, disagreements
 from bacl_platform.spec.experiment import (
     ClassifierStage,
@@ -131,7 +132,9 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
 
     dataset, detector = experiment.dataset, experiment.detector
     files = {name: absolute(getattr(dataset, name)) for name in DATASET_PATHS}
-    weights = detector.weights if detector.weights == "torchvision" else absolute(detector.weights)
+    weights = detector.weights
+    if weights is not None and is_file(weights):
+        weights = absolute(weights)
     paper = experiment.paper
 
     def placed(variant: Variant) -> Variant:
@@ -161,7 +164,8 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
 def _paths(experiment: Experiment) -> dict[str, str]:
     """The paths of data, weights and variants, by field."""
     paths = {f"dataset.{name}": getattr(experiment.dataset, name) for name in DATASET_PATHS}
-    paths["detector.weights"] = experiment.detector.weights
+    weights = experiment.detector.weights
+    paths["detector.weights"] = weights if weights and is_file(weights) else None
     for name, stage in experiment.stages.items():
         for variant, settings in variants_of(name, stage).items():
             place = f"variants.{variant}" if isinstance(stage, ClassifierStage) else "classifier"
