@@ -12,19 +12,21 @@ import typer
 from bacl.errors import UsageError
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
+    DEFAULT_ROOT,
     DEFAULT_STORE,
     App,
+    Data,
     Debug,
     Either,
-    File,
     Json,
     Mixed,
     Out,
+    Root,
     Seeds,
     Set,
     StoreOption,
 )
-from bacl_platform.cli.plans import planned, rerun_command, swept
+from bacl_platform.cli.plans import planned, prepared_dataset, rerun_command, swept
 
 app = App()
 
@@ -126,9 +128,18 @@ def report(
 
 @app.command()
 def compare(
-    file: File,
-    first: Annotated[str, typer.Argument(metavar="A", help="A variant.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The variant to compare with it.")],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="WHAT...",
+            help="Two or more of FILE.yaml:VARIANT (of a sweep its trial, such as "
+            "sweep.yaml:alpha=0.5), results files (.json or .parquet) and folders of `bacl "
+            "evaluate`; after a leading FILE.yaml also plain names of its variants. The first is "
+            "compared with each of the others.",
+        ),
+    ],
+    data: Data = None,
+    root: Root = DEFAULT_ROOT,
     resamples: Annotated[
         int,
         typer.Option(min=20, metavar="N", help="Resamples of the validation images (bootstrap)."),
@@ -141,28 +152,36 @@ def compare(
     mixed: Mixed = False,
     debug: Debug = False,
 ) -> None:
-    """Say what variant B gains over A, and how sure that is.
+    """Say what B gains over A, and how sure that is.
 
     Gives 95 % intervals by a paired bootstrap over validation images, for all categories, each
-    frequency group and each category.
+    frequency group and each category; of boxes and, where both have them, of masks.
 
     \b
-    Example:
+    Examples:
       bacl compare experiments/embedded/demo.yaml softmax bacl
+      bacl compare A.yaml:bacl B.yaml:bacl results.json
     """
     with report_errors(debug):
-        from bacl_platform.analysis import compare, results
+        from bacl_platform.analysis import compare
+        from bacl_platform.cli.contenders import contenders, read_words
         from bacl_platform.console import Console
         from bacl_platform.report import comparison_report as comparing
+        from bacl_platform.store.store import Store
 
-        plan, store = planned(file, store_url, set_, seeds)
-        found = results.collect(plan, store, rerun_command(file, store_url, set_, seeds))
-        made = compare.compare(found, first, second, resamples, Console(stderr=True), mixed=mixed)
-        page = comparing.write(made, out or store.root / "reports" / plan.experiment.name)
+        words = read_words(what)
+        dataset = None if data is None else prepared_dataset(data, root, store_url, set_)
+        first, *others = contenders(words, dataset, store_url, set_, seeds)
+        console, shown = Console(stderr=True), []
+        for other in others:
+            made = compare.compare(first, other, resamples, console, mixed=mixed)
+            named = next((c.place for c in (first, other) if c.experiment), "files")
+            page = comparing.write(made, out or Store(store_url).root / "reports" / named)
+            shown.append(comparing.as_json(made))
+            if not json_:
+                comparing.print_comparison(made, page, Console())
         if json_:
-            print(json.dumps(comparing.as_json(made), indent=1))
-        else:
-            comparing.print_comparison(made, page, Console())
+            print(json.dumps(shown if len(shown) > 1 else shown[0], indent=1))
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
