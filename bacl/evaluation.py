@@ -382,6 +382,7 @@ class BankMetric(BaseMetric):
         self.categories, self.groups = prepared.categories, prepared.groups
         self.variants = list(variants)
         self.mode = mode
+        self.masks = masks
         self.schema = _MASKS if masks else _BOXES
         self.folder = Path(folder)
         self.shards = self.folder / ".shards"

@@ -9,7 +9,7 @@ from bacl.evaluation import Detections, Evaluator
 from bacl.results_files import Split, read_results
 from bacl_platform.analysis.contenders import Contender
 from bacl_platform.analysis.profiles import evaluator_of
-from bacl_platform.analysis.results import Result
+from bacl_platform.analysis.results import Report, Result
 
 
 def result_of(name: str, found: Detections, evaluator: Evaluator, folder: Path) -> Result:
@@ -33,6 +33,16 @@ def result_of_file(path: Path, name: str, prepared: Prepared) -> Result:
     if found.mask is not None and not prepared.val.masks:
         found = replace(found, mask=None)
     return result_of(name, found, evaluator, path.parent)
+
+
+def report_of(result: Result, prepared: Prepared) -> Report:
+    """A report of one result without an experiment."""
+    return Report(result.variant, None, prepared, [], [], [result], {})
+
+
+def report_of_file(path: Path, name: str, prepared: Prepared) -> Report:
+    """A report of a results file; see `result_of_file`."""
+    return report_of(result_of_file(path, name, prepared), prepared)
 
 
 def contender_of_file(path: Path, name: str, prepared: Prepared) -> Contender:

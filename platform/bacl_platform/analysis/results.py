@@ -160,22 +160,19 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
 def read_result(job: Job, variant: str, store: Store) -> Result:
     """What a variant of a finished job reached."""
     folder = store.entry(job.key) / "variants" / variant
+    return Result(variant, job.seed, job.key, job.kind, job.features, folder, *read_folder(folder))
+
+
+def read_folder(
+    folder: Path,
+) -> tuple[dict[str, float | None], dict[str, str], list[dict[str, Any]]]:
+    """The metrics, the evaluator and the rows of categories that an evaluation has left."""
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     with (folder / "categories.csv").open(newline="", encoding="utf-8") as file:
         categories: list[dict[str, Any]] = list(csv.DictReader(file))
     for row in categories:
         row |= {name: float(row[name]) if row[name] else None for name in MEANS if name in row}
-    return Result(
-        variant,
-        job.seed,
-        job.key,
-        job.kind,
-        job.features,
-        folder,
-        content["metrics"],
-        content["evaluator"],
-        categories,
-    )
+    return content["metrics"], content["evaluator"], categories
 
 
 def _scalars(path: Path) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""`bacl report` and `bacl compare`: what finished jobs say.
+"""`bacl report`, `evaluate` and `compare`: what finished jobs, detections and detectors say.
 
 Commands import what they need when they run.
 """
@@ -17,7 +17,10 @@ from bacl_platform.cli.options import (
     App,
     Data,
     Debug,
+    Device,
     Either,
+    Format,
+    Images,
     Json,
     Mixed,
     Out,
@@ -25,8 +28,18 @@ from bacl_platform.cli.options import (
     Seeds,
     Set,
     StoreOption,
+    Train,
+    Val,
+    ValImages,
 )
-from bacl_platform.cli.plans import planned, prepared_dataset, rerun_command, swept
+from bacl_platform.cli.plans import (
+    dataset_of,
+    planned,
+    prepare_dataset,
+    prepared_dataset,
+    rerun_command,
+    swept,
+)
 
 app = App()
 
@@ -124,6 +137,100 @@ def report(
         if beside is not None:
             print(f"\n{sweep_report.markdown(beside)}")
             sweep_report.print_written(folder, Console())
+
+
+@app.command()
+def evaluate(
+    what: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WHAT",
+            help="A results file (COCO's or LVIS's JSON list of detections, or a store's "
+            "detections.parquet), a checkpoint that MMDetection reads, or the folder of an "
+            "exported variant.",
+        ),
+    ],
+    data: Data = None,
+    root: Root = DEFAULT_ROOT,
+    train: Train = None,
+    val: Val = None,
+    images: Images = None,
+    val_images: ValImages = None,
+    format_: Format = "coco",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Configuration of a checkpoint. It is Python and is executed: use one that you "
+            "trust.",
+            show_default="config.py beside it",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name in tables.", show_default="of WHAT")
+    ] = None,
+    device: Device = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only AP and its tables: analyse no errors.")
+    ] = False,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder to write to.", show_default="STORE/reports/NAME"
+        ),
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Judge detections or a detector on a validation split.
+
+    Prints AP, and writes a report: categories, errors by kind, confusions. `bacl compare` sets
+    results files, and the folders that this writes of checkpoints, beside variants of a store.
+
+    \b
+    Examples:
+      bacl evaluate results.json --data mine.yaml
+      bacl evaluate model.pth --config model.py --data lvis_v1
+    """
+    with report_errors(debug):
+        from bacl.results_files import is_results
+        from bacl_platform.console import Console
+        from bacl_platform.report import evaluation_report, experiment_report
+        from bacl_platform.store.store import Store
+
+        if is_results(what) and (config is not None or device is not None):
+            raise UsageError(f"--config, --device: expected with a checkpoint, got {what}")
+        if not what.exists():
+            raise UsageError(f"{what}: there is no such file or folder")
+        dataset = dataset_of(data, root, [train, val, images, val_images], format_, set_)
+        prepared = prepare_dataset(dataset, store_url)
+        title = name or (what.resolve().name if what.is_dir() else what.stem)
+        out = out or Store(store_url).root / "reports" / title
+        progress = Console(stderr=True)
+        if is_results(what):
+            from bacl_platform.analysis.files import report_of_file
+
+            report = report_of_file(what, title, prepared)
+        else:
+            from bacl_platform.tools.evaluate import evaluate_checkpoint, files_of
+
+            found = files_of(what, config)
+            report = evaluate_checkpoint(*found, title, prepared, out, device, progress)
+        analysis, sections = None, []
+        if not quick:
+            from bacl_platform.analysis import profiles
+            from bacl_platform.report import findings
+
+            analysis = profiles.analyse(report, progress)
+            sections = findings.sections(report, analysis, None, 0, 0)
+        sections[:0] = evaluation_report.sections(report, analysis)
+        experiment_report.write(report, out, "", sections)
+        if json_:
+            print(json.dumps(evaluation_report.as_json(report, analysis), indent=1))
+        else:
+            evaluation_report.print_evaluation(report, out, Console())
 
 
 @app.command()

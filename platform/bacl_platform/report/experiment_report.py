@@ -89,6 +89,8 @@ def rows(report: Report) -> list[Row]:
         if values_of := report.values(name, metric):
             shown.setdefault((report.features(name), metric), []).append(_points(values_of))
     best = {place: max(points) for place, points in shown.items()}
+    if report.experiment is None:  # one file, which is the best of nothing
+        best = {}
     if report.replayed:  # else a lone stage 1 beside replayed classifiers would be the best exact
         best = {place: points for place, points in best.items() if len(shown[place]) > 1}
     made = []
@@ -123,7 +125,7 @@ def _text(values: list[float], sign: str = "") -> str:
     return f"{_points(values):{sign}.1f}{spread}"
 
 
-def _legend(report: Report) -> str:
+def legend(report: Report) -> str:
     """What the numbers are, in a sentence or two."""
     legend = "AP in points"
     seeds = len({result.seed for result in report.results})
@@ -192,22 +194,26 @@ def table(report: Report, metrics: list[str]) -> "Table":
     return shown
 
 
-def print_report(report: Report, out: Path, store: Store, command: str, console: "Console") -> None:
-    """The table, and where everything is."""
-
+def print_tables(report: Report, console: "Console") -> None:
+    """The table of boxes and, where there are masks, that of masks."""
     for metrics in report.kinds.values():
         comparison = table(report, metrics)
         if not console.is_terminal:  # a file or a pipe has no edge to wrap at
             needed = console.measure(comparison, options=console.options.update(width=1000))
             console.width = max(console.width, needed.maximum)
         console.print(comparison)
+
+
+def print_report(report: Report, out: Path, store: Store, command: str, console: "Console") -> None:
+    """The table, and where everything is."""
+    print_tables(report, console)
     baseline = report.baseline
     compared = (
         f" Second lines: difference to {baseline}."
         if any(row.differences for row in rows(report))
         else ""
     )
-    say(console, f"{_legend(report)} * best.{compared}")
+    say(console, f"{legend(report)} * best.{compared}")
     for note in _notes(report, command):
         say(console, note)
     say(console, "")
@@ -269,7 +275,7 @@ def markdown(
 ) -> str:
     """The report for a README or an issue; pictures are links to files beside it."""
     made, of_kinds = rows(report), ["features"] if report.replayed else []
-    lines = [f"# {texts.markdown(report.name)}", "", _legend(report), ""]
+    lines = [f"# {texts.markdown(report.name)}", "", legend(report), ""]
     for metrics in report.kinds.values():
         lines += [
             *markdown_table(
@@ -301,7 +307,8 @@ def markdown(
         lines += markdown_picture(picture)
     for section in sections:
         lines += markdown_section(section)
-    lines += ["## Checkpoints", "", *markdown_table(_CHECKPOINT_HEAD, _checkpoints(report)), ""]
+    if checkpoints := _checkpoints(report):
+        lines += ["## Checkpoints", "", *markdown_table(_CHECKPOINT_HEAD, checkpoints), ""]
     lines.append(_provenance(report))
     return "\n".join(lines) + "\n"
 
@@ -335,8 +342,9 @@ def html(
     made, of_kinds = rows(report), ["features"] if report.replayed else []
     compared = any(row.differences for row in made)
     second = f" Second lines: difference to {report.baseline}." if compared else ""
+    best = " <b>Bold</b>: best." if report.experiment else ""
     body = [
-        f"<p>{texts.html(_legend(report))} <b>Bold</b>: best.{texts.html(second)}</p>",
+        f"<p>{texts.html(legend(report))}{best}{texts.html(second)}</p>",
         *(
             html_table(
                 ["variant", "seeds", *of_kinds, *metrics],
@@ -358,12 +366,9 @@ def html(
         body += html_picture(picture)
     for section in sections:
         body += html_section(section)
-    checkpoints = [[texts.html(cell) for cell in cells] for cells in _checkpoints(report)]
-    body += [
-        "<h2>Checkpoints</h2>",
-        html_table(_CHECKPOINT_HEAD, checkpoints, "left"),
-        f"<p>{texts.html(_provenance(report))}</p>",
-    ]
+    if checkpoints := [[texts.html(cell) for cell in cells] for cells in _checkpoints(report)]:
+        body += ["<h2>Checkpoints</h2>", html_table(_CHECKPOINT_HEAD, checkpoints, "left")]
+    body.append(f"<p>{texts.html(_provenance(report))}</p>")
     return html_page(report.name, body)
 
 
