@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bacl.detector.zoo import is_file
 from bacl.errors import UsageError
 from bacl.method_settings.registry import Variant
-from bacl.weights import is_file
+from bacl.weights import is_file as is_weights_file
 from bacl_platform.spec.checks import broken_edges, disagreements
 from bacl_platform.spec.experiment import (
     ClassifierStage,
@@ -133,8 +134,9 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
     dataset, detector = experiment.dataset, experiment.detector
     files = {name: absolute(getattr(dataset, name)) for name in DATASET_PATHS}
     weights = detector.weights
-    if weights is not None and is_file(weights):
+    if weights is not None and is_weights_file(weights):
         weights = absolute(weights)
+    config = absolute(detector.config) if is_file(detector.config or "") else detector.config
     paper = experiment.paper
 
     def placed(variant: Variant) -> Variant:
@@ -155,7 +157,7 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
         update={
             "stages": {name: of_stage(stage) for name, stage in experiment.stages.items()},
             "dataset": dataset.model_copy(update=files),
-            "detector": detector.model_copy(update={"weights": weights}),
+            "detector": detector.model_copy(update={"weights": weights, "config": config}),
             "paper": paper and paper.model_copy(update={"file": absolute(paper.file)}),
         }
     )
@@ -165,7 +167,9 @@ def _paths(experiment: Experiment) -> dict[str, str]:
     """The paths of data, weights and variants, by field."""
     paths = {f"dataset.{name}": getattr(experiment.dataset, name) for name in DATASET_PATHS}
     weights = experiment.detector.weights
-    paths["detector.weights"] = weights if weights and is_file(weights) else None
+    paths["detector.weights"] = weights if weights and is_weights_file(weights) else None
+    if is_file(experiment.detector.config or ""):
+        paths["detector.config"] = experiment.detector.config
     for name, stage in experiment.stages.items():
         for variant, settings in variants_of(name, stage).items():
             place = f"variants.{variant}" if isinstance(stage, ClassifierStage) else "classifier"
