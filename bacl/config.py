@@ -18,6 +18,7 @@ from bacl.features.parts import parts as shards_of
 from bacl.method_settings.base import Context
 from bacl.method_settings.registry import Variant
 from bacl.settings import FROZEN_TRUNK, Detector, Features, Recipe
+from bacl.weights import checkpoint_of, enters_by_content
 
 _PRECISION = {
     "float32": {"type": "OptimWrapper"},
@@ -303,13 +304,6 @@ def config_text(config: Mapping[str, Any]) -> str:
     return "".join(f"{key} = {text}\n" for key, text in texts.items())
 
 
-def weights_file(init_cfg: Mapping[str, Any]) -> str | None:
-    """Path of the weights in a part's `init_cfg`; None where there is none, or a name that MMEngine
-    resolves itself, such as `torchvision://resnet50`."""
-    checkpoint = init_cfg.get("checkpoint") if init_cfg.get("type") == "Pretrained" else None
-    return checkpoint if checkpoint and "://" not in checkpoint else None
-
-
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without what cannot change results: paths, loader options, the split over
     ranks.
@@ -334,7 +328,8 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):
             kept = {key: item for key, item in value.items() if key not in drop}
-            if weights_file(value):
+            checkpoint = checkpoint_of(value)
+            if checkpoint and enters_by_content(checkpoint):
                 del kept["checkpoint"]
             return {key: clean(item) for key, item in kept.items()}
         if isinstance(value, list | tuple):

@@ -57,7 +57,7 @@ def plan(
 
         if is_sweep(file):
             (sweep,), store, prepare = swept([file], store_url, set_, seeds)
-            check_weights(sweep.missing(store))
+            check_weights(sweep.missing(store), store)
             then = next(iter(confirmations([sweep], prepare, store)), None)
             known = then is not None
             if sweep.file.sweep.screen and not known:
@@ -65,7 +65,7 @@ def plan(
             print_sweep(sweep, store, Console(), then, known)
         else:
             plan, store = planned(file, store_url, set_, seeds)
-            check_weights(plan.missing(store))
+            check_weights(plan.missing(store), store)
             print_plan(plan, store, Console())
 
 
@@ -89,14 +89,15 @@ def run(
     """
     with report_errors(debug):
         from bacl_platform.console import Console, say
-        from bacl_platform.plan.weights import check_weights
+        from bacl_platform.plan.weights import check_weights, fetch_named
         from bacl_platform.run.driver import run as run_plan
         from bacl_platform.store.drivers import driving
         from bacl_platform.tracking.tracking import Tracking
 
         console = Console()
         plan, store = planned(file, store_url, set_, seeds)
-        check_weights(plan.missing(store))
+        check_weights(plan.missing(store), store)
+        fetch_named(plan.missing(store), store)
         with driving(store):
             run_plan(plan, store, Tracking.of_plan(plan, store), console, address)
         say(console, f"results: bacl report {file}; runs: bacl ui; checkpoints: {store.url}")
@@ -192,13 +193,15 @@ def sweep(
     """
     with report_errors(debug):
         from bacl_platform.console import Console, say
-        from bacl_platform.plan.weights import check_weights
+        from bacl_platform.plan.weights import check_weights, fetch_named
         from bacl_platform.store.drivers import driving
         from bacl_platform.tune import sweeps
 
         console = Console()
         plans, store, prepare = swept(files, store_url, set_, seeds, max_trials)
-        check_weights(job for each in plans for job in each.missing(store))
+        missing = [job for each in plans for job in each.missing(store)]
+        check_weights(missing, store)
+        fetch_named(missing, store)
         with driving(store):
             sweeps.run_sweeps(plans, store, prepare, console, address, retry_failed)
         for file in files:
