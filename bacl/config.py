@@ -15,6 +15,7 @@ from bacl.errors import UsageError
 from bacl.features.parts import parts as shards_of
 from bacl.method_settings.base import Context
 from bacl.method_settings.registry import Variant
+from bacl.optimizer_settings import SGD
 from bacl.settings import Detector, Features, Recipe
 
 _PRECISION = {
@@ -112,15 +113,7 @@ def stage_config(
             "mode": prepared.evaluation,
             "masks": masks and prepared.val.masks,
         },
-        "optim_wrapper": {
-            **_PRECISION[recipe.precision],
-            "optimizer": {
-                "type": "SGD",
-                "lr": schedule.scaled_lr,
-                "momentum": schedule.momentum,
-                "weight_decay": schedule.weight_decay,
-            },
-        },
+        "optim_wrapper": _optim_wrapper(recipe),
         "param_scheduler": [
             *_warmup(schedule.warmup),
             {
@@ -351,6 +344,19 @@ def variant_options(
         batch=batch,
     )
     return settings.options(context)
+
+
+def _optim_wrapper(recipe: Recipe) -> dict[str, Any]:
+    """Configuration of the optimizer, and of its precision."""
+    schedule = recipe.schedule
+    chosen = recipe.optimizer or SGD(
+        type="sgd", momentum=schedule.momentum, weight_decay=schedule.weight_decay
+    )
+    return {
+        **_PRECISION[recipe.precision],
+        "optimizer": {"lr": schedule.scaled_lr, **chosen.torch_options()},
+        **chosen.constructor(),
+    }
 
 
 def _warmup(iterations: int) -> list[dict[str, Any]]:

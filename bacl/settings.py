@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from bacl.backbones import BACKBONES
 from bacl.datasets.formats import EMBEDDED, FORMATS, NAMED
+from bacl.optimizer_settings import AnyOptimizer
 from bacl.schema import Names, Settings, meaning
 
 FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head*.shared_fcs")
@@ -164,6 +165,7 @@ class Schedule(Settings):
     """Learning rate at `lr_batch` images per step; scaled linearly to `batch`."""
     lr_batch: int = Field(16, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD; where the recipe has an `optimizer`, that says it, as it does the weight decay."""
     weight_decay: float = Field(1e-4, ge=0)
     warmup: int = Field(500, ge=0)
     """Iterations of linear warm-up from a thousandth of the learning rate."""
@@ -266,6 +268,9 @@ class Recipe(ImageRecipe):
     """Recipe of a stage's training: schedule, sampling of images, augmentation, checkpoints."""
 
     schedule: Schedule
+    optimizer: AnyOptimizer | None = None
+    """`{type: sgd, ...}` or `{type: adamw, ...}`, with parameter-wise and layer-wise learning rates
+    and weight decays; null is SGD with the schedule's momentum and weight decay."""
     features: Literal["exact", "replay"] = "exact"
     """Whether the trunk computes the features of every step, or they are those that a stage of kind
     `features` has stored."""
@@ -284,6 +289,23 @@ class Recipe(ImageRecipe):
     """Keep each checkpoint at a multiple of so many iterations, in the finished job too."""
     keep_best: bool = False
     """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
+
+    @model_validator(mode="after")
+    def _optimizer_says_its_own(self) -> "Recipe":
+        given = self.schedule.model_fields_set
+        if self.optimizer is None:
+            return self
+        if twice := sorted(given & {"momentum", "weight_decay"}):
+            raise ValueError(
+                f"schedule.{twice[0]}: expected it among the fields of optimizer, which is given, "
+                "instead"
+            )
+        if self.optimizer.type == "adamw" and "lr" not in given:
+            raise ValueError(
+                "schedule.lr: is missing, expected a learning rate for optimizer adamw, such as "
+                "1e-4, because the default is SGD's"
+            )
+        return self
 
     @model_validator(mode="after")
     def _there_are_checkpoints_to_keep(self) -> "Recipe":

@@ -1,0 +1,31 @@
+"""Recipes that make no sense, each told in a sentence."""
+
+import pytest
+
+RECIPE = "stages.heads.recipe"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        (
+            "optimizer",
+            "{type: adamw, momentum: 0.9}",
+            f"{RECIPE}.optimizer.momentum: unknown field, expected one of weight_decay, paramwise, "
+            "layer_decay, type, betas, eps",
+        ),
+        (
+            "optimizer",
+            "{type: adamv}",
+            f"{RECIPE}.optimizer.type: expected one of adamw, sgd, got 'adamv'",
+        ),
+        (
+            "optimizer",
+            "{type: sgd, paramwise: {norm_decay_mul: 0}}",
+            f"{RECIPE}.optimizer.paramwise.norm_decay_mul: unknown field, did you mean "
+            "`norm_decay_mult`?",
+        ),
+    ],
+)
+def test_field_that_makes_no_sense_is_told(tiny, problems, field, value, sentence):
+    assert problems(tiny, f"{RECIPE}.schedule.lr=0.001", f"{RECIPE}.{field}={value}") == [sentence]
