@@ -114,17 +114,7 @@ def stage_config(
             "masks": masks and prepared.val.masks,
         },
         "optim_wrapper": _optim_wrapper(recipe),
-        "param_scheduler": [
-            *_warmup(schedule.warmup),
-            {
-                "type": "MultiStepLR",
-                "by_epoch": False,
-                "begin": 0,
-                "end": total,
-                "milestones": schedule.milestone_iterations(images),
-                "gamma": 0.1,
-            },
-        ],
+        "param_scheduler": _learning_rates(recipe, images, total),
         "train_cfg": {
             "type": "IterBasedTrainLoop",
             "max_iters": total,
@@ -359,18 +349,25 @@ def _optim_wrapper(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _warmup(iterations: int) -> list[dict[str, Any]]:
-    if not iterations:
-        return []
-    return [
-        {
-            "type": "LinearLR",
-            "start_factor": 0.001,
-            "by_epoch": False,
-            "begin": 0,
-            "end": iterations,
-        }
-    ]
+def _learning_rates(recipe: Recipe, images: int, total: int) -> list[dict[str, Any]]:
+    """Schedulers of the learning rate; images, total: of `variant_options`."""
+    schedule = recipe.schedule
+    if recipe.lr_schedule == "one_cycle":
+        return [{"type": "GroupedOneCycleLR", "by_epoch": False, "begin": 0, "end": total}]
+    warmup = schedule.warmup
+    if recipe.lr_schedule == "cosine":
+        if warmup >= total:
+            raise UsageError(
+                f"recipe.schedule.warmup: expected fewer than the stage's {total} iterations with "
+                f"lr_schedule cosine, got {warmup}"
+            )
+        falling = {"type": "CosineAnnealingLR", "begin": warmup, "T_max": total - warmup}
+    else:
+        milestones = schedule.milestone_iterations(images)
+        falling = {"type": "MultiStepLR", "begin": 0, "milestones": milestones, "gamma": 0.1}
+    rising = {"type": "LinearLR", "start_factor": 0.001, "begin": 0, "end": warmup}
+    found = [rising, {**falling, "end": total}] if warmup else [{**falling, "end": total}]
+    return [{**one, "by_epoch": False} for one in found]
 
 
 def test_pipeline(recipe: Recipe) -> list[dict[str, Any]]:

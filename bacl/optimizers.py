@@ -1,4 +1,5 @@
-"""Optimizers whose parameters have learning rates and weight decays of their own."""
+"""Optimizers whose parameters have learning rates and weight decays of their own, and how these
+go."""
 
 import re
 from collections.abc import Iterator
@@ -6,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.logging import MMLogger
-from mmengine.optim import DefaultOptimWrapperConstructor
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.optim import DefaultOptimWrapperConstructor, OneCycleLR
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from torch import nn
 
 from bacl.errors import UsageError
@@ -100,3 +101,19 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@PARAM_SCHEDULERS.register_module()
+class GroupedOneCycleLR(OneCycleLR):
+    """MMEngine's one cycle, with each group's own learning rate for its largest, and a state of
+    plain values.
+
+    MMEngine has no cycle of momentum, which stays as it is.
+    """
+
+    def __init__(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        largest = [group["lr"] for group in optimizer.param_groups]
+        super().__init__(optimizer, *args, eta_max=largest, **kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: v for name, v in super().state_dict().items() if name != "anneal_func"}

@@ -271,6 +271,10 @@ class Recipe(ImageRecipe):
     optimizer: AnyOptimizer | None = None
     """`{type: sgd, ...}` or `{type: adamw, ...}`, with parameter-wise and layer-wise learning rates
     and weight decays; null is SGD with the schedule's momentum and weight decay."""
+    lr_schedule: Literal["step", "cosine", "one_cycle"] = "step"
+    """How the learning rate goes after the warm-up: it falls to a tenth at the schedule's
+    milestones, or to 0 along a cosine; `one_cycle` rises from a 25th along a cosine for the first
+    three tenths and falls to nearly nothing along another."""
     features: Literal["exact", "replay"] = "exact"
     """Whether the trunk computes the features of every step, or they are those that a stage of kind
     `features` has stored."""
@@ -304,6 +308,21 @@ class Recipe(ImageRecipe):
             raise ValueError(
                 "schedule.lr: is missing, expected a learning rate for optimizer adamw, such as "
                 "1e-4, because the default is SGD's"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits_how_the_learning_rate_goes(self) -> "Recipe":
+        kind, schedule = self.lr_schedule, self.schedule
+        if kind != "step" and schedule.milestones:
+            raise ValueError(
+                f"schedule.milestones: expected none with lr_schedule {kind}, which falls at every "
+                f"step, got {schedule.milestones}"
+            )
+        if kind == "one_cycle" and "warmup" in schedule.model_fields_set and schedule.warmup:
+            raise ValueError(
+                "schedule.warmup: expected 0 with lr_schedule one_cycle, which rises by itself, "
+                f"got {schedule.warmup}"
             )
         return self
 

@@ -1,18 +1,21 @@
 """Optimizers of recipes: steps by torch's own, groups of parameters, the bank's promises."""
 
 import copy
+import math
 
 import pytest
 import torch
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
 from pydantic import TypeAdapter, ValidationError
 from ranks import on_ranks
 from torch import nn
 from training import batch_of, build, config_of, optimize, optimize_and_save, stream_of
 
 from bacl.backbones import BACKBONES
+from bacl.errors import UsageError
 from bacl.method_settings.paper import BACL, Hallucination, Softmax
 from bacl.optimizer_settings import AdamW, AnyOptimizer
 from bacl.settings import Recipe, Schedule
@@ -196,3 +199,76 @@ def test_optimizer_that_makes_no_sense_is_refused(fields, sentence):
 def test_schedule_and_optimizer_do_not_say_the_same(schedule, kind, sentence):
     with pytest.raises(ValidationError, match=sentence):
         Recipe(schedule={"iterations": 1, **schedule}, optimizer={"type": kind})
+
+
+def learning_rates(config, model):
+    """Learning rate of each step and group that a stage takes, by MMEngine's schedulers."""
+    wrapper = build_optim_wrapper(model, ConfigDict(config["optim_wrapper"]))
+    schedulers = [
+        PARAM_SCHEDULERS.build(one, default_args={"optimizer": wrapper})
+        for one in config["param_scheduler"]
+    ]
+    found = []
+    for _ in range(config["train_cfg"]["max_iters"]):
+        found.append([group["lr"] for group in wrapper.optimizer.param_groups])
+        wrapper.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return found
+
+
+def scheduled(dataset_info, kind, iterations=40, **schedule):
+    lengths = Schedule(iterations=iterations, batch=4, lr=0.1, lr_batch=4, **schedule)
+    config = bank_config(dataset_info, "adamw", schedule=lengths, lr_schedule=kind)
+    return learning_rates(config, build(config)), config
+
+
+def test_cosine_falls_as_its_closed_form_in_every_group(dataset_info):
+    found, _ = scheduled(dataset_info, "cosine", warmup=5)
+    assert {len(rates) for rates in found} == {3}  # fc_reg's three times, with and without decay
+    for step, rates in enumerate(found):
+        if step < 5:
+            expected = 0.1 * (0.001 + 0.999 * step / 4)
+        else:
+            expected = 0.1 * (1 + math.cos(math.pi * (step - 5) / 35)) / 2
+        assert min(rates) == pytest.approx(expected, rel=1e-6, abs=1e-9), step
+        assert max(rates) == pytest.approx(3 * min(rates)), step
+
+
+def test_one_cycle_rises_and_falls_as_torch_s_own_in_every_group(dataset_info):
+    found, _ = scheduled(dataset_info, "one_cycle")
+    weight = nn.Parameter(torch.zeros(1))
+    oracle = torch.optim.SGD([weight], lr=1.0)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        oracle, max_lr=0.1, total_steps=40, cycle_momentum=False
+    )
+    for step, rates in enumerate(found):
+        expected = oracle.param_groups[0]["lr"]
+        assert min(rates) == pytest.approx(expected, rel=1e-6), step
+        assert max(rates) == pytest.approx(3 * expected), step
+        oracle.step()
+        cycle.step()
+
+
+def test_cosine_shorter_than_its_warmup_is_refused(dataset_info):
+    with pytest.raises(UsageError, match=r"recipe\.schedule\.warmup: expected fewer than.* 5 iter"):
+        scheduled(dataset_info, "cosine", iterations=5, warmup=5)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "one_cycle"])
+def test_learning_rate_resumed_equals_undisturbed(dataset_info, kind):
+    config = bank_config(
+        dataset_info,
+        "adamw",
+        lr_schedule=kind,
+        schedule=Schedule(iterations=6, batch=4, lr=1e-3, lr_batch=4, warmup=0),
+    )
+    whole = build(config)
+    start = copy.deepcopy(whole.state_dict())
+    optimize(config, whole, 4)
+    first = build(config, start)
+    state = optimize(config, first, 2)
+    second = build(config, first.state_dict())
+    optimize(config, second, 2, skip=2, state=state)
+    for key, value in second.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[key]), key

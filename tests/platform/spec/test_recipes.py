@@ -25,7 +25,22 @@ RECIPE = "stages.heads.recipe"
             f"{RECIPE}.optimizer.paramwise.norm_decay_mul: unknown field, did you mean "
             "`norm_decay_mult`?",
         ),
+        (
+            "lr_schedule",
+            "cosine",
+            f"{RECIPE}: schedule.milestones: expected none with lr_schedule cosine, which falls at "
+            "every step, got [9]",
+        ),
     ],
 )
 def test_field_that_makes_no_sense_is_told(tiny, problems, field, value, sentence):
+    """The file's recipe has milestones and a warm-up."""
     assert problems(tiny, f"{RECIPE}.schedule.lr=0.001", f"{RECIPE}.{field}={value}") == [sentence]
+
+
+def test_one_cycle_is_refused_with_a_warmup(tiny, problems):
+    overrides = [f"{RECIPE}.lr_schedule=one_cycle", f"{RECIPE}.schedule.milestones=[]"]
+    assert problems(tiny, *overrides) == [
+        f"{RECIPE}: schedule.warmup: expected 0 with lr_schedule one_cycle, which rises by itself, "
+        "got 4"
+    ]

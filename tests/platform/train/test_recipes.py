@@ -13,7 +13,8 @@ from bacl_platform.train import worker
 from bacl_platform.train.messages import Logged
 
 RICH = {
-    "schedule": "{iterations: 24, batch: 4, lr: 0.001, lr_batch: 4, warmup: 4}",
+    "schedule": "{iterations: 24, batch: 4, lr: 0.001, lr_batch: 4, warmup: 0}",
+    "lr_schedule": "one_cycle",
     "optimizer": "{type: adamw, layer_decay: 0.8, paramwise: {norm_decay_mult: 0}}",
 }
 OPTIONS = [
@@ -56,7 +57,7 @@ def test_killed_job_goes_on_to_the_weights_of_an_undisturbed_one(planned, store,
             json.loads(line)
             for line in (store.entry(job.key) / "scalars.jsonl").read_text().splitlines()
         ]
-        assert rows[0]["step"] == 10 and 0 < rows[0]["lr"] <= 1e-3
+        assert rows[0]["step"] == 10 and 0 < rows[-2]["lr"] < rows[0]["lr"] <= 1e-3
 
 
 def test_stopped_variant_leaves_a_bank_and_disturbs_no_other(planned, store, undisturbed, finished):
