@@ -18,7 +18,7 @@ from bacl.method_settings.registry import Variant
 from bacl.optimizer_settings import SGD
 from bacl.settings import Detector, Features, Recipe
 
-_PRECISION = {
+_PRECISION: dict[str, dict[str, Any]] = {
     "float32": {"type": "OptimWrapper"},
     "bfloat16": {"type": "BFloat16OptimWrapper"},
     "float16": {"type": "AmpOptimWrapper", "dtype": "float16"},
@@ -113,10 +113,10 @@ def stage_config(
             "mode": prepared.evaluation,
             "masks": masks and prepared.val.masks,
         },
-        "optim_wrapper": _optim_wrapper(recipe),
+        "optim_wrapper": _optim_wrapper(recipe, by_variant=bool(freeze)),
         "param_scheduler": _learning_rates(recipe, images, total),
         "train_cfg": {
-            "type": "IterBasedTrainLoop",
+            **_loop(recipe),
             "max_iters": total,
             "val_interval": recipe.evaluate_every or total,
         },
@@ -336,14 +336,28 @@ def variant_options(
     return settings.options(context)
 
 
-def _optim_wrapper(recipe: Recipe) -> dict[str, Any]:
-    """Configuration of the optimizer, and of its precision."""
+def _loop(recipe: Recipe) -> dict[str, Any]:
+    if recipe.accumulate == 1:
+        return {"type": "IterBasedTrainLoop"}
+    return {"type": "AccumulatingTrainLoop", "parts": recipe.accumulate}
+
+
+def _optim_wrapper(recipe: Recipe, by_variant: bool) -> dict[str, Any]:
+    """Configuration of the optimizer, and of its precision. by_variant: whether what is clipped of
+    a variant is its own."""
     schedule = recipe.schedule
     chosen = recipe.optimizer or SGD(
         type="sgd", momentum=schedule.momentum, weight_decay=schedule.weight_decay
     )
+    wrapper = dict(_PRECISION[recipe.precision])
+    if recipe.clip_grad or recipe.accumulate > 1:
+        wrapper["type"] = f"Stepping{wrapper['type']}"
+    if recipe.clip_grad:
+        wrapper |= {"clip_grad": recipe.clip_grad.model_dump(), "by_variant": by_variant}
+    if recipe.accumulate > 1:
+        wrapper["accumulative_counts"] = recipe.accumulate
     return {
-        **_PRECISION[recipe.precision],
+        **wrapper,
         "optimizer": {"lr": schedule.scaled_lr, **chosen.torch_options()},
         **chosen.constructor(),
     }

@@ -12,6 +12,7 @@ from bacl import (  # noqa: E402
     methods,  # noqa: F401
     optimizers,  # noqa: F401
     precision,  # noqa: F401
+    stepping,  # noqa: F401
     variants,  # noqa: F401
 )
 from bacl.datasets import copy_paste, detection, loading, transforms  # noqa: E402, F401

@@ -264,6 +264,13 @@ class Features(Settings):
     no trunk."""
 
 
+class Clipping(Settings):
+    """Norm that gradients are scaled down to where theirs is larger."""
+
+    max_norm: float = Field(gt=0)
+    norm_type: float = Field(2, gt=0)
+
+
 class Recipe(ImageRecipe):
     """Recipe of a stage's training: schedule, sampling of images, augmentation, checkpoints."""
 
@@ -275,6 +282,11 @@ class Recipe(ImageRecipe):
     """How the learning rate goes after the warm-up: it falls to a tenth at the schedule's
     milestones, or to 0 along a cosine; `one_cycle` rises from a 25th along a cosine for the first
     three tenths and falls to nearly nothing along another."""
+    clip_grad: Clipping | None = None
+    """`{max_norm: ...}` of gradients: of each variant's by themselves and of the other parts'
+    together, or, in a representation stage, of all."""
+    accumulate: int = Field(1, gt=0)
+    """Parts in which the images of a step pass the detector, so that fewer are in memory."""
     features: Literal["exact", "replay"] = "exact"
     """Whether the trunk computes the features of every step, or they are those that a stage of kind
     `features` has stored."""

@@ -27,6 +27,7 @@ from bacl.export import export_variants
 from bacl.features import shards
 from bacl.features.recording import Recorder
 from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
+from bacl.stepping import accumulated
 
 register_all_modules(init_default_scope=True)
 
@@ -219,9 +220,15 @@ def optimize(config, model, steps, skip=0, state=None):
         wrapper.load_state_dict(copy.deepcopy(state["optimizer"]))
         for scheduler, its in zip(schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(its)
+    loop = config["train_cfg"]
+    wrapper.initialize_count_status(stepped, skip, loop["max_iters"])
     model.train()
     for _ in range(steps):
-        stepped.train_step(batch_of(dataset, samples, share), wrapper)
+        batch = batch_of(dataset, samples, share)
+        if "parts" in loop:
+            accumulated(stepped, batch, wrapper, loop["parts"])
+        else:
+            stepped.train_step(batch, wrapper)
         for scheduler in schedulers:
             scheduler.step()
     return {

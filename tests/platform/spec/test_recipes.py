@@ -31,6 +31,17 @@ RECIPE = "stages.heads.recipe"
             f"{RECIPE}: schedule.milestones: expected none with lr_schedule cosine, which falls at "
             "every step, got [9]",
         ),
+        (
+            "accumulate",
+            "2",
+            f"{RECIPE}.schedule.batch: expected a multiple of 4 (whole image pairs on each of 1 "
+            "workers in each of 2 parts), got 2",
+        ),
+        (
+            "clip_grad",
+            "{max_norm: 0}",
+            f"{RECIPE}.clip_grad.max_norm: expected a number > 0, got 0",
+        ),
     ],
 )
 def test_field_that_makes_no_sense_is_told(tiny, problems, field, value, sentence):
@@ -43,4 +54,17 @@ def test_one_cycle_is_refused_with_a_warmup(tiny, problems):
     assert problems(tiny, *overrides) == [
         f"{RECIPE}: schedule.warmup: expected 0 with lr_schedule one_cycle, which rises by itself, "
         "got 4"
+    ]
+
+
+def test_accumulation_is_refused_where_features_are_replayed(tiny, problems):
+    overrides = [
+        "stages.kept={kind: features, after: features}",
+        "stages.heads.after=kept",
+        f"{RECIPE}.features=replay",
+        f"{RECIPE}.accumulate=2",
+        f"{RECIPE}.schedule.batch=4",
+    ]
+    assert problems(tiny, *overrides) == [
+        f"{RECIPE}.accumulate: expected 1 with features: replay, whose steps load no images, got 2"
     ]

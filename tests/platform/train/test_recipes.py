@@ -15,6 +15,8 @@ from bacl_platform.train.messages import Logged
 RICH = {
     "schedule": "{iterations: 24, batch: 4, lr: 0.001, lr_batch: 4, warmup: 0}",
     "lr_schedule": "one_cycle",
+    "clip_grad": "{max_norm: 0.5}",
+    "accumulate": "2",
     "optimizer": "{type: adamw, layer_decay: 0.8, paramwise: {norm_decay_mult: 0}}",
 }
 OPTIONS = [
