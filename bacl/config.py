@@ -56,7 +56,7 @@ def stage_config(
             f"{prepared.train.without_mask}"
         )
     resampling = _resampling(recipe, prepared)
-    config = {
+    config: dict[str, Any] = {
         "custom_imports": {
             "imports": ["bacl.register", *imports],
             "allow_failed_imports": False,
@@ -124,6 +124,8 @@ def stage_config(
         "randomness": {"seed": seed},
         "log_level": "WARNING",
     }
+    if recipe.ema is not None:
+        config["custom_hooks"] = [{"type": "AveragedWeights", **recipe.ema.model_dump()}]
     if replayed is not None:
         _replay(config, replayed, variants, recipe)
     return config

@@ -6,6 +6,7 @@ from bacl.detector import operators
 operators.install()
 
 from bacl import (  # noqa: E402
+    averaging,  # noqa: F401
     draws,  # noqa: F401
     evaluation,  # noqa: F401
     extensions,

@@ -271,6 +271,13 @@ class Clipping(Settings):
     norm_type: float = Field(2, gt=0)
 
 
+class Averaging(Settings):
+    """Exponential moving average of the weights that train."""
+
+    momentum: float = Field(0.0002, gt=0, lt=1)
+    """Share of each step's weights in the average."""
+
+
 class Recipe(ImageRecipe):
     """Recipe of a stage's training: schedule, sampling of images, augmentation, checkpoints."""
 
@@ -285,6 +292,9 @@ class Recipe(ImageRecipe):
     clip_grad: Clipping | None = None
     """`{max_norm: ...}` of gradients: of each variant's by themselves and of the other parts'
     together, or, in a representation stage, of all."""
+    ema: Averaging | None = None
+    """`{momentum: ...}`: average the weights of each variant and of the other parts that train;
+    evaluation, exports, the entry and the stages after it have the averages."""
     accumulate: int = Field(1, gt=0)
     """Parts in which the images of a step pass the detector, so that fewer are in memory."""
     features: Literal["exact", "replay"] = "exact"
