@@ -8,6 +8,7 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
+from bacl.augmentation_settings import PLACES
 from bacl.datasets.index import Index
 from bacl.datasets.prepared import Prepared
 from bacl.detector.two_stage import POOLED, roi_head, two_stage
@@ -441,6 +442,7 @@ def _train_dataset(
     load = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks or copy_paste},
+        *_augmentations(recipe),
     ]
     flip = {"type": "RandomFlip", "prob": recipe.flip}
     if copy_paste:
@@ -472,6 +474,35 @@ def _train_dataset(
     }
 
 
+def _augmentations(recipe: Recipe) -> list[dict[str, Any]]:
+    """The recipe's own steps of the pipeline.
+
+    Images stay whole numbers, as other steps expect. Boxes that a step leaves nothing of go, and
+    with the last of them the image, unless images without boxes train. Raises UsageError for
+    options that a transform does not take.
+    """
+    if not recipe.augmentations:
+        return []
+    from bacl.datasets.transforms import check  # which takes seconds to import
+
+    found: list[dict[str, Any]] = []
+    for number, one in enumerate(recipe.augmentations):
+        step = {"type": one.type, **one.options}
+        if problem := check(step):
+            raise UsageError(f"recipe.augmentations.{number}: {problem}")
+        found.append(step)
+        if one.type == "PhotoMetricDistortion":
+            found.append({"type": "RoundImage"})
+        if one.type in PLACES:
+            found.append(_WITH_BOXES)
+            found += [] if recipe.images_without_boxes else [{"type": "RequireBoxes"}]
+    return found
+
+
+_WITH_BOXES = {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2), "keep_empty": False}
+"""Step that leaves out boxes which a crop has left nothing of."""
+
+
 def _large_scale_jitter(side: int) -> list[dict[str, Any]]:
     """Scale jitter by 0.8 to 1.25, then a crop, as in the released stage-1 configurations."""
     return [
@@ -488,6 +519,6 @@ def _large_scale_jitter(side: int) -> list[dict[str, Any]]:
             "recompute_bbox": True,
             "allow_negative_crop": True,
         },
-        {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2), "keep_empty": False},
+        _WITH_BOXES,
         {"type": "RequireBoxes"},
     ]

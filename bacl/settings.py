@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from bacl.augmentation_settings import Augmentation
 from bacl.backbones import BACKBONES
 from bacl.datasets.formats import EMBEDDED, FORMATS, NAMED
 from bacl.optimizer_settings import AnyOptimizer
@@ -226,6 +227,9 @@ class ImageRecipe(Settings):
     image whose crop has no box left is replaced by another."""
     copy_paste_size: Annotated[int, Field(gt=0)] = 1280
     """Side of the square image that Copy-Paste works on, in pixels."""
+    augmentations: list[Augmentation] = []
+    """MMDetection's own transforms, such as `{type: PhotoMetricDistortion}` with its options, of
+    images as their files have them, before `scales` or Copy-Paste's jitter."""
     scales: list[Size] = [(1333, side) for side in (640, 672, 704, 736, 768, 800)]
     """(longest, shortest) side limits, one drawn per image; of `multi_scale`."""
     test_scale: Size = (1333, 800)

@@ -2,6 +2,9 @@
 
 import pytest
 
+from bacl.augmentation_settings import COLOURS, PLACES
+
+KNOWN = ", ".join(COLOURS | PLACES)
 RECIPE = "stages.heads.recipe"
 
 
@@ -41,6 +44,18 @@ RECIPE = "stages.heads.recipe"
             "clip_grad",
             "{max_norm: 0}",
             f"{RECIPE}.clip_grad.max_norm: expected a number > 0, got 0",
+        ),
+        (
+            "augmentations",
+            "[{type: PhotometricDistortion}]",
+            f"{RECIPE}.augmentations.0.type: expected one of {KNOWN}, got 'PhotometricDistortion' "
+            "(did you mean `PhotoMetricDistortion`?)",
+        ),
+        (
+            "augmentations",
+            "[{type: Expand}, {type: Solarize, hue: 3}]",
+            f"{RECIPE}.augmentations.1: hue: unknown option of Solarize, expected one of prob, "
+            "level, min_mag, max_mag",
         ),
     ],
 )
