@@ -11,13 +11,15 @@ from typing import Any
 from bacl.augmentation_settings import PLACES
 from bacl.datasets.index import Index
 from bacl.datasets.prepared import Prepared
-from bacl.detector.two_stage import POOLED, roi_head, two_stage
+from bacl.detector.refusals import ROI_HEADS, box_heads
+from bacl.detector.shape import cells_of, is_paper_head, layer_names, regressor_reads_h, width_of
+from bacl.detector.two_stage import frozen_trunk, model_config
 from bacl.errors import UsageError
 from bacl.features.parts import parts as shards_of
 from bacl.method_settings.base import Context
 from bacl.method_settings.registry import Variant
 from bacl.optimizer_settings import SGD
-from bacl.settings import Detector, Features, Recipe
+from bacl.settings import FROZEN_TRUNK, Detector, Features, Recipe
 
 _PRECISION: dict[str, dict[str, Any]] = {
     "float32": {"type": "OptimWrapper"},
@@ -49,14 +51,22 @@ def stage_config(
     images = images_that_train(prepared, recipe)
     total = schedule.total_iterations(images)
     names = list(variants)
-    masks = detector.type == "mask_rcnn"
+    resampling = _resampling(recipe, prepared)
+    model = model_config(detector, recipe, len(prepared.categories), seed, resampling)
+    masks = "mask_head" in model["roi_head"]
     if (masks or recipe.augmentation == "copy_paste") and not prepared.train.masks:
         raise UsageError(
-            f"{'detector.type mask_rcnn' if masks else 'recipe.augmentation copy_paste'} needs "
+            f"{_with_masks(detector) if masks else 'recipe.augmentation copy_paste'} needs "
             "masks: expected a segmentation with an area in every training annotation, "
             f"{prepared.train.without_mask}"
         )
-    resampling = _resampling(recipe, prepared)
+    for head in box_heads(model["roi_head"]):
+        head["variants"] = {
+            name: variant_options(name, settings, prepared, model, images, total, schedule.batch)
+            for name, settings in variants.items()
+        }
+    if detector.config and freeze == list(FROZEN_TRUNK):
+        freeze = frozen_trunk(model)
     config: dict[str, Any] = {
         "custom_imports": {
             "imports": ["bacl.register", *imports],
@@ -67,20 +77,7 @@ def stage_config(
             "type": "ResamplingDetector" if resampling else "BankDetector",
             "freeze": freeze,
             "channels_last": recipe.channels_last,
-            **two_stage(detector, recipe, seed, resampling),
-            "roi_head": roi_head(
-                detector,
-                len(prepared.categories),
-                {
-                    "variants": {
-                        name: variant_options(
-                            name, settings, prepared, detector, images, total, schedule.batch
-                        )
-                        for name, settings in variants.items()
-                    },
-                    "seed": seed,
-                },
-            ),
+            **model,
         },
         "train_dataloader": {
             "batch_size": schedule.batch // workers,
@@ -179,6 +176,7 @@ def features_config(
     """
     plain = recipe.model_copy(update={"sampler": "random"})
     config = stage_config(detector, prepared, dataset_info, plain, {}, [], seed, 1, imports)
+    _check_storable(config["model"]["roi_head"])
     parts = ("custom_imports", "default_scope", "model", "train_dataloader", "val_dataloader")
     views = features.views * images_that_train(prepared, recipe)
     shards = shards_of(views, prepared.val.image_total if features.val else 0)
@@ -188,6 +186,25 @@ def features_config(
         "precision": recipe.precision,
         "train_cfg": {"max_iters": len(shards)},
     }
+
+
+def _check_storable(roi_head: Mapping[str, Any]) -> None:
+    """Raise UsageError where features of regions do not determine what a box head learns."""
+    head = box_heads(roi_head)[0]
+    why = ""
+    if isinstance(roi_head["bbox_head"], list):
+        why = "whose later box heads see what the earlier ones, still training, make of proposals"
+    elif not regressor_reads_h(head):
+        why = "whose box regressor reads other features than its classifier"
+    elif head.get("reg_decoded_bbox"):
+        why = "whose box loss needs whole boxes, which are not stored"
+    if why:
+        kind = "a cascade" if isinstance(roi_head["bbox_head"], list) else "a detector"
+        raise UsageError(f"kind: expected no stage of kind features with {kind}, {why}")
+
+
+def _with_masks(detector: Detector) -> str:
+    return f"detector.config {detector.config}" if detector.config else "detector.type mask_rcnn"
 
 
 def images_that_train(prepared: Prepared, recipe: Recipe) -> int:
@@ -215,15 +232,11 @@ def _which_images(recipe: Recipe) -> dict[str, Any]:
 
 def bank_heads(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The box heads of a stage's configuration: one, or one for each stage of a cascade."""
-    heads = config["model"]["roi_head"]["bbox_head"]
-    return heads if isinstance(heads, list) else [heads]
+    return list(box_heads(config["model"]["roi_head"]))
 
 
 _NOT_STOCK = ("freeze", "channels_last", "layers")
-_STOCK_TYPES = {
-    "BankRoIHead": "StandardRoIHead",
-    "BankCascadeRoIHead": "CascadeRoIHead",
-}
+_STOCK_TYPES = {bank: stock for stock, bank in ROI_HEADS.items()}
 
 
 def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,7 +262,7 @@ def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> di
         "type": "TwoStageDetector",
         "train_cfg": None,
         "backbone": {**model["backbone"], "init_cfg": None},
-        "rpn_head": {**model["rpn_head"], "type": "RPNHead"},
+        "rpn_head": _stock_rpn(model["rpn_head"]),
         "roi_head": roi_head,
     }
     pipeline = config.get("test_pipeline") or config["val_dataloader"]["dataset"]["pipeline"]
@@ -261,6 +274,10 @@ def stock_config(config: Mapping[str, Any], classifier: Mapping[str, Any]) -> di
         "test_dataloader": {"dataset": {"type": "BaseDetDataset", "pipeline": pipeline}},
         "visualizer": {"type": "DetLocalVisualizer", "name": "visualizer"},
     }
+
+
+def _stock_rpn(head: Mapping[str, Any]) -> dict[str, Any]:
+    return {**head, "type": "RPNHead" if head["type"] == "ResamplingRPNHead" else head["type"]}
 
 
 def config_text(config: Mapping[str, Any]) -> str:
@@ -318,20 +335,29 @@ def variant_options(
     name: str,
     settings: Variant,
     prepared: Prepared,
-    detector: Detector,
+    model: Mapping[str, Any],
     images: int,
     total: int,
     batch: int,
 ) -> dict[str, Any]:
     """A variant's settings as plain values, with the facts that it needs about the dataset, the
-    detector and the stage. images: training images in an epoch. total: iterations of the stage.
-    batch: images in an iteration, over all ranks."""
+    detector and the stage. model: the detector's configuration. images: training images in an
+    epoch. total: iterations of the stage. batch: images in an iteration, over all ranks."""
+    head = box_heads(model["roi_head"])[0]
+    if lacking := [layer for layer in settings.reads if layer not in layer_names(head)]:
+        raise UsageError(
+            f"variants.{name}: method {settings.method} reads {', '.join(lacking)} of a region: "
+            "expected a detector whose box head has two FCs, got another"
+        )
     context = Context(
         place=f"variants.{name}",
         categories=prepared.categories,
         groups=prepared.groups.names,
-        detector=detector,
-        pooled=POOLED**2,
+        width=width_of(head),
+        channels=head["in_channels"],
+        pooled=cells_of(head),
+        deltas=4 if head.get("reg_class_agnostic") else 4 * len(prepared.categories),
+        two_fcs=is_paper_head(head),
         images=images,
         iterations=total,
         batch=batch,

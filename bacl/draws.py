@@ -9,6 +9,7 @@ ranks.
 import hashlib
 from typing import Any
 
+import numpy as np
 import torch
 from mmdet.models.task_modules.assigners import AssignResult
 from mmdet.models.task_modules.samplers import RandomSampler, SamplingResult
@@ -58,3 +59,34 @@ class KeyedRandomSampler(RandomSampler):
     def random_choice(self, gallery: Tensor, num: int) -> Tensor:
         chosen = torch.randperm(gallery.numel(), generator=self._generator)[:num]
         return gallery[sent(chosen, gallery.device)]
+
+
+@TASK_UTILS.register_module()
+class KeyedSampler:
+    """Any other sampler of MMDetection's, with draws keyed as `KeyedRandomSampler`'s are.
+
+    Such a sampler draws from the generators of torch and numpy that a process shares; they are
+    seeded while it draws, and afterwards are as they were.
+    """
+
+    def __init__(self, sampler: dict[str, Any], stream: str, seed: int, **context: Any) -> None:
+        self.sampler = TASK_UTILS.build(sampler, default_args=context)
+        self.stream = stream
+        self.seed = seed
+
+    def sample(
+        self,
+        assign_result: AssignResult,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        **kwargs: Any,
+    ) -> SamplingResult:
+        key = seed_of(self.seed, self.stream, gt_instances.position)
+        of_numpy = np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key)
+            np.random.seed(key % 2**32)
+            try:
+                return self.sampler.sample(assign_result, pred_instances, gt_instances, **kwargs)
+            finally:
+                np.random.set_state(of_numpy)

@@ -60,7 +60,7 @@ def _of_the_stage(detector: Detector, recipe: Recipe) -> list[str]:
     parts = [
         "training",
         "evaluation",
-        f"detector.{detector.type}",
+        f"detector.{'config' if detector.config else detector.type}",
         f"sampler.{recipe.sampler}",
         f"augmentation.{recipe.augmentation}",
     ]

@@ -109,8 +109,18 @@ class Dataset(Settings):
 
 
 class Detector(Settings):
-    """A two-stage detector with FPN; the defaults are the paper's."""
+    """A two-stage detector, by a short form with FPN, whose defaults are the paper's, or by a
+    configuration of MMDetection's.
 
+    Of a configuration, all parts are taken as they are but the classifier. Its regions are sampled
+    as it says unless fields say otherwise; proposals and detections are those of the fields.
+    """
+
+    config: (
+        Annotated[str, meaning("the name of a configuration or the path of a .py file")] | None
+    ) = None
+    """Configuration of MMDetection's: a name that `bacl detectors` lists, or a file. Null for the
+    short form of the fields below."""
     type: Literal["faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "faster_rcnn"
     backbone: Annotated[str, Names(BACKBONES)] = "resnet50"
     weights: Annotated[str, meaning("torchvision or the path of a checkpoint file")] | None = None
@@ -135,7 +145,19 @@ class Detector(Settings):
     max_detections: int = Field(300, gt=0)
 
     @model_validator(mode="after")
+    def _config_or_short_form(self) -> "Detector":
+        short = ("type", "backbone", "neck_channels", "fc_channels", "anchor_scale")
+        if self.config and (spare := [n for n in short if n in self.model_fields_set]):
+            raise ValueError(
+                f"config {self.config} has its own {', '.join(spare)}: expected either a config or "
+                "these, got both"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_fit(self) -> "Detector":
+        if self.config:
+            return self  # it depends on a file, see bacl.detector.two_stage
         backbone = BACKBONES[self.backbone]
         if self.weights == "torchvision" and not backbone.torchvision:
             having = [name for name, other in BACKBONES.items() if other.torchvision]

@@ -14,19 +14,23 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
-from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
+from mmdet.models.roi_heads import (
+    CascadeRoIHead,
+    HybridTaskCascadeRoIHead,
+    StandardRoIHead,
+)
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample, SampleList
 from mmdet.structures.bbox import bbox2roi, scale_boxes
 from mmengine.config import ConfigDict
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from bacl import rle
-from bacl.detector.layers import layers, passed, read
+from bacl.detector.layers import ConvFCs, layers, passed, read
 from bacl.detector.postprocess import detect
 from bacl.draws import generator
 from bacl.errors import UsageError
@@ -55,8 +59,9 @@ def reduce_sum(tallies: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
 
 
 @MODELS.register_module()
-class BankBBoxHead(ConvFCBBoxHead):
-    """Two shared FCs and the box regressor of the trunk, and the classifiers of the variants.
+class BankBBoxHead(ConvFCs):
+    """The layers and the box regressor of the trunk's box head, and the classifiers of the
+    variants.
 
     `variants` maps names to plain settings (`bacl.settings`). A variant's hallucinated features
     are drawn from generators keyed by (seed, cascade stage, variant, image pair), as
@@ -67,10 +72,16 @@ class BankBBoxHead(ConvFCBBoxHead):
     def __init__(
         self, variants: dict[str, dict[str, Any]], seed: int, stage: int = 0, **kwargs: Any
     ) -> None:
-        super().__init__(num_shared_fcs=2, with_cls=False, **kwargs)
+        branch = any(kwargs.get(name) for name in ("num_cls_convs", "num_cls_fcs"))
+        super().__init__(with_cls=branch, **kwargs)
+        if branch:  # MMDetection makes a classifier's own layers only with the classifier
+            del self.fc_cls
+            self.with_cls = False
+            initialisations: list[dict[str, Any]] = self.init_cfg  # type: ignore[has-type]
+            self.init_cfg = [one for one in initialisations if not _is_of_classifier(one)]
         self.seed = seed
         self.stage = stage
-        width = self.shared_out_channels
+        width = self.cls_last_dim
         self.variants = nn.ModuleDict(
             {
                 name: build_variant(
@@ -128,8 +139,8 @@ class BankBBoxHead(ConvFCBBoxHead):
     def _layers(self, handed_on: Tensor) -> dict[str, Tensor]:
         """What `forward` handed on while training, by name."""
         names = self._handed_on()
-        pooled = self.shared_fcs[0].in_features
-        widths = [pooled if name == "pooled" else self.shared_out_channels for name in names]
+        pooled = self.in_channels * self.roi_feat_area
+        widths = [pooled if name == "pooled" else self.cls_last_dim for name in names]
         passes = handed_on.size(1) // sum(widths)
         return dict(zip(names, handed_on.split([passes * w for w in widths], dim=1), strict=True))
 
@@ -343,6 +354,11 @@ class BankBBoxHead(ConvFCBBoxHead):
         return boxes.view(len(roi), -1)
 
 
+def _is_of_classifier(initialisation: dict[str, Any]) -> bool:
+    override = initialisation.get("override")
+    return isinstance(override, dict) and override.get("name") == "fc_cls"
+
+
 def _inverse(img_meta: dict[str, Any]) -> list[float]:
     """Factors (x, y) from the network's image to the original."""
     return [1 / scale for scale in img_meta["scale_factor"]]
@@ -382,6 +398,10 @@ class _OverBanks:
 
     bbox_head: Any
     bbox_roi_extractor: Any
+    shared_head: Any
+    with_shared_head: bool
+    mask_head: Any
+    test_cfg: Any
 
     def loss(
         self,
@@ -407,24 +427,6 @@ class _OverBanks:
             if "variant" not in found:  # MMDetection asks no box head where nothing is proposed
                 found.variant = torch.zeros_like(found.labels)
         return results
-
-    @torch.no_grad()
-    def _show(
-        self, heads: Sequence[BankBBoxHead], x: tuple[Tensor, ...], samples: SampleList
-    ) -> None:
-        rois = bbox2roi([jittered(heads[0].seed, sample) for sample in samples])
-        labels = torch.cat([sample.gt_instances.labels for sample in samples])
-        extractors = self.bbox_roi_extractor
-        if not isinstance(extractors, nn.ModuleList):
-            extractors = [extractors]
-        for head, extractor in zip(heads, extractors, strict=True):
-            pooled = extractor(x[: extractor.num_inputs], rois)
-            head.observe(pooled, labels.repeat_interleave(16))
-
-
-@MODELS.register_module()
-class BankRoIHead(_OverBanks, StandardRoIHead):
-    """Standard RoI head of Faster and Mask R-CNN over a bank."""
 
     def predict_mask(
         self,
@@ -464,17 +466,115 @@ class BankRoIHead(_OverBanks, StandardRoIHead):
     ) -> list[dict[str, Any]]:
         """RLE of the masks in boxes (N, 4) of the image with that number in the batch."""
         rois = torch.cat([boxes.new_full((len(boxes), 1), number), boxes], dim=1)
-        logits = self._mask_forward(x, rois)["mask_preds"]
-        own = logits[torch.arange(len(labels), device=labels.device), labels][:, None]
-        pasted = self.mask_head._predict_by_feat_single(
-            own, boxes.clone(), torch.zeros_like(labels), meta, self.test_cfg, rescale
+        own = torch.stack([_of_labels(one, labels) for one in self._mask_logits(x, rois)])
+        cascade = isinstance(self.mask_head, nn.ModuleList)
+        head = self.mask_head[-1] if cascade else self.mask_head
+        pasted = head._predict_by_feat_single(
+            own.sigmoid().mean(dim=0) if cascade else own[0],
+            boxes.clone(),
+            torch.zeros_like(labels),
+            meta,
+            self.test_cfg,
+            rescale,
+            activate_map=cascade,
         )
         return rle.encode(pasted)
+
+    def _mask_logits(self, x: tuple[Tensor, ...], rois: Tensor) -> list[Tensor]:
+        """Logits of masks (N, C, height, width) of regions, of each mask head."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _show(
+        self, heads: Sequence[BankBBoxHead], x: tuple[Tensor, ...], samples: SampleList
+    ) -> None:
+        rois = bbox2roi([jittered(heads[0].seed, sample) for sample in samples])
+        labels = torch.cat([sample.gt_instances.labels for sample in samples])
+        extractors = self.bbox_roi_extractor
+        if not isinstance(extractors, nn.ModuleList):
+            extractors = [extractors]
+        for head, extractor in zip(heads, extractors, strict=True):
+            head.observe(self.pooled(extractor, x, rois), labels.repeat_interleave(16))
+
+    def pooled(self, extractor: Any, x: tuple[Tensor, ...], rois: Tensor) -> Tensor:
+        """Features of regions (N, 5) that a box head reads, (N, channels, height, width)."""
+        found: Tensor = extractor(x[: extractor.num_inputs], rois)
+        return self.shared_head(found) if self.with_shared_head else found
+
+
+def _of_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of mask logits (N, C, height, width), those of each region's label, (N, 1, ...); logits of a
+    head that knows no categories are there for any."""
+    if logits.size(1) == 1:
+        return logits
+    return logits[torch.arange(len(labels), device=labels.device), labels][:, None]
+
+
+@MODELS.register_module()
+class BankRoIHead(_OverBanks, StandardRoIHead):
+    """Standard RoI head of Faster and Mask R-CNN over a bank."""
+
+    def _mask_logits(self, x: tuple[Tensor, ...], rois: Tensor) -> list[Tensor]:
+        return [self._mask_forward(x, rois)["mask_preds"]]
 
 
 @MODELS.register_module()
 class BankCascadeRoIHead(_OverBanks, CascadeRoIHead):
-    """Cascade R-CNN's RoI head over one bank for each stage."""
+    """RoI head of Cascade and Cascade Mask R-CNN over one bank for each stage."""
+
+    def _mask_logits(self, x: tuple[Tensor, ...], rois: Tensor) -> list[Tensor]:
+        stages = range(self.num_stages)
+        return [self._mask_forward(stage, x, rois)["mask_preds"] for stage in stages]
+
+
+@MODELS.register_module()
+class BankHybridTaskCascadeRoIHead(_OverBanks, HybridTaskCascadeRoIHead):
+    """RoI head of Hybrid Task Cascade over one bank for each stage.
+
+    Annotations of objects have no map of stuff. So its semantic branch, where it has one, learns
+    only from the box and mask heads that it feeds, and not at all while it is frozen.
+    """
+
+    def loss(
+        self,
+        x: tuple[Tensor, ...],
+        rpn_results_list: list[InstanceData],
+        batch_data_samples: SampleList,
+    ) -> dict[str, Tensor]:
+        if self.with_semantic:
+            unknown = self.semantic_head.criterion.ignore_index
+            for sample in batch_data_samples:
+                size = (1, *sample.batch_input_shape)
+                nothing = x[0].new_full(size, unknown, dtype=torch.long)
+                sample.gt_sem_seg = PixelData(sem_seg=nothing)
+        losses = super().loss(x, rpn_results_list, batch_data_samples)
+        losses.pop("loss_semantic_seg", None)
+        return losses
+
+    def pooled(self, extractor: Any, x: tuple[Tensor, ...], rois: Tensor) -> Tensor:
+        found = super().pooled(extractor, x, rois)
+        if self.with_semantic and "bbox" in self.semantic_fusion:
+            of_stuff = self.semantic_roi_extractor([self.semantic_head(x)[1]], rois)
+            height, width = found.shape[-2:]
+            found = found + adaptive_avg_pool2d(of_stuff, (height, width))
+        return found
+
+    def predict_mask(  # type: ignore[override]
+        self,
+        x: tuple[Tensor, ...],
+        semantic_heat: Tensor | None,
+        batch_img_metas: list[dict[str, Any]],
+        results_list: list[InstanceData],
+        rescale: bool = False,
+    ) -> list[InstanceData]:
+        self._semantic = semantic_heat
+        return super().predict_mask(x, batch_img_metas, results_list, rescale)
+
+    def _mask_logits(self, x: tuple[Tensor, ...], rois: Tensor) -> list[Tensor]:
+        found: list[Tensor] = self._mask_forward(-1, x, rois, self._semantic, training=False)[
+            "mask_preds"
+        ]
+        return found
 
 
 @MODELS.register_module()
@@ -546,7 +646,7 @@ class BankDetector(TwoStageDetector):
         return features
 
     def _trains_pyramid(self) -> bool:
-        parts = (self.backbone, self.neck)
+        parts = [self.backbone, *([self.neck] if self.with_neck else [])]
         return any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmdet.models.losses import accuracy
-from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from bacl import fcbl
-from bacl.detector.layers import passed, read
+from bacl.detector.layers import ConvFCs, passed, read
 from bacl.detector.postprocess import detect
 from bacl.variants import build_variant
 
@@ -27,7 +26,7 @@ WIDTH = 2
 
 
 @MODELS.register_module()
-class TopKBBoxHead(Shared2FCBBoxHead):
+class TopKBBoxHead(ConvFCs):
     """MMDetection's box head with the same weights and the same detections, found by
     `bacl.detector.postprocess`."""
 

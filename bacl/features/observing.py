@@ -138,8 +138,8 @@ class Observer:
         self, x: tuple[Tensor, ...], boxes: Sequence[Tensor]
     ) -> Mapping[str, Sequence[Tensor]]:
         """Layers of regions, of each image."""
-        extractor = self.model.roi_head.bbox_roi_extractor
-        pooled = extractor(x[: extractor.num_inputs], bbox2roi(list(boxes)))
+        roi_head = self.model.roi_head
+        pooled = roi_head.pooled(roi_head.bbox_roi_extractor, x, bbox2roi(list(boxes)))
         sizes = [len(own) for own in boxes]
         return {n: v.split(sizes) for n, v in layers(self.head, pooled).items()}
 

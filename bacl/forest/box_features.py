@@ -78,7 +78,7 @@ def mean_features(
         num_workers=config["val_dataloader"]["num_workers"],
         collate_fn=pseudo_collate,
     )
-    sums = np.zeros((head.num_classes, head.shared_out_channels))
+    sums = np.zeros((head.num_classes, head.cls_last_dim))
     counts = np.zeros(head.num_classes, dtype=int)
     for batch, place in zip(watched(loader, len(chosen)), chosen):
         entry = dataset.index.image(place)
@@ -87,8 +87,9 @@ def mean_features(
         corners = entry.boxes[chosen[place]]
         corners[:, 2:] += corners[:, :2]
         boxes = torch.as_tensor(corners * scale, dtype=torch.float32, device=device)
-        levels = detector.extract_feat(batch["inputs"])[: extractor.num_inputs]
-        features = layers(head, extractor(levels, bbox2roi([boxes])))["fc2"]
+        levels = detector.extract_feat(batch["inputs"])
+        pooled = detector.roi_head.pooled(extractor, levels, bbox2roi([boxes]))
+        features = layers(head, pooled)["fc2"]
         labels = entry.labels[chosen[place]]
         np.add.at(sums, labels, features.cpu().double().numpy())
         np.add.at(counts, labels, 1)

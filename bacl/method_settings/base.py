@@ -9,7 +9,6 @@ from pydantic import ConfigDict
 from bacl.datasets.categories import Category
 from bacl.errors import UsageError
 from bacl.schema import Settings
-from bacl.settings import Detector
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,16 @@ class Context:
     """Categories of the dataset, in the order of labels."""
     groups: Sequence[str]
     """Names of the frequency groups, rarest first."""
-    detector: Detector
+    width: int
+    """D, the width of h."""
+    channels: int
+    """Channels of a RoI's pooled features."""
     pooled: int
     """Number of cells of a RoI's pooled features, 7 x 7."""
+    deltas: int
+    """Width of what the box regressor gives for a RoI."""
+    two_fcs: bool
+    """Whether two FCs on pooled features, as in the paper, are the whole box head."""
     images: int
     """Training images in an epoch."""
     iterations: int

@@ -272,7 +272,7 @@ class TDE(Method):
     )
 
     def options(self, context: Context) -> dict[str, Any]:
-        if (width := context.detector.fc_channels) % self.heads:
+        if (width := context.width) % self.heads:
             raise UsageError(
                 f"{context.place}.heads: expected a divisor of detector.fc_channels ({width}), got "
                 f"{self.heads}"
@@ -325,11 +325,10 @@ class PCB(Method):
         options = super().options(context)
         options["start"] = round(self.start * context.iterations) * context.batch
         if self.end_to_end:
-            cascade = context.detector.type == "cascade_rcnn"
             options["refined"] = {
-                "channels": context.detector.neck_channels,
+                "channels": context.channels,
                 "places": context.pooled,
-                "deltas": 4 if cascade else 4 * len(context.categories),
+                "deltas": context.deltas,
             }
         return options
 
@@ -399,7 +398,12 @@ class SimCal(Method):
     )
 
     def options(self, context: Context) -> dict[str, Any]:
-        pooled = context.detector.neck_channels * context.pooled
+        if not context.two_fcs:
+            raise UsageError(
+                f"{context.place}: method simcal trains a copy of the box head: expected a "
+                "detector whose box head is two shared FCs, got another"
+            )
+        pooled = context.channels * context.pooled
         return {**super().options(context), "pooled": pooled}
 
 

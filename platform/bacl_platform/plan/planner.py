@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bacl
+from bacl.detector.two_stage import has_masks
 from bacl.digests import sha256
 from bacl.errors import UsageError
 from bacl.method_settings.registry import Variant
@@ -265,7 +266,7 @@ def _placed(problem: str, name: str, stage: Training | FeaturesStage) -> str:
     """What `bacl.config` says of a stage's variants or recipe, with the field's whole path."""
     if isinstance(stage, RepresentationStage):
         problem = problem.replace(f"variants.{name}", "classifier", 1)
-    of_stage = problem.startswith(("variants.", "classifier", "recipe."))
+    of_stage = problem.startswith(("variants.", "classifier", "recipe.", "kind:"))
     return f"stages.{name}.{problem}" if of_stage else problem
 
 
@@ -310,7 +311,7 @@ def _frozen(name: str, experiment: Experiment) -> list[str]:
     if not isinstance(before, FeaturesStage):
         return stage.freeze
     more = ["rpn_head"]
-    if experiment.detector.type == "mask_rcnn":
+    if has_masks(experiment.detector):
         more.append("roi_head.mask_head")
     if isinstance(experiment.stages[before.after], ClassifierStage):
         more.append("roi_head.bbox_head.fc_reg")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bacl.detector.two_stage import has_masks
 from bacl.errors import UsageError
 from bacl.settings import Dataset
 from bacl_platform.plan.job import Job, Plan
@@ -146,7 +147,7 @@ def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
 
     sweep, experiment = file.sweep, trial.experiment
     prepared, recipe = prepare(experiment.dataset), image_recipe(experiment, trial.stage)
-    known = precisions(prepared.groups.names, experiment.detector.type == "mask_rcnn")
+    known = precisions(prepared.groups.names, has_masks(experiment.detector))
     if sweep.metric not in known:
         raise UsageError(
             f"{file.path}: metric: expected one of {', '.join(known)}, got {sweep.metric!r}"

@@ -125,12 +125,6 @@ def _replays(name: str, experiment: Experiment) -> Iterator[str]:
             )
         return
     if isinstance(stage, FeaturesStage):
-        if experiment.detector.type == "cascade_rcnn":
-            yield (
-                f"stages.{name}.kind: expected no stage of kind features with detector.type "
-                "cascade_rcnn, whose later box heads see what the earlier ones, still training, "
-                "make of proposals"
-            )
         return
     before = experiment.stages.get(stage.after)
     rooted = _first(name, experiment) is not None  # else `broken_edges` says so

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bacl.detector.zoo import is_file
 from bacl.errors import UsageError
 from bacl.method_settings.registry import Variant
 from bacl_platform.spec.checks import broken_edges, disagreements
@@ -132,6 +133,7 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
     dataset, detector = experiment.dataset, experiment.detector
     files = {name: absolute(getattr(dataset, name)) for name in DATASET_PATHS}
     weights = detector.weights if detector.weights == "torchvision" else absolute(detector.weights)
+    config = absolute(detector.config) if is_file(detector.config or "") else detector.config
     paper = experiment.paper
 
     def placed(variant: Variant) -> Variant:
@@ -152,7 +154,7 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
         update={
             "stages": {name: of_stage(stage) for name, stage in experiment.stages.items()},
             "dataset": dataset.model_copy(update=files),
-            "detector": detector.model_copy(update={"weights": weights}),
+            "detector": detector.model_copy(update={"weights": weights, "config": config}),
             "paper": paper and paper.model_copy(update={"file": absolute(paper.file)}),
         }
     )
@@ -162,6 +164,8 @@ def _paths(experiment: Experiment) -> dict[str, str]:
     """The paths of data, weights and variants, by field."""
     paths = {f"dataset.{name}": getattr(experiment.dataset, name) for name in DATASET_PATHS}
     paths["detector.weights"] = experiment.detector.weights
+    if is_file(experiment.detector.config or ""):
+        paths["detector.config"] = experiment.detector.config
     for name, stage in experiment.stages.items():
         for variant, settings in variants_of(name, stage).items():
             place = f"variants.{variant}" if isinstance(stage, ClassifierStage) else "classifier"

@@ -19,6 +19,7 @@ import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.config import variant_options
 from bacl.datasets.prepare import prepare
 from bacl.detector.layers import read
+from bacl.detector.two_stage import plain_model
 from bacl.draws import generator
 from bacl.method_settings.registry import METHODS
 from bacl.method_settings.registry import Variant as MethodSettings
@@ -36,6 +37,7 @@ from bacl_platform.train import worker
 CATEGORIES, WIDTH, ROWS = 1203, 1024, 1024
 """LVIS v1.0's, of the released heads, and of the RoIs of two images."""
 POOLED = 256 * 7 * 7
+MODEL = plain_model(Detector())
 TREES = {"visual": 25, "geometric": 50, "lexical": 108}
 """Parents in the released trees."""
 
@@ -154,7 +156,7 @@ def _step(
 ) -> Any:
     given = {"method": name, **({"trees": str(trees)} if name == "forest" else {})}
     settings = TypeAdapter(MethodSettings).validate_python(given)
-    options = variant_options(name, settings, stand_in(CATEGORIES), Detector(), 100_000, 100, 16)
+    options = variant_options(name, settings, stand_in(CATEGORIES), MODEL, 100_000, 100, 16)
     variant = build_variant(options, WIDTH, CATEGORIES, draw).to(setting.device)
     batch = replace(batch, features=read(shown, variant.reads))
 
