@@ -7,7 +7,7 @@ operators.install()
 
 from bacl import draws, evaluation, extensions, methods, precision, variants  # noqa: E402, F401
 from bacl.datasets import copy_paste, detection, loading, transforms  # noqa: E402, F401
-from bacl.detector import bank, resampling, stock  # noqa: E402, F401
+from bacl.detector import anchors, bank, resampling, stock  # noqa: E402, F401
 from bacl.features import replay, stored  # noqa: E402, F401
 
 extensions.load_installed()
