@@ -189,6 +189,30 @@ def features_config(
     }
 
 
+def imported_config(
+    detector: Detector,
+    prepared: Prepared,
+    dataset_info: Path,
+    recipe: Recipe,
+    variants: Mapping[str, Variant],
+    imported: Mapping[str, Any],
+    imports: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The configuration in which a trained detector is taken in and evaluated, but not trained.
+
+    variants: the one of its classifier. imported: what `bacl.detector.imports.stage` needs to know
+    about its checkpoint.
+    """
+    config = stage_config(detector, prepared, dataset_info, recipe, variants, [], 0, 1, imports)
+    training = ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg")
+    config["model"]["backbone"]["init_cfg"] = None
+    return {
+        **{name: value for name, value in config.items() if name not in training},
+        "imported": dict(imported),
+        "train_cfg": {"max_iters": 0},
+    }
+
+
 def _check_storable(roi_head: Mapping[str, Any]) -> None:
     """Raise UsageError where features of regions do not determine what a box head learns."""
     head = box_heads(roi_head)[0]
