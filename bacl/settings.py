@@ -304,6 +304,33 @@ class Averaging(Settings):
     """Share of each step's weights in the average."""
 
 
+class SoftNMS(Settings):
+    """Detections that overlap better ones keep a part of their scores, instead of being dropped."""
+
+    method: Literal["linear", "gaussian"] = "linear"
+    """A detection's score is multiplied, for each better one of its category that it overlaps, by 1
+    less their IoU where that is at least `detector.nms_iou`, or by exp(-IoU^2 / sigma)."""
+    sigma: float = Field(0.5, gt=0)
+    """Of `gaussian`."""
+    min_score: float = Field(1e-3, ge=0, lt=1)
+    """Detections whose score falls below are dropped."""
+
+
+class SeveralViews(Settings):
+    """Several views of each image when evaluating, whose regions are detected in together."""
+
+    flip: bool = True
+    """Whether each view is also seen in a mirror."""
+    scales: list[Size] = []
+    """(longest, shortest) side limits of the views; none means the recipe's `test_scale`."""
+
+    @model_validator(mode="after")
+    def _there_are_several_views(self) -> "SeveralViews":
+        if not self.flip and len(self.scales) < 2:
+            raise ValueError("expected flip: true or several scales, got a single view")
+        return self
+
+
 class Recipe(ImageRecipe):
     """Recipe of a stage's training: schedule, sampling of images, augmentation, checkpoints."""
 
@@ -331,6 +358,12 @@ class Recipe(ImageRecipe):
     (LVIS), or each category equally often."""
     repeat_threshold: float = Field(1e-3, gt=0, lt=1)
     """t of `repeat_factor`: the share of images below which a category is repeated."""
+    soft_nms: SoftNMS | None = None
+    """`{method: linear | gaussian, ...}` instead of suppression when evaluating, also of exported
+    detectors."""
+    tta: SeveralViews | None = None
+    """`{flip: true, scales: [...]}`: evaluate on several views of each image, all variants from the
+    same passes; exported detectors see one."""
     evaluate_every: int | None = Field(None, gt=0)
     """Iterations between evaluations; null evaluates at the end only."""
     checkpoint_every: int = Field(1000, gt=0)
