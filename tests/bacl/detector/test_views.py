@@ -12,7 +12,7 @@ from training import RECIPE, build, config_of, exported_and_own, train
 from bacl.detector.postprocess import detect
 from bacl.errors import UsageError
 from bacl.method_settings.paper import BCE, Softmax
-from bacl.settings import SoftNMS, SeveralViews
+from bacl.settings import SeveralViews, SoftNMS
 
 VARIANTS = {"bce": BCE(method="bce"), "softmax": Softmax(method="softmax")}
 TTA = SeveralViews(scales=[(96, 96), (128, 128)])
