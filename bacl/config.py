@@ -20,6 +20,7 @@ from bacl.method_settings.base import Context
 from bacl.method_settings.registry import Variant
 from bacl.optimizer_settings import SGD
 from bacl.settings import FROZEN_TRUNK, Detector, Features, Recipe, SeveralViews
+from bacl.weights import checkpoint_of, enters_by_content
 
 _PRECISION: dict[str, dict[str, Any]] = {
     "float32": {"type": "OptimWrapper"},
@@ -202,6 +203,30 @@ def features_config(
     }
 
 
+def imported_config(
+    detector: Detector,
+    prepared: Prepared,
+    dataset_info: Path,
+    recipe: Recipe,
+    variants: Mapping[str, Variant],
+    imported: Mapping[str, Any],
+    imports: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The configuration in which a trained detector is taken in and evaluated, but not trained.
+
+    variants: the one of its classifier. imported: what `bacl.detector.imports.stage` needs to know
+    about its checkpoint.
+    """
+    config = stage_config(detector, prepared, dataset_info, recipe, variants, [], 0, 1, imports)
+    training = ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg")
+    config["model"]["backbone"]["init_cfg"] = None
+    return {
+        **{name: value for name, value in config.items() if name not in training},
+        "imported": dict(imported),
+        "train_cfg": {"max_iters": 0},
+    }
+
+
 def _check_storable(roi_head: Mapping[str, Any]) -> None:
     """Raise UsageError where features of regions do not determine what a box head learns."""
     head = box_heads(roi_head)[0]
@@ -303,13 +328,6 @@ def config_text(config: Mapping[str, Any]) -> str:
     return "".join(f"{key} = {text}\n" for key, text in texts.items())
 
 
-def weights_file(init_cfg: Mapping[str, Any]) -> str | None:
-    """Path of the weights in a part's `init_cfg`; None where there is none, or a name that MMEngine
-    resolves itself, such as `torchvision://resnet50`."""
-    checkpoint = init_cfg.get("checkpoint") if init_cfg.get("type") == "Pretrained" else None
-    return checkpoint if checkpoint and "://" not in checkpoint else None
-
-
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without what cannot change results: paths, loader options, the split over
     ranks.
@@ -334,7 +352,8 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):
             kept = {key: item for key, item in value.items() if key not in drop}
-            if weights_file(value):
+            checkpoint = checkpoint_of(value)
+            if checkpoint and enters_by_content(checkpoint):
                 del kept["checkpoint"]
             return {key: clean(item) for key, item in kept.items()}
         if isinstance(value, list | tuple):

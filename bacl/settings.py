@@ -16,6 +16,7 @@ from bacl.backbones import BACKBONES
 from bacl.datasets.formats import EMBEDDED, FORMATS, NAMED
 from bacl.optimizer_settings import AnyOptimizer
 from bacl.schema import Names, Settings, meaning
+from bacl.weights import TORCHVISION, address_of
 
 FROZEN_TRUNK = ("backbone", "neck", "roi_head.bbox_head*.shared_fcs")
 """Modules that the classifier stage freezes, section III-A: the RoI feature extractor."""
@@ -123,8 +124,9 @@ class Detector(Settings):
     short form of the fields below."""
     type: Literal["faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "faster_rcnn"
     backbone: Annotated[str, Names(BACKBONES)] = "resnet50"
-    weights: Annotated[str, meaning("torchvision or the path of a checkpoint file")] | None = None
-    """Backbone weights: `torchvision` (ImageNet), a local checkpoint file, or null."""
+    weights: Annotated[str, meaning("torchvision, a checkpoint file or its address")] | None = None
+    """Backbone weights: `torchvision` (ImageNet), a local checkpoint file, an address on the web
+    (`https://...#sha256=...`) or in a hub (`hf://`, `torchvision://`, `open-mmlab://`), or null."""
     neck_channels: int = Field(256, gt=0)
     fc_channels: int = Field(1024, gt=0)
     """Width D of the RoI feature h that the classifier sees."""
@@ -156,10 +158,12 @@ class Detector(Settings):
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "Detector":
+        if self.weights is not None:
+            address_of(self.weights)
         if self.config:
             return self  # it depends on a file, see bacl.detector.two_stage
         backbone = BACKBONES[self.backbone]
-        if self.weights == "torchvision" and not backbone.torchvision:
+        if self.weights == TORCHVISION and not backbone.torchvision:
             having = [name for name, other in BACKBONES.items() if other.torchvision]
             raise ValueError(
                 f"weights torchvision are for {' and '.join(having)}; for {self.backbone} "

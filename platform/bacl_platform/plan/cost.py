@@ -77,6 +77,9 @@ def cost_of(
             fused = _more(fused, 1, round(left * views), round(left * images))
             alone = _more(alone, 1, round(left * views), round(left * images))
             continue
+        if job.kind == "imported":
+            fused, alone = _more(fused, 1, 0, val_images), _more(alone, 1, 0, val_images)
+            continue
         every = job.config["train_cfg"]["val_interval"]
         trained = (job.iterations - done) * job.recipe.schedule.batch
         # the last step is evaluated whether or not it is a multiple

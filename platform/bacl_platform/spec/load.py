@@ -13,11 +13,14 @@ from pydantic import ValidationError
 from bacl.detector.zoo import is_file
 from bacl.errors import UsageError
 from bacl.method_settings.registry import Variant
+from bacl.weights import is_file as is_weights_file
 from bacl_platform.spec.checks import broken_edges, disagreements
 from bacl_platform.spec.experiment import (
+    AnyStage,
     ClassifierStage,
     Experiment,
     FeaturesStage,
+    ImportedStage,
     RepresentationStage,
     variants_of,
 )
@@ -132,7 +135,9 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
 
     dataset, detector = experiment.dataset, experiment.detector
     files = {name: absolute(getattr(dataset, name)) for name in DATASET_PATHS}
-    weights = detector.weights if detector.weights == "torchvision" else absolute(detector.weights)
+    weights = detector.weights
+    if weights is not None and is_weights_file(weights):
+        weights = absolute(weights)
     config = absolute(detector.config) if is_file(detector.config or "") else detector.config
     paper = experiment.paper
 
@@ -140,13 +145,14 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
         own = {field: absolute(getattr(variant, field)) for field in variant.paths}
         return variant.model_copy(update=own)
 
-    def of_stage(
-        stage: RepresentationStage | ClassifierStage | FeaturesStage,
-    ) -> RepresentationStage | ClassifierStage | FeaturesStage:
+    def of_stage(stage: AnyStage) -> AnyStage:
         if isinstance(stage, FeaturesStage):
             return stage
         if isinstance(stage, RepresentationStage):
             return stage.model_copy(update={"classifier": placed(stage.classifier)})
+        if isinstance(stage, ImportedStage):
+            own = {"checkpoint": absolute(stage.checkpoint), "classifier": placed(stage.classifier)}
+            return stage.model_copy(update=own)
         variants = {name: placed(variant) for name, variant in stage.variants.items()}
         return stage.model_copy(update={"variants": variants})
 
@@ -163,10 +169,13 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
 def _paths(experiment: Experiment) -> dict[str, str]:
     """The paths of data, weights and variants, by field."""
     paths = {f"dataset.{name}": getattr(experiment.dataset, name) for name in DATASET_PATHS}
-    paths["detector.weights"] = experiment.detector.weights
+    weights = experiment.detector.weights
+    paths["detector.weights"] = weights if weights and is_weights_file(weights) else None
     if is_file(experiment.detector.config or ""):
         paths["detector.config"] = experiment.detector.config
     for name, stage in experiment.stages.items():
+        if isinstance(stage, ImportedStage):
+            paths[f"stages.{name}.checkpoint"] = stage.checkpoint
         for variant, settings in variants_of(name, stage).items():
             place = f"variants.{variant}" if isinstance(stage, ClassifierStage) else "classifier"
             for field in settings.paths:

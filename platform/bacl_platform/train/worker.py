@@ -60,6 +60,10 @@ def train(
                     from bacl_platform.train.recording import record
 
                     record(job, store, tell, asked_to_stop)
+                elif job.kind == "imported":
+                    from bacl_platform.train.importing import take_in
+
+                    take_in(job, store, tell, report)
                 else:
                     _train(job, store, tell, report, stopped, asked_to_stop)
     except Exception as error:
