@@ -335,7 +335,23 @@ class SeveralViews(Settings):
         return self
 
 
-class Recipe(ImageRecipe):
+class EvaluationRecipe(ImageRecipe):
+    """What a stage shows a detector of images, and how that is evaluated."""
+
+    soft_nms: SoftNMS | None = None
+    """`{method: linear | gaussian, ...}` instead of suppression when evaluating, also of exported
+    detectors."""
+    tta: SeveralViews | None = None
+    """`{flip: true, scales: [...]}`: evaluate on several views of each image, all variants from the
+    same passes; exported detectors see one."""
+
+    @property
+    def evaluated_with(self) -> list[str]:
+        """What tells its results from others', in words."""
+        return [*(["TTA"] if self.tta else []), *(["soft-NMS"] if self.soft_nms else [])]
+
+
+class Recipe(EvaluationRecipe):
     """Recipe of a stage's training: schedule, sampling of images, augmentation, checkpoints."""
 
     schedule: Schedule
@@ -362,12 +378,6 @@ class Recipe(ImageRecipe):
     (LVIS), or each category equally often."""
     repeat_threshold: float = Field(1e-3, gt=0, lt=1)
     """t of `repeat_factor`: the share of images below which a category is repeated."""
-    soft_nms: SoftNMS | None = None
-    """`{method: linear | gaussian, ...}` instead of suppression when evaluating, also of exported
-    detectors."""
-    tta: SeveralViews | None = None
-    """`{flip: true, scales: [...]}`: evaluate on several views of each image, all variants from the
-    same passes; exported detectors see one."""
     evaluate_every: int | None = Field(None, gt=0)
     """Iterations between evaluations; null evaluates at the end only."""
     checkpoint_every: int = Field(1000, gt=0)
@@ -378,6 +388,10 @@ class Recipe(ImageRecipe):
     """Keep each checkpoint at a multiple of so many iterations, in the finished job too."""
     keep_best: bool = False
     """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
+
+    @property
+    def evaluated_with(self) -> list[str]:
+        return [*(["EMA"] if self.ema else []), *super().evaluated_with]
 
     @model_validator(mode="after")
     def _optimizer_says_its_own(self) -> "Recipe":
