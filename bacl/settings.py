@@ -346,6 +346,13 @@ class EvaluationRecipe(ImageRecipe):
     same passes; exported detectors see one."""
 
     @property
+    def test_views(self) -> int:
+        """Views of each image that an evaluation passes through the detector."""
+        if self.tta is None:
+            return 1
+        return max(1, len(self.tta.scales)) * (2 if self.tta.flip else 1)
+
+    @property
     def evaluated_with(self) -> list[str]:
         """What tells its results from others', in words."""
         return [*(["TTA"] if self.tta else []), *(["soft-NMS"] if self.soft_nms else [])]
