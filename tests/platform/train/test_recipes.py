@@ -1,12 +1,14 @@
 """Jobs with every option of a recipe: killed, with variants that leave, as a population."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from bacl.variants import Softmax
 from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.store.names import MOVES
@@ -75,6 +77,19 @@ def test_stopped_variant_leaves_a_bank_and_disturbs_no_other(planned, store, und
     with pytest.raises(Killed):
         train(heads, store, kill_at=20, stopped=lambda _: ["softmax"])
     assert train(heads, store, stopped=lambda _: []) is None
+    whole = weights(undisturbed.entry(heads.key))
+    kept = {name: value for name, value in whole.items() if ".variants.softmax." not in name}
+    assert_same(weights(store.entry(heads.key)), kept)
+
+
+def test_variant_whose_loss_diverges_leaves_and_the_others_go_on(
+    planned, store, undisturbed, finished, monkeypatch
+):
+    features, heads = planned(*OPTIONS).jobs
+    finished(features)
+    train(heads, undisturbed)
+    monkeypatch.setattr(Softmax, "loss", lambda self, logits, labels: logits.sum(1) * math.nan)
+    assert train(heads, store) is None
     whole = weights(undisturbed.entry(heads.key))
     kept = {name: value for name, value in whole.items() if ".variants.softmax." not in name}
     assert_same(weights(store.entry(heads.key)), kept)
