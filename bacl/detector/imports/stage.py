@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
+from torch import Tensor
 
 from bacl.datasets.prepared import Prepared
 from bacl.detector.bank import BankBBoxHead, BankDetector
@@ -24,11 +25,27 @@ from bacl.variants import BCE
 
 def begin(model: BankDetector, config: Mapping[str, Any]) -> Account:
     """Give a bank of one variant the weights of the checkpoint that a stage's configuration names,
-    and their first values to the parts that begin anew.
+    and first values to the parts that begin anew.
 
     config: what `bacl.config.imported_config` made. Raises RunError where the file is not the one
     that was planned with, or does not fit.
     """
+    state, account = _taken(model, config)
+    if account.anew:
+        model.init_weights()
+    model.load_state_dict(state, strict=False)
+    return account
+
+
+def account_of(config: Mapping[str, Any]) -> Account:
+    """The account of a stage that has not begun. Raises as `begin` does."""
+    import_modules_from_strings(**config["custom_imports"])
+    init_default_scope(config["default_scope"])
+    with torch.random.fork_rng(devices=[]):
+        return _taken(MODELS.build(ConfigDict(config["model"])), config)[1]
+
+
+def _taken(model: BankDetector, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], Account]:
     said = config["imported"]
     path = Path(said["checkpoint"])
     try:
@@ -37,7 +54,6 @@ def begin(model: BankDetector, config: Mapping[str, Any]) -> Account:
         raise RunError(f"{path}: expected a file that can be read: {error.strerror}") from None
     if not same:
         raise RunError(f"{path}: expected the file that was planned with, got one that has changed")
-    model.init_weights()
     head = next(module for module in model.modules() if isinstance(module, BankBBoxHead))
     ((name, variant),) = head.bank().items()
     prepared = Prepared.load(Path(config["val_evaluator"]["dataset_info"]))
@@ -59,13 +75,4 @@ def begin(model: BankDetector, config: Mapping[str, Any]) -> Account:
             "is: {method: bacl} for a checkpoint of its classifier stage, {method: bce} for one of "
             "its representation stage"
         )
-    model.load_state_dict(state, strict=False)
-    return account
-
-
-def account_of(config: Mapping[str, Any]) -> Account:
-    """The account of a stage that has not begun. Raises as `begin` does."""
-    import_modules_from_strings(**config["custom_imports"])
-    init_default_scope(config["default_scope"])
-    with torch.random.fork_rng(devices=[]):
-        return begin(MODELS.build(ConfigDict(config["model"])), config)
+    return state, account

@@ -171,9 +171,9 @@ def _first(job: Job, store: Store) -> Path | None:
     """The entry that the parent's own variants started from, where the parent is a bank."""
     assert job.parent is not None
     before = store.descriptions()[job.parent]
-    if before["kind"] == "representation":
+    first: str | None = before["parent"]
+    if first is None:
         return None
-    first: str = before["parent"]
     if not store.complete(first):  # which with a bucket brings it here
         raise RunError(
             f"job {job.name} ({job.key}): expected the entry {first} in {store.url}, which "
