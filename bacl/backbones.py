@@ -17,8 +17,8 @@ class Backbone:
     channels: tuple[int, int, int, int]
     """Channels of each level."""
     parameter: str = ""
-    """A parameter by which files of its weights are recognised, in the form in which it takes
-    them; without it, files are not checked before jobs start."""
+    """A parameter by which files of its weights are recognised, of a backbone that converts them
+    from another form; those of others are compared with the network."""
     torchvision: bool = False
     """Whether torchvision has ImageNet weights, by the backbone's name."""
     other_weights: str = "give a file"

@@ -15,8 +15,8 @@ from bacl.datasets.images import Look
 from bacl.datasets.plain import plain
 from bacl.datasets.prepared import Source, sources_of
 from bacl.datasets.sources import located
-from bacl.datasets.watch import Watch, unwatched
 from bacl.errors import UsageError
+from bacl.watch import Watch, unwatched
 
 
 @dataclass

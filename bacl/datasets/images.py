@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from bacl.datasets import decoding
 from bacl.datasets.content import Content, Tally, some
-from bacl.datasets.watch import Watch
+from bacl.watch import Watch
 
 _RULE = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
 """Digest of the decoder's source; results of another decoder are not used."""

@@ -99,6 +99,10 @@ class Index:
         """The image at position `place`, 0 to I - 1, in the order of the annotation file."""
         return self._part(place // AT_ONCE).entry(place % AT_ONCE)
 
+    def ids(self) -> list[int | str]:
+        """The id of each image in the annotation file, by position."""
+        return [json.loads(text) for _, part in self._all() for text in part.id.to_pylist()]
+
     def masks(self, place: int) -> list[list[NDArray[Any]] | dict[str, Any] | None]:
         """The mask of each annotation of an image: polygons (2 x points,), COCO's RLE, or None."""
         return self._part(place // AT_ONCE).masks(place % AT_ONCE)

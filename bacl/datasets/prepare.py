@@ -25,9 +25,9 @@ from bacl.datasets.content import some
 from bacl.datasets.examine import Examined, categories_of, examine, stop
 from bacl.datasets.plain import plain
 from bacl.datasets.prepared import Prepared, Split
-from bacl.datasets.watch import Watch, unwatched
 from bacl.digests import sha256
 from bacl.errors import RunError
+from bacl.watch import Watch, unwatched
 
 LAYOUT = 4
 """Version of what `prepare` writes: raised with every change, so that older caches are not read."""

@@ -17,11 +17,12 @@ from filelock import FileLock, Timeout
 
 from bacl import settings
 from bacl.datasets import coco_lt, sources
-from bacl.datasets.download import checked, fetch, need_space, unpack
 from bacl.datasets.sources import NAMED, Archive, Record
-from bacl.datasets.watch import Watch
+from bacl.datasets.unpacking import unpack
 from bacl.digests import sha256
+from bacl.download import checked, fetch, need_space
 from bacl.errors import RunError, UsageError
+from bacl.watch import Watch
 
 
 @dataclass(frozen=True)

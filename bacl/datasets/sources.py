@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from bacl import settings
-from bacl.datasets.download import Wanted
+from bacl.download import Wanted
 from bacl.errors import UsageError
 
 RECORDS = ".bacl"

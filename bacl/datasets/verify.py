@@ -22,8 +22,8 @@ from bacl.datasets import boxes, decoding, images
 from bacl.datasets.content import Tally, some
 from bacl.datasets.examine import Examined, examine, same_names
 from bacl.datasets.judged import Boxes, crowding_sentences
-from bacl.datasets.watch import Watch
 from bacl.errors import UsageError
+from bacl.watch import Watch
 
 MANY = 0.1
 """Share of a split's annotations from which an irregularity is a problem instead of a remark."""

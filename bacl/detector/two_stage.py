@@ -9,6 +9,7 @@ from bacl.detector import zoo
 from bacl.detector.refusals import BOX_HEADS, ROI_HEADS, box_heads, kind, refusal
 from bacl.errors import UsageError
 from bacl.settings import Detector, Recipe
+from bacl.weights import TORCHVISION
 
 _PREPROCESSOR = {
     "type": "DetDataPreprocessor",
@@ -128,7 +129,7 @@ def _weights(detector: Detector, backbone: Mapping[str, Any]) -> dict[str, str] 
     """Weights that the backbone starts from, which MMEngine reads."""
     if detector.weights is None:
         return None
-    if detector.weights != "torchvision":
+    if detector.weights != TORCHVISION:
         return {"type": "Pretrained", "checkpoint": detector.weights}
     if detector.config is None:
         return {"type": "Pretrained", "checkpoint": f"torchvision://{detector.backbone}"}

@@ -29,6 +29,7 @@ from bacl.datasets.prepare import prepare
 from bacl.datasets.prepared import Prepared
 from bacl.evaluation import Detections, Evaluator, Result
 from bacl_platform.analysis.compare import Comparison, compare
+from bacl_platform.analysis.contenders import contender
 from bacl_platform.analysis.profiles import Analysis, analyse
 from bacl_platform.analysis.results import Report, collect
 from bacl_platform.plan.job import Job, Plan
@@ -309,7 +310,9 @@ def rivals(study_of: Callable[..., Report], rival_aps: dict[tuple[str, int], flo
 @pytest.fixture(scope="session")
 def compared(rivals: Report) -> Comparison:
     """Softmax and bacl of `rivals`."""
-    return compare(rivals, "softmax", "bacl", 120, Console(quiet=True))
+    return compare(
+        contender(rivals, "softmax"), contender(rivals, "bacl"), 120, Console(quiet=True)
+    )
 
 
 @pytest.fixture(scope="session")

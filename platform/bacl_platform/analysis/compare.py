@@ -1,4 +1,5 @@
-"""Whether one variant is really better than another: paired bootstrap over the images.
+"""Whether one variant, or file of detections, is really better than another: paired bootstrap over
+the images.
 
 Images of the validation split are drawn with replacement, the same for both variants, and AP is
 computed anew from what each of their detections matched. hotcoco's `compare` is not used: it is for
@@ -11,6 +12,7 @@ Letters: B resamples, C categories, M = 3 measures (AP, AP50, AP75), S seeds.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import stdev
@@ -22,10 +24,10 @@ from numpy.typing import NDArray
 from bacl.datasets.categories import Category
 from bacl.datasets.prepared import Prepared
 from bacl.errors import UsageError
+from bacl_platform.analysis.contenders import Contender, Origin, check_split, pairs
 from bacl_platform.analysis.matching import Iou, Matched, average_precision
 from bacl_platform.analysis.profiles import evaluator_of, match_result
-from bacl_platform.analysis.results import MEANS, Report, Result
-from bacl_platform.plan.job import Fidelity
+from bacl_platform.analysis.results import MEANS
 from bacl_platform.plan.judged import notes
 from bacl_platform.plan.metric_names import group_precision
 
@@ -81,11 +83,12 @@ class CategoryChange(Change):
 class Comparison:
     """What `second` gains over `first`.
 
+    title: the experiments and files that they are of. seeds: those compared, none of files alone.
     metrics: by name, those without any category left out. categories: by `AP` or `mask_AP`, those
     with boxes in the validation split, the largest gain first. notes: what else is to be known.
     """
 
-    experiment: str
+    title: str
     first: str
     second: str
     seeds: list[int]
@@ -94,14 +97,22 @@ class Comparison:
     metrics: dict[str, Change]
     categories: dict[str, list[CategoryChange]]
     notes: list[str]
-    features: tuple[Fidelity, Fidelity] = ("exact", "exact")
-    """What first and second were trained on."""
+    features: tuple[Origin, Origin] = ("exact", "exact")
+    """What first and second were trained on; of a file that is not known."""
+
+    @property
+    def stem(self) -> str:
+        """The name of its page's and pictures' files, without a suffix."""
+        return re.sub(r"[^\w.=,+-]+", "_", f"compare_{self.first}_{self.second}")
 
     @property
     def replayed(self) -> str:
         """A sentence on which of the two are replayed, empty where none is."""
-        if self.features == ("exact", "exact"):
+        if "replay" not in self.features:
             return ""
+        if "file" in self.features:
+            replayed = self.first if self.features[0] == "replay" else self.second
+            return f"{replayed} is replayed: trained on stored features, not exactly."
         if self.features == ("replay", "replay"):
             return (
                 f"{self.first} and {self.second} are both replayed: trained on stored features, "
@@ -137,42 +148,53 @@ class Comparison:
 
 
 def compare(
-    report: Report,
-    first: str,
-    second: str,
+    one: Contender,
+    other: Contender,
     resamples: int,
     console: "Console",
     seed: int = 0,
     mixed: bool = False,
 ) -> Comparison:
-    """Compare two of a report's variants over the seeds that both have; shows progress.
+    """Compare two contenders over the seeds that both have; shows progress.
 
     With several seeds, differences are means over them, and every resample draws the same images
     for all: the interval says what other images would have said of these very detectors, while the
     spread of the seeds says what training again would. A category none of whose boxes is drawn
     does not enter that resample's means. seed: of the resampling. mixed: whether one may be
-    replayed and the other exact. Raises UsageError for variants that the report lacks or that have
-    no seed in common, and for such a mixture where it is not allowed.
+    replayed and the other exact. Raises UsageError for contenders that have no seed in common or
+    are judged on different splits, and for such a mixture where it is not allowed.
     """
     from rich.progress import Progress
 
-    pairs = _pairs(report, first, second)
-    features = report.features(first), report.features(second)
-    if features[0] != features[1] and not mixed:
+    if one.name == other.name:
+        raise UsageError(f"expected two different variants, got {one.name} twice")
+    said = check_split(one, other)
+    paired = pairs(one, other)
+    features = one.features, other.features
+    if set(features) == {"exact", "replay"} and not mixed:
         raise UsageError(
-            f"{report.experiment.name}: {_of_kinds(first, second, features)}: compare exact "
+            f"{one.place}: {_of_kinds(one.name, other.name, features)}: compare exact "
             "variants with exact ones, or let --mixed compare these all the same"
         )
-    evaluator = evaluator_of(report.prepared)
-    kinds = [name for name in MEANS if all(name in r.metrics for pair in pairs for r in pair)]
+    evaluator = evaluator_of(one.prepared)
+    kinds = [name for name in MEANS if all(name in r.metrics for pair in paired for r in pair)]
+    for contender, rival in ((one, other), (other, one)):
+        if "mask_AP" not in kinds and "mask_AP" in contender.results[0].metrics:
+            said.append(f"Only boxes are compared, for {rival.name} has no masks.")
+        if contender.is_file and not rival.is_file and len(paired) > 1:
+            said.append(f"{contender.name} is one set of detections, beside each seed's.")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading detections", total=2 * len(pairs) * len(kinds))
+        total = len(kinds) * len({id(result) for pair in paired for result in pair})
+        task = progress.add_task("reading detections", total=total)
         matched: dict[str, list[tuple[Matched, Matched]]] = {kind: [] for kind in kinds}
         for kind in kinds:
-            for pair in pairs:
-                one, other = (match_result(evaluator, run, _IOUS[kind])[0] for run in pair)
-                matched[kind].append((one, other))
-                progress.advance(task, 2)
+            known: dict[int, Matched] = {}  # a file's detections are in every pair
+            for pair in paired:
+                for run in pair:
+                    if id(run) not in known:
+                        known[id(run)] = match_result(evaluator, run, _IOUS[kind])[0]
+                        progress.advance(task)
+                matched[kind].append((known[id(pair[0])], known[id(pair[1])]))
         images = matched[kinds[0]][0][0].images
         task = progress.add_task("resampling images", total=resamples)
         generator = np.random.default_rng(seed)
@@ -181,55 +203,36 @@ def compare(
             weights = np.stack([_draw(generator, images) for _ in range(size)])
             for kind, runs in matched.items():
                 differences = [
-                    _measures(other, weights) - _measures(one, weights) for one, other in runs
+                    _measures(after, weights) - _measures(before, weights) for before, after in runs
                 ]
                 drawn[kind].append(np.mean(differences, axis=0))
             progress.advance(task, size)
     changes = [
-        _changes(report.prepared, kind, runs, np.concatenate(drawn[kind]))
+        _changes(one.prepared, kind, runs, np.concatenate(drawn[kind]))
         for kind, runs in matched.items()
     ]
+    seeds = [next((r.seed for r in pair if r.seed is not None), None) for pair in paired]
     return Comparison(
-        experiment=report.experiment.name,
-        first=first,
-        second=second,
-        seeds=[one.job.seed for one, _ in pairs],
+        title=" and ".join(dict.fromkeys((one.place, other.place))),
+        first=one.name,
+        second=other.name,
+        seeds=[found for found in seeds if found is not None],
         resamples=resamples,
         images=images,
         metrics={name: change for metrics, _ in changes for name, change in metrics.items()},
         categories={kind: of for kind, (_, of) in zip(kinds, changes, strict=True)},
-        notes=notes([(report.experiment, report.prepared)]),
+        notes=[*said, *notes([(c.experiment, c.prepared) for c in (one, other)])],
         features=features,
     )
 
 
-def _of_kinds(first: str, second: str, features: tuple[Fidelity, Fidelity]) -> str:
+def _of_kinds(first: str, second: str, features: tuple[Origin, Origin]) -> str:
     """Which of two variants is replayed and which is exact, in words."""
     replayed, exact = (first, second) if features[0] == "replay" else (second, first)
     return (
         f"{replayed} is replayed (trained on stored features) and {exact} is exact (trained on "
         "what the trunk computes)"
     )
-
-
-def _pairs(report: Report, first: str, second: str) -> list[tuple[Result, Result]]:
-    """The results of both variants, seed by seed."""
-    for name in (first, second):
-        if name not in report.variants:
-            raise UsageError(
-                f"{report.experiment.name}: expected one of {', '.join(report.variants)} that the "
-                f"store has, got {name}"
-            )
-    if first == second:
-        raise UsageError(f"expected two different variants, got {first} twice")
-    others = {result.job.seed: result for result in report.of(second)}
-    pairs = [(r, others[r.job.seed]) for r in report.of(first) if r.job.seed in others]
-    if not pairs:
-        raise UsageError(
-            f"{report.experiment.name}: expected {first} and {second} to be finished with the same "
-            "seed, they have none in common"
-        )
-    return pairs
 
 
 def _batches(total: int) -> Iterator[int]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacl.datasets.prepared import Prepared
-from bacl.evaluation import Detections, Evaluator
+from bacl.evaluation import Evaluator
 from bacl_platform.analysis.error_types import Confusion, confusion, errors, judged_pairs
 from bacl_platform.analysis.matching import (
     RECALLS,
@@ -66,14 +66,16 @@ class Analysis:
 
 def evaluator_of(prepared: Prepared) -> Evaluator:
     """What judges a dataset's results again."""
-    return Evaluator(Path(prepared.val.annotations), prepared.categories, prepared.evaluation)
+    return Evaluator(
+        Path(prepared.val.annotations), prepared.categories, prepared.evaluation, prepared.groups
+    )
 
 
 def match_result(
     evaluator: Evaluator, result: Result, iou: Iou = "bbox"
 ) -> tuple[Matched, NDArray[Any]]:
     """A result's matched detections, and the boxes (N, 4) of all its detections."""
-    detections = Detections.read(result.folder / "detections.parquet")
+    detections = result.detections()
     return match(evaluator, detections, iou), detections.bbox
 
 
@@ -158,8 +160,8 @@ def featured(report: Report, count: int) -> list[str]:
 
     Classifiers come before representations, whose classifier is only the beginning of theirs.
     """
-    kind = {result.variant: result.job.kind for result in report.results}
-    baseline = report.experiment.baseline
+    kind = {result.variant: result.kind for result in report.results}
+    baseline = report.baseline
 
     def merit(name: str) -> tuple[bool, bool, float]:
         values = report.values(name, "AP")

@@ -1,18 +1,21 @@
-"""Results of an experiment's jobs, read from the store."""
+"""Results of an experiment's jobs, read from the store, and of detections in files."""
 
 import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bacl.datasets.prepared import Prepared
 from bacl.errors import RunError
 from bacl_platform.plan.job import Fidelity, Job, Plan
-from bacl_platform.plan.judged import prepared_of, words
+from bacl_platform.plan.judged import notes, prepared_of, words
 from bacl_platform.spec.experiment import Experiment
-from bacl_platform.store.names import CHECKPOINT, SCALARS
+from bacl_platform.store.names import CHECKPOINT, DETECTIONS, SCALARS
 from bacl_platform.store.store import Store
+
+if TYPE_CHECKING:
+    from bacl.evaluation import Detections
 
 MEANS = ("AP", "mask_AP")
 """Over all categories: of boxes, and of masks where the detector has them."""
@@ -20,37 +23,60 @@ MEANS = ("AP", "mask_AP")
 
 @dataclass(frozen=True)
 class Result:
-    """What one variant reached with one seed.
+    """What one variant reached with one seed, or what the detections of a file reach.
 
-    metrics: fractions 0..1, None where no category is evaluated. categories: rows of the
-    evaluation's `categories.csv` in the order of labels, with `AP` (and, of a detector with masks,
-    `mask_AP`) a fraction or None.
+    seed, key: of its job; None of a file. kind: of its stage, or `file`. metrics: fractions 0..1,
+    None where no category is evaluated. categories: rows of the evaluation's `categories.csv` in
+    the order of labels, with `AP` (and, of a detector with masks, `mask_AP`) a fraction or None.
     """
 
     variant: str
-    job: Job
+    seed: int | None
+    key: str | None
+    kind: str
+    features: Fidelity
     folder: Path
     metrics: dict[str, float | None]
     evaluator: dict[str, str]
     categories: list[dict[str, Any]]
+    found: "Detections | None" = None
+    """Detections that are in memory already."""
 
     @property
-    def checkpoint(self) -> Path:
-        """The exported detector's weights; its configuration lies beside them."""
-        return self.folder / CHECKPOINT
+    def checkpoint(self) -> Path | None:
+        """The exported detector's weights; its configuration lies beside them. None of a file."""
+        return None if self.key is None else self.folder / CHECKPOINT
+
+    def detections(self) -> "Detections":
+        """What was found on the validation split."""
+        from bacl.evaluation import Detections
+
+        return self.found or Detections.read(self.folder / DETECTIONS)
 
 
 @dataclass(frozen=True)
 class Report:
-    """An experiment's finished and unfinished jobs, and the results of the finished ones."""
+    """An experiment's finished and unfinished jobs, and the results of the finished ones; or,
+    without an experiment, the results of files."""
 
-    experiment: Experiment
+    name: str
+    experiment: Experiment | None
     prepared: Prepared
     finished: list[Job]
     unfinished: list[Job]
     results: list[Result]
     scalars: dict[str, list[dict[str, float]]]
     """Rows of `scalars.jsonl` by the key of their job."""
+
+    @property
+    def baseline(self) -> str | None:
+        """The variant that differences are to."""
+        return self.experiment.baseline if self.experiment else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know to interpret the results."""
+        return notes([(self.experiment, self.prepared)])
 
     @property
     def variants(self) -> list[str]:
@@ -84,7 +110,7 @@ class Report:
 
     def features(self, variant: str) -> Fidelity:
         """What the variant was trained on."""
-        return self.of(variant)[0].job.features
+        return self.of(variant)[0].features
 
     @property
     def replayed(self) -> list[str]:
@@ -94,13 +120,13 @@ class Report:
     def differences(self, variant: str, metric: str) -> list[float]:
         """The metric less the baseline's of the same seed, for each seed that has both; none where
         one of the two is replayed and the other exact."""
-        baseline = self.experiment.baseline
+        baseline = self.baseline
         if baseline in (None, variant) or baseline not in self.variants:
             return []
         if self.features(variant) != self.features(baseline):
             return []
-        base = {r.job.seed: r.metrics.get(metric) for r in self.of(baseline)}
-        pairs = [(r.metrics.get(metric), base.get(r.job.seed)) for r in self.of(variant)]
+        base = {r.seed: r.metrics.get(metric) for r in self.of(baseline)}
+        pairs = [(r.metrics.get(metric), base.get(r.seed)) for r in self.of(variant)]
         return [own - other for own, other in pairs if own is not None and other is not None]
 
     @property
@@ -121,23 +147,32 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
             f"no job of {plan.experiment.name} is in the store {store.url}: run `{command}` first"
         )
     return Report(
+        plan.experiment.name,
         plan.experiment,
         prepared_of(plan.jobs[0].dataset_digest, store),
         finished,
         unfinished,
-        [_read(job, variant, store) for job in finished for variant in job.variants],
+        [read_result(job, variant, store) for job in finished for variant in job.variants],
         {job.key: _scalars(store.entry(job.key) / SCALARS) for job in finished},
     )
 
 
-def _read(job: Job, variant: str, store: Store) -> Result:
+def read_result(job: Job, variant: str, store: Store) -> Result:
+    """What a variant of a finished job reached."""
     folder = store.entry(job.key) / "variants" / variant
+    return Result(variant, job.seed, job.key, job.kind, job.features, folder, *read_folder(folder))
+
+
+def read_folder(
+    folder: Path,
+) -> tuple[dict[str, float | None], dict[str, str], list[dict[str, Any]]]:
+    """The metrics, the evaluator and the rows of categories that an evaluation has left."""
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     with (folder / "categories.csv").open(newline="", encoding="utf-8") as file:
         categories: list[dict[str, Any]] = list(csv.DictReader(file))
     for row in categories:
         row |= {name: float(row[name]) if row[name] else None for name in MEANS if name in row}
-    return Result(variant, job, folder, content["metrics"], content["evaluator"], categories)
+    return content["metrics"], content["evaluator"], categories
 
 
 def _scalars(path: Path) -> list[dict[str, float]]:

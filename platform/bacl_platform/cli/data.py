@@ -12,7 +12,21 @@ import typer
 
 from bacl.errors import UsageError
 from bacl_platform.cli.errors import report_errors
-from bacl_platform.cli.options import DEFAULT_STORE, App, Debug, Set, StoreOption
+from bacl_platform.cli.options import (
+    DEFAULT_ROOT,
+    DEFAULT_STORE,
+    App,
+    Debug,
+    Format,
+    Images,
+    Root,
+    Set,
+    StoreOption,
+    Train,
+    Val,
+    ValImages,
+)
+from bacl_platform.cli.plans import dataset_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,12 +37,6 @@ if TYPE_CHECKING:
 
 app = App(help="Prepare, verify and count data sets.", no_args_is_help=True, rich_markup_mode=None)
 
-Root = Annotated[
-    Path,
-    typer.Option(
-        "--root", metavar="FOLDER", envvar="BACL_DATA", help="Folder that holds the data sets."
-    ),
-]
 What = Annotated[
     str | None,
     typer.Argument(
@@ -37,29 +45,6 @@ What = Annotated[
         "file; without it, the files of --train, --val and --images are meant.",
     ),
 ]
-Train = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Annotation file of the training split.")
-]
-Val = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Annotation file of the validation split.")
-]
-Images = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the images.")]
-ValImages = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER", help="Folder of the validation images.", show_default="that of --images"
-    ),
-]
-Format = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        metavar="lvis|coco|NAME",
-        help="Format of --train and --val; NAME is one that an installed package brings.",
-    ),
-]
-
-DEFAULT_ROOT = Path("bacl_data")
 
 
 @app.command()
@@ -177,7 +162,7 @@ def verify(
         from bacl_platform.texts import one_line
 
         console = Console()
-        dataset = _dataset(what, root, [train, val, images, val_images], format_, set_)
+        dataset = dataset_of(what, root, [train, val, images, val_images], format_, set_)
         with Watching(console, unit="images") as watching:
             found = checks.verify(
                 dataset,
@@ -240,7 +225,7 @@ def stats(
 
         if what is None and train and images is None:
             images = train.parent  # counting needs no images
-        dataset = _dataset(what, root, [train, val, images, val_images], format_, set_)
+        dataset = dataset_of(what, root, [train, val, images, val_images], format_, set_)
         counted = count(dataset, _cache(dataset, store_url))
         text = json.dumps(counted.as_json(), indent=1)
         if json_:
@@ -255,59 +240,6 @@ def stats(
         (out / "long_tail.png").write_bytes(png(long_tail(counted)))
         _print_stats(counted, Console())
         print(f"written: {out}/long_tail.png, categories.csv, stats.json")
-
-
-def _dataset(
-    what: str | None,
-    root: Path,
-    files: list[Path | None],
-    format_: str,
-    set_: list[str] | None,
-) -> "settings.Dataset":
-    """What the user means by a name, an experiment file or plain files."""
-    from bacl import settings
-    from bacl.datasets.formats import FORMATS
-    from bacl.datasets.sources import NAMED, under
-    from bacl.extensions import load_installed
-    from bacl_platform.spec.problems import likely, one_of
-    from bacl_platform.texts import is_text
-
-    train, val, images, val_images = files
-    if what is not None and any(files):
-        raise UsageError(f"expected either {what} or --train, --val and --images, got both")
-    if what is None:
-        if not (train and val and images):
-            raise UsageError(
-                f"expected one of {', '.join(NAMED)}, an experiment file, or all of --train, --val "
-                "and --images"
-            )
-        load_installed()
-        if format_ not in FORMATS:
-            close = likely(format_, FORMATS)
-            hint = f" (did you mean `{close}`?)" if close else ""
-            raise UsageError(f"--format: expected {one_of(FORMATS)}, got {format_!r}{hint}")
-        for option, path in zip(("--train", "--val", "--images", "--val-images"), files):
-            if path is not None and not is_text(str(path)):
-                raise UsageError(f"{option} {path}: expected a path that is text in UTF-8")
-        return settings.Dataset.model_validate(
-            {
-                "format": format_,
-                "train": str(train),
-                "val": str(val),
-                "images": str(images),
-                "val_images": str(val_images) if val_images else None,
-            }
-        )
-    if what in NAMED:
-        return under(root, what)
-    if not Path(what).is_file():
-        raise UsageError(
-            f"expected one of {', '.join(NAMED)} or an experiment file, got {what!r}, which is no "
-            "file"
-        )
-    from bacl_platform.spec.load import load
-
-    return load(what, set_).dataset
 
 
 def _detector(what: str | None, set_: list[str] | None) -> "settings.Detector | None":

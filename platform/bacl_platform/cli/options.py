@@ -66,7 +66,45 @@ Seeds = Annotated[
     str | None, typer.Option(metavar="N,N,...", help="Run these seeds and not the file's.")
 ]
 
+Root = Annotated[
+    Path,
+    typer.Option(
+        "--root", metavar="FOLDER", envvar="BACL_DATA", help="Folder that holds the data sets."
+    ),
+]
+Train = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Annotation file of the training split.")
+]
+Val = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Annotation file of the validation split.")
+]
+Images = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the images.")]
+ValImages = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Folder of the validation images.", show_default="that of --images"
+    ),
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="lvis|coco|NAME",
+        help="Format of --train and --val; NAME is one that an installed package brings.",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="NAME|FILE",
+        help="Dataset on whose validation split detections are judged: a data set under --root "
+        "(lvis_v0.5, lvis_v1, coco_lt or embedded) or an experiment file.",
+    ),
+]
+
 DEFAULT_STORE = "bacl_store"
+DEFAULT_ROOT = Path("bacl_data")
 
 
 class Command(TyperCommand):

@@ -17,6 +17,8 @@ from bacl_platform.cli.options import DEFAULT_STORE
 from bacl_platform.texts import one_line
 
 if TYPE_CHECKING:
+    from bacl import settings
+    from bacl.datasets.prepared import Prepared
     from bacl_platform.plan.job import Plan
     from bacl_platform.plan.sweep_plan import Preparation, SweepPlan
     from bacl_platform.store.store import Store
@@ -94,3 +96,74 @@ def rerun_command(
     words += [word for override in overrides or [] for word in ("--set", override)]
     words += ["--seeds", seeds] if seeds else []
     return shlex.join(words)
+
+
+def dataset_of(
+    what: str | None,
+    root: Path,
+    files: list[Path | None],
+    format_: str,
+    set_: list[str] | None,
+) -> "settings.Dataset":
+    """What the user means by a name, an experiment file or plain files.
+
+    files: those of --train, --val, --images and --val-images.
+    """
+    from bacl import settings
+    from bacl.datasets.formats import FORMATS
+    from bacl.datasets.sources import NAMED, under
+    from bacl.extensions import load_installed
+    from bacl_platform.spec.problems import likely, one_of
+    from bacl_platform.texts import is_text
+
+    train, val, images, val_images = files
+    if what is not None and any(files):
+        raise UsageError(f"expected either {what} or --train, --val and --images, got both")
+    if what is None:
+        if not (train and val and images):
+            raise UsageError(
+                f"expected one of {', '.join(NAMED)}, an experiment file, or all of --train, --val "
+                "and --images"
+            )
+        load_installed()
+        if format_ not in FORMATS:
+            close = likely(format_, FORMATS)
+            hint = f" (did you mean `{close}`?)" if close else ""
+            raise UsageError(f"--format: expected {one_of(FORMATS)}, got {format_!r}{hint}")
+        for option, path in zip(("--train", "--val", "--images", "--val-images"), files):
+            if path is not None and not is_text(str(path)):
+                raise UsageError(f"{option} {path}: expected a path that is text in UTF-8")
+        return settings.Dataset.model_validate(
+            {
+                "format": format_,
+                "train": str(train),
+                "val": str(val),
+                "images": str(images),
+                "val_images": str(val_images) if val_images else None,
+            }
+        )
+    if what in NAMED:
+        return under(root, what)
+    if not Path(what).is_file():
+        raise UsageError(
+            f"expected one of {', '.join(NAMED)} or an experiment file, got {what!r}, which is no "
+            "file"
+        )
+    from bacl_platform.spec.load import load
+
+    return load(what, set_).dataset
+
+
+def prepared_dataset(
+    data: str, root: Path, store_url: str, overrides: list[str] | None
+) -> "Prepared":
+    """The prepared dataset of a name or an experiment file."""
+    return prepare_dataset(dataset_of(data, root, [None] * 4, "coco", overrides), store_url)
+
+
+def prepare_dataset(dataset: "settings.Dataset", store_url: str) -> "Prepared":
+    """A dataset as a store has it; prepared where it lacks it."""
+    from bacl_platform.plan.sweep_plan import Preparation
+    from bacl_platform.store.store import Store
+
+    return Preparation(Store(store_url))(dataset)

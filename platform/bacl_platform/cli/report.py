@@ -1,4 +1,4 @@
-"""`bacl report` and `bacl compare`: what finished jobs say.
+"""`bacl report`, `evaluate` and `compare`: what finished jobs, detections and detectors say.
 
 Commands import what they need when they run.
 """
@@ -12,19 +12,34 @@ import typer
 from bacl.errors import UsageError
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
+    DEFAULT_ROOT,
     DEFAULT_STORE,
     App,
+    Data,
     Debug,
+    Device,
     Either,
-    File,
+    Format,
+    Images,
     Json,
     Mixed,
     Out,
+    Root,
     Seeds,
     Set,
     StoreOption,
+    Train,
+    Val,
+    ValImages,
 )
-from bacl_platform.cli.plans import planned, rerun_command, swept
+from bacl_platform.cli.plans import (
+    dataset_of,
+    planned,
+    prepare_dataset,
+    prepared_dataset,
+    rerun_command,
+    swept,
+)
 
 app = App()
 
@@ -125,10 +140,113 @@ def report(
 
 
 @app.command()
+def evaluate(
+    what: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WHAT",
+            help="A results file (COCO's or LVIS's JSON list of detections, or a store's "
+            "detections.parquet), a checkpoint that MMDetection reads, or the folder of an "
+            "exported variant.",
+        ),
+    ],
+    data: Data = None,
+    root: Root = DEFAULT_ROOT,
+    train: Train = None,
+    val: Val = None,
+    images: Images = None,
+    val_images: ValImages = None,
+    format_: Format = "coco",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Configuration of a checkpoint. It is Python and is executed: use one that you "
+            "trust.",
+            show_default="config.py beside it",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name in tables.", show_default="of WHAT")
+    ] = None,
+    device: Device = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only AP and its tables: analyse no errors.")
+    ] = False,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder to write to.", show_default="STORE/reports/NAME"
+        ),
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Judge detections or a detector on a validation split.
+
+    Prints AP, and writes a report: categories, errors by kind, confusions. `bacl compare` sets
+    results files, and the folders that this writes of checkpoints, beside variants of a store.
+
+    \b
+    Examples:
+      bacl evaluate results.json --data mine.yaml
+      bacl evaluate model.pth --config model.py --data lvis_v1
+    """
+    with report_errors(debug):
+        from bacl.results_files import is_results
+        from bacl_platform.console import Console
+        from bacl_platform.report import evaluation_report, experiment_report
+        from bacl_platform.store.store import Store
+
+        if is_results(what) and (config is not None or device is not None):
+            raise UsageError(f"--config, --device: expected with a checkpoint, got {what}")
+        if not what.exists():
+            raise UsageError(f"{what}: there is no such file or folder")
+        dataset = dataset_of(data, root, [train, val, images, val_images], format_, set_)
+        prepared = prepare_dataset(dataset, store_url)
+        title = name or (what.resolve().name if what.is_dir() else what.stem)
+        out = out or Store(store_url).root / "reports" / title
+        progress = Console(stderr=True)
+        if is_results(what):
+            from bacl_platform.analysis.files import report_of_file
+
+            report = report_of_file(what, title, prepared)
+        else:
+            from bacl_platform.tools.evaluate import evaluate_checkpoint, files_of
+
+            found = files_of(what, config)
+            report = evaluate_checkpoint(*found, title, prepared, out, device, progress)
+        analysis, sections = None, []
+        if not quick:
+            from bacl_platform.analysis import profiles
+            from bacl_platform.report import findings
+
+            analysis = profiles.analyse(report, progress)
+            sections = findings.sections(report, analysis, None, 0, 0)
+        sections[:0] = evaluation_report.sections(report, analysis)
+        experiment_report.write(report, out, "", sections)
+        if json_:
+            print(json.dumps(evaluation_report.as_json(report, analysis), indent=1))
+        else:
+            evaluation_report.print_evaluation(report, out, Console())
+
+
+@app.command()
 def compare(
-    file: File,
-    first: Annotated[str, typer.Argument(metavar="A", help="A variant.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The variant to compare with it.")],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="WHAT...",
+            help="Two or more of FILE.yaml:VARIANT (of a sweep its trial, such as "
+            "sweep.yaml:alpha=0.5), results files (.json or .parquet) and folders of `bacl "
+            "evaluate`; after a leading FILE.yaml also plain names of its variants. The first is "
+            "compared with each of the others.",
+        ),
+    ],
+    data: Data = None,
+    root: Root = DEFAULT_ROOT,
     resamples: Annotated[
         int,
         typer.Option(min=20, metavar="N", help="Resamples of the validation images (bootstrap)."),
@@ -141,28 +259,36 @@ def compare(
     mixed: Mixed = False,
     debug: Debug = False,
 ) -> None:
-    """Say what variant B gains over A, and how sure that is.
+    """Say what B gains over A, and how sure that is.
 
     Gives 95 % intervals by a paired bootstrap over validation images, for all categories, each
-    frequency group and each category.
+    frequency group and each category; of boxes and, where both have them, of masks.
 
     \b
-    Example:
+    Examples:
       bacl compare experiments/embedded/demo.yaml softmax bacl
+      bacl compare A.yaml:bacl B.yaml:bacl results.json
     """
     with report_errors(debug):
-        from bacl_platform.analysis import compare, results
+        from bacl_platform.analysis import compare
+        from bacl_platform.cli.contenders import contenders, read_words
         from bacl_platform.console import Console
         from bacl_platform.report import comparison_report as comparing
+        from bacl_platform.store.store import Store
 
-        plan, store = planned(file, store_url, set_, seeds)
-        found = results.collect(plan, store, rerun_command(file, store_url, set_, seeds))
-        made = compare.compare(found, first, second, resamples, Console(stderr=True), mixed=mixed)
-        page = comparing.write(made, out or store.root / "reports" / plan.experiment.name)
+        words = read_words(what)
+        dataset = None if data is None else prepared_dataset(data, root, store_url, set_)
+        first, *others = contenders(words, dataset, store_url, set_, seeds)
+        console, shown = Console(stderr=True), []
+        for other in others:
+            made = compare.compare(first, other, resamples, console, mixed=mixed)
+            named = next((c.place for c in (first, other) if c.experiment), "files")
+            page = comparing.write(made, out or Store(store_url).root / "reports" / named)
+            shown.append(comparing.as_json(made))
+            if not json_:
+                comparing.print_comparison(made, page, Console())
         if json_:
-            print(json.dumps(comparing.as_json(made), indent=1))
-        else:
-            comparing.print_comparison(made, page, Console())
+            print(json.dumps(shown if len(shown) > 1 else shown[0], indent=1))
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -58,7 +58,7 @@ def plan(
 
         if is_sweep(file):
             (sweep,), store, prepare = swept([file], store_url, set_, seeds)
-            check_weights(sweep.missing(store))
+            check_weights(sweep.missing(store), store)
             check_imports(sweep.missing(store))
             then = next(iter(confirmations([sweep], prepare, store)), None)
             known = then is not None
@@ -67,7 +67,7 @@ def plan(
             print_sweep(sweep, store, Console(), then, known)
         else:
             plan, store = planned(file, store_url, set_, seeds)
-            check_weights(plan.missing(store))
+            check_weights(plan.missing(store), store)
             accounts = check_imports(plan.missing(store))
             print_plan(plan, store, Console())
             for line in accounts:
@@ -95,14 +95,15 @@ def run(
     with report_errors(debug):
         from bacl_platform.console import Console, say
         from bacl_platform.plan.imports import check_imports
-        from bacl_platform.plan.weights import check_weights
+        from bacl_platform.plan.weights import check_weights, fetch_named
         from bacl_platform.run.driver import run as run_plan
         from bacl_platform.store.drivers import driving
         from bacl_platform.tracking.tracking import Tracking
 
         console = Console()
         plan, store = planned(file, store_url, set_, seeds)
-        check_weights(plan.missing(store))
+        check_weights(plan.missing(store), store)
+        fetch_named(plan.missing(store), store)
         check_imports(plan.missing(store))
         with driving(store):
             run_plan(plan, store, Tracking.of_plan(plan, store), console, address)
@@ -200,14 +201,15 @@ def sweep(
     with report_errors(debug):
         from bacl_platform.console import Console, say
         from bacl_platform.plan.imports import check_imports
-        from bacl_platform.plan.weights import check_weights
+        from bacl_platform.plan.weights import check_weights, fetch_named
         from bacl_platform.store.drivers import driving
         from bacl_platform.tune import sweeps
 
         console = Console()
         plans, store, prepare = swept(files, store_url, set_, seeds, max_trials)
         missing = [job for each in plans for job in each.missing(store)]
-        check_weights(missing)
+        check_weights(missing, store)
+        fetch_named(missing, store)
         check_imports(missing)
         with driving(store):
             sweeps.run_sweeps(plans, store, prepare, console, address, retry_failed)

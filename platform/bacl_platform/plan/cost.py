@@ -24,6 +24,7 @@ EACH_VARIANT = 0.03
 """What one more variant of a bank adds to a step, as a share of it (`bacl bench bank`)."""
 _PACE = (
     "augmentation",
+    "augmentations",
     "copy_paste_size",
     "scales",
     "proposals",

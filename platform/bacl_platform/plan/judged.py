@@ -71,11 +71,14 @@ def why_absent(metric: str, prepared: Prepared, detector: Detector) -> str | Non
     return "the validation split has no box of that group"
 
 
-def notes(experiments: Iterable[tuple[Experiment, Prepared]]) -> list[str]:
-    """What a reader must know to interpret the results of experiments, each sentence once."""
+def notes(experiments: Iterable[tuple[Experiment | None, Prepared]]) -> list[str]:
+    """What a reader must know to interpret the results of experiments, each sentence once; None
+    stands for detections of any detector."""
     said: dict[str, None] = {}
     for experiment, prepared in experiments:
         said |= dict.fromkeys(absence(prepared))
+        if experiment is None:
+            continue
         boxes = _boxes(Path(prepared.val.index))
         crowded = crowding_sentences(boxes, experiment.detector, prepared.evaluation)
         said |= dict.fromkeys(crowded)

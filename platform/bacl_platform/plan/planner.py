@@ -17,6 +17,7 @@ from bacl.schema import Settings
 from bacl.settings import Features
 from bacl_platform.plan.job import Job, Plan, digest_of, grouped
 from bacl_platform.plan.population import Population
+from bacl_platform.plan.weights import held_weights
 from bacl_platform.spec.experiment import (
     AnyStage,
     ClassifierStage,
@@ -81,7 +82,8 @@ class _Planner:
         store: Store,
         population: Population | None,
     ) -> None:
-        self.experiment, self.prepared = experiment, prepared
+        self.experiment, self.weights = held_weights(experiment, store)
+        self.prepared = prepared
         self.store, self.population = store, population
         self.dataset_info = store.datasets / prepared.digest / "dataset.json"
         self.known = store.variants()
@@ -89,7 +91,6 @@ class _Planner:
         """Those that are made, by key."""
         self.complete = functools.cache(store.complete)  # once for all variants of an entry
         self.code, self.versions = source_digest(), _versions()
-        self.weights = _weights_digest(experiment.detector.weights)
         self.imported: dict[str, list[Job]] = {}
         """Jobs of imported stages, which are the same for all seeds, by stage."""
         self.files = _checkpoints(experiment)
@@ -296,17 +297,6 @@ def _placed(problem: str, name: str, stage: AnyStage) -> str:
         problem = problem.replace(f"variants.{name}", "classifier", 1)
     of_stage = problem.startswith(("variants.", "classifier", "recipe.", "kind:"))
     return f"stages.{name}.{problem}" if of_stage else problem
-
-
-def _weights_digest(weights: str | None) -> str:
-    """SHA-256 of the file that `detector.weights` names; empty where it names none that can be
-    read, which `check_weights` reports."""
-    if weights is None or weights == "torchvision":
-        return ""
-    try:
-        return sha256(Path(weights))
-    except OSError:
-        return ""
 
 
 def _checkpoints(experiment: Experiment) -> dict[str, str]:

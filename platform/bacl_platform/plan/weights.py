@@ -1,38 +1,101 @@
-"""The files that backbones start from, checked before any job starts."""
+"""The weights that detectors start from: held to a content, fetched and checked before any job
+starts."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bacl.backbones import BACKBONES
-from bacl.config import weights_file
+from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
+from bacl.weights import (
+    Address,
+    address_of,
+    checkpoint_of,
+    enters_by_content,
+    in_torch_hub,
+    is_file,
+    pretrained,
+)
+from bacl_platform.console import Console, Watching
+from bacl_platform.spec.experiment import Experiment
+from bacl_platform.store.store import Store
+from bacl_platform.store.weights import known_digest, provide
 
 if TYPE_CHECKING:
     from bacl_platform.plan.job import Job
 
 
-def check_weights(jobs: Iterable["Job"]) -> None:
-    """Raise UsageError where the backbone of a job is to start from a file that does not fit.
+def held_weights(experiment: Experiment, store: Store) -> tuple[Experiment, str]:
+    """The experiment with its weights from the web held to a content, and the digest of
+    `detector.weights`.
+
+    A digest that neither the user nor the store knows is found by fetching. It is empty without
+    weights, for `torchvision`, which enters keys by its name, and for a file that cannot be read,
+    which `check_weights` reports.
+    """
+    detector = experiment.detector
+    if detector.weights is None:
+        return experiment, ""
+    address = address_of(detector.weights)
+    if address is not None:
+        digest = known_digest(store, address) or provide_shown(store, address).stem
+        held = detector.model_copy(update={"weights": Address(address.place, digest).text})
+        return experiment.model_copy(update={"detector": held}), digest
+    if not is_file(detector.weights):
+        return experiment, ""
+    try:
+        return experiment, sha256(Path(detector.weights))
+    except OSError:
+        return experiment, ""
+
+
+def provide_shown(store: Store, address: Address) -> Path:
+    """The file of an address, with progress on the standard error where it is fetched."""
+    with Watching(Console(stderr=True)) as watching:
+        return provide(store, address, watching.say, watching)
+
+
+def check_weights(jobs: Iterable["Job"], store: Store) -> None:
+    """Raise UsageError where the backbone of a job is to start from weights that do not fit; fetch
+    those from the web first.
 
     MMEngine would find out when the job starts, and would pass over weights of other names.
     """
     problems: dict[str, None] = {}
-    for file, kind in {found: None for job in jobs if (found := _of(job.config["model"]))}:
-        if problem := _problem(Path(file), kind):
+    checked: list[dict[str, object]] = []
+    for job in jobs:
+        backbone = job.config["model"].get("backbone") or {}
+        checkpoint = checkpoint_of(backbone.get("init_cfg"))
+        if checkpoint is None or not enters_by_content(checkpoint) or backbone in checked:
+            continue
+        checked.append(backbone)
+        address = address_of(checkpoint)
+        file = provide_shown(store, address) if address else Path(checkpoint)
+        if problem := _problem(file, address.place if address else checkpoint, backbone):
             problems[f"detector.weights: {problem}"] = None
     if problems:
         raise UsageError("\n".join(problems))
 
 
-def _of(model: dict[str, Any]) -> tuple[str, str] | None:
-    """The file that a model's backbone starts from and the kind of the backbone."""
-    backbone = model["backbone"]
-    file = weights_file(backbone.get("init_cfg") or {})
-    return (file, backbone["type"]) if file else None
+def fetch_named(jobs: Iterable["Job"], store: Store) -> None:
+    """Fetch weights that jobs begin with by a hub's name alone, such as `weights: torchvision`.
+
+    Those that MMEngine finds in torch.hub's cache stay there.
+    """
+    names = {
+        init["checkpoint"]: None for job in jobs for init in pretrained(job.config.get("model"))
+    }
+    for name in (name for name in names if not enters_by_content(name)):
+        try:
+            address = address_of(name)
+        except ValueError:  # a scheme of MMEngine's that is no hub's here: MMEngine's to fetch
+            continue
+        if address is not None and not in_torch_hub(address):
+            provide_shown(store, address)
 
 
-def _problem(file: Path, kind: str) -> str | None:
+def _problem(file: Path, said: str, backbone: dict[str, object]) -> str | None:
+    """Why a backbone cannot start from a file, in a sentence; said: what the user calls it."""
     from bacl.detector.warmstart import read_tensors
 
     if not file.exists():
@@ -40,16 +103,11 @@ def _problem(file: Path, kind: str) -> str | None:
     try:
         content = read_tensors(file, mapped=True)
     except RunError as error:
-        return str(error)
+        return str(error).replace(str(file), said)
     state = content
     if isinstance(content, dict):
         state = content.get("state_dict", content.get("model", content))
-    names = {str(name).removeprefix("module.") for name in state} if isinstance(state, dict) else ()
-    parameter = next((b.parameter for b in BACKBONES.values() if b.config["type"] == kind), "")
-    if not parameter or parameter in names:
-        return None
-    found = f"none such among its {len(names)}" if names else "none"
-    return (
-        f"{file}: expected the weights of a {kind} backbone alone, as a state dict that has "
-        f"{parameter}, found {found}"
-    )
+    from bacl.detector.backbone_fit import backbone_problem  # loads MMDetection
+
+    problem = backbone_problem(backbone, state if isinstance(state, dict) else {})
+    return problem and f"{said}: {problem}"

@@ -142,8 +142,8 @@ def write(comparison: Comparison, out: Path) -> Path:
     Raises RunError where the disk is full or the folder cannot be written.
     """
     made = sections(comparison)
-    title = comparison.experiment
-    page = out / f"compare_{comparison.first}_{comparison.second}.html"
+    title = comparison.title
+    page = out / f"{comparison.stem}.html"
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for picture in (picture for section in made for picture in section.pictures):

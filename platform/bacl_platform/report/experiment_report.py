@@ -16,7 +16,6 @@ from bacl_platform import texts
 from bacl_platform.analysis.results import Report
 from bacl_platform.console import say
 from bacl_platform.plan.job import Fidelity
-from bacl_platform.plan.judged import notes
 from bacl_platform.report.pages import (
     Bold,
     Section,
@@ -42,10 +41,10 @@ if TYPE_CHECKING:
 def as_json(report: Report) -> dict[str, Any]:
     """Fractions as lvis-api gives them: means over seeds, and each seed; null for no category."""
     seeds: dict[str, dict[str, Any]] = {}
-    keys: dict[str, dict[str, str]] = {}
+    keys: dict[str, dict[str, str | None]] = {}
     for result in report.results:
-        seeds.setdefault(str(result.job.seed), {})[result.variant] = result.metrics
-        keys.setdefault(str(result.job.seed), {})[result.variant] = result.job.key
+        seeds.setdefault(str(result.seed), {})[result.variant] = result.metrics
+        keys.setdefault(str(result.seed), {})[result.variant] = result.key
     return {
         "variants": {
             name: {metric: _mean(report.values(name, metric)) for metric in report.metrics}
@@ -56,7 +55,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "features": {name: report.features(name) for name in report.variants},
         "evaluators": report.evaluators,
         "unfinished": [job.name for job in report.unfinished],
-        "notes": notes([(report.experiment, report.prepared)]),
+        "notes": report.notes,
     }
 
 
@@ -90,6 +89,8 @@ def rows(report: Report) -> list[Row]:
         if values_of := report.values(name, metric):
             shown.setdefault((report.features(name), metric), []).append(_points(values_of))
     best = {place: max(points) for place, points in shown.items()}
+    if report.experiment is None:  # one file, which is the best of nothing
+        best = {}
     if report.replayed:  # else a lone stage 1 beside replayed classifiers would be the best exact
         best = {place: points for place, points in best.items() if len(shown[place]) > 1}
     made = []
@@ -124,10 +125,10 @@ def _text(values: list[float], sign: str = "") -> str:
     return f"{_points(values):{sign}.1f}{spread}"
 
 
-def _legend(report: Report) -> str:
+def legend(report: Report) -> str:
     """What the numbers are, in a sentence or two."""
     legend = "AP in points"
-    seeds = len({result.job.seed for result in report.results})
+    seeds = len({result.seed for result in report.results})
     if seeds > 1:
         legend += f", mean ± standard deviation over {seeds} seeds"
     sizes = Counter(category["frequency"] for category in report.results[0].categories)
@@ -158,7 +159,7 @@ def _notes(report: Report, command: str) -> Iterator[str]:
             for e in report.evaluators
         )
         yield f"Not all rows compare, for they were evaluated differently: {said}."
-    yield from notes([(report.experiment, report.prepared)])
+    yield from report.notes
 
 
 def table(report: Report, metrics: list[str]) -> "Table":
@@ -193,22 +194,26 @@ def table(report: Report, metrics: list[str]) -> "Table":
     return shown
 
 
-def print_report(report: Report, out: Path, store: Store, command: str, console: "Console") -> None:
-    """The table, and where everything is."""
-
+def print_tables(report: Report, console: "Console") -> None:
+    """The table of boxes and, where there are masks, that of masks."""
     for metrics in report.kinds.values():
         comparison = table(report, metrics)
         if not console.is_terminal:  # a file or a pipe has no edge to wrap at
             needed = console.measure(comparison, options=console.options.update(width=1000))
             console.width = max(console.width, needed.maximum)
         console.print(comparison)
-    baseline = report.experiment.baseline
+
+
+def print_report(report: Report, out: Path, store: Store, command: str, console: "Console") -> None:
+    """The table, and where everything is."""
+    print_tables(report, console)
+    baseline = report.baseline
     compared = (
         f" Second lines: difference to {baseline}."
         if any(row.differences for row in rows(report))
         else ""
     )
-    say(console, f"{_legend(report)} * best.{compared}")
+    say(console, f"{legend(report)} * best.{compared}")
     for note in _notes(report, command):
         say(console, note)
     say(console, "")
@@ -270,7 +275,7 @@ def markdown(
 ) -> str:
     """The report for a README or an issue; pictures are links to files beside it."""
     made, of_kinds = rows(report), ["features"] if report.replayed else []
-    lines = [f"# {texts.markdown(report.experiment.name)}", "", _legend(report), ""]
+    lines = [f"# {texts.markdown(report.name)}", "", legend(report), ""]
     for metrics in report.kinds.values():
         lines += [
             *markdown_table(
@@ -288,7 +293,7 @@ def markdown(
             "",
         ]
     if any(row.differences for row in made):
-        lines += [f"Difference to {report.experiment.baseline}, seed by seed:", ""]
+        lines += [f"Difference to {report.baseline}, seed by seed:", ""]
         for metrics in report.kinds.values():
             differences = [
                 [row.name, *(row.differences[m] for m in metrics)]
@@ -302,7 +307,8 @@ def markdown(
         lines += markdown_picture(picture)
     for section in sections:
         lines += markdown_section(section)
-    lines += ["## Checkpoints", "", *markdown_table(_CHECKPOINT_HEAD, _checkpoints(report)), ""]
+    if checkpoints := _checkpoints(report):
+        lines += ["## Checkpoints", "", *markdown_table(_CHECKPOINT_HEAD, checkpoints), ""]
     lines.append(_provenance(report))
     return "\n".join(lines) + "\n"
 
@@ -311,7 +317,11 @@ _CHECKPOINT_HEAD = ["variant", "seed", "key", "file"]
 
 
 def _checkpoints(report: Report) -> list[list[str]]:
-    return [[r.variant, str(r.job.seed), r.job.key, str(r.checkpoint)] for r in report.results]
+    return [
+        [r.variant, str(r.seed), r.key, str(r.checkpoint)]
+        for r in report.results
+        if r.key is not None
+    ]
 
 
 def _provenance(report: Report) -> str:
@@ -331,9 +341,10 @@ def html(
     """The report as one page that needs no other file."""
     made, of_kinds = rows(report), ["features"] if report.replayed else []
     compared = any(row.differences for row in made)
-    second = f" Second lines: difference to {report.experiment.baseline}." if compared else ""
+    second = f" Second lines: difference to {report.baseline}." if compared else ""
+    best = " <b>Bold</b>: best." if report.experiment else ""
     body = [
-        f"<p>{texts.html(_legend(report))} <b>Bold</b>: best.{texts.html(second)}</p>",
+        f"<p>{texts.html(legend(report))}{best}{texts.html(second)}</p>",
         *(
             html_table(
                 ["variant", "seeds", *of_kinds, *metrics],
@@ -355,13 +366,10 @@ def html(
         body += html_picture(picture)
     for section in sections:
         body += html_section(section)
-    checkpoints = [[texts.html(cell) for cell in cells] for cells in _checkpoints(report)]
-    body += [
-        "<h2>Checkpoints</h2>",
-        html_table(_CHECKPOINT_HEAD, checkpoints, "left"),
-        f"<p>{texts.html(_provenance(report))}</p>",
-    ]
-    return html_page(report.experiment.name, body)
+    if checkpoints := [[texts.html(cell) for cell in cells] for cells in _checkpoints(report)]:
+        body += ["<h2>Checkpoints</h2>", html_table(_CHECKPOINT_HEAD, checkpoints, "left")]
+    body.append(f"<p>{texts.html(_provenance(report))}</p>")
+    return html_page(report.name, body)
 
 
 def _html_cell(row: Row, metric: str) -> str:

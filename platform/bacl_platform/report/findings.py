@@ -29,7 +29,7 @@ def sections(
     names = featured(report, 3) if names is None else names
     if unknown := [name for name in names if name not in report.variants]:
         raise UsageError(
-            f"{report.experiment.name}: expected variants to draw among "
+            f"{report.name}: expected variants to draw among "
             f"{', '.join(report.variants)}, got {unknown[0]}"
         )
     made = []

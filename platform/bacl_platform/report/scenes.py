@@ -80,9 +80,7 @@ def scenes(
 
     Raises RunError where an image of the dataset cannot be read.
     """
-    found = {
-        name: Detections.read(report.of(name)[0].folder / "detections.parquet") for name in names
-    }
+    found = {name: report.of(name)[0].detections() for name in names}
     made = []
     for number, scene in enumerate(choose(analysis, names, threshold, count), start=1):
         file = analysis.files[scene.image]

@@ -223,6 +223,7 @@ def beside_paper(report: "Report", file: Path, mixed: bool = False) -> ResultTab
     numbers may stand beside replayed ones. Raises UsageError where they may not and would, and
     where the experiment names no table, or one that is not there.
     """
+    assert report.experiment is not None
     title, rows = published(report.experiment.paper, file, "variant")
     theirs = dict(rows)
     metrics = list(dict.fromkeys(name for points in theirs.values() for name in points))
@@ -236,8 +237,8 @@ def beside_paper(report: "Report", file: Path, mixed: bool = False) -> ResultTab
         kind = report.features(name) if name in report.variants else None
         paper = theirs.get(name, {})
         made.append(Row({"variant": name}, state, found, paper, seeds=seeds, features=kind))
-    said = [*_mixture(file, made, mixed), *notes([(report.experiment, report.prepared)])]
-    return ResultTable(report.experiment.name, title, metrics, made, True, said)
+    said = [*_mixture(file, made, mixed), *report.notes]
+    return ResultTable(report.name, title, metrics, made, True, said)
 
 
 def interval(values: list[float]) -> tuple[float, float]:

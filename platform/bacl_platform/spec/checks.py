@@ -100,10 +100,13 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
 def _of_training(name: str, stage: Training) -> Iterator[str]:
     """Problems of a stage's batch, precision and resources."""
     batch, workers = stage.recipe.schedule.batch, stage.resources.workers
-    if batch % (2 * workers):
+    parts = stage.recipe.accumulate
+    if batch % (2 * workers * parts):
+        in_parts = f" in each of {parts} parts" if parts > 1 else ""
         yield (
-            f"stages.{name}.recipe.schedule.batch: expected a multiple of {2 * workers} "
-            f"(whole image pairs on each of {workers} workers), got {batch}"
+            f"stages.{name}.recipe.schedule.batch: expected a multiple of "
+            f"{2 * workers * parts} (whole image pairs on each of {workers} workers"
+            f"{in_parts}), got {batch}"
         )
     if stage.recipe.precision == "float16" and not stage.resources.gpus:
         yield (
@@ -140,6 +143,11 @@ def _replays(name: str, experiment: Experiment) -> Iterator[str]:
     rooted = _first(name, experiment) is not None  # else `broken_edges` says so
     if stage.recipe.features == "exact" or not isinstance(before, FeaturesStage) or not rooted:
         return
+    if stage.recipe.accumulate > 1:
+        yield (
+            f"stages.{name}.recipe.accumulate: expected 1 with features: replay, whose steps load "
+            f"no images, got {stage.recipe.accumulate}"
+        )
     shown = image_recipe(experiment, stage.after)
     for field in sorted(stage.recipe.model_fields_set & set(STORED_WITH)):
         if getattr(stage.recipe, field) != getattr(shown, field):

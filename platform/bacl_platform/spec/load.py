@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from bacl.detector.zoo import is_file
 from bacl.errors import UsageError
 from bacl.method_settings.registry import Variant
+from bacl.weights import is_file as is_weights_file
 from bacl_platform.spec.checks import broken_edges, disagreements
 from bacl_platform.spec.experiment import (
     AnyStage,
@@ -134,7 +135,9 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
 
     dataset, detector = experiment.dataset, experiment.detector
     files = {name: absolute(getattr(dataset, name)) for name in DATASET_PATHS}
-    weights = detector.weights if detector.weights == "torchvision" else absolute(detector.weights)
+    weights = detector.weights
+    if weights is not None and is_weights_file(weights):
+        weights = absolute(weights)
     config = absolute(detector.config) if is_file(detector.config or "") else detector.config
     paper = experiment.paper
 
@@ -166,7 +169,8 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
 def _paths(experiment: Experiment) -> dict[str, str]:
     """The paths of data, weights and variants, by field."""
     paths = {f"dataset.{name}": getattr(experiment.dataset, name) for name in DATASET_PATHS}
-    paths["detector.weights"] = experiment.detector.weights
+    weights = experiment.detector.weights
+    paths["detector.weights"] = weights if weights and is_weights_file(weights) else None
     if is_file(experiment.detector.config or ""):
         paths["detector.config"] = experiment.detector.config
     for name, stage in experiment.stages.items():

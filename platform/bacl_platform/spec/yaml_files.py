@@ -15,6 +15,7 @@ from bacl import extensions
 from bacl.errors import UsageError
 from bacl.method_settings.base import Method
 from bacl.method_settings.registry import METHODS
+from bacl.weights import is_file
 from bacl_platform.spec.problems import show
 
 DATASET_PATHS = ("root", "train", "val", "images", "val_images")
@@ -182,7 +183,7 @@ def _path_fields(variant: Any) -> tuple[str, ...]:
 
 def _rebase(section: Any, field: str, folder: Path) -> None:
     value = section.get(field) if isinstance(section, dict) else None
-    if isinstance(value, str) and value != "torchvision" and is_relative(value):
+    if isinstance(value, str) and is_file(value) and is_relative(value):
         section[field] = str(folder.resolve() / value)
 
 
@@ -213,7 +214,7 @@ def data_paths(raw: dict[str, Any]) -> dict[str, str]:
         content = raw.get(section)
         given = content if isinstance(content, dict) else {}
         values = {f"{section}.{field}": given.get(field) for field in fields}
-        found |= {n: v for n, v in values.items() if isinstance(v, str) and v != "torchvision"}
+        found |= {n: v for n, v in values.items() if isinstance(v, str) and is_file(v)}
     for field, variant in raw_variants(raw):
         of_variant = {f"{field}.{name}": variant.get(name) for name in _path_fields(variant)}
         found |= {name: value for name, value in of_variant.items() if isinstance(value, str)}

@@ -9,6 +9,9 @@ MANIFEST = "manifest.json"
 
 CHECKPOINT = "checkpoint.pth"
 
+DETECTIONS = "detections.parquet"
+"""What a variant has found on the validation split."""
+
 JOB = "job.json"
 
 SCALARS = "scalars.jsonl"

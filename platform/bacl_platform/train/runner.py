@@ -19,6 +19,7 @@ from bacl_platform.plan.job import Job
 from bacl_platform.store.checkpoints import latest_checkpoint
 from bacl_platform.store.names import CHECKPOINT, CHECKPOINTS, LOG, SHARDS
 from bacl_platform.store.store import Store
+from bacl_platform.store.weights import localise
 from bacl_platform.train.hooks.leaving import LeavingVariants
 from bacl_platform.train.hooks.scalars import Scalars
 from bacl_platform.train.model import bare_model
@@ -34,7 +35,9 @@ class StageConfig(Config):
 
 
 def runner_config(job: Job, store: Store, results: Path) -> Config:
-    config = StageConfig(copy.deepcopy(job.config))
+    content = copy.deepcopy(job.config)
+    localise(store, content)
+    config = StageConfig(content)
     import_modules_from_strings(**config.custom_imports)
     config.work_dir = str(store.work(job.key) / "mmengine")
     # MMEngine names loggers by it and the second: a job that trains twice in one would share a file
@@ -101,6 +104,7 @@ def begin(
 def _resume(runner: JobRunner, step: int, path: Path) -> None:
     """What `Runner.resume` restores that training depends on, read with `weights_only`."""
     content = read_checkpoint(path)
+    runner.call_hook("after_load_checkpoint", checkpoint=content)
     bare_model(runner.model).load_state_dict(content["state_dict"])
     runner.optim_wrapper.load_state_dict(content["optimizer"])
     states = content["param_schedulers"]

@@ -11,6 +11,7 @@ import time
 import torch
 from mmengine.dist import get_world_size
 
+from bacl.averaging import averaging
 from bacl_platform.plan.job import Job
 from bacl_platform.store import unfinished
 from bacl_platform.store.disk import disk_errors, write_text
@@ -119,6 +120,8 @@ def _train(
     except Exception:
         runner.logger.exception("job %s stopped", job.key)
         raise
+    if averages := averaging(runner):
+        averages.swap(runner)
     model = bare_model(runner.model)
     together(lambda: retention.save_lasting(results / CHECKPOINTS))
     together(lambda: publish(stops.remaining, store, results, model, loop_seconds))

@@ -14,6 +14,7 @@ from rich.console import Console
 from bacl.errors import UsageError
 from bacl.evaluation import Detections, Evaluator
 from bacl_platform.analysis import compare
+from bacl_platform.analysis.contenders import contender
 from bacl_platform.analysis.results import collect
 from bacl_platform.report import comparison_report
 
@@ -43,7 +44,9 @@ def test_differences_are_the_evaluators_means_over_seeds(rivals, prepared, compa
 
 def test_interval_is_that_of_a_loop_that_evaluates_every_resample(rivals, prepared, tmp_path):
     resamples = 40
-    compared = compare.compare(rivals, "softmax", "bacl", resamples, QUIET, seed=3)
+    compared = compare.compare(
+        contender(rivals, "softmax"), contender(rivals, "bacl"), resamples, QUIET, seed=3
+    )
     content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
     images = content["images"]
     assert [image["id"] for image in images] == list(range(len(images)))
@@ -100,14 +103,14 @@ def test_better_variant_is_named_with_its_interval(compared):
 
 
 def test_worse_variant_is_named_too(rivals):
-    compared = compare.compare(rivals, "bacl", "softmax", 60, QUIET)
+    compared = compare.compare(contender(rivals, "bacl"), contender(rivals, "softmax"), 60, QUIET)
     assert compared.verdict("AP").endswith(": softmax is worse than bacl")
     assert compared.gained() == []
 
 
 def test_equal_variants_do_not_differ(study_of, rival_aps):
     equal = study_of(dict.fromkeys(rival_aps, 0.5))
-    compared = compare.compare(equal, "softmax", "bacl", 30, QUIET)
+    compared = compare.compare(contender(equal, "softmax"), contender(equal, "bacl"), 30, QUIET)
     assert compared.verdict("AP_r") == "AP_r +0.0 [0.0, 0.0] ± 0.0: no clear difference"
     assert compared.gained() == compared.lost() == []
 
@@ -130,7 +133,7 @@ def test_category_in_few_images_has_no_interval(rivals, prepared, compared, monk
         images.setdefault(annotation["category_id"], set()).add(annotation["image_id"])
     fewest = min(map(len, images.values())) + 1
     monkeypatch.setattr(compare, "FEWEST_IMAGES", fewest)
-    without = compare.compare(rivals, "softmax", "bacl", 20, QUIET)
+    without = compare.compare(contender(rivals, "softmax"), contender(rivals, "bacl"), 20, QUIET)
     of_boxes = without.categories["AP"]
     bare = {change.category.id for change in of_boxes if np.isnan(change.low)}
     few = [label for label, shown in images.items() if len(shown) < fewest]
@@ -142,7 +145,9 @@ def test_only_seeds_of_both_are_compared(two_seeds, store, fill, rival_aps):
     features, heads = two_seeds.jobs[:2]
     fill([features, heads, two_seeds.jobs[2]], rival_aps)
     report = collect(two_seeds, store, "")
-    assert compare.compare(report, "features", "bacl", 20, QUIET).seeds == [0]
+    assert compare.compare(
+        contender(report, "features"), contender(report, "bacl"), 20, QUIET
+    ).seeds == [0]
 
 
 @pytest.mark.parametrize(
@@ -154,13 +159,14 @@ def test_only_seeds_of_both_are_compared(two_seeds, store, fill, rival_aps):
 )
 def test_bad_names_are_told(rivals, names, message):
     with pytest.raises(UsageError, match=message):
-        compare.compare(rivals, *names, 20, QUIET)
+        compare.compare(*(contender(rivals, name) for name in names), 20, QUIET)
 
 
 def test_variants_without_a_common_seed_are_told(two_seeds, store, fill, rival_aps):
     fill([two_seeds.jobs[1], two_seeds.jobs[2]], rival_aps)
     with pytest.raises(UsageError, match="none in common"):
-        compare.compare(collect(two_seeds, store, ""), "features", "bacl", 20, QUIET)
+        report = collect(two_seeds, store, "")
+        compare.compare(contender(report, "features"), contender(report, "bacl"), 20, QUIET)
 
 
 def with_masks(study, prepared):
@@ -185,7 +191,7 @@ def test_masks_are_compared_where_both_variants_have_them(study_of, rival_aps, p
     study = study_of(rival_aps)
     assert prepared.val.masks
     with_masks(study, prepared)
-    compared = compare.compare(study, "softmax", "bacl", 30, QUIET)
+    compared = compare.compare(contender(study, "softmax"), contender(study, "bacl"), 30, QUIET)
     names = ["AP", "AP50", "AP75", "AP_r", "AP_c", "AP_f"]
     assert list(compared.metrics) == [*names, *(f"mask_{name}" for name in names)]
     first, second = (evaluated(study, prepared, name) for name in ("softmax", "bacl"))
@@ -208,4 +214,11 @@ def test_masks_are_compared_where_both_variants_have_them(study_of, rival_aps, p
         if result.variant == "softmax":
             for name in names:
                 del result.metrics[f"mask_{name}"]
-    assert list(compare.compare(study, "softmax", "bacl", 20, QUIET).metrics) == names
+    assert (
+        list(
+            compare.compare(
+                contender(study, "softmax"), contender(study, "bacl"), 20, QUIET
+            ).metrics
+        )
+        == names
+    )

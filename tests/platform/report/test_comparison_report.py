@@ -7,6 +7,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bacl_platform.analysis import compare
+from bacl_platform.analysis.contenders import contender
 from bacl_platform.cli import main as cli
 from bacl_platform.report import comparison_report
 from bacl_platform.report.plots.comparison import changes
@@ -18,12 +19,16 @@ QUIET = Console(quiet=True)
 
 def test_equal_variants_are_drawn(study_of, rival_aps):
     equal = study_of(dict.fromkeys(rival_aps, 0.5))
-    assert png(changes(compare.compare(equal, "softmax", "bacl", 30, QUIET)).figure)
+    assert png(
+        changes(
+            compare.compare(contender(equal, "softmax"), contender(equal, "bacl"), 30, QUIET)
+        ).figure
+    )
 
 
 def test_change_without_an_interval_is_drawn_and_null_in_json(rivals, monkeypatch):
     monkeypatch.setattr(compare, "FEWEST_IMAGES", 10**6)
-    without = compare.compare(rivals, "softmax", "bacl", 20, QUIET)
+    without = compare.compare(contender(rivals, "softmax"), contender(rivals, "bacl"), 20, QUIET)
     content = json.loads(json.dumps(comparison_report.as_json(without), allow_nan=False))
     assert {change["interval"] for change in content["metrics"].values()} == {None}
     assert png(changes(without).figure)

@@ -171,8 +171,11 @@ QUOTES = ": put it in quotes, which make it text"
         (("dataset", "groups", "names", 0), "a b", "expected a name of A-Z, a-z, 0-9 and -, "
          "got 'a b'"),
         (("detector", "nms_iou"), float("nan"), "expected a number > 0 and <= 1, got .nan"),
-        (("detector", "weights"), {"a": 1}, "expected torchvision or the path of a checkpoint "
-         "file, or null, got a mapping"),
+        (
+            ("detector", "weights"),
+            {"a": 1},
+            "expected torchvision, a checkpoint file or its address, or null, got a mapping",
+        ),
         (("stages",), {}, "expected a mapping with at least one entry, got an empty mapping"),
         (("stages", "one"), 5, "expected a mapping with a field `kind` (one of classifier, "
          "features, representation), got 5"),

@@ -142,6 +142,8 @@ def indicator_maps(report: Report, analysis: Analysis) -> Picture | None:
 
 def _tally(result: Result) -> NDArray[Any] | None:
     """What the indicator of a finished variant has counted, where its bank's checkpoint is kept."""
+    if result.key is None:
+        return None
     bank = result.folder.parents[1] / CHECKPOINT
     return confusions_of(bank, result.variant, len(result.categories)) if bank.is_file() else None
 

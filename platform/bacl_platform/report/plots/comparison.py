@@ -50,7 +50,7 @@ def changes(comparison: "Comparison", kind: str = "AP") -> Picture:
     figure.suptitle(f"{named(comparison.second)} against {named(comparison.first)}")
     of_masks = " by mask AP" if kind == "mask_AP" else ""
     return Picture(
-        f"{kind.removesuffix('AP')}compare_{comparison.first}_{comparison.second}.png",
+        f"{kind.removesuffix('AP')}{comparison.stem}.png",
         f"{comparison.second} against {comparison.first}{of_masks}",
         figure,
     )

@@ -218,12 +218,14 @@ def _dot_strength(report: Report) -> float:
 
 
 @plot(Page.RESULTS)
-def weight_norms(report: Report) -> Picture:
+def weight_norms(report: Report) -> Picture | None:
     """L2 norm of each category's classifier weights, most training instances first (Fig. 5).
 
     Mean over seeds, read from the exported checkpoints. Cascades, which have several classifiers,
-    are left out.
+    are left out. None of files, which are no detectors.
     """
+    if all(result.checkpoint is None for result in report.results):
+        return None
     categories = report.results[0].categories
     instances = np.array([int(c["instance_count"]) for c in categories])
     order = np.argsort(-instances, kind="stable")
@@ -236,7 +238,7 @@ def weight_norms(report: Report) -> Picture:
     name_groups(axes, groups, report.groups)
     width = 1.5 if len(order) <= MOST_NAMES else 0.9
     for name in report.variants:
-        norms = [weight_norms_of(r.checkpoint, len(order)) for r in report.of(name)]
+        norms = [weight_norms_of(r.checkpoint, len(order)) for r in report.of(name) if r.checkpoint]
         found = [values for values in norms if values is not None]
         if found:
             style = line_style(report.variants, name)

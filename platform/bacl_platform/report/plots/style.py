@@ -130,5 +130,5 @@ def categories_text(count: int) -> str:
 
 
 def over_seeds(report: Report) -> str:
-    seeds = len({result.job.seed for result in report.results})
+    seeds = len({result.seed for result in report.results})
     return f", mean over {seeds} seeds" if seeds > 1 else ""

@@ -1,0 +1,134 @@
+"""What the words of `bacl compare` mean: variants of experiments, trials of sweeps, and files."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bacl.errors import RunError, UsageError
+from bacl_platform.cli.plans import planned, rerun_command, swept
+
+if TYPE_CHECKING:
+    from bacl.datasets.prepared import Prepared
+    from bacl_platform.analysis.contenders import Contender
+    from bacl_platform.analysis.results import Report
+
+_YAML = re.compile(r"(.+\.ya?ml)(?::(.+))?")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A variant of an experiment or sweep file, or with none a file of detections."""
+
+    file: Path
+    variant: str | None
+
+
+def read_words(words: list[str]) -> list[Word]:
+    """What is to be compared; after a leading experiment, a bare name is one of its variants.
+
+    Raises UsageError for words that mean nothing, and where they are fewer than two.
+    """
+    base: Path | None = None
+    leading = _YAML.fullmatch(words[0]) if words else None
+    if leading and leading[2] is None:
+        base, words = Path(words[0]), words[1:]
+    found = [_read(word, base) for word in words]
+    if len(found) < 2:
+        raise UsageError(
+            f"expected two or more to compare, got {len(found)}: such as FILE.yaml A B, or "
+            "A.yaml:VARIANT B.yaml:VARIANT results.json"
+        )
+    for place, word in enumerate(found):
+        if word in found[:place]:
+            raise UsageError(f"expected two different variants, got {words[place]} twice")
+    return found
+
+
+def _read(word: str, base: Path | None) -> Word:
+    from bacl.results_files import is_results
+
+    if match := _YAML.fullmatch(word):
+        if match[2] is None:
+            raise UsageError(f"{word}: expected a variant of it as well: {word}:VARIANT")
+        return Word(Path(match[1]), match[2])
+    path = Path(word)
+    if is_results(path):
+        return Word(path, None)
+    if (path / "detections.parquet").is_file():  # a folder of an evaluation, or of a store's entry
+        return Word(path / "detections.parquet", None)
+    if base is not None:
+        return Word(base, word)
+    raise UsageError(
+        f"{word}: expected FILE.yaml:VARIANT, a results file (.json or .parquet), a folder with "
+        "detections.parquet, or after FILE.yaml a variant of it"
+    )
+
+
+def contenders(
+    words: list[Word],
+    dataset: "Prepared | None",
+    store_url: str,
+    set_: list[str] | None,
+    seeds: str | None,
+) -> list["Contender"]:
+    """The detections of all words, as the stores and files have them.
+
+    dataset: whose validation split files are of; None takes that of the first experiment. Raises
+    UsageError for unknown variants and files of other data, RunError where nothing is finished.
+    """
+    from bacl_platform.analysis.contenders import contender
+    from bacl_platform.analysis.files import contender_of_file
+
+    several = len({word.file for word in words if word.variant}) > 1
+    reports: dict[Path, Report] = {}
+    for word in words:
+        if word.variant and word.file not in reports:
+            reports[word.file] = _report(word.file, store_url, set_, seeds)
+    if dataset is None:
+        dataset = next((report.prepared for report in reports.values()), None)
+    if dataset is None:
+        raise UsageError(
+            "expected the dataset that the files are of: --data with an experiment file or the "
+            "name of a data set"
+        )
+    stems = [word.file.stem for word in words]
+    made = []
+    for word in words:
+        if word.variant:
+            report = reports[word.file]
+            name = f"{report.name}:{word.variant}" if several else word.variant
+            made.append(contender(report, word.variant, name))
+        else:
+            unique = stems.count(word.file.stem) == 1
+            own = word.file.stem if unique else str(word.file)
+            name = word.file.parent.name if word.file.name == "detections.parquet" else own
+            made.append(contender_of_file(word.file, name, dataset))
+    return made
+
+
+def _report(file: Path, store_url: str, set_: list[str] | None, seeds: str | None) -> "Report":
+    """What the store has of an experiment, or of a sweep's trials by their values."""
+    from bacl_platform.analysis.results import Report, collect, read_result
+    from bacl_platform.plan.judged import prepared_of
+    from bacl_platform.spec.sweep import is_sweep
+
+    if not is_sweep(file):
+        plan, store = planned(file, store_url, set_, seeds)
+        return collect(plan, store, rerun_command(file, store_url, set_, seeds))
+    (sweep,), store, _ = swept([file], store_url, set_, seeds)
+    cells = [cell for cell in sweep.cells if store.complete(cell.job.key)]
+    if not cells:
+        raise RunError(f"no trial of {file} is in the store {store.url}: run `bacl sweep {file}`")
+    results = [
+        replace(
+            read_result(cell.job, cell.trial.variant, store),
+            variant=cell.trial.label.replace(", ", ","),
+        )
+        for cell in cells
+    ]
+    first = cells[0]
+    prepared = prepared_of(first.job.dataset_digest, store)
+    return Report(
+        sweep.file.sweep.name, first.trial.experiment, prepared, sweep.jobs, [], results, {}
+    )

@@ -1,0 +1,149 @@
+"""Judges detections that no job of a store has made: a results file's, or a checkpoint's.
+
+A checkpoint detects on the validation split first. Its detections stay beside the report, in the
+form of a store's, so that they can be judged and compared again.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bacl import rle
+from bacl.datasets.content import some
+from bacl.datasets.prepared import Prepared
+from bacl.errors import RunError, UsageError
+from bacl.evaluation import BankMetric
+from bacl_platform.analysis.files import report_of
+from bacl_platform.analysis.results import Report, Result, read_folder
+from bacl_platform.store.disk import disk_errors
+from bacl_platform.store.names import CHECKPOINT
+from bacl_platform.tools.predict import load_detector, usable_device
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def files_of(what: Path, config: Path | None) -> tuple[Path, Path]:
+    """The checkpoint and the configuration that a user means by a folder or a file."""
+    checkpoint = what / CHECKPOINT if what.is_dir() else what
+    if not checkpoint.is_file():
+        raise UsageError(
+            f"{what}: expected a results file (.json or .parquet), a checkpoint, or a folder with "
+            f"{CHECKPOINT} and config.py as a store exports it, found none"
+        )
+    return checkpoint, config or checkpoint.with_name("config.py")
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    config: Path,
+    name: str,
+    prepared: Prepared,
+    out: Path,
+    device: str | None,
+    console: "Console",
+) -> Report:
+    """What a checkpoint detects on the validation split, and what that reaches; shows progress.
+
+    Writes its detections to `out`, some at a time. Raises UsageError where its categories are not
+    the dataset's, and as `bacl_platform.tools.predict.load_detector` does.
+    """
+    from rich.progress import track
+
+    from bacl.datasets.decoding import ImageUnreadable, read
+    from bacl.datasets.index import Index
+
+    detector, classes, ids = load_detector(config, checkpoint, usable_device(device))
+    labels = labels_of(checkpoint, classes, ids, prepared)
+    from mmdet.apis import inference_detector
+
+    index, masks = Index(prepared.val.index), prepared.val.masks
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        metric: BankMetric | None = None
+        for place in track(
+            range(len(index)),
+            "detecting",
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        ):
+            path = Path(prepared.val.images) / index.image(place).file
+            try:
+                found = inference_detector(detector, read(path)).pred_instances
+            except ImageUnreadable as error:
+                raise RunError(f"{path}: expected a readable image, got {error}") from error
+            if metric is None:
+                metric = _metric(prepared, out, masks and "masks" in found)
+            metric.process(None, [_sample(place, found, labels, metric.masks)])
+        if metric is None:
+            raise UsageError("expected a validation split with images, got none")
+        metric.evaluate(len(index))
+        for file in (out / _ONE).iterdir():
+            file.replace(out / file.name)
+        (out / _ONE).rmdir()
+    metrics, evaluator, categories = read_folder(out)
+    result = Result(name, None, None, "file", "exact", out, metrics, evaluator, categories)
+    return report_of(result, prepared)
+
+
+def labels_of(
+    checkpoint: Path,
+    names: Sequence[str],
+    ids: Sequence[int | str] | None,
+    prepared: Prepared,
+) -> NDArray[Any]:
+    """The dataset's label of each of a detector's, by id where it has these, else by name; -1 of
+    categories that the dataset lacks.
+
+    Raises UsageError where the detector lacks categories of the dataset.
+    """
+    categories = prepared.categories
+    own: dict[int | str, int] = {category.id: label for label, category in enumerate(categories)}
+    given: Sequence[int | str] = names
+    if ids is not None and set(own) <= set(ids):
+        given = ids
+    else:
+        own = {category.name: label for label, category in enumerate(categories)}
+    if lacking := [name for name in own if name not in set(given)]:
+        raise UsageError(
+            f"{checkpoint}: expected a detector of the dataset's {len(own):,} categories, got one "
+            f"of {len(names):,} that lacks {len(lacking):,} of them ({some(lacking)})"
+        )
+    return np.array([own.get(one, -1) for one in given])
+
+
+_ONE = "detector"
+"""The metric's name of the only variant."""
+
+
+def _metric(prepared: Prepared, out: Path, masks: bool) -> BankMetric:
+    annotations = Path(prepared.val.annotations)
+    return BankMetric(
+        str(annotations),
+        str(annotations.with_name("dataset.json")),
+        [_ONE],
+        prepared.evaluation,
+        str(out),
+        masks,
+    )
+
+
+def _sample(place: int, found: Any, labels: NDArray[Any], masks: bool) -> dict[str, Any]:
+    """The detections of an image as the metric takes them, less those of foreign categories."""
+    import torch
+
+    called = torch.from_numpy(labels)[found.labels.cpu()]
+    known = called >= 0
+    instances = {
+        "bboxes": found.bboxes.cpu()[known],
+        "scores": found.scores.cpu()[known],
+        "labels": called[known],
+        "variant": torch.zeros(int(known.sum()), dtype=torch.long),
+    }
+    if masks:
+        instances["masks"] = rle.encode(found.masks.cpu()[known])
+    return {"img_id": place, "pred_instances": instances}
