@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 def imported(path, more=""):
     return (
         f"stages.features={{kind: imported, checkpoint: {path}, "
-        f"recipe: {{test_scale: [96, 96], loader_workers: 0}}{more}}}"
+        f"recipe: {{scales: [[96, 96]], test_scale: [96, 96], proposals: 50, loader_workers: 0}}"
+        f"{more}}}"
     )
 
 
@@ -127,3 +128,56 @@ def test_job_refuses_a_file_that_has_changed_since_it_was_planned(planned, store
     torch.save({**content, "more": 1}, path)
     failure = worker.train(job, store, lambda *_: None, lambda *_: None)
     assert "got one that has changed" in failure
+
+
+@pytest.fixture
+def released(planned, finished, store, tmp_path):
+    """A file of BACL's release of a classifier stage, with confusions and statistics of its own."""
+    job = planned().jobs[0]
+    finished(job)
+    path = store.entry(job.key) / "variants" / "features" / "checkpoint.pth"
+    state = torch.load(path, weights_only=True)["state_dict"]
+    head = "roi_head.bbox_head"
+    state[f"{head}.loss_cls.cm_numerator"] = torch.rand(6, 6)
+    state[f"{head}.loss_cls.num_gt"] = torch.arange(6.0)
+    state[f"{head}.feature_prototype"] = torch.rand(6, 32)
+    state[f"{head}.feature_variance"] = torch.rand(6, 32)
+    state[f"{head}.feature_used"] = torch.ones(6)
+    torch.save({"state_dict": state, "meta": {}, "optimizer": {}}, tmp_path / "epoch_12.pth")
+    return tmp_path / "epoch_12.pth"
+
+
+def test_release_goes_on_from_its_confusions_and_trains(planned, store, released):
+    path = imported(released, ", classifier: {method: bacl, hallucination: {categories: 4}}")
+    short = "stages.heads.recipe.schedule={iterations: 1, batch: 2, lr: 0.000001, warmup: 0}"
+    job, heads = planned(path, short).jobs
+    for one in (job, heads):
+        assert worker.train(one, store, lambda *_: None, lambda *_: None) is None
+    first, second = (
+        torch.load(store.entry(one.key) / "checkpoint.pth", weights_only=True)["state_dict"]
+        for one in (job, heads)
+    )
+    head = "roi_head.bbox_head"
+    begun = first[f"{head}.variants.features.indicator.tally"]
+    assert torch.equal(begun[:, -1], torch.arange(6.0))
+    gone_on = second[f"{head}.variants.bacl.indicator.tally"]
+    assert (gone_on >= begun).all() and gone_on.sum() > begun.sum()
+    assert second[f"{head}.statistics.beta_0_9.seen"].all()
+    prototypes = [state[f"{head}.statistics.beta_0_9.prototype"] for state in (first, second)]
+    assert (prototypes[0] == prototypes[1]).all(dim=1).any()  # of categories that no image showed
+
+
+def test_release_is_no_softmax(planned, released):
+    with pytest.raises(UsageError, match="of sigmoids with objectness, as the release's is"):
+        check_imports(planned(imported(released)).jobs)
+
+
+def test_features_are_stored_of_it_and_replayed(planned, store, exported):
+    _, path = exported
+    stored = "stages.stored={kind: features, after: features, views: 1}"
+    replay = ["stages.heads.after=stored", "stages.heads.recipe.features=replay"]
+    jobs = planned(imported(path), stored, *replay).jobs
+    for job in jobs:
+        assert worker.train(job, store, lambda *_: None, lambda *_: None) is None
+    report = collect(planned(imported(path), stored, *replay, "seeds=[0, 1]"), store, "")
+    assert [result.seed for result in report.of("features")] == [0, 1]
