@@ -1,43 +1,36 @@
 """Detectors of other projects with weights that detect things, and banks that take them in."""
 
-from pathlib import Path
-
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 
 # isort: split
-import mmdet
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
-from mmengine.config import Config
+from mmengine.config import ConfigDict
 
-import bacl
 from bacl.detector.imports.fitting import take
+from bacl.detector.refusals import box_heads
+from bacl.detector.two_stage import model_config
+from bacl.settings import Detector, Recipe, Schedule
 
 register_all_modules(init_default_scope=True)
 
-CONFIGS = Path(bacl.__file__).parent / "detector" / "configs"
-ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
 
-
-def banked(name, categories, proposals, variant="detector", settings=None):
-    """A bank of one variant over a detector of BACL's configurations, or of a file of the zoo.
+def banked(name, categories, proposals, settings=None):
+    """A bank of one variant, a plain softmax without `settings`, over the detector of a
+    configuration.
 
     proposals: as many of an image, before and after suppression.
     """
-    model = Config.fromfile(ZOO / name if "/" in name else CONFIGS / f"{name}.py").model
-    model.backbone.init_cfg = None
-    head = model.roi_head.bbox_head
-    model.type, model.roi_head.type, head.type = "BankDetector", "BankRoIHead", "BankBBoxHead"
-    del head.loss_cls
-    head.update(
-        variants={variant: settings or {"method": "softmax"}}, seed=0, num_classes=categories
+    detector = Detector(
+        config=name, test_proposals=proposals, score_threshold=0.05, max_detections=100
     )
-    if "mask_head" in model.roi_head:
-        model.roi_head.mask_head.num_classes = categories
-    model.test_cfg.rpn.update(nms_pre=proposals, max_per_img=proposals)
-    return MODELS.build(model).eval()
+    recipe = Recipe(schedule=Schedule(iterations=1))
+    model = model_config(detector, recipe, categories, 0)
+    for head in box_heads(model["roi_head"]):
+        head["variants"] = {"detector": settings or {"method": "softmax"}}
+    return MODELS.build(ConfigDict({"type": "BankDetector", **model})).eval()
 
 
 def taken(model, path, wanted):

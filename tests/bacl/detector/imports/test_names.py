@@ -13,8 +13,8 @@ from bacl.errors import RunError
 
 PROPOSALS = 50
 NAMES = list("abcde")
-CAFFE = "mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py"
-PLAIN = "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
+CAFFE = "mask-rcnn_r50-caffe_fpn_1x_coco"
+PLAIN = "faster-rcnn_r50_fpn_1x_coco"
 RELEASED = {
     "method": "bacl",
     "alpha": 0.85,
