@@ -43,6 +43,8 @@ class Wanted:
     """The checkpoint's categories, where the user says them."""
     new_categories: bool = False
     """Whether what is made for each category begins anew."""
+    deviations: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What the detector's box deltas are divided by, by the name of the box regressor."""
     pixels: Pixels | None = None
     """What the detector normalises images with."""
     options: Options = field(default_factory=Options)
@@ -93,6 +95,7 @@ def take(
     """
     source, found = read(path, wanted.source, wanted.options)
     _check_pixels(path, found.pixels, wanted.pixels)
+    _rescale_boxes(found, wanted)
     known = _known(path, found, wanted)
     rows, matched = _rows(path, found, known, wanted)
     fitted, anew = {}, {}
@@ -137,6 +140,20 @@ def _check_pixels(path: Path, theirs: Pixels | None, ours: Pixels | None) -> Non
                 f"configuration has it, got {_numbers(other)}: detectron2's statistics are "
                 "those of configurations called `caffe`"
             )
+
+
+def _rescale_boxes(found: Found, wanted: Wanted) -> None:
+    """Let box regressors give the same boxes where deltas are divided by other numbers."""
+    for regressor, theirs in found.deviations.items():
+        ours = wanted.deviations.get(regressor, theirs)
+        if list(ours) == list(theirs):
+            continue
+        for name in (f"{regressor}.weight", f"{regressor}.bias"):
+            if (value := found.state.get(name)) is not None:
+                factors = value.new_tensor(theirs) / value.new_tensor(ours)
+                shape = (len(factors), *[1] * (value.dim() - 1))
+                by_box = value.unflatten(0, (-1, 4)) * factors.view(shape)
+                found.state[name] = by_box.flatten(0, 1)
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -65,6 +65,7 @@ def _taken(model: BankDetector, config: Mapping[str, Any]) -> tuple[dict[str, Te
         source=said["source"],
         own_categories=said["categories"],
         new_categories=said["new_categories"],
+        deviations=_deviations(config["model"]["roi_head"]["bbox_head"]),
         pixels=(pixels["mean"], pixels["std"]) if "mean" in pixels else None,
         options=Options(said["norm_eps"]),
     )
@@ -76,3 +77,12 @@ def _taken(model: BankDetector, config: Mapping[str, Any]) -> tuple[dict[str, Te
             "its representation stage"
         )
     return state, account
+
+
+def _deviations(heads: Any) -> dict[str, list[float]]:
+    """What box deltas of a cascade are divided by, by the name of the box regressor."""
+    return {
+        f"roi_head.bbox_head.{stage}.fc_reg": head["bbox_coder"]["target_stds"]
+        for stage, head in enumerate(heads if isinstance(heads, list) else [])
+        if "target_stds" in head.get("bbox_coder", {})
+    }

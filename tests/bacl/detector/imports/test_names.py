@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from foreign_detectors import banked, detected, taken
+from mmdet.models.task_modules import DeltaXYWHBBoxCoder
 
 from bacl.detector.imports.detectron2 import read as read_detectron2
 from bacl.detector.imports.fitting import Wanted
@@ -151,6 +152,32 @@ def test_cascade_of_detectron2_has_its_mask_head_at_each_stage():
             f"mask_head.{stage}.conv_logits.bias",
         )
     )
+
+
+def test_cascade_of_detectron2_moves_boxes_as_far_as_there(tmp_path):
+    model = drawn(banked("cascade-rcnn_r50_fpn_1x_coco", 5, PROPOSALS))
+    state = {}
+    for name, value in plain(model.state_dict()).items():
+        match = re.fullmatch(r"roi_head\.bbox_head\.(\d)\.(.*)", name)
+        if match is None:
+            state |= {} if name.endswith("num_batches_tracked") else {detectron2_name(name): value}
+        else:
+            own = detectron2_name(f"roi_head.bbox_head.{match[2]}")
+            for group in ("roi_heads.box_head.", "roi_heads.box_predictor."):
+                own = own.replace(group, f"{group}{match[1]}.")
+            state[own] = value
+    torch.save({"model": state}, tmp_path / "c.pth")
+    coders = [head.bbox_coder for head in model.roi_head.bbox_head]
+    ours = {f"roi_head.bbox_head.{n}.fc_reg": list(c.stds) for n, c in enumerate(coders)}
+    own = banked("cascade-rcnn_r50_fpn_1x_coco", 5, PROPOSALS)
+    taken(own, tmp_path / "c.pth", Wanted(NAMES, "detector", 1, deviations=ours))
+    features, boxes = torch.rand(8, 1024), torch.rand(8, 4).cumsum(1) * 50
+    for stage, weights in enumerate([(10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15)]):
+        head = own.roi_head.bbox_head[stage]
+        theirs = model.roi_head.bbox_head[stage].fc_reg(features) / torch.tensor(weights)
+        expected = DeltaXYWHBBoxCoder().decode(boxes, theirs)
+        found = head.bbox_coder.decode(boxes, head.fc_reg(features))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
