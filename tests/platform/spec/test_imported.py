@@ -4,6 +4,7 @@ import pytest
 
 from bacl_platform.spec.experiment import image_recipe
 from bacl_platform.spec.load import load
+from bacl_platform.spec.yaml_files import data_paths
 
 STAGE = "stages.features={kind: imported, checkpoint: old/detector.pth}"
 
@@ -12,6 +13,22 @@ def test_checkpoint_is_found_from_the_file_s_folder(tiny):
     experiment = load(tiny, [STAGE])
     assert experiment.stages["features"].checkpoint == str(tiny.parent / "old" / "detector.pth")
     assert image_recipe(experiment, "features").test_scale == (1333, 800)
+
+
+def test_checkpoint_of_a_base_is_found_from_the_base_s_folder(tiny):
+    (tiny.parent / "base.yaml").write_text(
+        "base: tiny.yaml\nname: base\nstages: {features: {kind: imported, checkpoint: old/a.pth}}\n"
+    )
+    below = tiny.parent / "below"
+    below.mkdir()
+    (below / "own.yaml").write_text("base: ../base.yaml\nname: own\n")
+    stage = load(below / "own.yaml").stages["features"]
+    assert stage.checkpoint == str(tiny.parent / "old" / "a.pth")
+
+
+def test_checkpoint_is_among_the_paths_that_a_cluster_must_have():
+    raw = {"stages": {"mine": {"kind": "imported", "checkpoint": "a.pth"}, "other": None}}
+    assert data_paths(raw) == {"stages.mine.checkpoint": "a.pth"}
 
 
 def test_variable_of_a_checkpoint_must_be_set(tiny, problems):
