@@ -49,6 +49,11 @@ def test_variable_of_a_checkpoint_must_be_set(tiny, problems):
             "stages.features.source=detectron",
             "stages.features.source: expected one of mmdet, torchvision, detectron2, bacl_release",
         ),
+        (
+            "stages.features={kind: imported, checkpoint: a, categories: [b], "
+            "new_categories: true}",
+            "stages.features: expected either categories, which the dataset's are found among, or",
+        ),
         ("stages.features.recipe.schedule={epochs: 1}", "stages.features.recipe.schedule: unknown"),
         ("stages.features.classifier={method: disalign}", "stages.features.classifier: method dis"),
         ("stages.heads.recipe.features=replay", "stages.heads.after: expected a stage of kind fea"),

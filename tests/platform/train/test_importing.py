@@ -1,11 +1,15 @@
 """A trained detector as stage 1, and the stages after it."""
 
+import re
+
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from bacl.errors import UsageError
 from bacl_platform.analysis.results import collect
+from bacl_platform.cli.main import app
 from bacl_platform.plan.imports import check_imports
 from bacl_platform.plan.show import sharing
 from bacl_platform.store.names import LOG
@@ -119,6 +123,13 @@ def test_plan_tells_what_is_loaded_and_what_does_not_fit(planned, exported, tmp_
     assert lines[-1].startswith("features: begins anew: roi_head.bbox_head.")
     with pytest.raises(UsageError, match=r"stages\.features\.checkpoint: expected a file that can"):
         planned(imported(tmp_path / "absent.pth"))
+
+
+def test_plan_command_shows_the_account_beside_the_jobs(tiny, store, exported):
+    command = ["plan", str(tiny), "--store", str(store.root), "--set", imported(exported[1])]
+    shown = " ".join(CliRunner().invoke(app, command).output.split())
+    assert "features: evaluated once; heads starts from it" in shown
+    assert re.search(r"features: \d+ tensors of a checkpoint of mmdet; its 6 categories are", shown)
 
 
 def test_job_refuses_a_file_that_has_changed_since_it_was_planned(planned, store, exported):
