@@ -98,36 +98,54 @@ def take(
     _rescale_boxes(found, wanted)
     known = _known(path, found, wanted)
     rows, matched = _rows(path, found, known, wanted)
-    fitted, anew = {}, {}
+    fitted: dict[str, Tensor] = {}
+    anew: dict[str, str] = {}
     for name, value in found.state.items():
         own = _in_bank(name, wanted.variant, target)
-        if rows is None and _by_category(name, value):
+        if rows is not None:
+            fitted[own] = _selected(name, value, rows, known)
+        elif _by_category(name, value):
             anew[own] = "the categories are others than the checkpoint's"
         else:
-            fitted[own] = value if rows is None else _selected(name, value, rows, known)
+            fitted[own] = value
+    loaded = _loaded(path, target, fitted, anew)
+    spare = dict.fromkeys(sorted(fitted.keys() - loaded.keys()), "the detector has no such part")
+    anew = {name: why for name, why in anew.items() if name in target}
+    account = Account(
+        source, len(loaded), matched, found.remarks, {**found.left_out, **spare}, anew
+    )
+    return loaded, account
+
+
+def _loaded(
+    path: Path, target: Mapping[str, Tensor], fitted: Mapping[str, Tensor], anew: dict[str, str]
+) -> dict[str, Tensor]:
+    """What of a checkpoint's tensors the bank has. anew: takes the state that the bank alone has.
+
+    Raises RunError where the two are of different detectors.
+    """
     loaded: dict[str, Tensor] = {}
     lacking: list[str] = []
-    for name, own_value in target.items():
-        given = fitted.pop(name, None)
-        if given is not None and given.shape != own_value.shape:
+    for name, own in target.items():
+        value = fitted.get(name)
+        if value is not None and value.shape != own.shape:
             raise RunError(
-                f"{path}: {name} has shape {tuple(given.shape)}, expected "
-                f"{tuple(own_value.shape)}: {_OTHER_DETECTOR}"
+                f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(own.shape)}: "
+                f"{_OTHER_DETECTOR}"
             )
-        if given is not None:
-            loaded[name] = given.to(own_value.dtype)
+        if value is not None:
+            loaded[name] = value.to(own.dtype)
         elif ".statistics." in name or (".variants." in name and ".fc_cls." not in name):
             anew.setdefault(name, "the state of a method's training, which the checkpoint lacks")
         elif not name.endswith(_BATCHES) and name not in anew:  # frozen batch norm counts none
             lacking.append(name)
-    spare = [n for n in fitted if n.startswith(_ALIKE) and not _NO_PART.search(n)]
+    others = fitted.keys() - loaded.keys()
+    spare = sorted(n for n in others if n.startswith(_ALIKE) and not _NO_PART.search(n))
     for names, which in ((lacking, "lacks"), (spare, "has besides")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise RunError(f"{path}: the checkpoint {which} {names[0]}{more}: {_OTHER_DETECTOR}")
-    left_out = {**found.left_out, **dict.fromkeys(fitted, "the detector has no such part")}
-    anew = {name: why for name, why in anew.items() if name in target}
-    return loaded, Account(source, len(loaded), matched, found.remarks, left_out, anew)
+    return loaded
 
 
 def _check_pixels(path: Path, theirs: Pixels | None, ours: Pixels | None) -> None:
