@@ -12,6 +12,7 @@ from bacl_platform.analysis.results import collect
 from bacl_platform.cli.main import app
 from bacl_platform.plan.imports import check_imports
 from bacl_platform.plan.show import sharing
+from bacl_platform.report.plots.registry import Page, shown
 from bacl_platform.store.names import LOG
 from bacl_platform.train import worker
 from bacl_platform.train.messages import Started
@@ -192,3 +193,5 @@ def test_features_are_stored_of_it_and_replayed(planned, store, exported):
         assert worker.train(job, store, lambda *_: None, lambda *_: None) is None
     report = collect(planned(imported(path), stored, *replay, "seeds=[0, 1]"), store, "")
     assert [result.seed for result in report.of("features")] == [0, 1]
+    pictures = {picture.file for picture in shown(Page.RESULTS, report)}
+    assert "training_heads.png" in pictures and "training_features.png" not in pictures

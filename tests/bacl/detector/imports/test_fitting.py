@@ -238,3 +238,14 @@ def test_safetensors_ask_for_their_package(config, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "find_spec", lambda _: None)
     with pytest.raises(RunError, match=r"m\.safetensors: expected the package safetensors to be"):
         taken(build(config), tmp_path / "m.safetensors", wanted())
+
+
+def test_safetensors_are_read(config, tmp_path):
+    save = pytest.importorskip("safetensors.torch").save_file
+    state = plain(config)
+    save({name: value.contiguous() for name, value in state.items()}, tmp_path / "m.safetensors")
+    account = taken(build(config), tmp_path / "m.safetensors", wanted())
+    assert account.loaded == len(state)
+    (tmp_path / "m.safetensors").write_text("words")
+    with pytest.raises(RunError, match=r"m\.safetensors: expected a file of safetensors: "):
+        taken(build(config), tmp_path / "m.safetensors", wanted())
