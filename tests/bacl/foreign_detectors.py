@@ -1,5 +1,7 @@
 """Detectors of other projects with weights that detect things, and banks that take them in."""
 
+import re
+
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 
 # isort: split
@@ -49,3 +51,56 @@ def detected(model, image):
         return model.test_step({"inputs": [image[[2, 1, 0]]], "data_samples": [sample]})[
             0
         ].pred_instances
+
+
+def plain(state):
+    """A bank's weights under the names of MMDetection's plain detector."""
+    return {name.replace("variants.detector.", ""): value for name, value in state.items()}
+
+
+def detectron2_name(name):
+    """detectron2's name of a tensor of MMDetection, as its model zoo has them."""
+    rules = [
+        (r"backbone\.conv1\.(.*)", r"backbone.bottom_up.stem.conv1.\1"),
+        (r"backbone\.bn1\.(.*)", r"backbone.bottom_up.stem.conv1.norm.\1"),
+        (r"neck\.lateral_convs\.(\d)\.conv\.(.*)", r"backbone.fpn_lateral{+2}.\2"),
+        (r"neck\.fpn_convs\.(\d)\.conv\.(.*)", r"backbone.fpn_output{+2}.\2"),
+        (r"rpn_head\.rpn_conv\.(.*)", r"proposal_generator.rpn_head.conv.\1"),
+        (r"rpn_head\.rpn_cls\.(.*)", r"proposal_generator.rpn_head.objectness_logits.\1"),
+        (r"rpn_head\.rpn_reg\.(.*)", r"proposal_generator.rpn_head.anchor_deltas.\1"),
+        (r"roi_head\.bbox_head\.shared_fcs\.(\d)\.(.*)", r"roi_heads.box_head.fc{+1}.\2"),
+        (r"roi_head\.bbox_head\.fc_cls\.(.*)", r"roi_heads.box_predictor.cls_score.\1"),
+        (r"roi_head\.bbox_head\.fc_reg\.(.*)", r"roi_heads.box_predictor.bbox_pred.\1"),
+        (r"roi_head\.mask_head\.convs\.(\d)\.conv\.(.*)", r"roi_heads.mask_head.mask_fcn{+1}.\2"),
+        (r"roi_head\.mask_head\.upsample\.(.*)", r"roi_heads.mask_head.deconv.\1"),
+        (r"roi_head\.mask_head\.conv_logits\.(.*)", r"roi_heads.mask_head.predictor.\1"),
+    ]
+    if match := re.fullmatch(r"backbone\.layer(\d)\.(\d+)\.(.*)\.(\w+)", name):
+        part = {
+            "downsample.0": "shortcut",
+            "downsample.1": "shortcut.norm",
+            **{f"conv{n}": f"conv{n}" for n in (1, 2, 3)},
+            **{f"bn{n}": f"conv{n}.norm" for n in (1, 2, 3)},
+        }[match[3]]
+        return f"backbone.bottom_up.res{int(match[1]) + 1}.{match[2]}.{part}.{match[4]}"
+    for ours, theirs in rules:
+        if match := re.fullmatch(ours, name):
+            later = re.search(r"\{\+(\d)\}", theirs)
+            if later is None:
+                return match.expand(theirs)
+            number = str(int(match[1]) + int(later[1]))
+            return theirs.replace(later[0], number).replace(r"\2", match[2])
+    raise AssertionError(name)
+
+
+def of_detectron2(model):
+    """The file that detectron2's trainer would have written of the same detector."""
+    state = {
+        detectron2_name(name): value
+        for name, value in plain(model.state_dict()).items()
+        if not name.endswith("num_batches_tracked")  # its frozen batch norm counts none
+    }
+    mean = torch.tensor([103.53, 116.28, 123.675])[:, None, None]
+    state |= {"pixel_mean": mean, "pixel_std": torch.ones(3, 1, 1)}
+    state["proposal_generator.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
+    return {"model": state, "optimizer": {"state": {}}, "scheduler": {}, "iteration": 90_000}

@@ -1,6 +1,7 @@
 """A stage's detector, begun from the checkpoint that its configuration names."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
 from bacl.datasets.prepared import Prepared
+from bacl.detector.anchors import TorchvisionAnchorGenerator
 from bacl.detector.bank import BankBBoxHead, BankDetector
 from bacl.detector.imports.fitting import Account, Wanted, take
 from bacl.detector.imports.found import Options
@@ -76,7 +78,28 @@ def _taken(model: BankDetector, config: Mapping[str, Any]) -> tuple[dict[str, Te
             "is: {method: bacl} for a checkpoint of its classifier stage, {method: bce} for one of "
             "its representation stage"
         )
+    anchors = model.rpn_head.prior_generator
+    if account.source == "torchvision" and not isinstance(anchors, TorchvisionAnchorGenerator):
+        raise RunError(
+            f"{path}: expected `detector.config` to be one whose anchors and batch norm are "
+            "torchvision's, such as torchvision_faster-rcnn_r50_fpn, got another"
+        )
+    if account.source == "detectron2":
+        account = replace(account, remarks=[*account.remarks, _unsaid(config["model"])])
     return state, account
+
+
+def _unsaid(model: Mapping[str, Any]) -> str:
+    """What a checkpoint of detectron2 does not say of itself, and so is the configuration's, in a
+    sentence."""
+    images, backbone = model["data_preprocessor"], model["backbone"]
+    order = "RGB" if images.get("bgr_to_rgb") else "BGR"
+    mean, deviation = (", ".join(f"{v:g}" for v in images[name]) for name in ("mean", "std"))
+    return (
+        f"images are {order} with a mean of {mean} and a deviation of {deviation}, and the "
+        f"backbone's style is {backbone.get('style', 'not said')}, as `detector.config` has it: "
+        "most of detectron2's are BGR with 103.53, 116.28, 123.675 and 1, 1, 1, and caffe"
+    )
 
 
 def _deviations(heads: Any) -> dict[str, list[float]]:

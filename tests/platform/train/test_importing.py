@@ -5,6 +5,8 @@ import re
 import pyarrow.parquet as pq
 import pytest
 import torch
+from foreign_detectors import banked, of_detectron2
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from typer.testing import CliRunner
 
 from bacl.errors import UsageError
@@ -195,3 +197,25 @@ def test_features_are_stored_of_it_and_replayed(planned, store, exported):
     assert [result.seed for result in report.of("features")] == [0, 1]
     pictures = {picture.file for picture in shown(Page.RESULTS, report)}
     assert "training_heads.png" in pictures and "training_features.png" not in pictures
+
+
+def test_torchvision_is_refused_for_a_detector_with_other_anchors(planned, tmp_path):
+    original = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=7)
+    torch.save(original.state_dict(), tmp_path / "theirs.pth")
+    stage = imported(tmp_path / "theirs.pth")
+    with pytest.raises(UsageError, match="such as torchvision_faster-rcnn_r50_fpn, got another"):
+        check_imports(planned(stage, "detector={config: faster-rcnn_r50_fpn_1x_coco}").jobs)
+    fitting = planned(stage, "detector={config: torchvision_faster-rcnn_r50_fpn}").jobs
+    assert re.search(r"\d+ tensors of a checkpoint of torchvision", check_imports(fitting)[0])
+
+
+def test_what_detectron2_does_not_say_is_told(planned, tmp_path):
+    config = "faster-rcnn_r50-caffe_fpn_1x_coco"
+    content = of_detectron2(banked(config, 6, 50))
+    del content["model"]["pixel_mean"], content["model"]["pixel_std"]
+    torch.save(content, tmp_path / "theirs.pth")
+    jobs = planned(imported(tmp_path / "theirs.pth"), f"detector={{config: {config}}}").jobs
+    assert check_imports(jobs)[1].startswith(
+        "features: images are BGR with a mean of 103.53, 116.28, 123.675 and a deviation of 1, 1, "
+        "1, and the backbone's style is caffe, as `detector.config` has it"
+    )

@@ -21,6 +21,7 @@ from bacl.detector.imports.fitting import Wanted
 from bacl.detector.imports.found import Options
 from bacl.detector.imports.torchvision import published_categories
 
+pytestmark = pytest.mark.slow
 PHOTOS = Path(__file__).parents[5] / "shared" / "data" / "coco_photos"
 PROPOSALS = 100
 COCO = [name for name in published_categories() if name != "N/A"]
