@@ -7,6 +7,7 @@ import torch
 
 import bacl.register  # noqa: F401  # backs the operators before anything asks for them
 from bacl.backbones import BACKBONES
+from bacl.detector.backbones import flattened
 
 # isort: split
 from mmdet.registry import MODELS
@@ -26,6 +27,9 @@ def backbone_problem(config: Mapping[str, Any], state: Mapping[Any, Any]) -> str
         asked = next((b.parameter for b in BACKBONES.values() if b.config["type"] == type_), "")
         return None if not asked or asked in names else _lacking(kind, asked, names)
     own = _parameters(config)
+    if type_ == "TimmBackbone":
+        own = {name.removeprefix("net."): shape for name, shape in own.items()}
+        names = {flattened(name, own): value for name, value in names.items()}
     missing = [name for name in own if name not in names]
     if 2 * len(missing) > len(own):
         return _lacking(kind, missing[0], names)
