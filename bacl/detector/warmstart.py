@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bacl.errors import RunError
+from bacl.indicators import ConfusionMatrix
 
 if TYPE_CHECKING:
     from bacl.detector.bank import BankDetector
@@ -61,16 +62,19 @@ def load_trunk(model: "BankDetector", path: Path) -> list[str]:
     The trunk's weights are taken over. Every variant's `fc_cls` starts from the earlier stage's
     where the shapes fit (docs/architecture.md): from the variant of the same name, or from the only
     one there is. A variant's `copy` of the box head starts likewise, see `bacl.variants.Variant`.
-    Indicators and feature statistics start anew. Returns the names of the parameters that keep
-    their initial values.
+    Indicators and feature statistics start anew, but for those of a checkpoint whose `meta` says
+    that it `continues` what another project has trained: from it, confusion matrices and statistics
+    go on. Returns the names of the parameters that keep their initial values.
 
     Raises RunError where the number of categories differs, or a frozen part is not in the
     checkpoint.
     """
-    parent: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+    content = read_checkpoint(path)
+    parent: dict[str, Tensor] = content["state_dict"]
     own = model.state_dict()
     source = _classifiers(parent)
-    given = {}
+    goes_on = _going_on(model, parent) if content.get("meta", {}).get("continues") else {}
+    given = {name: value for name, value in goes_on.items() if value.shape == own[name].shape}
     for key, value in own.items():
         match = _VARIANT.match(key)
         if match is None:
@@ -98,6 +102,19 @@ def load_trunk(model: "BankDetector", path: Path) -> list[str]:
         raise RunError(f"{path}: the checkpoint lacks the frozen part {', '.join(absent)}")
     model.load_state_dict(given, strict=False)
     return [name for name, _ in model.named_parameters() if name not in given]
+
+
+def _going_on(model: "BankDetector", parent: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The only variant's confusion matrix, for each variant that is led by one, and the statistics
+    of features that bank and parent have."""
+    found = {n: parent[n] for n in model.state_dict() if ".statistics." in n and n in parent}
+    for name, module in model.named_modules():
+        match = _VARIANT.match(f"{name}.tally")
+        if match and type(module) is ConfusionMatrix:
+            of_head = rf"{re.escape(match['head'])}\.variants\.[^.]+\.indicator\.tally"
+            tallies = [value for key, value in parent.items() if re.fullmatch(of_head, key)]
+            found |= {f"{name}.tally": value for value in tallies[:1]}
+    return found
 
 
 def _classifiers(state: dict[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:

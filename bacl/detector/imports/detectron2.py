@@ -15,6 +15,8 @@ from bacl.detector.imports.found import Found, Options
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _BLOCK = r"backbone\.bottom_up\.res(\d)\.(\d+)\."
 _HEAD = r"roi_heads\.box_(?:head|predictor)\.((?:\d\.)?)"
+_CASCADE = ((10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15))
+"""What a cascade's box deltas are multiplied by at each stage, in all published models."""
 _ANCHORS = "of anchors, which the configuration says"
 
 
@@ -37,6 +39,10 @@ def read(state: Mapping[str, Tensor], rest: Mapping[str, Any], _: Options) -> Fo
         else:
             found.state[stock] = value
     _repeat_mask_head(found)
+    found.deviations = {
+        f"roi_head.bbox_head.{stage}.fc_reg": [1 / weight for weight in weights]
+        for stage, weights in enumerate(_CASCADE)
+    }
     if "pixel_mean" in state and "pixel_std" in state:
         mean, std = (state[name].flatten().tolist() for name in ("pixel_mean", "pixel_std"))
         found.pixels = mean, std

@@ -43,6 +43,8 @@ class Wanted:
     """The checkpoint's categories, where the user says them."""
     new_categories: bool = False
     """Whether what is made for each category begins anew."""
+    deviations: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What the detector's box deltas are divided by, by the name of the box regressor."""
     pixels: Pixels | None = None
     """What the detector normalises images with."""
     options: Options = field(default_factory=Options)
@@ -93,38 +95,57 @@ def take(
     """
     source, found = read(path, wanted.source, wanted.options)
     _check_pixels(path, found.pixels, wanted.pixels)
+    _rescale_boxes(found, wanted)
     known = _known(path, found, wanted)
     rows, matched = _rows(path, found, known, wanted)
-    fitted, anew = {}, {}
+    fitted: dict[str, Tensor] = {}
+    anew: dict[str, str] = {}
     for name, value in found.state.items():
         own = _in_bank(name, wanted.variant, target)
-        if rows is None and _by_category(name, value):
+        if rows is not None:
+            fitted[own] = _selected(name, value, rows, known)
+        elif _by_category(name, value):
             anew[own] = "the categories are others than the checkpoint's"
         else:
-            fitted[own] = value if rows is None else _selected(name, value, rows, known)
+            fitted[own] = value
+    loaded = _loaded(path, target, fitted, anew)
+    spare = dict.fromkeys(sorted(fitted.keys() - loaded.keys()), "the detector has no such part")
+    anew = {name: why for name, why in anew.items() if name in target}
+    account = Account(
+        source, len(loaded), matched, found.remarks, {**found.left_out, **spare}, anew
+    )
+    return loaded, account
+
+
+def _loaded(
+    path: Path, target: Mapping[str, Tensor], fitted: Mapping[str, Tensor], anew: dict[str, str]
+) -> dict[str, Tensor]:
+    """What of a checkpoint's tensors the bank has. anew: takes the state that the bank alone has.
+
+    Raises RunError where the two are of different detectors.
+    """
     loaded: dict[str, Tensor] = {}
     lacking: list[str] = []
-    for name, own_value in target.items():
-        given = fitted.pop(name, None)
-        if given is not None and given.shape != own_value.shape:
+    for name, own in target.items():
+        value = fitted.get(name)
+        if value is not None and value.shape != own.shape:
             raise RunError(
-                f"{path}: {name} has shape {tuple(given.shape)}, expected "
-                f"{tuple(own_value.shape)}: {_OTHER_DETECTOR}"
+                f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(own.shape)}: "
+                f"{_OTHER_DETECTOR}"
             )
-        if given is not None:
-            loaded[name] = given.to(own_value.dtype)
+        if value is not None:
+            loaded[name] = value.to(own.dtype)
         elif ".statistics." in name or (".variants." in name and ".fc_cls." not in name):
             anew.setdefault(name, "the state of a method's training, which the checkpoint lacks")
         elif not name.endswith(_BATCHES) and name not in anew:  # frozen batch norm counts none
             lacking.append(name)
-    spare = [n for n in fitted if n.startswith(_ALIKE) and not _NO_PART.search(n)]
+    others = fitted.keys() - loaded.keys()
+    spare = sorted(n for n in others if n.startswith(_ALIKE) and not _NO_PART.search(n))
     for names, which in ((lacking, "lacks"), (spare, "has besides")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise RunError(f"{path}: the checkpoint {which} {names[0]}{more}: {_OTHER_DETECTOR}")
-    left_out = {**found.left_out, **dict.fromkeys(fitted, "the detector has no such part")}
-    anew = {name: why for name, why in anew.items() if name in target}
-    return loaded, Account(source, len(loaded), matched, found.remarks, left_out, anew)
+    return loaded
 
 
 def _check_pixels(path: Path, theirs: Pixels | None, ours: Pixels | None) -> None:
@@ -137,6 +158,20 @@ def _check_pixels(path: Path, theirs: Pixels | None, ours: Pixels | None) -> Non
                 f"configuration has it, got {_numbers(other)}: detectron2's statistics are "
                 "those of configurations called `caffe`"
             )
+
+
+def _rescale_boxes(found: Found, wanted: Wanted) -> None:
+    """Let box regressors give the same boxes where deltas are divided by other numbers."""
+    for regressor, theirs in found.deviations.items():
+        ours = wanted.deviations.get(regressor, theirs)
+        if list(ours) == list(theirs):
+            continue
+        for name in (f"{regressor}.weight", f"{regressor}.bias"):
+            if (value := found.state.get(name)) is not None:
+                factors = value.new_tensor(theirs) / value.new_tensor(ours)
+                shape = (len(factors), *[1] * (value.dim() - 1))
+                by_box = value.unflatten(0, (-1, 4)) * factors.view(shape)
+                found.state[name] = by_box.flatten(0, 1)
 
 
 def _numbers(values: Sequence[float]) -> str:

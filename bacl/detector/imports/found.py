@@ -1,6 +1,6 @@
 """What a source makes of a checkpoint, before it is fitted to a detector."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -23,6 +23,9 @@ class Found:
     """Names of the categories; None where the checkpoint does not say them."""
     remarks: list[str] = field(default_factory=list)
     """What was decided in reading it, in sentences."""
+    deviations: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What box deltas (dx, dy, dw, dh) are divided by, by the name of the box regressor, where
+    configurations may have others."""
     pixels: Pixels | None = None
     """What its images are normalised with, where the checkpoint says it."""
 

@@ -32,6 +32,11 @@ def read(path: Path, source: str | None, options: Options) -> tuple[str, Found]:
     state, rest = tensors_of(path)
     for name in [source] if source else SOURCES:
         if SOURCES[name].recognises(state.keys(), source is not None):
+            if options.norm_eps is not None and name != "torchvision":
+                raise RunError(
+                    f"{path}: expected no `norm_eps`, which is for checkpoints of torchvision, "
+                    f"with one of {name}, got {options.norm_eps:g}"
+                )
             found = SOURCES[name].read(state, rest, options)
             found.left_out |= _besides(rest)
             return name, found

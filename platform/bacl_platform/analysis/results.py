@@ -160,9 +160,21 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
         prepared_of(plan.jobs[0].dataset_digest, store),
         finished,
         unfinished,
-        [read_result(job, variant, store) for job in finished for variant in job.variants],
+        [
+            read_result(one, variant, store)
+            for job in finished
+            for one in _of_seeds(job, plan)
+            for variant in job.variants
+        ],
         {job.key: _scalars(store.entry(job.key) / SCALARS) for job in finished},
     )
+
+
+def _of_seeds(job: Job, plan: Plan) -> list[Job]:
+    """A job as each seed has it: an imported detector is the same for all."""
+    if job.kind != "imported":
+        return [job]
+    return [job.model_copy(update={"seed": seed}) for seed in plan.experiment.seeds]
 
 
 def read_result(job: Job, variant: str, store: Store) -> Result:

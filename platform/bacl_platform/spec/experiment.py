@@ -5,7 +5,7 @@ What a file may say below stage level is in `bacl.settings`. `spec.load` reads f
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from bacl.method_settings.paper import BCE, Softmax
 from bacl.method_settings.registry import Variant
@@ -130,6 +130,15 @@ class ImportedStage(Settings):
     recipe: EvaluationRecipe = EvaluationRecipe()
     """How images are shown in its evaluation, and to stages of kind `features` after it."""
     resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _categories_are_matched_or_new(self) -> "ImportedStage":
+        if self.new_categories and self.categories is not None:
+            raise ValueError(
+                "expected either categories, which the dataset's are found among, or "
+                "new_categories: true, got both"
+            )
+        return self
 
 
 First = RepresentationStage | ImportedStage

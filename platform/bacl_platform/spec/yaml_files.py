@@ -137,6 +137,8 @@ def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         _rebase(content.get("dataset"), field, below.parent)
     _rebase(content.get("detector"), "weights", below.parent)
     _rebase(content.get("paper"), "file", below.parent)
+    for _, stage in raw_stages(content):
+        _rebase(stage, "checkpoint", below.parent)
     variants = [variant for _, variant in raw_variants(content)]
     if any(isinstance(variant, dict) and _settings_of(variant) is None for variant in variants):
         import_modules(content.get("imports"), below)  # their methods say which fields are paths
@@ -187,16 +189,21 @@ def _rebase(section: Any, field: str, folder: Path) -> None:
         section[field] = str(folder.resolve() / value)
 
 
-def raw_variants(raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(field, content) of each variant in raw content, whatever that is."""
+def raw_stages(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(field, content) of each stage in raw content that is a mapping."""
     stages = raw.get("stages")
     for name, stage in stages.items() if isinstance(stages, dict) else ():
-        if not isinstance(stage, dict):
-            continue
-        yield f"stages.{name}.classifier", stage.get("classifier")
+        if isinstance(stage, dict):
+            yield f"stages.{name}", stage
+
+
+def raw_variants(raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(field, content) of each variant in raw content, whatever that is."""
+    for name, stage in raw_stages(raw):
+        yield f"{name}.classifier", stage.get("classifier")
         variants = stage.get("variants")
         for variant, content in variants.items() if isinstance(variants, dict) else ():
-            yield f"stages.{name}.variants.{variant}", content
+            yield f"{name}.variants.{variant}", content
 
 
 def is_relative(path: str) -> bool:
@@ -205,7 +212,8 @@ def is_relative(path: str) -> bool:
 
 
 def data_paths(raw: dict[str, Any]) -> dict[str, str]:
-    """The paths of data, weights and variants in the raw content of one file, by field.
+    """The paths of data, weights, checkpoints and variants in the raw content of one file, by
+    field.
 
     Of methods that are not BACL's own, once their modules have been imported.
     """
@@ -215,6 +223,9 @@ def data_paths(raw: dict[str, Any]) -> dict[str, str]:
         given = content if isinstance(content, dict) else {}
         values = {f"{section}.{field}": given.get(field) for field in fields}
         found |= {n: v for n, v in values.items() if isinstance(v, str) and is_file(v)}
+    for name, stage in raw_stages(raw):
+        if isinstance(checkpoint := stage.get("checkpoint"), str):
+            found[f"{name}.checkpoint"] = checkpoint
     for field, variant in raw_variants(raw):
         of_variant = {f"{field}.{name}": variant.get(name) for name in _path_fields(variant)}
         found |= {name: value for name, value in of_variant.items() if isinstance(value, str)}

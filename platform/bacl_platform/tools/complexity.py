@@ -52,16 +52,16 @@ def config_of(
     Raises UsageError for a variant that the experiment lacks.
     """
     from bacl.config import stage_config
-    from bacl_platform.spec.experiment import image_recipe, trained, variants_of
+    from bacl_platform.spec.experiment import image_recipe, variants_of
 
-    training = trained(experiment)
+    classifying = {n: s for n, s in experiment.stages.items() if variants_of(n, s)}
     stages = {
         name: (image_recipe(experiment, stage_name), settings)
-        for stage_name, stage in training.items()
+        for stage_name, stage in classifying.items()
         for name, settings in variants_of(stage_name, stage).items()
     }
     if variant is None:
-        variant = next(iter(variants_of(*list(training.items())[-1])))
+        variant = next(iter(variants_of(*list(classifying.items())[-1])))
     if variant not in stages:
         raise UsageError(f"--variant: expected one of {', '.join(stages)}, got {variant}")
     recipe, settings = stages[variant]

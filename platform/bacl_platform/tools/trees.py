@@ -91,16 +91,18 @@ def make(
 
 
 def _trained(plan: Plan, store: Store, stage: str | None, command: str) -> Job:
-    """The finished job of a representation stage, of the plan's first seed."""
+    """The finished job of a representation or imported stage, of the plan's first seed."""
     seed = plan.jobs[0].seed
     jobs = {
-        job.stage: job for job in plan.jobs if job.seed == seed and job.kind == "representation"
+        job.stage: job
+        for job in plan.jobs
+        if job.seed == seed and job.kind in ("representation", "imported")
     }
     if stage not in jobs:
         got = "no --stage" if stage is None else f"--stage {stage}"
         raise UsageError(
-            f"{plan.experiment.name}: expected a representation stage for the visual tree "
-            f"({', '.join(jobs)}), got {got}"
+            f"{plan.experiment.name}: expected a representation or imported stage for the visual "
+            f"tree ({', '.join(jobs)}), got {got}"
         )
     job = jobs[stage]
     if not store.complete(job.key):

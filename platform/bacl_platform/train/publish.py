@@ -32,6 +32,8 @@ def publish(job: Job, store: Store, results: Path, model: nn.Module, loop_second
         (results / JOB).write_text(described(job, loop_seconds=loop_seconds), encoding="utf-8")
         write_text(results / "config.py", config_text(job.config))
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
+        if job.kind == "imported":
+            meta["continues"] = True
         save_file({"state_dict": state, "meta": meta}, results / CHECKPOINT)
         prepared = Prepared.load(Path(job.config["val_evaluator"]["dataset_info"]))
         export_variants(job.config, state, prepared.categories, results / "variants")

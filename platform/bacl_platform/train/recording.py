@@ -161,7 +161,9 @@ def _publish(job: Job, store: Store, results: Path, seconds: float) -> None:
         described_as = described(job, loop_seconds=seconds)
         (results / JOB).write_text(described_as, encoding="utf-8")
         meta = {"key": job.key, "stage": job.stage, "seed": job.seed, "step": job.iterations}
-        save_file({"state_dict": _start(job, store), "meta": meta}, results / CHECKPOINT)
+        start, continues = _start(job, store)
+        meta |= {"continues": True} if continues else {}
+        save_file({"state_dict": start, "meta": meta}, results / CHECKPOINT)
         for name in (SCALARS, LOG):
             shutil.copyfile(store.work(job.key) / name, results / name)
     store.publish(job.key, results)
@@ -171,9 +173,9 @@ def _first(job: Job, store: Store) -> Path | None:
     """The entry that the parent's own variants started from, where the parent is a bank."""
     assert job.parent is not None
     before = store.descriptions()[job.parent]
-    if before["kind"] == "representation":
+    first: str | None = before["parent"]
+    if first is None:
         return None
-    first: str = before["parent"]
     if not store.complete(first):  # which with a bucket brings it here
         raise RunError(
             f"job {job.name} ({job.key}): expected the entry {first} in {store.url}, which "
@@ -183,18 +185,19 @@ def _first(job: Job, store: Store) -> Path | None:
     return store.entry(first)
 
 
-def _start(job: Job, store: Store) -> dict[str, Any]:
-    """Weights that replays start from: the parent's, and where that is a bank, with the classifier
-    that its own variants started from."""
+def _start(job: Job, store: Store) -> tuple[dict[str, Any], bool]:
+    """Weights that replays start from, and whether a method's training goes on with them: the
+    parent's, and where that is a bank, with the classifier that its own variants started from."""
     assert job.parent is not None
-    weights = read_checkpoint(store.entry(job.parent) / CHECKPOINT)["state_dict"]
+    content = read_checkpoint(store.entry(job.parent) / CHECKPOINT)
+    weights, continues = content["state_dict"], bool(content["meta"].get("continues"))
     before = _first(job, store)
     if before is None:
-        return weights
+        return weights, continues
     first = read_checkpoint(before / CHECKPOINT)["state_dict"]
     classifiers = {name: value for name, value in first.items() if ".variants." in name}
     trunk = {name: value for name, value in weights.items() if not _of_bank(name)}
-    return {**trunk, **classifiers}
+    return {**trunk, **classifiers}, False
 
 
 def _of_bank(name: str) -> bool:

@@ -211,6 +211,6 @@ EXPERIMENTS = sorted(
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_file_of_the_project_is_valid(path, monkeypatch):
-    for name in ("BACL_DATA", "DATA"):
+    for name in ("BACL_DATA", "DATA", "CHECKPOINT"):
         monkeypatch.setenv(name, "/data")
     assert load(path).stages

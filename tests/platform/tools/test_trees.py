@@ -117,7 +117,8 @@ def test_another_stage_is_told_with_those_there_are(make, words, got):
     done, _ = make(*words)
     assert done.exit_code == 2
     assert sentence(done) == (
-        f"tiny: expected a representation stage for the visual tree (features), got {got}"
+        f"tiny: expected a representation or imported stage for the visual tree (features), "
+        f"got {got}"
     )
 
 

@@ -1,13 +1,20 @@
 """A trained detector as stage 1, and the stages after it."""
 
+import re
+
 import pyarrow.parquet as pq
 import pytest
 import torch
+from foreign_detectors import banked, of_detectron2
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from typer.testing import CliRunner
 
 from bacl.errors import UsageError
 from bacl_platform.analysis.results import collect
+from bacl_platform.cli.main import app
 from bacl_platform.plan.imports import check_imports
 from bacl_platform.plan.show import sharing
+from bacl_platform.report.plots.registry import Page, shown
 from bacl_platform.store.names import LOG
 from bacl_platform.train import worker
 from bacl_platform.train.messages import Started
@@ -18,7 +25,8 @@ pytestmark = pytest.mark.slow
 def imported(path, more=""):
     return (
         f"stages.features={{kind: imported, checkpoint: {path}, "
-        f"recipe: {{test_scale: [96, 96], loader_workers: 0}}{more}}}"
+        f"recipe: {{scales: [[96, 96]], test_scale: [96, 96], proposals: 50, loader_workers: 0}}"
+        f"{more}}}"
     )
 
 
@@ -120,6 +128,13 @@ def test_plan_tells_what_is_loaded_and_what_does_not_fit(planned, exported, tmp_
         planned(imported(tmp_path / "absent.pth"))
 
 
+def test_plan_command_shows_the_account_beside_the_jobs(tiny, store, exported):
+    command = ["plan", str(tiny), "--store", str(store.root), "--set", imported(exported[1])]
+    shown = " ".join(CliRunner().invoke(app, command).output.split())
+    assert "features: evaluated once; heads starts from it" in shown
+    assert re.search(r"features: \d+ tensors of a checkpoint of mmdet; its 6 categories are", shown)
+
+
 def test_job_refuses_a_file_that_has_changed_since_it_was_planned(planned, store, exported):
     _, path = exported
     job = planned(imported(path)).jobs[0]
@@ -137,3 +152,80 @@ def test_imported_detector_is_evaluated_as_its_recipe_says(planned, store, expor
     found = pq.read_table(store.entry(job.key) / "variants" / "features" / "detections.parquet")
     assert found.num_rows > 100 and found != detections
     assert job.recipe.evaluated_with == ["TTA", "soft-NMS"]
+
+
+@pytest.fixture
+def released(planned, finished, store, tmp_path):
+    """A file of BACL's release of a classifier stage, with confusions and statistics of its own."""
+    job = planned().jobs[0]
+    finished(job)
+    path = store.entry(job.key) / "variants" / "features" / "checkpoint.pth"
+    state = torch.load(path, weights_only=True)["state_dict"]
+    head = "roi_head.bbox_head"
+    state[f"{head}.loss_cls.cm_numerator"] = torch.rand(6, 6)
+    state[f"{head}.loss_cls.num_gt"] = torch.arange(6.0)
+    state[f"{head}.feature_prototype"] = torch.rand(6, 32)
+    state[f"{head}.feature_variance"] = torch.rand(6, 32)
+    state[f"{head}.feature_used"] = torch.ones(6)
+    torch.save({"state_dict": state, "meta": {}, "optimizer": {}}, tmp_path / "epoch_12.pth")
+    return tmp_path / "epoch_12.pth"
+
+
+def test_release_goes_on_from_its_confusions_and_trains(planned, store, released):
+    path = imported(released, ", classifier: {method: bacl, hallucination: {categories: 4}}")
+    short = "stages.heads.recipe.schedule={iterations: 1, batch: 2, lr: 0.000001, warmup: 0}"
+    job, heads = planned(path, short).jobs
+    for one in (job, heads):
+        assert worker.train(one, store, lambda *_: None, lambda *_: None) is None
+    first, second = (
+        torch.load(store.entry(one.key) / "checkpoint.pth", weights_only=True)["state_dict"]
+        for one in (job, heads)
+    )
+    head = "roi_head.bbox_head"
+    begun = first[f"{head}.variants.features.indicator.tally"]
+    assert torch.equal(begun[:, -1], torch.arange(6.0))
+    gone_on = second[f"{head}.variants.bacl.indicator.tally"]
+    assert (gone_on >= begun).all() and gone_on.sum() > begun.sum()
+    assert second[f"{head}.statistics.beta_0_9.seen"].all()
+    prototypes = [state[f"{head}.statistics.beta_0_9.prototype"] for state in (first, second)]
+    assert (prototypes[0] == prototypes[1]).all(dim=1).any()  # of categories that no image showed
+
+
+def test_release_is_no_softmax(planned, released):
+    with pytest.raises(UsageError, match="of sigmoids with objectness, as the release's is"):
+        check_imports(planned(imported(released)).jobs)
+
+
+def test_features_are_stored_of_it_and_replayed(planned, store, exported):
+    _, path = exported
+    stored = "stages.stored={kind: features, after: features, views: 1}"
+    replay = ["stages.heads.after=stored", "stages.heads.recipe.features=replay"]
+    jobs = planned(imported(path), stored, *replay).jobs
+    for job in jobs:
+        assert worker.train(job, store, lambda *_: None, lambda *_: None) is None
+    report = collect(planned(imported(path), stored, *replay, "seeds=[0, 1]"), store, "")
+    assert [result.seed for result in report.of("features")] == [0, 1]
+    pictures = {picture.file for picture in shown(Page.RESULTS, report)}
+    assert "training_heads.png" in pictures and "training_features.png" not in pictures
+
+
+def test_torchvision_is_refused_for_a_detector_with_other_anchors(planned, tmp_path):
+    original = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=7)
+    torch.save(original.state_dict(), tmp_path / "theirs.pth")
+    stage = imported(tmp_path / "theirs.pth")
+    with pytest.raises(UsageError, match="such as torchvision_faster-rcnn_r50_fpn, got another"):
+        check_imports(planned(stage, "detector={config: faster-rcnn_r50_fpn_1x_coco}").jobs)
+    fitting = planned(stage, "detector={config: torchvision_faster-rcnn_r50_fpn}").jobs
+    assert re.search(r"\d+ tensors of a checkpoint of torchvision", check_imports(fitting)[0])
+
+
+def test_what_detectron2_does_not_say_is_told(planned, tmp_path):
+    config = "faster-rcnn_r50-caffe_fpn_1x_coco"
+    content = of_detectron2(banked(config, 6, 50))
+    del content["model"]["pixel_mean"], content["model"]["pixel_std"]
+    torch.save(content, tmp_path / "theirs.pth")
+    jobs = planned(imported(tmp_path / "theirs.pth"), f"detector={{config: {config}}}").jobs
+    assert check_imports(jobs)[1].startswith(
+        "features: images are BGR with a mean of 103.53, 116.28, 123.675 and a deviation of 1, 1, "
+        "1, and the backbone's style is caffe, as `detector.config` has it"
+    )

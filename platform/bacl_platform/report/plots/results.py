@@ -52,7 +52,8 @@ def _kinds(report: Report) -> list[str]:
 
 def _stages(report: Report) -> list[str]:
     """The stages that train variants."""
-    return list(dict.fromkeys(job.stage for job in report.finished if job.variants))
+    training = [job for job in report.finished if job.variants and job.kind != "imported"]
+    return list(dict.fromkeys(job.stage for job in training))
 
 
 @plot(Page.RESULTS, each=_kinds)

@@ -11,8 +11,10 @@ from foreign_detectors import taken
 from mmengine.logging import HistoryBuffer
 from training import build, config_of
 
+from bacl.detector.imports import reading
 from bacl.detector.imports.convert import convert
 from bacl.detector.imports.fitting import Wanted
+from bacl.detector.imports.found import Options
 from bacl.errors import RunError
 from bacl.method_settings.paper import Softmax
 
@@ -224,3 +226,26 @@ def test_file_that_is_no_checkpoint_cannot_be_converted(tmp_path):
     (tmp_path / "a.pth").write_text("words")
     with pytest.raises(RunError, match="expected a checkpoint, got what cannot be read"):
         convert(tmp_path / "a.pth", tmp_path / "b.pth")
+
+
+def test_eps_of_torchvision_is_refused_for_other_sources(config, tmp_path):
+    path = written(plain(config), tmp_path / "m.pth")
+    with pytest.raises(RunError, match=r"expected no `norm_eps`, .* with one of mmdet, got 1e-05"):
+        taken(build(config), path, wanted(options=Options(1e-5)))
+
+
+def test_safetensors_ask_for_their_package(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "find_spec", lambda _: None)
+    with pytest.raises(RunError, match=r"m\.safetensors: expected the package safetensors to be"):
+        taken(build(config), tmp_path / "m.safetensors", wanted())
+
+
+def test_safetensors_are_read(config, tmp_path):
+    save = pytest.importorskip("safetensors.torch").save_file
+    state = plain(config)
+    save({name: value.contiguous() for name, value in state.items()}, tmp_path / "m.safetensors")
+    account = taken(build(config), tmp_path / "m.safetensors", wanted())
+    assert account.loaded == len(state)
+    (tmp_path / "m.safetensors").write_text("words")
+    with pytest.raises(RunError, match=r"m\.safetensors: expected a file of safetensors: "):
+        taken(build(config), tmp_path / "m.safetensors", wanted())

@@ -4,7 +4,8 @@ import re
 
 import pytest
 import torch
-from foreign_detectors import banked, detected, taken
+from foreign_detectors import banked, detected, detectron2_name, of_detectron2, plain, taken
+from mmdet.models.task_modules import DeltaXYWHBBoxCoder
 
 from bacl.detector.imports.detectron2 import read as read_detectron2
 from bacl.detector.imports.fitting import Wanted
@@ -13,8 +14,8 @@ from bacl.errors import RunError
 
 PROPOSALS = 50
 NAMES = list("abcde")
-CAFFE = "mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py"
-PLAIN = "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
+CAFFE = "mask-rcnn_r50-caffe_fpn_1x_coco"
+PLAIN = "faster-rcnn_r50_fpn_1x_coco"
 RELEASED = {
     "method": "bacl",
     "alpha": 0.85,
@@ -47,59 +48,6 @@ def drawn(model):
 def image():
     torch.manual_seed(5)
     return torch.randint(0, 256, (3, 128, 160), dtype=torch.uint8)
-
-
-def plain(state):
-    """A bank's weights under the names of MMDetection's plain detector."""
-    return {name.replace("variants.detector.", ""): value for name, value in state.items()}
-
-
-def detectron2_name(name):
-    """detectron2's name of a tensor of MMDetection, as its model zoo has them."""
-    rules = [
-        (r"backbone\.conv1\.(.*)", r"backbone.bottom_up.stem.conv1.\1"),
-        (r"backbone\.bn1\.(.*)", r"backbone.bottom_up.stem.conv1.norm.\1"),
-        (r"neck\.lateral_convs\.(\d)\.conv\.(.*)", r"backbone.fpn_lateral{+2}.\2"),
-        (r"neck\.fpn_convs\.(\d)\.conv\.(.*)", r"backbone.fpn_output{+2}.\2"),
-        (r"rpn_head\.rpn_conv\.(.*)", r"proposal_generator.rpn_head.conv.\1"),
-        (r"rpn_head\.rpn_cls\.(.*)", r"proposal_generator.rpn_head.objectness_logits.\1"),
-        (r"rpn_head\.rpn_reg\.(.*)", r"proposal_generator.rpn_head.anchor_deltas.\1"),
-        (r"roi_head\.bbox_head\.shared_fcs\.(\d)\.(.*)", r"roi_heads.box_head.fc{+1}.\2"),
-        (r"roi_head\.bbox_head\.fc_cls\.(.*)", r"roi_heads.box_predictor.cls_score.\1"),
-        (r"roi_head\.bbox_head\.fc_reg\.(.*)", r"roi_heads.box_predictor.bbox_pred.\1"),
-        (r"roi_head\.mask_head\.convs\.(\d)\.conv\.(.*)", r"roi_heads.mask_head.mask_fcn{+1}.\2"),
-        (r"roi_head\.mask_head\.upsample\.(.*)", r"roi_heads.mask_head.deconv.\1"),
-        (r"roi_head\.mask_head\.conv_logits\.(.*)", r"roi_heads.mask_head.predictor.\1"),
-    ]
-    if match := re.fullmatch(r"backbone\.layer(\d)\.(\d+)\.(.*)\.(\w+)", name):
-        part = {
-            "downsample.0": "shortcut",
-            "downsample.1": "shortcut.norm",
-            **{f"conv{n}": f"conv{n}" for n in (1, 2, 3)},
-            **{f"bn{n}": f"conv{n}.norm" for n in (1, 2, 3)},
-        }[match[3]]
-        return f"backbone.bottom_up.res{int(match[1]) + 1}.{match[2]}.{part}.{match[4]}"
-    for ours, theirs in rules:
-        if match := re.fullmatch(ours, name):
-            later = re.search(r"\{\+(\d)\}", theirs)
-            if later is None:
-                return match.expand(theirs)
-            number = str(int(match[1]) + int(later[1]))
-            return theirs.replace(later[0], number).replace(r"\2", match[2])
-    raise AssertionError(name)
-
-
-def of_detectron2(model):
-    """The file that detectron2's trainer would have written of the same detector."""
-    state = {
-        detectron2_name(name): value
-        for name, value in plain(model.state_dict()).items()
-        if not name.endswith("num_batches_tracked")  # its frozen batch norm counts none
-    }
-    mean = torch.tensor([103.53, 116.28, 123.675])[:, None, None]
-    state |= {"pixel_mean": mean, "pixel_std": torch.ones(3, 1, 1)}
-    state["proposal_generator.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
-    return {"model": state, "optimizer": {"state": {}}, "scheduler": {}, "iteration": 90_000}
 
 
 def assert_same_detections(model, other):
@@ -151,6 +99,32 @@ def test_cascade_of_detectron2_has_its_mask_head_at_each_stage():
             f"mask_head.{stage}.conv_logits.bias",
         )
     )
+
+
+def test_cascade_of_detectron2_moves_boxes_as_far_as_there(tmp_path):
+    model = drawn(banked("cascade-rcnn_r50_fpn_1x_coco", 5, PROPOSALS))
+    state = {}
+    for name, value in plain(model.state_dict()).items():
+        match = re.fullmatch(r"roi_head\.bbox_head\.(\d)\.(.*)", name)
+        if match is None:
+            state |= {} if name.endswith("num_batches_tracked") else {detectron2_name(name): value}
+        else:
+            own = detectron2_name(f"roi_head.bbox_head.{match[2]}")
+            for group in ("roi_heads.box_head.", "roi_heads.box_predictor."):
+                own = own.replace(group, f"{group}{match[1]}.")
+            state[own] = value
+    torch.save({"model": state}, tmp_path / "c.pth")
+    coders = [head.bbox_coder for head in model.roi_head.bbox_head]
+    ours = {f"roi_head.bbox_head.{n}.fc_reg": list(c.stds) for n, c in enumerate(coders)}
+    own = banked("cascade-rcnn_r50_fpn_1x_coco", 5, PROPOSALS)
+    taken(own, tmp_path / "c.pth", Wanted(NAMES, "detector", 1, deviations=ours))
+    features, boxes = torch.rand(8, 1024), torch.rand(8, 4).cumsum(1) * 50
+    for stage, weights in enumerate([(10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15)]):
+        head = own.roi_head.bbox_head[stage]
+        theirs = model.roi_head.bbox_head[stage].fc_reg(features) / torch.tensor(weights)
+        expected = DeltaXYWHBBoxCoder().decode(boxes, theirs)
+        found = head.bbox_coder.decode(boxes, head.fc_reg(features))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,19 @@ import torch
 from foreign_detectors import banked, detected, taken
 from PIL import Image
 from torch import nn
-from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
+from torchvision.models.detection import (
+    fasterrcnn_resnet50_fpn,
+    fasterrcnn_resnet50_fpn_v2,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
+)
 from torchvision.ops import FrozenBatchNorm2d
 
 from bacl.detector.imports.fitting import Wanted
 from bacl.detector.imports.found import Options
 from bacl.detector.imports.torchvision import published_categories
 
+pytestmark = pytest.mark.slow
 PHOTOS = Path(__file__).parents[5] / "shared" / "data" / "coco_photos"
 PROPOSALS = 100
 COCO = [name for name in published_categories() if name != "N/A"]
@@ -110,9 +116,24 @@ def test_faster_rcnn_detects_what_torchvision_does(tmp_path, frozen, eps):
         assert_alike(detected(own, shown), theirs(original, shown))
 
 
-def test_mask_rcnn_masks_what_torchvision_does(tmp_path):
-    original = detector(maskrcnn_resnet50_fpn, 8)
-    own = banked("torchvision_mask-rcnn_r50_fpn", 7, PROPOSALS)
+def test_second_generation_detects_what_torchvision_does(tmp_path):
+    original = detector(fasterrcnn_resnet50_fpn_v2, 8)
+    own = banked("torchvision_faster-rcnn_r50_fpn_v2", 7, PROPOSALS)
+    taken(own, saved(original, tmp_path / "2.pth"), Wanted(list("abcdefg"), "detector", 1))
+    own.double()
+    assert_alike(detected(own, image(160, 224)), theirs(original, image(160, 224)))
+
+
+@pytest.mark.parametrize(
+    ("build", "config"),
+    [
+        (maskrcnn_resnet50_fpn, "torchvision_mask-rcnn_r50_fpn"),
+        (maskrcnn_resnet50_fpn_v2, "torchvision_mask-rcnn_r50_fpn_v2"),
+    ],
+)
+def test_mask_rcnn_masks_what_torchvision_does(tmp_path, build, config):
+    original = detector(build, 8)
+    own = banked(config, 7, PROPOSALS)
     taken(own, saved(original, tmp_path / "m.pth"), Wanted(list("abcdefg"), "detector", 1))
     own.double()
     shown, seen = image(160, 224), []
