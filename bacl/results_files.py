@@ -122,8 +122,9 @@ def _read_flat(path: Path, split: Split) -> Detections | None:
             columns[key] = pa.int64() if key in ("image_id", "category_id") else pa.float64()
     try:
         with path.open("rb") as file:
+            rows = _Rows(file)
             table = pa.csv.read_csv(
-                pa.PythonFile(_Rows(file), mode="r"),
+                pa.PythonFile(rows, mode="r"),
                 pa.csv.ReadOptions(column_names=["", *columns], block_size=_PIECE),
                 pa.csv.ParseOptions(quote_char=False, escape_char=False),
                 pa.csv.ConvertOptions(
@@ -131,6 +132,8 @@ def _read_flat(path: Path, split: Split) -> Detections | None:
                 ),
             )
     except (pa.ArrowInvalid, OverflowError):
+        return None
+    if rows.quotes != 2 * len(item) * len(table):  # a number in quotes is text
         return None
     for name, kept in keys.items():
         if kept and not all(_same(chunk, kept) for chunk in table[name].chunks):
@@ -154,9 +157,11 @@ class _Rows:
     def __init__(self, file: Any) -> None:
         self.file = file
         self.begun = False
+        self.quotes = 0
 
     def read(self, size: int = -1) -> bytes:
         piece: bytes = self.file.read(size)
+        self.quotes += piece.count(b'"')
         rows = piece.translate(_TURNED, _DROPPED)
         if not self.begun and rows:
             self.begun = True
