@@ -39,6 +39,8 @@ _DROPPED = bytes(
     set(b' \n\r\t{["]_abcdefghijklmnopqrstuvwxyzABCDFGHIJKLMNOPQRSTUVWXYZ') - set(_KEPT)
 )
 _TURNED = bytes.maketrans(b":}", b",\n")
+_TABLE = 10_000_000
+"""Largest id for which a table of places is made."""
 _COLUMNS = ("image", "label", "score", "x", "y", "width", "height")
 
 
@@ -139,13 +141,16 @@ def _read_flat(path: Path, split: Split) -> Detections | None:
         if kept and not all(_same(chunk, kept) for chunk in table[name].chunks):
             return None
     image, category, score = (_numpy(table[n]) for n in ("image_id", "category_id", "score"))
+    boxes = np.empty((len(table), 4))
+    for side, name in enumerate("xywh"):
+        boxes[:, side] = _numpy(table[name])
     return _checked(
         path,
         split,
         _positions(image, split.images),
         _positions(category, split.categories),
         (image, category),
-        Detections(image, category, score, np.stack([_numpy(table[n]) for n in "xywh"], axis=1)),
+        Detections(image, category, score, boxes),
     )
 
 
@@ -169,13 +174,19 @@ class _Rows:
         return rows if rows or not piece else self.read(size)
 
 
-def _same(chunk: Any, kept: bytes) -> bool:
-    values = np.frombuffer(chunk.buffers()[1], dtype=f"S{len(kept)}")
-    return bool((values[chunk.offset : chunk.offset + len(chunk)] == kept).all())
+def _same(chunk: pa.Array, kept: bytes) -> bool:
+    return bool((_values(chunk, f"S{len(kept)}") == kept).all())
 
 
 def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
-    return np.concatenate([chunk.to_numpy() for chunk in column.chunks])
+    kind = "<i8" if column.type == pa.int64() else "<f8"
+    return np.concatenate([_values(chunk, kind) for chunk in column.chunks])
+
+
+def _values(chunk: pa.Array, kind: str) -> NDArray[Any]:
+    """What a column without nulls holds; Arrow's own `to_numpy` would import pandas for it."""
+    values = np.frombuffer(chunk.buffers()[1], dtype=kind)
+    return values[chunk.offset : chunk.offset + len(chunk)]
 
 
 # Any list
@@ -351,9 +362,14 @@ def _read_parquet(path: Path, split: Split) -> Detections:
 def _positions(ids: NDArray[Any], known: Sequence[Id]) -> NDArray[Any]:
     """The place of each id (N,) among the known ones, -1 of others."""
     values = np.array(known, dtype=np.int64)
+    if len(values) and values.min() >= 0 and values.max() < _TABLE:
+        places = np.full(int(values.max()) + 2, -1, dtype=np.int32)
+        places[values] = np.arange(len(values))
+        # the table's last place stands for ids beyond it
+        return places[np.where((ids >= 0) & (ids < len(places)), ids, len(places) - 1)]
     order = np.argsort(values)
-    places = np.searchsorted(values[order], ids).clip(max=len(values) - 1)
-    return np.where(values[order][places] == ids, order[places], -1)
+    found = np.searchsorted(values[order], ids).clip(max=len(values) - 1)
+    return np.where(values[order][found] == ids, order[found], -1)
 
 
 def _checked(
