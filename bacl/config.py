@@ -8,6 +8,7 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
+from bacl.augmentation_settings import PLACES
 from bacl.datasets.index import Index
 from bacl.datasets.prepared import Prepared
 from bacl.detector.refusals import ROI_HEADS, box_heads
@@ -17,10 +18,11 @@ from bacl.errors import UsageError
 from bacl.features.parts import parts as shards_of
 from bacl.method_settings.base import Context
 from bacl.method_settings.registry import Variant
+from bacl.optimizer_settings import SGD
 from bacl.settings import FROZEN_TRUNK, Detector, Features, Recipe
 from bacl.weights import checkpoint_of, enters_by_content
 
-_PRECISION = {
+_PRECISION: dict[str, dict[str, Any]] = {
     "float32": {"type": "OptimWrapper"},
     "bfloat16": {"type": "BFloat16OptimWrapper"},
     "float16": {"type": "AmpOptimWrapper", "dtype": "float16"},
@@ -66,7 +68,7 @@ def stage_config(
         }
     if detector.config and freeze == list(FROZEN_TRUNK):
         freeze = frozen_trunk(model)
-    config = {
+    config: dict[str, Any] = {
         "custom_imports": {
             "imports": ["bacl.register", *imports],
             "allow_failed_imports": False,
@@ -110,28 +112,10 @@ def stage_config(
             "mode": prepared.evaluation,
             "masks": masks and prepared.val.masks,
         },
-        "optim_wrapper": {
-            **_PRECISION[recipe.precision],
-            "optimizer": {
-                "type": "SGD",
-                "lr": schedule.scaled_lr,
-                "momentum": schedule.momentum,
-                "weight_decay": schedule.weight_decay,
-            },
-        },
-        "param_scheduler": [
-            *_warmup(schedule.warmup),
-            {
-                "type": "MultiStepLR",
-                "by_epoch": False,
-                "begin": 0,
-                "end": total,
-                "milestones": schedule.milestone_iterations(images),
-                "gamma": 0.1,
-            },
-        ],
+        "optim_wrapper": _optim_wrapper(recipe, by_variant=bool(freeze)),
+        "param_scheduler": _learning_rates(recipe, images, total),
         "train_cfg": {
-            "type": "IterBasedTrainLoop",
+            **_loop(recipe),
             "max_iters": total,
             "val_interval": recipe.evaluate_every or total,
         },
@@ -139,6 +123,8 @@ def stage_config(
         "randomness": {"seed": seed},
         "log_level": "WARNING",
     }
+    if recipe.ema is not None:
+        config["custom_hooks"] = [{"type": "AveragedWeights", **recipe.ema.model_dump()}]
     if replayed is not None:
         _replay(config, replayed, variants, recipe)
     return config
@@ -200,6 +186,30 @@ def features_config(
         "features": features.model_dump(),
         "precision": recipe.precision,
         "train_cfg": {"max_iters": len(shards)},
+    }
+
+
+def imported_config(
+    detector: Detector,
+    prepared: Prepared,
+    dataset_info: Path,
+    recipe: Recipe,
+    variants: Mapping[str, Variant],
+    imported: Mapping[str, Any],
+    imports: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The configuration in which a trained detector is taken in and evaluated, but not trained.
+
+    variants: the one of its classifier. imported: what `bacl.detector.imports.stage` needs to know
+    about its checkpoint.
+    """
+    config = stage_config(detector, prepared, dataset_info, recipe, variants, [], 0, 1, imports)
+    training = ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg")
+    config["model"]["backbone"]["init_cfg"] = None
+    return {
+        **{name: value for name, value in config.items() if name not in training},
+        "imported": dict(imported),
+        "train_cfg": {"max_iters": 0},
     }
 
 
@@ -374,18 +384,52 @@ def variant_options(
     return settings.options(context)
 
 
-def _warmup(iterations: int) -> list[dict[str, Any]]:
-    if not iterations:
-        return []
-    return [
-        {
-            "type": "LinearLR",
-            "start_factor": 0.001,
-            "by_epoch": False,
-            "begin": 0,
-            "end": iterations,
-        }
-    ]
+def _loop(recipe: Recipe) -> dict[str, Any]:
+    if recipe.accumulate == 1:
+        return {"type": "IterBasedTrainLoop"}
+    return {"type": "AccumulatingTrainLoop", "parts": recipe.accumulate}
+
+
+def _optim_wrapper(recipe: Recipe, by_variant: bool) -> dict[str, Any]:
+    """Configuration of the optimizer, and of its precision. by_variant: whether what is clipped of
+    a variant is its own."""
+    schedule = recipe.schedule
+    chosen = recipe.optimizer or SGD(
+        type="sgd", momentum=schedule.momentum, weight_decay=schedule.weight_decay
+    )
+    wrapper = dict(_PRECISION[recipe.precision])
+    if recipe.clip_grad or recipe.accumulate > 1:
+        wrapper["type"] = f"Stepping{wrapper['type']}"
+    if recipe.clip_grad:
+        wrapper |= {"clip_grad": recipe.clip_grad.model_dump(), "by_variant": by_variant}
+    if recipe.accumulate > 1:
+        wrapper["accumulative_counts"] = recipe.accumulate
+    return {
+        **wrapper,
+        "optimizer": {"lr": schedule.scaled_lr, **chosen.torch_options()},
+        **chosen.constructor(),
+    }
+
+
+def _learning_rates(recipe: Recipe, images: int, total: int) -> list[dict[str, Any]]:
+    """Schedulers of the learning rate; images, total: of `variant_options`."""
+    schedule = recipe.schedule
+    if recipe.lr_schedule == "one_cycle":
+        return [{"type": "GroupedOneCycleLR", "by_epoch": False, "begin": 0, "end": total}]
+    warmup = schedule.warmup
+    if recipe.lr_schedule == "cosine":
+        if warmup >= total:
+            raise UsageError(
+                f"recipe.schedule.warmup: expected fewer than the stage's {total} iterations with "
+                f"lr_schedule cosine, got {warmup}"
+            )
+        falling = {"type": "CosineAnnealingLR", "begin": warmup, "T_max": total - warmup}
+    else:
+        milestones = schedule.milestone_iterations(images)
+        falling = {"type": "MultiStepLR", "begin": 0, "milestones": milestones, "gamma": 0.1}
+    rising = {"type": "LinearLR", "start_factor": 0.001, "begin": 0, "end": warmup}
+    found = [rising, {**falling, "end": total}] if warmup else [{**falling, "end": total}]
+    return [{**one, "by_epoch": False} for one in found]
 
 
 def test_pipeline(recipe: Recipe) -> list[dict[str, Any]]:
@@ -443,6 +487,7 @@ def _train_dataset(
     load = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks or copy_paste},
+        *_augmentations(recipe),
     ]
     flip = {"type": "RandomFlip", "prob": recipe.flip}
     if copy_paste:
@@ -474,6 +519,35 @@ def _train_dataset(
     }
 
 
+def _augmentations(recipe: Recipe) -> list[dict[str, Any]]:
+    """The recipe's own steps of the pipeline.
+
+    Images stay whole numbers, as other steps expect. Boxes that a step leaves nothing of go, and
+    with the last of them the image, unless images without boxes train. Raises UsageError for
+    options that a transform does not take.
+    """
+    if not recipe.augmentations:
+        return []
+    from bacl.datasets.transforms import check  # which takes seconds to import
+
+    found: list[dict[str, Any]] = []
+    for number, one in enumerate(recipe.augmentations):
+        step = {"type": one.type, **one.options}
+        if problem := check(step):
+            raise UsageError(f"recipe.augmentations.{number}: {problem}")
+        found.append(step)
+        if one.type == "PhotoMetricDistortion":
+            found.append({"type": "RoundImage"})
+        if one.type in PLACES:
+            found.append(_WITH_BOXES)
+            found += [] if recipe.images_without_boxes else [{"type": "RequireBoxes"}]
+    return found
+
+
+_WITH_BOXES = {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2), "keep_empty": False}
+"""Step that leaves out boxes which a crop has left nothing of."""
+
+
 def _large_scale_jitter(side: int) -> list[dict[str, Any]]:
     """Scale jitter by 0.8 to 1.25, then a crop, as in the released stage-1 configurations."""
     return [
@@ -490,6 +564,6 @@ def _large_scale_jitter(side: int) -> list[dict[str, Any]]:
             "recompute_bbox": True,
             "allow_negative_crop": True,
         },
-        {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2), "keep_empty": False},
+        _WITH_BOXES,
         {"type": "RequireBoxes"},
     ]

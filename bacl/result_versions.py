@@ -20,6 +20,7 @@ VERSIONS: dict[str, int] = {}
 - `detector.TYPE`, `sampler.NAME`, `augmentation.NAME`;
 - `resampling`: `recipe.proposal_nms`;
 - `features`: what is stored of images, and how banks train on it;
+- `imported`: what is taken of other projects' checkpoints;
 - `method.NAME`, `indicator.NAME`, `hallucination`.
 """
 

@@ -11,8 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from bacl.augmentation_settings import Augmentation
 from bacl.backbones import BACKBONES
 from bacl.datasets.formats import EMBEDDED, FORMATS, NAMED
+from bacl.optimizer_settings import AnyOptimizer
 from bacl.schema import Names, Settings, meaning
 from bacl.weights import TORCHVISION, address_of
 
@@ -190,6 +192,7 @@ class Schedule(Settings):
     """Learning rate at `lr_batch` images per step; scaled linearly to `batch`."""
     lr_batch: int = Field(16, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD; where the recipe has an `optimizer`, that says it, as it does the weight decay."""
     weight_decay: float = Field(1e-4, ge=0)
     warmup: int = Field(500, ge=0)
     """Iterations of linear warm-up from a thousandth of the learning rate."""
@@ -250,6 +253,9 @@ class ImageRecipe(Settings):
     image whose crop has no box left is replaced by another."""
     copy_paste_size: Annotated[int, Field(gt=0)] = 1280
     """Side of the square image that Copy-Paste works on, in pixels."""
+    augmentations: list[Augmentation] = []
+    """MMDetection's own transforms, such as `{type: PhotoMetricDistortion}` with its options, of
+    images as their files have them, before `scales` or Copy-Paste's jitter."""
     scales: list[Size] = [(1333, side) for side in (640, 672, 704, 736, 768, 800)]
     """(longest, shortest) side limits, one drawn per image; of `multi_scale`."""
     test_scale: Size = (1333, 800)
@@ -288,10 +294,39 @@ class Features(Settings):
     no trunk."""
 
 
+class Clipping(Settings):
+    """Norm that gradients are scaled down to where theirs is larger."""
+
+    max_norm: float = Field(gt=0)
+    norm_type: float = Field(2, gt=0)
+
+
+class Averaging(Settings):
+    """Exponential moving average of the weights that train."""
+
+    momentum: float = Field(0.0002, gt=0, lt=1)
+    """Share of each step's weights in the average."""
+
+
 class Recipe(ImageRecipe):
     """Recipe of a stage's training: schedule, sampling of images, augmentation, checkpoints."""
 
     schedule: Schedule
+    optimizer: AnyOptimizer | None = None
+    """`{type: sgd, ...}` or `{type: adamw, ...}`, with parameter-wise and layer-wise learning rates
+    and weight decays; null is SGD with the schedule's momentum and weight decay."""
+    lr_schedule: Literal["step", "cosine", "one_cycle"] = "step"
+    """How the learning rate goes after the warm-up: it falls to a tenth at the schedule's
+    milestones, or to 0 along a cosine; `one_cycle` rises from a 25th along a cosine for the first
+    three tenths and falls to nearly nothing along another."""
+    clip_grad: Clipping | None = None
+    """`{max_norm: ...}` of gradients: of each variant's by themselves and of the other parts'
+    together, or, in a representation stage, of all."""
+    ema: Averaging | None = None
+    """`{momentum: ...}`: average the weights of each variant and of the other parts that train;
+    evaluation, exports, the entry and the stages after it have the averages."""
+    accumulate: int = Field(1, gt=0)
+    """Parts in which the images of a step pass the detector, so that fewer are in memory."""
     features: Literal["exact", "replay"] = "exact"
     """Whether the trunk computes the features of every step, or they are those that a stage of kind
     `features` has stored."""
@@ -310,6 +345,38 @@ class Recipe(ImageRecipe):
     """Keep each checkpoint at a multiple of so many iterations, in the finished job too."""
     keep_best: bool = False
     """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
+
+    @model_validator(mode="after")
+    def _optimizer_says_its_own(self) -> "Recipe":
+        given = self.schedule.model_fields_set
+        if self.optimizer is None:
+            return self
+        if twice := sorted(given & {"momentum", "weight_decay"}):
+            raise ValueError(
+                f"schedule.{twice[0]}: expected it among the fields of optimizer, which is given, "
+                "instead"
+            )
+        if self.optimizer.type == "adamw" and "lr" not in given:
+            raise ValueError(
+                "schedule.lr: is missing, expected a learning rate for optimizer adamw, such as "
+                "1e-4, because the default is SGD's"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits_how_the_learning_rate_goes(self) -> "Recipe":
+        kind, schedule = self.lr_schedule, self.schedule
+        if kind != "step" and schedule.milestones:
+            raise ValueError(
+                f"schedule.milestones: expected none with lr_schedule {kind}, which falls at every "
+                f"step, got {schedule.milestones}"
+            )
+        if kind == "one_cycle" and "warmup" in schedule.model_fields_set and schedule.warmup:
+            raise ValueError(
+                "schedule.warmup: expected 0 with lr_schedule one_cycle, which rises by itself, "
+                f"got {schedule.warmup}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _there_are_checkpoints_to_keep(self) -> "Recipe":

@@ -106,6 +106,10 @@ class BankBBoxHead(ConvFCs):
         """Names of the variants' losses of the step."""
         self.tally: dict[str, Tensor] = {}
         """This rank's part of the step in what moves state and scales losses; see `settle`."""
+        self.part = (0, 1)
+        """Number of the part of the step that passes the head, and how many there are."""
+        self._gathered: dict[str, Tensor] = {}
+        """What moves state, of the parts of the step that have passed."""
 
     def draw(self, device: torch.device | str, *key: int | str) -> torch.Generator:
         """A generator of this head's own for draws that `key` names.
@@ -251,7 +255,7 @@ class BankBBoxHead(ConvFCs):
                 self._terms.append(f"{name}.loss_{part}")
                 losses[self._terms[-1]] = total
                 counts.append(count)
-            if get_world_size() == 1:
+            if get_world_size() == 1 and self.part[1] == 1:
                 variant.update(logits, batch)
             elif (increment := variant.increment(logits, batch)) is not None:
                 self.tally[name] = increment
@@ -263,23 +267,33 @@ class BankBBoxHead(ConvFCs):
 
     @torch.no_grad()
     def settle(self, tally: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Move all state by the tally of all ranks; returns the factor of each loss, by its name.
+        """Move all state by the tally of all ranks, after the last part of a step; returns the
+        factor of each loss, by its name.
 
         With them a classification loss is divided by its mean count per rank, and the box and mask
         losses are means over all ranks' RoIs, so that ranks together make the step that one rank
         with all images would make.
         """
-        for statistics in self.statistics.values():
-            statistics.update(tally["moments"])  # type: ignore[operator]
-        bank = self.bank()
-        for name in bank.keys() & tally.keys():
-            bank[name].add(tally[name])
+        state = {name: value for name, value in tally.items() if name != "counts"}
+        if self.part[0]:
+            state = {name: self._gathered[name] + value for name, value in state.items()}
+        number, parts = self.part
+        self._gathered = state if number + 1 < parts else {}
+        if number + 1 == parts:
+            self._move(state)
         own_positives, own_rois = self.tally["counts"][:2]
         means = tally["counts"] / get_world_size()
         positives, rois, *samples = torch.where(means > 0, means, 1.0)
         self.tally = {}
         factors = {name: 1 / count for name, count in zip(self._terms, samples, strict=True)}
         return {**factors, "loss_bbox": own_rois / rois, "loss_mask": own_positives / positives}
+
+    def _move(self, state: dict[str, Tensor]) -> None:
+        for statistics in self.statistics.values():
+            statistics.update(state["moments"])  # type: ignore[operator]
+        bank = self.bank()
+        for name in bank.keys() & state.keys():
+            bank[name].add(state[name])
 
     def _predict_by_feat_single(
         self,
@@ -605,8 +619,11 @@ class BankDetector(TwoStageDetector):
 
     def banks(self) -> list[nn.ModuleDict]:
         """The variants by name, of each head."""
-        heads = [module for module in self.modules() if isinstance(module, BankBBoxHead)]
-        return [head.variants for head in heads]
+        return [head.variants for head in self.heads()]
+
+    def heads(self) -> list[BankBBoxHead]:
+        """The box head, or that of each stage of a cascade."""
+        return [module for module in self.modules() if isinstance(module, BankBBoxHead)]
 
     def init_weights(self) -> None:
         """Initialise, then lay the weights out: the other way round, draws would land elsewhere."""

@@ -32,6 +32,11 @@ class ConvFCs(ConvFCBBoxHead):
         self.relu = nn.ReLU(inplace=True)
 
 
+def layer_modules(head: ConvFCBBoxHead) -> list[nn.Module]:
+    """What makes the layers, and what the regressor reads."""
+    return [layer for name in _BRANCHES for layer in getattr(head, name)]
+
+
 def layers(head: ConvFCBBoxHead, pooled: Tensor) -> dict[str, Tensor]:
     """The layers in LAYERS, each (N, its width), of pooled RoI features (N, channels, height,
     width). Heads without two shared FCs have no `fc1`; `fc2` is h, what `fc_cls` reads, of any."""

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _VARIANT = re.compile(r"^(?P<head>.*)\.variants\.(?P<name>[^.]+)\.(?P<rest>.+)$")
 
 
+class NeedsCode(RunError):
+    """A file holds more than tensors and plain values."""
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint file, which may hold tensors and plain values only.
 
@@ -45,7 +49,7 @@ def read_tensors(path: Path, mapped: bool = False) -> Any:
     except Exception as error:  # of torch's message, only the name of the class concerns this file
         foreign = re.search(r"Unsupported global: GLOBAL (\S+)|Unsupported class (\S+)", str(error))
         if foreign:
-            raise RunError(
+            raise NeedsCode(
                 f"{expected} one that only code can read: it holds {foreign[1] or foreign[2]}"
             ) from None
         raise RunError(f"{expected} a file that is damaged or something else") from None

@@ -1,5 +1,6 @@
 """A few steps of training without Ray or a Runner, on one rank or several."""
 
+import copy
 from pathlib import Path
 from unittest.mock import patch
 
@@ -14,8 +15,8 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_world_size
 from mmengine.model import MMDistributedDataParallel
-from mmengine.optim import OptimWrapper
-from mmengine.registry import FUNCTIONS
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import FUNCTIONS, PARAM_SCHEDULERS
 
 from bacl.config import features_config, stage_config
 from bacl.datasets.categories import Category
@@ -26,6 +27,7 @@ from bacl.export import export_variants
 from bacl.features import shards
 from bacl.features.recording import Recorder
 from bacl.settings import FROZEN_TRUNK, Detector, Recipe, Schedule
+from bacl.stepping import accumulated
 
 register_all_modules(init_default_scope=True)
 
@@ -194,6 +196,52 @@ def train(config, model, steps, skip=0, optimizer_state=None, wrapper=OptimWrapp
         if told is not None:
             told.append(losses)
     return optimizer
+
+
+def optimize(config, model, steps, skip=0, state=None):
+    """`steps` steps after the first `skip` with the configuration's own optimizer and learning
+    rates; returns what a resumed training needs of them.
+
+    state: what it returned before.
+    """
+    ranks = get_world_size()
+    dataset = DATASETS.build(config["train_dataloader"]["dataset"])
+    stream = stream_of(config, dataset)
+    share = stream.batch // ranks
+    stream.skip(skip * share)
+    samples = iter(stream)
+    stepped = MMDistributedDataParallel(model, broadcast_buffers=False) if ranks > 1 else model
+    wrapper = build_optim_wrapper(stepped, ConfigDict(config["optim_wrapper"]))
+    schedulers = [
+        PARAM_SCHEDULERS.build(one, default_args={"optimizer": wrapper})
+        for one in config["param_scheduler"]
+    ]
+    if state is not None:
+        wrapper.load_state_dict(copy.deepcopy(state["optimizer"]))
+        for scheduler, its in zip(schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(its)
+    loop = config["train_cfg"]
+    wrapper.initialize_count_status(stepped, skip, loop["max_iters"])
+    model.train()
+    for _ in range(steps):
+        batch = batch_of(dataset, samples, share)
+        if "parts" in loop:
+            accumulated(stepped, batch, wrapper, loop["parts"])
+        else:
+            stepped.train_step(batch, wrapper)
+        for scheduler in schedulers:
+            scheduler.step()
+    return {
+        "optimizer": copy.deepcopy(wrapper.state_dict()),
+        "schedulers": [scheduler.state_dict() for scheduler in schedulers],
+    }
+
+
+def optimize_and_save(folder: Path, config, steps):
+    """For `on_ranks`: `optimize`, then each rank's weights as `<rank>.pth`."""
+    model = build(config)
+    optimize(config, model, steps)
+    torch.save(model.state_dict(), folder / f"{torch.distributed.get_rank()}.pth")
 
 
 def backward(config, model):

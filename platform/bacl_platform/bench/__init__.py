@@ -34,7 +34,13 @@ def summaries() -> dict[str, str]:
     return found
 
 
-def setting_of(device: str, scale: str | None, repeat: int | None, threads: int) -> Setting:
+def setting_of(
+    device: str,
+    scale: str | None,
+    repeat: int | None,
+    threads: int,
+    config: str | None = None,
+) -> Setting:
     """The setting that a user's words mean; without `scale`, small images where there is no GPU.
 
     Raises:
@@ -50,7 +56,7 @@ def setting_of(device: str, scale: str | None, repeat: int | None, threads: int)
 
         if not torch.cuda.is_available():
             raise UsageError("--device cuda: expected a GPU, torch finds none")
-    return Setting(device, threads, repeat, IMAGES[scale])
+    return Setting(device, threads, repeat, IMAGES[scale], config)
 
 
 def run(name: str, setting: Setting) -> list[Row]:

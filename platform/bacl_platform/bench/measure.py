@@ -22,6 +22,8 @@ class Setting:
     repeat: int | None = None
     image: tuple[int, int] = IMAGES["small"]
     """(height, width) in pixels."""
+    config: str | None = None
+    """Configuration of MMDetection's whose detector `step` takes; None for R50-FPN."""
 
     @property
     def full(self) -> bool:

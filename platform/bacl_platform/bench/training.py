@@ -1,6 +1,7 @@
 """A detector and the batch that it trains on, for benches: ours, or MMDetection's own.
 
-The detectors are R50-FPN with random weights; the images are noise with boxes in it.
+The detectors have random weights, and are R50-FPN if nothing else is said; the images are noise
+with boxes in it.
 """
 
 import copy
@@ -12,6 +13,8 @@ from torch import nn
 
 import bacl.register  # noqa: F401  before anything imports mmdet.models
 from bacl.config import stage_config, stock_config
+from bacl.detector.layers import layer_modules
+from bacl.detector.two_stage import has_masks
 from bacl.export import variant_state
 from bacl.method_settings.paper import BACL
 from bacl.method_settings.paper import Softmax as SoftmaxSettings
@@ -30,9 +33,10 @@ PARTS = (
     "backbone and neck",
     "RPN",
     "RoI features",
-    "shared FCs",
+    "box head's layers",
     "feature statistics",
     "classifiers and losses",
+    "masks",
     "backward",
     "optimizer",
     "the rest",
@@ -65,7 +69,7 @@ class Training:
             model = build(config["model"])
         self.model = model.to(setting.device).train()
         self.optimizer = self.optimizer_of(model)
-        self._batch = batch_of(images, setting)
+        self._batch = batch_of(images, setting, masks=has_masks(detector))
 
     def optimizer_of(self, model: nn.Module) -> Any:
         """An optimizer of what trains in a detector, as the stage has it."""
@@ -84,12 +88,11 @@ class Training:
         """MMDetection's own detector on the same weights, with the same parts frozen."""
         config = self.config()
         train_cfg = copy.deepcopy(config["model"]["train_cfg"])
-        for part in ("rpn", "rcnn"):
-            keyed = train_cfg[part]["sampler"]
-            keyed["type"] = "RandomSampler"
-            del keyed["stream"], keyed["seed"]
+        rcnn = train_cfg["rcnn"]
+        for part in (train_cfg["rpn"], *(rcnn if isinstance(rcnn, list) else [rcnn])):
+            part["sampler"] = unkeyed(part["sampler"])
         stock = stock_config(config, {"loss_cls": Softmax.stock_loss})["model"]
-        detector = build({**stock, "type": "FasterRCNN", "train_cfg": train_cfg})
+        detector = build({**stock, "train_cfg": train_cfg})
         variant = "softmax" if self.end_to_end else "bacl0"
         detector.load_state_dict(variant_state(self.model.state_dict(), variant))
         ours: Any = self.model
@@ -109,16 +112,18 @@ class Training:
         """Mean milliseconds of each part of a step; on a GPU, watching them slows the step."""
         clock = Clock(self.setting.device)
         model: Any = self.model
-        head = model.roi_head.bbox_head
-        is_bank = hasattr(head, "variants")
         calls: list[tuple[Any, str, str]] = [
             (model, "extract_feat", "backbone and neck"),
             (model.rpn_head, "loss_and_predict", "RPN"),
-            (model.roi_head.bbox_roi_extractor, "forward", "RoI features"),
-            *((fc, "forward", "shared FCs") for fc in head.shared_fcs),
-            *([(head, "observe", "feature statistics")] if is_bank else []),
-            *([] if is_bank else [(head.fc_cls, "forward", "classifiers and losses")]),
-            (head, "loss_and_target", "classifiers and losses"),
+            *(
+                (part, "forward", "RoI features")
+                for part in _each(model.roi_head.bbox_roi_extractor)
+            ),
+            *(call for head in _each(model.roi_head.bbox_head) for call in _calls(head)),
+            *(
+                (part, "forward", "masks")
+                for part in _each(getattr(model.roi_head, "mask_head", []))
+            ),
             (self.optimizer, "backward", "backward"),
             (self.optimizer, "step", "optimizer"),
         ]
@@ -142,9 +147,36 @@ class Training:
         )
 
 
-def batch_of(images: int, setting: Setting) -> dict[str, list[Any]]:
+def _each(part: Any) -> list[Any]:
+    """The modules of a part that a cascade has several of."""
+    return list(part) if isinstance(part, nn.ModuleList | list) else [part]
+
+
+def _calls(head: Any) -> list[tuple[Any, str, str]]:
+    """What is watched of a box head, and which part of a step it is."""
+    is_bank = hasattr(head, "variants")
+    return [
+        *((layer, "forward", "box head's layers") for layer in layer_modules(head)),
+        *([(head, "observe", "feature statistics")] if is_bank else []),
+        *([] if is_bank else [(head.fc_cls, "forward", "classifiers and losses")]),
+        (head, "loss_and_target", "classifiers and losses"),
+    ]
+
+
+def unkeyed(sampler: dict[str, Any]) -> dict[str, Any]:
+    """A sampler as MMDetection's configurations have it, of one whose draws are keyed."""
+    if "sampler" in sampler:
+        own: dict[str, Any] = sampler["sampler"]
+        return own
+    plain = {name: value for name, value in sampler.items() if name not in ("stream", "seed")}
+    keyed = sampler["type"] == "KeyedRandomSampler"
+    return {**plain, "type": "RandomSampler"} if keyed else plain
+
+
+def batch_of(images: int, setting: Setting, masks: bool = False) -> dict[str, list[Any]]:
     """Images of noise with `BOXES` boxes each, as a training pipeline hands them on."""
     from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
 
     height, width = setting.image
@@ -167,6 +199,14 @@ def batch_of(images: int, setting: Setting) -> dict[str, list[Any]]:
                 labels=torch.randint(CATEGORIES, (BOXES,), generator=draw),
             ),
         )
+        if masks:  # the boxes' own rectangles
+            rows, columns = torch.arange(height)[:, None], torch.arange(width)
+            bitmaps = [
+                (columns >= left) & (columns < right) & (rows >= above) & (rows < below)
+                for left, above, right, below in sample.gt_instances.bboxes
+            ]
+            shapes = torch.stack(bitmaps).to(torch.uint8).numpy()
+            sample.gt_instances.masks = BitmapMasks(shapes, height, width)
         image = torch.randint(256, (3, height, width), generator=draw, dtype=torch.uint8)
         batch["inputs"].append(image)
         batch["data_samples"].append(sample)

@@ -48,7 +48,8 @@ def plan(
       bacl plan experiments/embedded/demo.yaml
     """
     with report_errors(debug):
-        from bacl_platform.console import Console
+        from bacl_platform.console import Console, say
+        from bacl_platform.plan.imports import check_imports
         from bacl_platform.plan.screening import confirmations, expected
         from bacl_platform.plan.show import print_plan
         from bacl_platform.plan.weights import check_weights
@@ -58,6 +59,7 @@ def plan(
         if is_sweep(file):
             (sweep,), store, prepare = swept([file], store_url, set_, seeds)
             check_weights(sweep.missing(store), store)
+            check_imports(sweep.missing(store))
             then = next(iter(confirmations([sweep], prepare, store)), None)
             known = then is not None
             if sweep.file.sweep.screen and not known:
@@ -66,7 +68,10 @@ def plan(
         else:
             plan, store = planned(file, store_url, set_, seeds)
             check_weights(plan.missing(store), store)
+            accounts = check_imports(plan.missing(store))
             print_plan(plan, store, Console())
+            for line in accounts:
+                say(Console(), line)
 
 
 @app.command()
@@ -89,6 +94,7 @@ def run(
     """
     with report_errors(debug):
         from bacl_platform.console import Console, say
+        from bacl_platform.plan.imports import check_imports
         from bacl_platform.plan.weights import check_weights, fetch_named
         from bacl_platform.run.driver import run as run_plan
         from bacl_platform.store.drivers import driving
@@ -98,6 +104,7 @@ def run(
         plan, store = planned(file, store_url, set_, seeds)
         check_weights(plan.missing(store), store)
         fetch_named(plan.missing(store), store)
+        check_imports(plan.missing(store))
         with driving(store):
             run_plan(plan, store, Tracking.of_plan(plan, store), console, address)
         say(console, f"results: bacl report {file}; runs: bacl ui; checkpoints: {store.url}")
@@ -193,6 +200,7 @@ def sweep(
     """
     with report_errors(debug):
         from bacl_platform.console import Console, say
+        from bacl_platform.plan.imports import check_imports
         from bacl_platform.plan.weights import check_weights, fetch_named
         from bacl_platform.store.drivers import driving
         from bacl_platform.tune import sweeps
@@ -202,6 +210,7 @@ def sweep(
         missing = [job for each in plans for job in each.missing(store)]
         check_weights(missing, store)
         fetch_named(missing, store)
+        check_imports(missing)
         with driving(store):
             sweeps.run_sweeps(plans, store, prepare, console, address, retry_failed)
         for file in files:

@@ -268,6 +268,14 @@ def bench(
             show_default="small on a CPU, full on a GPU",
         ),
     ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Configuration of MMDetection's whose detector step takes.",
+            show_default="R50-FPN",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Time parts of BACL beside others' code, on this machine.
@@ -282,7 +290,7 @@ def bench(
         known = benches.names()
         if unknown := [name for name in names if name not in known]:
             raise UsageError(f"BENCH: expected some of {', '.join(known)}, got {unknown[0]!r}")
-        setting = benches.setting_of(device, scale, repeat, threads)
+        setting = benches.setting_of(device, scale, repeat, threads, config)
         rows = [row for name in names for row in benches.run(name, setting)]
         if json_:
             print(json.dumps([row.as_json() for row in rows], indent=1))

@@ -24,6 +24,7 @@ EACH_VARIANT = 0.03
 """What one more variant of a bank adds to a step, as a share of it (`bacl bench bank`)."""
 _PACE = (
     "augmentation",
+    "augmentations",
     "copy_paste_size",
     "scales",
     "proposals",
@@ -75,6 +76,9 @@ def cost_of(
             left = 1 - done / max(job.iterations, 1)
             fused = _more(fused, 1, round(left * views), round(left * images))
             alone = _more(alone, 1, round(left * views), round(left * images))
+            continue
+        if job.kind == "imported":
+            fused, alone = _more(fused, 1, 0, val_images), _more(alone, 1, 0, val_images)
             continue
         every = job.config["train_cfg"]["val_interval"]
         trained = (job.iterations - done) * job.recipe.schedule.batch

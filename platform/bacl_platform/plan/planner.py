@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import bacl
 from bacl.detector.two_stage import has_masks
+from bacl.digests import sha256
 from bacl.errors import UsageError
 from bacl.method_settings.registry import Variant
-from bacl.result_versions import versions_of, versions_of_features
+from bacl.result_versions import version_of, versions_of, versions_of_features
 from bacl.schema import Settings
 from bacl.settings import Features
 from bacl_platform.plan.job import Job, Plan, digest_of, grouped
 from bacl_platform.plan.population import Population
 from bacl_platform.plan.weights import held_weights
 from bacl_platform.spec.experiment import (
+    AnyStage,
     ClassifierStage,
     Experiment,
     FeaturesStage,
-    RepresentationStage,
-    Training,
+    First,
+    ImportedStage,
     image_recipe,
     trained,
     variants_of,
@@ -31,6 +33,10 @@ from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from bacl.datasets.prepared import Prepared
+
+
+_IMPORTED = {"checkpoint", "source", "categories", "new_categories", "norm_eps"}
+"""Fields of an imported stage that say what is taken of its checkpoint."""
 
 
 def make_plan(
@@ -85,13 +91,19 @@ class _Planner:
         """Those that are made, by key."""
         self.complete = functools.cache(store.complete)  # once for all variants of an entry
         self.code, self.versions = source_digest(), _versions()
+        self.imported: dict[str, list[Job]] = {}
+        """Jobs of imported stages, which are the same for all seeds, by stage."""
+        self.files = _checkpoints(experiment)
 
     def __call__(self, seed: int) -> Iterator[Job]:
         made: dict[str, list[Job]] = {}
         for name in _parents_first(self.experiment):
             stage = self.experiment.stages[name]
             parent = None
-            if not isinstance(stage, RepresentationStage):  # any job of a stage has its trunk
+            if name in self.imported:
+                made[name] = self.imported[name]
+                continue
+            if not isinstance(stage, First):  # any job of a stage has its trunk
                 before = made[stage.after]
                 parent = next((job for job in before if self.complete(job.key)), before[0])
             try:
@@ -99,6 +111,8 @@ class _Planner:
             except UsageError as error:
                 raise UsageError(_placed(str(error), name, stage)) from error
             self.jobs |= {job.key: job for job in made[name]}
+            if isinstance(stage, ImportedStage):
+                self.imported[name] = made[name]
             yield from made[name]
 
     def _jobs(self, name: str, seed: int, parent: Job | None) -> list[Job]:
@@ -124,7 +138,9 @@ class _Planner:
         return [
             Job(
                 key=key,
-                name=name + _of_many(number, len(groups)) + self._of(seed),
+                name=name
+                + _of_many(number, len(groups))
+                + ("" if isinstance(stage, ImportedStage) else self._of(seed)),
                 stage=name,
                 kind=stage.kind,
                 seed=seed,
@@ -200,6 +216,7 @@ class _Planner:
         stage = self.experiment.stages[name]
         lineage = self._lineage(parent) if parent else None
         config = portable(self._config(name, seed, variant))
+        config.get("imported", {}).pop("checkpoint", None)  # which its digest stands for
         for head in bank_heads(config):
             head["variants"] = {v: _chosen(s, head["variants"][v]) for v, s in variant.items()}
         more: list[Any] = [self.weights] if self.weights else []
@@ -211,14 +228,26 @@ class _Planner:
     def _result_versions(self, name: str, variants: dict[str, Any]) -> dict[str, int | str]:
         detector, recipe = self.experiment.detector, image_recipe(self.experiment, name)
         found: dict[str, int | str] = {} if variants else versions_of_features(detector, recipe)
+        if isinstance(self.experiment.stages[name], ImportedStage):
+            found["imported"] = version_of("imported")
         for settings in variants.values():
             found |= versions_of(detector, recipe, settings)
         return found
 
     def _config(self, name: str, seed: int, variants: dict[str, Any]) -> dict[str, Any]:
-        from bacl.config import stage_config
+        from bacl.config import imported_config, stage_config
 
         stage = self.experiment.stages[name]
+        if isinstance(stage, ImportedStage):
+            return imported_config(
+                self.experiment.detector,
+                self.prepared,
+                self.dataset_info,
+                image_recipe(self.experiment, name),
+                variants,
+                {**stage.model_dump(include=_IMPORTED), "sha256": self.files[name]},
+                self.experiment.imports,
+            )
         return stage_config(
             self.experiment.detector,
             self.prepared,
@@ -262,12 +291,30 @@ def _replayed(name: str, experiment: Experiment) -> Features | None:
     return _stored(before)
 
 
-def _placed(problem: str, name: str, stage: Training | FeaturesStage) -> str:
+def _placed(problem: str, name: str, stage: AnyStage) -> str:
     """What `bacl.config` says of a stage's variants or recipe, with the field's whole path."""
-    if isinstance(stage, RepresentationStage):
+    if isinstance(stage, First):
         problem = problem.replace(f"variants.{name}", "classifier", 1)
     of_stage = problem.startswith(("variants.", "classifier", "recipe.", "kind:"))
     return f"stages.{name}.{problem}" if of_stage else problem
+
+
+def _checkpoints(experiment: Experiment) -> dict[str, str]:
+    """SHA-256 of the checkpoints of imported stages, by stage.
+
+    Raises UsageError where one cannot be read.
+    """
+    found = {}
+    for name, stage in experiment.stages.items():
+        if isinstance(stage, ImportedStage):
+            try:
+                found[name] = sha256(Path(stage.checkpoint))
+            except OSError as error:
+                raise UsageError(
+                    f"stages.{name}.checkpoint: expected a file that can be read, got "
+                    f"{stage.checkpoint}: {error.strerror}"
+                ) from None
+    return found
 
 
 def source_digest() -> str:
@@ -285,7 +332,7 @@ def _parents_first(experiment: Experiment) -> Iterator[str]:
     depth: dict[str, int] = {}
     for name in experiment.stages:
         stage, depth[name] = experiment.stages[name], 0
-        while not isinstance(stage, RepresentationStage):
+        while not isinstance(stage, First):
             stage, depth[name] = experiment.stages[stage.after], depth[name] + 1
     yield from sorted(depth, key=lambda name: depth[name])
 

@@ -11,7 +11,7 @@ from bacl_platform.plan.stored import images_that_train
 from bacl_platform.spec.experiment import (
     ClassifierStage,
     Experiment,
-    RepresentationStage,
+    First,
     Resources,
 )
 from bacl_platform.spec.problems import as_yaml
@@ -43,7 +43,8 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
         )
     console.print(table)
     recipes: dict[str, list[str]] = {}
-    stages_of = {job.stage: job for job in plan.jobs if job.kind != "features"}
+    training = ("representation", "classifier")
+    stages_of = {job.stage: job for job in plan.jobs if job.kind in training}
     for job in stages_of.values():
         recipe = (
             f"{job.recipe.schedule.batch} images a step, learning rate {_learning_rate(job)}, "
@@ -122,12 +123,14 @@ def _whole_detectors(experiment: Experiment) -> Iterator[str]:
     """What representation stages train for; none shares a trunk, as each makes its own."""
     after: dict[str, list[str]] = {}
     for name, stage in experiment.stages.items():
-        if not isinstance(stage, RepresentationStage):
+        if not isinstance(stage, First):
             after.setdefault(stage.after, []).append(name)
     for name, stages in after.items():
         start = "starts" if len(stages) == 1 else "start"
-        made = "made" if experiment.stages[name].kind == "features" else "trained"
-        yield f"{name}: {made} once for each seed; {_listed(stages)} {start} from it"
+        made = {"features": "made once for each seed", "imported": "evaluated once"}.get(
+            experiment.stages[name].kind, "trained once for each seed"
+        )
+        yield f"{name}: {made}; {_listed(stages)} {start} from it"
     ends = [
         n for n, s in experiment.stages.items() if s.kind == "representation" and n not in after
     ]

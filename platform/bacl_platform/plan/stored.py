@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bacl.detector.shape import cells_of, width_of
 from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def bytes_of(job: "Job", prepared: "Prepared") -> tuple[int, int]:
     shown = sum(category.image_count for category in prepared.categories) / images
     positives = min(POSITIVES * boxes, sampler["num"] * sampler["pos_fraction"])
     rows = positives + min(stored["negatives"], sampler["num"] - positives)
-    width = head["fc_out_channels"]
-    widths = {"pooled": head["in_channels"] * head["roi_feat_size"] ** 2, "fc1": width}
+    width = width_of(head)
+    widths = {"pooled": head["in_channels"] * cells_of(head), "fc1": width}
     each = (width + sum(widths[name] for name in stored["layers"])) * _BYTES[stored["dtype"]]
     # beside features: labels, boxes of proposals and truths, and means and squares in float32
     view = rows * (each + 4) + positives * 32 + shown * 8 * width

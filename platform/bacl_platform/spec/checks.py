@@ -9,12 +9,17 @@ from bacl_platform.spec.experiment import (
     ClassifierStage,
     Experiment,
     FeaturesStage,
+    First,
+    ImportedStage,
     RepresentationStage,
     Training,
     image_recipe,
     variants_of,
 )
 from bacl_platform.spec.problems import one_of, show
+
+KINDS = ("representation", "imported", "classifier", "features")
+"""Of stages."""
 
 
 def broken_edges(stages: Any) -> Iterator[str]:
@@ -51,11 +56,11 @@ def _wrong_parent(name: str, stages: dict[str, Any]) -> Iterator[str]:
     recipe = stage.get("recipe")
     replayed = isinstance(recipe, dict) and recipe.get("features") == "replay"
     wanted = {
-        "classifier": ("features",) if replayed else ("representation",),
-        "features": ("representation", "classifier"),
+        "classifier": ("features",) if replayed else ("representation", "imported"),
+        "features": ("representation", "imported", "classifier"),
     }.get(stage.get("kind", ""), ())
     kind = parent.get("kind")
-    if not wanted or kind not in ("representation", "classifier", "features") or kind in wanted:
+    if not wanted or kind not in KINDS or kind in wanted:
         return
     why = ""
     if kind == "features":
@@ -77,27 +82,8 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
         yield from _replays(name, experiment)
         if isinstance(stage, FeaturesStage):
             continue
-        batch, workers = stage.recipe.schedule.batch, stage.resources.workers
-        if batch % (2 * workers):
-            yield (
-                f"stages.{name}.recipe.schedule.batch: expected a multiple of {2 * workers} "
-                f"(whole image pairs on each of {workers} workers), got {batch}"
-            )
-        if stage.recipe.precision == "float16" and not stage.resources.gpus:
-            yield (
-                f"stages.{name}.recipe.precision: expected bfloat16 or float32 without GPUs "
-                "(resources.gpus is 0), got 'float16'"
-            )
-        if not stage.resources.gpus and stage.resources.backend == "nccl":
-            yield (
-                f"stages.{name}.resources.backend: expected auto or gloo without GPUs "
-                "(resources.gpus is 0), got 'nccl'"
-            )
-        if not stage.resources.gpus and stage.resources.accelerator:
-            yield (
-                f"stages.{name}.resources.accelerator: expected nothing without GPUs "
-                f"(resources.gpus is 0), got {stage.resources.accelerator!r}"
-            )
+        if isinstance(stage, Training):
+            yield from _of_training(name, stage)
         for variant in variants_of(name, stage):
             if variant in owner:
                 yield (
@@ -111,9 +97,39 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
         yield f"baseline: expected {one_of(owner)}, got {experiment.baseline!r}"
 
 
+def _of_training(name: str, stage: Training) -> Iterator[str]:
+    """Problems of a stage's batch, precision and resources."""
+    batch, workers = stage.recipe.schedule.batch, stage.resources.workers
+    parts = stage.recipe.accumulate
+    if batch % (2 * workers * parts):
+        in_parts = f" in each of {parts} parts" if parts > 1 else ""
+        yield (
+            f"stages.{name}.recipe.schedule.batch: expected a multiple of "
+            f"{2 * workers * parts} (whole image pairs on each of {workers} workers"
+            f"{in_parts}), got {batch}"
+        )
+    if stage.recipe.precision == "float16" and not stage.resources.gpus:
+        yield (
+            f"stages.{name}.recipe.precision: expected bfloat16 or float32 without GPUs "
+            "(resources.gpus is 0), got 'float16'"
+        )
+    if not stage.resources.gpus and stage.resources.backend == "nccl":
+        yield (
+            f"stages.{name}.resources.backend: expected auto or gloo without GPUs "
+            "(resources.gpus is 0), got 'nccl'"
+        )
+    if not stage.resources.gpus and stage.resources.accelerator:
+        yield (
+            f"stages.{name}.resources.accelerator: expected nothing without GPUs "
+            f"(resources.gpus is 0), got {stage.resources.accelerator!r}"
+        )
+
+
 def _replays(name: str, experiment: Experiment) -> Iterator[str]:
     """Problems of a stage that stores features, or trains on stored ones."""
     stage = experiment.stages[name]
+    if isinstance(stage, ImportedStage):
+        return
     if isinstance(stage, RepresentationStage):
         if stage.recipe.features != "exact":
             yield (
@@ -127,6 +143,11 @@ def _replays(name: str, experiment: Experiment) -> Iterator[str]:
     rooted = _first(name, experiment) is not None  # else `broken_edges` says so
     if stage.recipe.features == "exact" or not isinstance(before, FeaturesStage) or not rooted:
         return
+    if stage.recipe.accumulate > 1:
+        yield (
+            f"stages.{name}.recipe.accumulate: expected 1 with features: replay, whose steps load "
+            f"no images, got {stage.recipe.accumulate}"
+        )
     shown = image_recipe(experiment, stage.after)
     for field in sorted(stage.recipe.model_fields_set & set(STORED_WITH)):
         if getattr(stage.recipe, field) != getattr(shown, field):
@@ -149,11 +170,11 @@ def _replays(name: str, experiment: Experiment) -> Iterator[str]:
             )
 
 
-def _unserved(name: str, stage: Training) -> Iterator[str]:
+def _unserved(name: str, stage: Training | ImportedStage) -> Iterator[str]:
     """Problems of methods that the stage's recipe or kind cannot serve."""
     for variant, settings in variants_of(name, stage).items():
         method = f"method {settings.method}"
-        if settings.sampler not in (None, stage.recipe.sampler):
+        if isinstance(stage, Training) and settings.sampler not in (None, stage.recipe.sampler):
             yield (
                 f"stages.{name}.recipe.sampler: expected {settings.sampler}, whose images {method} "
                 f"of variant {variant} learns from, got {stage.recipe.sampler!r}"
@@ -166,22 +187,22 @@ def _unserved(name: str, stage: Training) -> Iterator[str]:
             )
 
 
-def _first(name: str, experiment: Experiment) -> RepresentationStage | None:
-    """The representation stage that a stage starts from at last; None where there is none."""
+def _first(name: str, experiment: Experiment) -> First | None:
+    """The stage that a stage starts from at last; None where there is none."""
     stage, passed = experiment.stages.get(name), set[str]()
     while isinstance(stage, ClassifierStage | FeaturesStage) and stage.after not in passed:
         passed.add(stage.after)
         stage = experiment.stages.get(stage.after)
-    return stage if isinstance(stage, RepresentationStage) else None
+    return stage if isinstance(stage, First) else None
 
 
-def _followers(name: str, stage: Training, experiment: Experiment) -> Iterator[str]:
+def _followers(name: str, stage: Training | ImportedStage, experiment: Experiment) -> Iterator[str]:
     """Problems of variants that only correct the classifier of the stage before."""
     for variant, settings in variants_of(name, stage).items():
         if not settings.follows:
             continue
         wanted = f"method {settings.method} corrects a classifier that a stage before has trained"
-        if isinstance(stage, RepresentationStage):
+        if isinstance(stage, First):
             yield f"stages.{name}.classifier: {wanted}: expected it in a stage of kind classifier"
             continue
         first = _first(name, experiment)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from bacl.method_settings.paper import BCE
+from bacl.method_settings.paper import BCE, Softmax
 from bacl.method_settings.registry import Variant
 from bacl.schema import Settings, meaning
 from bacl.settings import (
@@ -18,6 +18,7 @@ from bacl.settings import (
     FilePath,
     ImageRecipe,
     Recipe,
+    Schedule,
     Seed,
 )
 
@@ -83,8 +84,8 @@ class ClassifierStage(Settings):
 
     kind: Literal["classifier"]
     after: Annotated[str, meaning("the name of a stage")]
-    """The representation stage that the trunk comes from; or the stage of kind `features` whose
-    features are replayed."""
+    """The representation or imported stage that the trunk comes from; or the stage of kind
+    `features` whose features are replayed."""
     freeze: list[Annotated[str, meaning("the name of a part of the detector")]] = list(FROZEN_TRUNK)
     """Parts of the detector that do not train; `*` stands for anything in their names."""
     variants: dict[Name, Variant] = Field(min_length=1)
@@ -98,19 +99,47 @@ class FeaturesStage(Features):
     """Passes all images through the trunk of a stage once, and stores what its classifiers see."""
 
     kind: Literal["features"]
-    after: Annotated[str, meaning("the name of a representation or a classifier stage")]
+    after: Annotated[str, meaning("the name of a representation, imported or classifier stage")]
     """The stage whose trunk, proposals and box regressor features are of."""
     recipe: ImageRecipe | None = None
     """What of the recipe of the stage that it is after is different here."""
     resources: Resources = Resources()
 
 
+class ImportedStage(Settings):
+    """Stage 1 that is there already: a trained detector's checkpoint, evaluated once."""
+
+    kind: Literal["imported"]
+    checkpoint: FilePath
+    """A file of tensors: of MMDetection, torchvision, detectron2 or BACL's release."""
+    source: Literal["mmdet", "torchvision", "detectron2", "bacl_release"] | None = None
+    """Where the checkpoint is from; null recognises it by its names."""
+    categories: Annotated[list[str], Field(min_length=1)] | None = None
+    """The checkpoint's own categories in the order of its columns, where it does not name them or
+    names them otherwise than the dataset; the dataset's are found among them by name. Null takes
+    what the checkpoint says, and else the dataset's order."""
+    new_categories: bool = False
+    """Whether the dataset has categories that the checkpoint lacks: then the classifier, and box
+    regressor and masks where they are made for each category, begin anew."""
+    norm_eps: float | None = Field(None, ge=0)
+    """Eps of a torchvision checkpoint's frozen batch norms; null for 0, that of the published
+    weights. Detectors that were trained from a backbone of ImageNet have 1e-5."""
+    classifier: Variant = Softmax(method="softmax")
+    """The method whose scores the checkpoint's classifier gives."""
+    recipe: ImageRecipe = ImageRecipe()
+    """How images are shown in its evaluation, and to stages of kind `features` after it."""
+    resources: Resources = Resources()
+
+
+First = RepresentationStage | ImportedStage
+"""Stages that start from no other."""
+
 Training = RepresentationStage | ClassifierStage
 """Stages that train variants."""
 
-Stage = Annotated[
-    RepresentationStage | ClassifierStage | FeaturesStage, Field(discriminator="kind")
-]
+AnyStage = RepresentationStage | ClassifierStage | FeaturesStage | ImportedStage
+
+Stage = Annotated[AnyStage, Field(discriminator="kind")]
 
 
 class Paper(Settings):
@@ -141,10 +170,9 @@ class Experiment(Settings):
     """The published table whose rows are the variants, by name."""
 
 
-def variants_of(
-    name: str, stage: RepresentationStage | ClassifierStage | FeaturesStage
-) -> dict[str, Variant]:
-    """The stage's variants by name; a representation stage has one, called like the stage."""
+def variants_of(name: str, stage: AnyStage) -> dict[str, Variant]:
+    """The stage's variants by name; a representation or imported stage has one, called like the
+    stage."""
     if isinstance(stage, FeaturesStage):
         return {}
     return stage.variants if isinstance(stage, ClassifierStage) else {name: stage.classifier}
@@ -152,7 +180,7 @@ def variants_of(
 
 def trained(experiment: Experiment) -> dict[str, Training]:
     """The stages that train variants, by name."""
-    return {n: s for n, s in experiment.stages.items() if not isinstance(s, FeaturesStage)}
+    return {n: s for n, s in experiment.stages.items() if isinstance(s, Training)}
 
 
 def image_recipe(experiment: Experiment, name: str) -> Recipe:
@@ -161,6 +189,8 @@ def image_recipe(experiment: Experiment, name: str) -> Recipe:
     stage = experiment.stages[name]
     if isinstance(stage, RepresentationStage):
         return stage.recipe
+    if isinstance(stage, ImportedStage):  # nothing of the schedule is used
+        return Recipe(schedule=Schedule(iterations=1), **stage.recipe.model_dump())
     before = experiment.stages[stage.after]
     if isinstance(stage, ClassifierStage):
         if not isinstance(before, FeaturesStage):

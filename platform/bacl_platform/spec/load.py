@@ -16,9 +16,11 @@ from bacl.method_settings.registry import Variant
 from bacl.weights import is_file as is_weights_file
 from bacl_platform.spec.checks import broken_edges, disagreements
 from bacl_platform.spec.experiment import (
+    AnyStage,
     ClassifierStage,
     Experiment,
     FeaturesStage,
+    ImportedStage,
     RepresentationStage,
     variants_of,
 )
@@ -143,13 +145,14 @@ def _with_absolute_paths(experiment: Experiment, folder: Path) -> Experiment:
         own = {field: absolute(getattr(variant, field)) for field in variant.paths}
         return variant.model_copy(update=own)
 
-    def of_stage(
-        stage: RepresentationStage | ClassifierStage | FeaturesStage,
-    ) -> RepresentationStage | ClassifierStage | FeaturesStage:
+    def of_stage(stage: AnyStage) -> AnyStage:
         if isinstance(stage, FeaturesStage):
             return stage
         if isinstance(stage, RepresentationStage):
             return stage.model_copy(update={"classifier": placed(stage.classifier)})
+        if isinstance(stage, ImportedStage):
+            own = {"checkpoint": absolute(stage.checkpoint), "classifier": placed(stage.classifier)}
+            return stage.model_copy(update=own)
         variants = {name: placed(variant) for name, variant in stage.variants.items()}
         return stage.model_copy(update={"variants": variants})
 
@@ -171,6 +174,8 @@ def _paths(experiment: Experiment) -> dict[str, str]:
     if is_file(experiment.detector.config or ""):
         paths["detector.config"] = experiment.detector.config
     for name, stage in experiment.stages.items():
+        if isinstance(stage, ImportedStage):
+            paths[f"stages.{name}.checkpoint"] = stage.checkpoint
         for variant, settings in variants_of(name, stage).items():
             place = f"variants.{variant}" if isinstance(stage, ClassifierStage) else "classifier"
             for field in settings.paths:

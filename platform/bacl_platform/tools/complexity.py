@@ -145,6 +145,7 @@ def comparison(config: Mapping[str, Any], image: tuple[int, int]) -> list[str]:
     That count reproduces the table's digits, which is how its rules are known.
     """
     from bacl.config import bank_heads
+    from bacl.detector.shape import width_of
 
     parts = measure(config, image)
     height, width = image
@@ -160,8 +161,8 @@ def comparison(config: Mapping[str, Any], image: tuple[int, int]) -> list[str]:
         f"{parameters - frozen:.2f} M",
     ]
     model = config["model"]
-    depth, heads = model["backbone"]["depth"], bank_heads(config)
-    widths = (model["neck"]["out_channels"], heads[0]["fc_out_channels"])
+    depth, heads, neck = model["backbone"].get("depth"), bank_heads(config), model.get("neck")
+    widths = (isinstance(neck, dict) and neck["out_channels"], width_of(heads[0]))
     as_there = {
         "another depth": depth in TABLE_11,
         f"not {TABLE_11_CATEGORIES} categories": heads[0]["num_classes"] == TABLE_11_CATEGORIES,
@@ -223,7 +224,7 @@ def _passes(
     """(name, modules, a function that runs them) of each part."""
     import torch
 
-    from bacl.detector.layers import layers, read
+    from bacl.detector.layers import layer_modules, layers, read
 
     def empty(*shape: int) -> "Tensor":
         return torch.empty(shape, device="meta")
@@ -232,10 +233,14 @@ def _passes(
     cascade = isinstance(roi_head.bbox_head, torch.nn.ModuleList)
     heads = list(roi_head.bbox_head) if cascade else [roi_head.bbox_head]
     stages: tuple[Tensor, ...] = detector.backbone(empty(1, 3, *image))
-    pyramid: tuple[Tensor, ...] = detector.neck(stages)
+    pyramid: tuple[Tensor, ...] = detector.neck(stages) if detector.with_neck else stages
     proposals, channels = detector.test_cfg.rpn.max_per_img, pyramid[0].size(1)
-    pooled = empty(proposals, heads[0].in_channels, *heads[0].roi_feat_size)
-    features = empty(proposals, heads[0].shared_out_channels)
+    size = heads[0].roi_feat_size
+    sampled = [2 * side for side in size] if roi_head.with_shared_head else size  # it halves them
+    regions = empty(proposals, channels, *sampled)
+    pooled = empty(proposals, heads[0].in_channels, *size)
+    features = empty(proposals, heads[0].cls_last_dim)
+    regressed = empty(proposals, heads[0].reg_last_dim)
 
     def shared(head: Any) -> None:
         for _ in range(_times(head)):
@@ -253,21 +258,42 @@ def _passes(
 
     def regress(head: Any) -> None:
         for _ in range(_times(head)):
-            head.fc_reg(features)
+            head.fc_reg(regressed)
 
     yield "backbone", [detector.backbone], lambda: detector.backbone(empty(1, 3, *image))
-    yield "neck", [detector.neck], lambda: detector.neck(stages)
+    if detector.with_neck:
+        yield "neck", [detector.neck], lambda: detector.neck(stages)
     yield "RPN", [detector.rpn_head], lambda: detector.rpn_head(pyramid)
+    if roi_head.with_shared_head:
+        yield "shared head", [roi_head.shared_head], lambda: roi_head.shared_head(regions)
     for number, head in enumerate(heads, 1):
         name = f"box head {number}" if cascade else "box head"
-        yield f"{name}: shared FCs", [head.shared_fcs, head.relu], partial(shared, head)
+        parts = layer_modules(head)
+        layers_name = "shared FCs" if parts == list(head.shared_fcs) else "layers"
+        yield f"{name}: {layers_name}", [*parts, head.relu], partial(shared, head)
         yield f"{name}: classifier", [head.fc_cls], partial(classify, head)
         yield f"{name}: regressor", [head.fc_reg], partial(regress, head)
     if roi_head.with_mask:
-        detections = detector.test_cfg.rcnn.max_per_img
-        side = roi_head.mask_roi_extractor.roi_layers[0].output_size[0]
-        regions = empty(detections, channels, side, side)
-        yield "mask head", [roi_head.mask_head], lambda: roi_head.mask_head(regions)
+        yield from _of_masks(detector, empty, channels)
+
+
+def _of_masks(
+    detector: Any, empty: Callable[..., "Tensor"], channels: int
+) -> Iterable[tuple[str, list["nn.Module"], Callable[[], object]]]:
+    """What `_passes` gives of the mask heads."""
+    import torch
+
+    roi_head = detector.roi_head
+    several = isinstance(roi_head.mask_head, torch.nn.ModuleList)
+    heads = list(roi_head.mask_head) if several else [roi_head.mask_head]
+    extractor = roi_head.mask_roi_extractor
+    side = (extractor[0] if several else extractor).roi_layers[0].output_size[0]
+    regions = empty(detector.test_cfg.rcnn.max_per_img, channels, side, side)
+    if roi_head.with_shared_head:
+        regions = roi_head.shared_head(regions)
+    for number, head in enumerate(heads, 1):
+        name = f"mask head {number}" if several else "mask head"
+        yield name, [head], partial(head, regions)
 
 
 def _count(name: str, modules: list["nn.Module"], run: Callable[[], object]) -> Part:

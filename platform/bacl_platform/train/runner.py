@@ -104,6 +104,7 @@ def begin(
 def _resume(runner: JobRunner, step: int, path: Path) -> None:
     """What `Runner.resume` restores that training depends on, read with `weights_only`."""
     content = read_checkpoint(path)
+    runner.call_hook("after_load_checkpoint", checkpoint=content)
     bare_model(runner.model).load_state_dict(content["state_dict"])
     runner.optim_wrapper.load_state_dict(content["optimizer"])
     states = content["param_schedulers"]

@@ -11,6 +11,7 @@ import time
 import torch
 from mmengine.dist import get_world_size
 
+from bacl.averaging import averaging
 from bacl_platform.plan.job import Job
 from bacl_platform.store import unfinished
 from bacl_platform.store.disk import disk_errors, write_text
@@ -59,6 +60,10 @@ def train(
                     from bacl_platform.train.recording import record
 
                     record(job, store, tell, asked_to_stop)
+                elif job.kind == "imported":
+                    from bacl_platform.train.importing import take_in
+
+                    take_in(job, store, tell, report)
                 else:
                     _train(job, store, tell, report, stopped, asked_to_stop)
     except Exception as error:
@@ -115,6 +120,8 @@ def _train(
     except Exception:
         runner.logger.exception("job %s stopped", job.key)
         raise
+    if averages := averaging(runner):
+        averages.swap(runner)
     model = bare_model(runner.model)
     together(lambda: retention.save_lasting(results / CHECKPOINTS))
     together(lambda: publish(stops.remaining, store, results, model, loop_seconds))

@@ -63,8 +63,8 @@ def test_classifier_stage_needs_a_representation_stage(tiny, problems):
     more = "stages.more={kind: classifier, after: heads, variants: {x: {method: bce}}, recipe: {}}"
     found = problems(tiny, more, "stages.more.recipe.schedule={iterations: 1, batch: 2}")
     assert found == [
-        "stages.more.after: expected a stage of kind representation, got the classifier stage "
-        "'heads'"
+        "stages.more.after: expected a stage of kind representation or imported, got the "
+        "classifier stage 'heads'"
     ]
 
 

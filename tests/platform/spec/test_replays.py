@@ -55,13 +55,14 @@ def test_replay_is_taken_after_a_stage_that_stores_features(tiny):
         ),
         (
             [STORED, "stages.heads.after=stored"],
-            "stages.heads.after: expected a stage of kind representation, got the features stage "
-            "'stored': recipe.features: replay trains on what it stores",
+            "stages.heads.after: expected a stage of kind representation or imported, got the "
+            "features stage 'stored': recipe.features: replay trains on what it stores",
         ),
         (
             [STORED, "stages.again={kind: features, after: stored}"],
-            "stages.again.after: expected a stage of kind representation or classifier, got the "
-            "features stage 'stored': recipe.features: replay trains on what it stores",
+            "stages.again.after: expected a stage of kind representation or imported or "
+            "classifier, got the features stage 'stored': recipe.features: replay trains on what "
+            "it stores",
         ),
         (
             ["stages.stored={kind: features, after: features, views: 0}"],

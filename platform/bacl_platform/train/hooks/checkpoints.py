@@ -66,6 +66,7 @@ class Checkpoints(Hook):
                 "param_schedulers": [s.state_dict() for s in runner.param_schedulers],
                 "iter": step,
             }
+            runner.call_hook("before_save_checkpoint", checkpoint=content)
             save_file(content, path)
 
         together(lambda: write_checkpoint(self.folder, step, save, self.retention.kept))

@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from bacl.averaging import averaging
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.metric_names import metric_name
 from bacl_platform.plan.population import Move, evolve
@@ -79,12 +80,15 @@ class PopulationBasedTraining(Hook):
 
 
 def _copy_state(runner: Runner, source: str, member: str) -> None:
-    """Give a variant another's classifiers, state and momenta, unless one of them has left."""
+    """Give a variant another's classifiers, state, momenta and averages, unless one of them has
+    left."""
+    if not {source, member} <= bare_model(runner.model).banks()[0].keys():
+        return
     momenta = runner.optim_wrapper.optimizer.state
     for bank in bare_model(runner.model).banks():
-        if not {source, member} <= bank.keys():
-            continue
         bank[member].load_state_dict(bank[source].state_dict())
         pairs = zip(bank[member].parameters(), bank[source].parameters(), strict=True)
         for own, other in pairs:
             momenta[own] = copy.deepcopy(momenta[other])
+    if averages := averaging(runner):
+        averages.go_on_from(source, member)

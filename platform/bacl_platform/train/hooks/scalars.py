@@ -51,7 +51,8 @@ class Scalars(Hook):
             name: runner.message_hub.get_scalar(f"train/{name}").mean(LOG_EVERY)
             for name in ("data_time", "time")
         }
-        lr = runner.optim_wrapper.get_lr()["lr"][0]
+        rates = runner.optim_wrapper.get_lr()  # with several groups, `base_lr` is the schedule's
+        lr = rates.get("base_lr", rates["lr"])[0]
         self._write(
             {"step": step, "lr": lr, **dict(zip(names, values.tolist(), strict=True)), **times}
         )

@@ -1,0 +1,85 @@
+"""Recipes that make no sense, each told in a sentence."""
+
+import pytest
+
+from bacl.augmentation_settings import COLOURS, PLACES
+
+KNOWN = ", ".join(COLOURS | PLACES)
+RECIPE = "stages.heads.recipe"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        (
+            "optimizer",
+            "{type: adamw, momentum: 0.9}",
+            f"{RECIPE}.optimizer.momentum: unknown field, expected one of weight_decay, paramwise, "
+            "layer_decay, type, betas, eps",
+        ),
+        (
+            "optimizer",
+            "{type: adamv}",
+            f"{RECIPE}.optimizer.type: expected one of adamw, sgd, got 'adamv'",
+        ),
+        (
+            "optimizer",
+            "{type: sgd, paramwise: {norm_decay_mul: 0}}",
+            f"{RECIPE}.optimizer.paramwise.norm_decay_mul: unknown field, did you mean "
+            "`norm_decay_mult`?",
+        ),
+        (
+            "lr_schedule",
+            "cosine",
+            f"{RECIPE}: schedule.milestones: expected none with lr_schedule cosine, which falls at "
+            "every step, got [9]",
+        ),
+        (
+            "accumulate",
+            "2",
+            f"{RECIPE}.schedule.batch: expected a multiple of 4 (whole image pairs on each of 1 "
+            "workers in each of 2 parts), got 2",
+        ),
+        (
+            "clip_grad",
+            "{max_norm: 0}",
+            f"{RECIPE}.clip_grad.max_norm: expected a number > 0, got 0",
+        ),
+        (
+            "augmentations",
+            "[{type: PhotometricDistortion}]",
+            f"{RECIPE}.augmentations.0.type: expected one of {KNOWN}, got 'PhotometricDistortion' "
+            "(did you mean `PhotoMetricDistortion`?)",
+        ),
+        (
+            "augmentations",
+            "[{type: Expand}, {type: Solarize, hue: 3}]",
+            f"{RECIPE}.augmentations.1: hue: unknown option of Solarize, expected one of prob, "
+            "level, min_mag, max_mag",
+        ),
+    ],
+)
+def test_field_that_makes_no_sense_is_told(tiny, problems, field, value, sentence):
+    """The file's recipe has milestones and a warm-up."""
+    assert problems(tiny, f"{RECIPE}.schedule.lr=0.001", f"{RECIPE}.{field}={value}") == [sentence]
+
+
+def test_one_cycle_is_refused_with_a_warmup(tiny, problems):
+    overrides = [f"{RECIPE}.lr_schedule=one_cycle", f"{RECIPE}.schedule.milestones=[]"]
+    assert problems(tiny, *overrides) == [
+        f"{RECIPE}: schedule.warmup: expected 0 with lr_schedule one_cycle, which rises by itself, "
+        "got 4"
+    ]
+
+
+def test_accumulation_is_refused_where_features_are_replayed(tiny, problems):
+    overrides = [
+        "stages.kept={kind: features, after: features}",
+        "stages.heads.after=kept",
+        f"{RECIPE}.features=replay",
+        f"{RECIPE}.accumulate=2",
+        f"{RECIPE}.schedule.batch=4",
+    ]
+    assert problems(tiny, *overrides) == [
+        f"{RECIPE}.accumulate: expected 1 with features: replay, whose steps load no images, got 2"
+    ]
