@@ -65,7 +65,14 @@ def begin(model: BankDetector, config: Mapping[str, Any]) -> Account:
 
 def account_of(config: Mapping[str, Any]) -> Account:
     """The account of a stage that has not begun. Raises as `begin` does."""
+    return begin_alone(config)[1]
+
+
+def begin_alone(config: Mapping[str, Any]) -> tuple[BankDetector, Account]:
+    """The detector of a stage's configuration with the weights of its checkpoint, outside of any
+    job. Raises as `begin` does."""
     import_modules_from_strings(**config["custom_imports"])
     init_default_scope(config["default_scope"])
     with torch.random.fork_rng(devices=[]):
-        return begin(MODELS.build(ConfigDict(config["model"])), config)
+        model = MODELS.build(ConfigDict(config["model"]))
+        return model, begin(model, config)

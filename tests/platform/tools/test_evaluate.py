@@ -182,6 +182,24 @@ def test_checkpoint_is_judged_by_what_it_detects(exported, store, tiny, tmp_path
     assert again == found
 
 
+def test_checkpoint_without_a_configuration_is_taken_in_as_the_experiments_detector(
+    exported, store, tiny, tmp_path
+):
+    words = ("--data", tiny, "--store", store.root, "--json", "--quick", "--device", "cpu")
+    words += ("--set", "detector.type=mask_rcnn", "--name", "one")
+    expected = json.loads(bacl_("evaluate", exported, *words).stdout)
+    shutil.copy(exported / "checkpoint.pth", tmp_path / "bare.pth")
+    done = bacl_("evaluate", tmp_path / "bare.pth", *words)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == expected
+    other = bacl_("evaluate", tmp_path / "bare.pth", *words, "--set", "detector.fc_channels=16")
+    assert other.exit_code == 1
+    (line,) = other.stderr.splitlines()
+    assert "the checkpoint is of another detector than `detector` says" in line
+    wrong = bacl_("evaluate", tmp_path / "bare.pth", *words, "--source", "keras")
+    assert "--source: expected one of mmdet, torchvision, detectron2, bacl_release" in wrong.stderr
+
+
 def test_categories_are_matched_by_id_and_else_by_name(prepared, tmp_path):
     names = [category.name for category in prepared.categories]
     ids = [category.id for category in prepared.categories]
