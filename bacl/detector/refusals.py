@@ -120,7 +120,8 @@ def _of_regions(model: Mapping[str, Any]) -> Iterator[str]:
 
 def _of_parts(model: Mapping[str, Any]) -> Iterator[str]:
     found = dict.fromkeys(str(part.get("type", "")) for part in parts_of(model))
-    compiled = find_spec("mmcv._ext") is not None
+    spec = find_spec("mmcv._ext")
+    compiled = spec is not None and spec.loader is not None  # ours is a module without a loader
     for name in found:
         if (operator := _OPERATORS.get(name.rsplit(".", 1)[-1])) and not compiled:
             from bacl.detector.operators import HOW_TO_GET

@@ -34,8 +34,7 @@ VARIANTS = {
 def configuration(name, test_proposals=30):
     """A bank's detector by the name of its configuration, with few proposals and a small width.
 
-    What is made small alters no kind of part: the depth of residual networks, their groups, and
-    the width of FCs.
+    What is made small alters no kind of part.
     """
     detector = Detector(
         config=name,
@@ -45,15 +44,27 @@ def configuration(name, test_proposals=30):
         roi_samples=16,
     )
     model = model_config(detector, RECIPE, CATEGORIES, 0)
-    backbone = model["backbone"]
-    if backbone.get("depth") in (101, 152, 200):
-        backbone["depth"] = 50
+    shrink(model)
     heads = model["roi_head"]["bbox_head"]
     for head in heads if isinstance(heads, list) else [heads]:
         head["variants"] = VARIANTS
         if "fc_out_channels" in head:
             head["fc_out_channels"] = 64
     return {"type": "BankDetector", "freeze": frozen_trunk(model), **model}
+
+
+def shrink(model):
+    """Make a residual backbone narrow and not deep, where a neck stands after it."""
+    backbone, neck = model["backbone"], model.get("neck")
+    neck = neck[0] if isinstance(neck, list) else neck
+    if backbone.get("depth", 50) > 50:
+        backbone["depth"] = 50
+    wide = [256, 512, 1024, 2048]
+    if "depth" in backbone and neck and neck.get("in_channels") == wide and "rfp" not in str(neck):
+        backbone["base_channels"] = 16
+        if backbone.get("norm_cfg", {}).get("type") == "GN":
+            backbone["norm_cfg"]["num_groups"] = 8
+        neck["in_channels"] = [channels // 4 for channels in wide]
 
 
 def built(config):
@@ -116,7 +127,7 @@ def step(model):
     model.zero_grad()
     total.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {name: float(value) for name, value in logged.items()}, gradients
+    return {name: float(value.detach()) for name, value in logged.items()}, gradients
 
 
 @torch.no_grad()

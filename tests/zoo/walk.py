@@ -53,10 +53,13 @@ def content(name):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("patterns", nargs="*", default=["*"])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--json", type=Path, help="Results; what it has already is not tried again."
+    )
     asked = parser.parse_args()
     names = [n for n in zoo.names() if any(fnmatch.fnmatch(n, p) for p in asked.patterns)]
-    known, results = {}, {}
+    results = json.loads(asked.json.read_text()) if asked.json and asked.json.exists() else {}
+    known = {content(name): found for name, found in results.items()}
     for number, name in enumerate(sorted(names), start=1):
         own, began = content(name), time.perf_counter()
         if own not in known:

@@ -246,9 +246,9 @@ def test_resuming_at_the_end_of_a_long_schedule_is_quick():
     dataset.presence = lambda: (pairs[0], pairs[1])
     for build in KINDS.values():
         sampler = build(dataset, 16, 0, pair_alike=True)
-        start = time.perf_counter()
+        start = time.process_time()
         sampler.image(24 * 100_170)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
 
 
 def test_batch_that_ranks_cannot_share_is_refused(monkeypatch):
