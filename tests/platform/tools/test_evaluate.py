@@ -1,6 +1,8 @@
 """`bacl evaluate`: files and detectors get the numbers that a store's own evaluation gives."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
 
 import bacl.register  # noqa: F401
@@ -19,6 +23,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 
 from bacl.datasets.index import Index
+from bacl.datasets.plain import plain
 from bacl.errors import UsageError
 from bacl.export import export_variants
 from bacl.results_files import Split
@@ -111,7 +116,6 @@ def test_quick_evaluation_analyses_no_errors(results, store, tiny):
 
 
 def test_dataset_may_be_given_by_its_files(tiny, store, results, tmp_path):
-    from bacl.datasets.prepare import plain
     from bacl_platform.spec.load import load
 
     dataset = plain(load(tiny).dataset, store.datasets)
@@ -125,6 +129,43 @@ def test_dataset_may_be_given_by_its_files(tiny, store, results, tmp_path):
         *("evaluate", results, "--data", tiny, "--store", store.root, "--quick", "--json")
     )
     assert json.loads(by_files.stdout)["metrics"] == json.loads(by_name.stdout)["metrics"]
+
+
+def test_file_reaches_what_pycocotools_says(tiny, store, tmp_path):
+    """On a dataset in COCO's format, from its own annotation file and the same results file."""
+    from bacl_platform.spec.load import load
+
+    dataset = plain(load(tiny).dataset, store.datasets)
+    truth = json.loads(Path(dataset.val).read_text(encoding="utf-8"))
+    generator = np.random.default_rng(0)
+    items = []
+    for annotation in truth["annotations"]:
+        box = np.array(annotation["bbox"]) + generator.normal(0, 2, 4)
+        box[2:] = box[2:].clip(1)
+        called = generator.choice([one["id"] for one in truth["categories"]])
+        right = generator.random() < 0.8
+        items.append(
+            {
+                "image_id": annotation["image_id"],
+                "category_id": annotation["category_id"] if right else int(called),
+                "bbox": box.tolist(),
+                "score": float(generator.random()),
+            }
+        )
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(items))
+    words = [f"--{n}={getattr(dataset, n)}" for n in ("train", "val", "images")]
+    done = bacl_("evaluate", path, *words, "--store", tmp_path / "other", "--quick", "--json")
+    found = json.loads(done.stdout)["metrics"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = COCO(dataset.val)
+        run = COCOeval(theirs, theirs.loadRes(str(path)), "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    expected = dict(zip(("AP", "AP50", "AP75"), run.stats))
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert 0.1 < found["AP"] < 0.9
 
 
 @pytest.mark.parametrize(
