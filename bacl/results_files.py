@@ -394,17 +394,19 @@ def _checked(
                 f"{'other' if len(others) == 1 else 'others'} ({some(others)}) in "
                 f"{unknown.size:,} of {len(places):,} detections: give {advice}"
             )
-    wrong = np.flatnonzero(~np.isfinite(found.score))
-    if wrong.size:
-        raise UsageError(
-            f"{path}: expected scores that are finite numbers, got {wrong.size:,} that are not "
-            f"(detections {some(wrong + 1)})"
-        )
-    bad = ~np.isfinite(found.bbox).all(axis=1) | (found.bbox[:, 2:] < 0).any(axis=1)
+    if not np.isfinite(found.score.sum()):
+        _refuse(path, ~np.isfinite(found.score), "scores that are finite numbers")
+    if not np.isfinite(found.bbox.sum()) or found.bbox[:, 2:].min(initial=0) < 0:
+        bad = ~np.isfinite(found.bbox).all(axis=1) | (found.bbox[:, 2:] < 0).any(axis=1)
+        _refuse(path, bad, "boxes x, y, width, height of finite numbers and no negative size")
+    return replace(found, image=image, label=label)
+
+
+def _refuse(path: Path, bad: NDArray[Any], expected: str) -> None:
+    """Raise UsageError where detections are bad (N,)."""
     wrong = np.flatnonzero(bad)
     if wrong.size:
         raise UsageError(
-            f"{path}: expected boxes x, y, width, height of finite numbers and no negative size, "
-            f"got {wrong.size:,} others (detections {some(wrong + 1)})"
+            f"{path}: expected {expected}, got {wrong.size:,} "
+            f"{'other' if wrong.size == 1 else 'others'} (detections {some(wrong + 1)})"
         )
-    return replace(found, image=image, label=label)
