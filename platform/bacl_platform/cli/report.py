@@ -237,7 +237,7 @@ def evaluate(
                             "an experiment file whose `detector` the checkpoint is of"
                         )
                     experiment = load(data, set_)
-                    found = take_in(found[0], source, experiment, prepared, Path(folder))
+                    found = take_in(found[0], source, experiment, prepared, Path(folder), progress)
                 report = evaluate_checkpoint(*found, title, prepared, out, device, progress)
         analysis, sections = None, []
         if not quick:

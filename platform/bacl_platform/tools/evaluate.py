@@ -4,7 +4,7 @@ Their detections stay beside the report, in the form of a store's, so that they 
 compared again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -19,6 +19,7 @@ from bacl.errors import RunError, UsageError
 from bacl.evaluation import BankMetric
 from bacl_platform.analysis.files import report_of
 from bacl_platform.analysis.results import Report, Result, read_folder
+from bacl_platform.console import Watching, say
 from bacl_platform.plan.planner import IMPORTED
 from bacl_platform.spec.experiment import (
     Experiment,
@@ -54,9 +55,10 @@ def take_in(
     experiment: Experiment,
     prepared: Prepared,
     folder: Path,
+    console: "Console",
 ) -> tuple[Path, Path]:
     """Export a checkpoint of other tools as the detector of an experiment; returns the files of the
-    exported one, as `files_of` does.
+    exported one, as `files_of` does. Says what was loaded of it, and what not.
 
     It is read as a stage of kind `imported` reads it, with that stage's options where the
     experiment has one. source: where it is from; None recognises it. Raises RunError where it does
@@ -88,7 +90,9 @@ def take_in(
         experiment.imports,
     )
     with quiet():
-        model, _ = begin_alone(config)
+        model, account = begin_alone(config)
+    for line in account.lines():
+        say(console, line)
     export_variants(config, model.state_dict(), prepared.categories, folder)
     return files_of(folder / _ONE, None)
 
@@ -107,8 +111,6 @@ def evaluate_checkpoint(
     Writes its detections to `out`, some at a time. Raises UsageError where its categories are not
     the dataset's, and as `bacl_platform.tools.predict.load_detector` does.
     """
-    from rich.progress import track
-
     from bacl.datasets.decoding import ImageUnreadable, read
     from bacl.datasets.index import Index
 
@@ -120,13 +122,7 @@ def evaluate_checkpoint(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         metric: BankMetric | None = None
-        for place in track(
-            range(len(index)),
-            "detecting",
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        ):
+        for place in _watched(len(index), console):
             path = Path(prepared.val.images) / index.image(place).file
             try:
                 found = inference_detector(detector, read(path)).pred_instances
@@ -144,6 +140,14 @@ def evaluate_checkpoint(
     metrics, evaluator, categories = read_folder(out)
     result = Result(name, None, None, "file", "exact", out, metrics, evaluator, categories)
     return report_of(result, prepared)
+
+
+def _watched(images: int, console: "Console") -> Iterator[int]:
+    """The positions of images, with progress."""
+    with Watching(console, unit="images") as watching:
+        for place in range(images):
+            yield place
+            watching("detecting", place + 1, images)
 
 
 def labels_of(

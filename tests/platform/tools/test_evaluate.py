@@ -233,6 +233,7 @@ def test_checkpoint_without_a_configuration_is_taken_in_as_the_experiments_detec
     done = bacl_("evaluate", tmp_path / "bare.pth", *words)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == expected
+    assert "tensors of a checkpoint of mmdet" in done.stderr
     other = bacl_("evaluate", tmp_path / "bare.pth", *words, "--set", "detector.fc_channels=16")
     assert other.exit_code == 1
     (line,) = other.stderr.splitlines()
