@@ -34,10 +34,19 @@ def meaning(words: str) -> Any:
 
 class Names:
     """Annotation of a text field that accepts the names in `tables` at the time of the last
-    `rebuild`."""
+    `rebuild`, and any that begins with `prefix` and goes on."""
 
-    def __init__(self, *tables: Iterable[str]) -> None:
+    def __init__(self, *tables: Iterable[str], prefix: str | None = None) -> None:
         self.tables = tables
+        self.prefix = prefix
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        return core_schema.literal_schema([name for table in self.tables for name in table])
+        names = core_schema.literal_schema([name for table in self.tables for name in table])
+        if self.prefix is None:
+            return names
+        return core_schema.no_info_wrap_validator_function(self._or_prefixed, names)
+
+    def _or_prefixed(self, value: Any, named: Any) -> Any:
+        assert self.prefix is not None
+        further = isinstance(value, str) and value.startswith(self.prefix) and value != self.prefix
+        return value if further else named(value)

@@ -123,7 +123,8 @@ class Detector(Settings):
     """Configuration of MMDetection's: a name that `bacl detectors` lists, or a file. Null for the
     short form of the fields below."""
     type: Literal["faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "faster_rcnn"
-    backbone: Annotated[str, Names(BACKBONES)] = "resnet50"
+    backbone: Annotated[str, Names(BACKBONES, prefix="timm/")] = "resnet50"
+    """A name of `bacl.backbones`, or `timm/NAME` for a network of timm's."""
     weights: Annotated[str, meaning("torchvision, a checkpoint file or its address")] | None = None
     """Backbone weights: `torchvision` (ImageNet), a local checkpoint file, an address on the web
     (`https://...#sha256=...`) or in a hub (`hf://`, `torchvision://`, `open-mmlab://`), or null."""
@@ -162,7 +163,14 @@ class Detector(Settings):
             address_of(self.weights)
         if self.config:
             return self  # it depends on a file, see bacl.detector.two_stage
-        backbone = BACKBONES[self.backbone]
+        backbone = BACKBONES.get(self.backbone)
+        if backbone is None:
+            if self.weights == TORCHVISION:
+                raise ValueError(
+                    f"weights torchvision are not for {self.backbone}: expected a file or address "
+                    "with timm's names, got 'torchvision'"
+                )
+            return self
         if self.weights == TORCHVISION and not backbone.torchvision:
             having = [name for name, other in BACKBONES.items() if other.torchvision]
             raise ValueError(

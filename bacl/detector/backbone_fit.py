@@ -7,6 +7,7 @@ import torch
 
 import bacl.register  # noqa: F401  # backs the operators before anything asks for them
 from bacl.backbones import BACKBONES
+from bacl.detector.backbones import flattened
 
 # isort: split
 from mmdet.registry import MODELS
@@ -29,6 +30,9 @@ def backbone_problem(config: Mapping[str, Any], state: Mapping[Any, Any]) -> str
         own = _parameters(config)
     except Exception:  # such as an operator that is not there: told where the detector is built
         return None
+    if type_ == "TimmBackbone":
+        own = {name.removeprefix("net."): shape for name, shape in own.items()}
+        names = {flattened(name, own): value for name, value in names.items()}
     missing = [name for name in own if name not in names]
     if 2 * len(missing) > len(own):
         return _lacking(kind, missing[0], names)

@@ -59,8 +59,10 @@ _OPERATORS = {
     "DCN": "deform_conv",
     "DCNv2": "modulated_deform_conv",
     "DeformConv2dPack": "deform_conv",
+    "DeformRoIPoolPack": "deform_roi_pool",
     "GARPNHead": "deform_conv and masked_conv2d",
     "ModulatedDeformConv2dPack": "modulated_deform_conv",
+    "ModulatedDeformRoIPoolPack": "deform_roi_pool",
     "SAC": "deform_conv",
     "carafe": "carafe",
 }

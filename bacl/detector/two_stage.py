@@ -7,6 +7,7 @@ from typing import Any
 from bacl.backbones import BACKBONES
 from bacl.detector import zoo
 from bacl.detector.refusals import BOX_HEADS, ROI_HEADS, box_heads, kind, refusal
+from bacl.detector.timm_networks import PREFIX, config_of
 from bacl.errors import UsageError
 from bacl.settings import Detector, Recipe
 from bacl.weights import TORCHVISION
@@ -114,6 +115,9 @@ def frozen_trunk(model: Mapping[str, Any]) -> list[str]:
     head = box_heads(model["roi_head"])[0]
     inside = ("shared_convs", "shared_fcs", "cls_convs", "cls_fcs")
     counts = {"num_shared_fcs": 2, **head}
+    extractor = model["roi_head"]["bbox_roi_extractor"]
+    # others have layers of their own
+    learns = kind(extractor) != "SingleRoIExtractor"
     return [
         *(part for part in ("backbone", "neck") if model.get(part)),
         *(
@@ -121,6 +125,7 @@ def frozen_trunk(model: Mapping[str, Any]) -> list[str]:
             for part in ("shared_head", "semantic_head")
             if model["roi_head"].get(part)
         ),
+        *(["roi_head.bbox_roi_extractor*"] if learns else []),
         *(f"roi_head.bbox_head*.{part}" for part in inside if counts.get(f"num_{part}")),
     ]
 
@@ -132,7 +137,8 @@ def _weights(detector: Detector, backbone: Mapping[str, Any]) -> dict[str, str] 
     if detector.weights != TORCHVISION:
         return {"type": "Pretrained", "checkpoint": detector.weights}
     if detector.config is None:
-        return {"type": "Pretrained", "checkpoint": f"torchvision://{detector.backbone}"}
+        name = BACKBONES[detector.backbone].torchvision
+        return {"type": "Pretrained", "checkpoint": f"torchvision://{name}"}
     own = (backbone.get("init_cfg") or {}).get("checkpoint", "")
     if not own.startswith("torchvision://"):
         raise UsageError(
@@ -216,18 +222,26 @@ def _bank_head(head: Mapping[str, Any], categories: int, seed: int) -> dict[str,
     }
 
 
+def _backbone(name: str) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """MMDetection's configuration of a backbone, and the channels of its levels."""
+    if name.startswith(PREFIX):
+        return config_of(name)
+    return BACKBONES[name].config, BACKBONES[name].channels
+
+
 def _short_form(detector: Detector) -> dict[str, Any]:
     """What `detector.type` and `backbone` are short for."""
     width = detector.neck_channels
+    backbone, channels = _backbone(detector.backbone)
     ious = [iou for iou, _, _ in CASCADE] if detector.type == "cascade_rcnn" else [0.5]
     rcnn = [_rcnn_train(detector, iou) for iou in ious]
     return {
         "type": "TwoStageDetector",
         "data_preprocessor": _PREPROCESSOR,
-        "backbone": BACKBONES[detector.backbone].config,
+        "backbone": backbone,
         "neck": {
             "type": "FPN",
-            "in_channels": list(BACKBONES[detector.backbone].channels),
+            "in_channels": list(channels),
             "out_channels": width,
             "num_outs": 5,
         },

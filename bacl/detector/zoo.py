@@ -73,11 +73,11 @@ def _read(config: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Values as JSON has them; a class is its name."""
+    """Plain values, in which a class is its name."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items() if not key.startswith("_")}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return type(value)(_plain(item) for item in value)
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return getattr(value, "__qualname__", str(value))

@@ -77,8 +77,8 @@ def _torch(path: Path) -> Mapping[str, Any]:
 def _safetensors(path: Path) -> Mapping[str, Any]:
     if find_spec("safetensors") is None:
         raise RunError(f"{path}: expected the package safetensors to be installed to read it")
-    from safetensors import SafetensorError  # type: ignore[import-not-found]
-    from safetensors.torch import load_file  # type: ignore[import-not-found]
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
         content: dict[str, Any] = load_file(path)
