@@ -64,7 +64,7 @@ def _swin(width: int, heads: int, blocks: int, drop_path: float) -> Backbone:
 
 def _convnext(size: str, width: int) -> Backbone:
     config = {"type": "ConvNeXt", "size": size}
-    return Backbone(config, _doubling(width), torchvision=f"convnext_{size}")
+    return Backbone(config, _doubling(width), torchvision=f"convnext_{size}.imagenet1k_v1")
 
 
 def _doubling(channels: int) -> tuple[int, int, int, int]:

@@ -14,6 +14,7 @@ import bacl.register  # noqa: F401
 from bacl.backbones import BACKBONES
 from bacl.config import portable
 from bacl.errors import RunError, UsageError
+from bacl.weights import address_of, locate, published_digest
 from bacl_platform.cli.main import app
 from bacl_platform.plan.weights import check_weights, fetch_named
 from bacl_platform.run.submit import pack
@@ -226,6 +227,14 @@ def test_names_of_hubs_are_mmengines(planned, store, server, monkeypatch, tmp_pa
     localise(store, jobs[0].config)
     file = store.root / ".weights" / f"{hashlib.sha256(content).hexdigest()}.pth"
     assert jobs[0].config["model"]["backbone"]["init_cfg"]["checkpoint"] == str(file)
+
+
+def test_torchvision_has_weights_of_every_backbone_that_says_so():
+    for name in filter(None, (backbone.torchvision for backbone in BACKBONES.values())):
+        address = address_of(f"torchvision://{name}")
+        file, (place,) = locate(address)
+        assert place.startswith("https://download.pytorch.org/models/") and place.endswith(file)
+        assert len(published_digest(address, file)) == 8
 
 
 def test_file_that_belies_its_published_digest_is_refused(planned, store, server, monkeypatch):
