@@ -20,7 +20,7 @@ class Backbone:
     """A parameter by which files of its weights are recognised, of a backbone that converts them
     from another form; those of others are compared with the network."""
     torchvision: str = ""
-    """Name of torchvision's network whose ImageNet weights it takes; empty where it has none."""
+    """Name of torchvision's ImageNet weights, as MMEngine knows it; empty where it has none."""
     other_weights: str = "give a file"
     """Advice for the error message on how to get weights where torchvision has none."""
 

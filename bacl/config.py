@@ -19,7 +19,7 @@ from bacl.features.parts import parts as shards_of
 from bacl.method_settings.base import Context
 from bacl.method_settings.registry import Variant
 from bacl.optimizer_settings import SGD
-from bacl.settings import FROZEN_TRUNK, Detector, Features, Recipe
+from bacl.settings import FROZEN_TRUNK, Detector, Features, Recipe, SeveralViews
 from bacl.weights import checkpoint_of, enters_by_content
 
 _PRECISION: dict[str, dict[str, Any]] = {
@@ -123,6 +123,20 @@ def stage_config(
         "randomness": {"seed": seed},
         "log_level": "WARNING",
     }
+    if recipe.tta is not None:
+        if masks:
+            raise UsageError(
+                f"recipe.tta: expected nothing with {_with_masks(detector)}, whose masks are of "
+                "one view of an image"
+            )
+        config["test_pipeline"] = test_pipeline(recipe)
+        config["val_dataloader"]["dataset"]["pipeline"] = _views(recipe, recipe.tta)
+    if recipe.soft_nms is not None:
+        config["model"]["test_cfg"]["rcnn"]["nms"] = {
+            "type": "soft_nms",
+            "iou_threshold": detector.nms_iou,
+            **recipe.soft_nms.model_dump(),
+        }
     if recipe.ema is not None:
         config["custom_hooks"] = [{"type": "AveragedWeights", **recipe.ema.model_dump()}]
     if replayed is not None:
@@ -175,7 +189,7 @@ def features_config(
     It has a detector, frozen as a whole and with an empty bank, and both datasets; the sampler is
     the one that shows each image once an epoch.
     """
-    plain = recipe.model_copy(update={"sampler": "random"})
+    plain = recipe.model_copy(update={"sampler": "random", "soft_nms": None, "tta": None})
     config = stage_config(detector, prepared, dataset_info, plain, {}, [], seed, 1, imports)
     _check_storable(config["model"]["roi_head"])
     parts = ("custom_imports", "default_scope", "model", "train_dataloader", "val_dataloader")
@@ -442,6 +456,18 @@ def test_pipeline(recipe: Recipe) -> list[dict[str, Any]]:
             "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
         },
     ]
+
+
+def _views(recipe: Recipe, tta: SeveralViews) -> list[dict[str, Any]]:
+    """MMDetection's pipeline of several views of an image."""
+    load, resize, pack = test_pipeline(recipe)
+    mirrored = {**pack, "meta_keys": (*pack["meta_keys"], "flip")}
+    views = [
+        [{**resize, "scale": scale} for scale in tta.scales or [recipe.test_scale]],
+        [{"type": "RandomFlip", "prob": prob} for prob in ([0.0, 1.0] if tta.flip else [0.0])],
+        [mirrored],
+    ]
+    return [load, {"type": "TestTimeAug", "transforms": views}]
 
 
 def _resampling(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:

@@ -47,7 +47,7 @@ class DetectorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         scales = self._scales(names)
         of_all: Any = {"lr": self.base_lr, "weight_decay": self.base_wd}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for group in single:
+        for group in {id(one["params"][0]): one for one in single}.values():  # shared ones once
             (parameter,) = group["params"]
             own = of_all | group
             scaled = own["lr"] * scales[id(parameter)]

@@ -316,7 +316,57 @@ class Averaging(Settings):
     """Share of each step's weights in the average."""
 
 
-class Recipe(ImageRecipe):
+class SoftNMS(Settings):
+    """Detections that overlap better ones keep a part of their scores, instead of being dropped."""
+
+    method: Literal["linear", "gaussian"] = "linear"
+    """A detection's score is multiplied, for each better one of its category that it overlaps, by 1
+    less their IoU where that is at least `detector.nms_iou`, or by exp(-IoU^2 / sigma)."""
+    sigma: float = Field(0.5, gt=0)
+    """Of `gaussian`."""
+    min_score: float = Field(1e-3, ge=0, lt=1)
+    """Detections whose score falls below are dropped."""
+
+
+class SeveralViews(Settings):
+    """Several views of each image when evaluating, whose regions are detected in together."""
+
+    flip: bool = True
+    """Whether each view is also seen in a mirror."""
+    scales: list[Size] = []
+    """(longest, shortest) side limits of the views; none means the recipe's `test_scale`."""
+
+    @model_validator(mode="after")
+    def _there_are_several_views(self) -> "SeveralViews":
+        if not self.flip and len(self.scales) < 2:
+            raise ValueError("expected flip: true or several scales, got a single view")
+        return self
+
+
+class EvaluationRecipe(ImageRecipe):
+    """What a stage shows a detector of images, and how that is evaluated."""
+
+    soft_nms: SoftNMS | None = None
+    """`{method: linear | gaussian, ...}` instead of suppression when evaluating, also of exported
+    detectors."""
+    tta: SeveralViews | None = None
+    """`{flip: true, scales: [...]}`: evaluate on several views of each image, all variants from the
+    same passes; exported detectors see one."""
+
+    @property
+    def test_views(self) -> int:
+        """Views of each image that an evaluation passes through the detector."""
+        if self.tta is None:
+            return 1
+        return max(1, len(self.tta.scales)) * (2 if self.tta.flip else 1)
+
+    @property
+    def evaluated_with(self) -> list[str]:
+        """What tells its results from others', in words."""
+        return [*(["TTA"] if self.tta else []), *(["soft-NMS"] if self.soft_nms else [])]
+
+
+class Recipe(EvaluationRecipe):
     """Recipe of a stage's training: schedule, sampling of images, augmentation, checkpoints."""
 
     schedule: Schedule
@@ -353,6 +403,10 @@ class Recipe(ImageRecipe):
     """Keep each checkpoint at a multiple of so many iterations, in the finished job too."""
     keep_best: bool = False
     """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
+
+    @property
+    def evaluated_with(self) -> list[str]:
+        return [*(["EMA"] if self.ema else []), *super().evaluated_with]
 
     @model_validator(mode="after")
     def _optimizer_says_its_own(self) -> "Recipe":

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from bacl import rle
+from bacl.detector import views
 from bacl.detector.layers import ConvFCs, layers, passed, read
 from bacl.detector.postprocess import detect
 from bacl.draws import generator
@@ -108,6 +109,9 @@ class BankBBoxHead(ConvFCs):
         """This rank's part of the step in what moves state and scales losses; see `settle`."""
         self.part = (0, 1)
         """Number of the part of the step that passes the head, and how many there are."""
+        self.views: list[tuple[Tensor, Tensor]] | None = None
+        """Boxes and logits of the regions of an image's views, where it has several; see
+        `bacl.detector.views`."""
         self._gathered: dict[str, Tensor] = {}
         """What moves state, of the parts of the step that have passed."""
 
@@ -309,20 +313,29 @@ class BankBBoxHead(ConvFCs):
         `cls_score` holds the logits of all variants; in a cascade, MMDetection has averaged them
         over the stages, before activation, and an exported detector does the same.
         """
+        nothing = InstanceData(
+            bboxes=roi.new_zeros(0, 4),
+            scores=roi.new_zeros(0),
+            labels=roi.new_zeros(0, dtype=torch.long),
+            variant=roi.new_zeros(0, dtype=torch.long),
+        )
         if len(roi) == 0:
-            return InstanceData(
-                bboxes=roi.new_zeros(0, 4),
-                scores=roi.new_zeros(0),
-                labels=roi.new_zeros(0, dtype=torch.long),
-                variant=roi.new_zeros(0, dtype=torch.long),
-            )
-        assert rcnn_test_cfg is not None  # only test-time augmentation passes none
+            return nothing
+        assert rcnn_test_cfg is not None  # only MMDetection's test-time augmentation passes none
         decoded = self._decode(roi, bbox_pred, img_meta, rescale)
+        if self.views is None:
+            return self.chosen(decoded, cls_score, rcnn_test_cfg)
+        self.views.append((decoded, cls_score))
+        return nothing
+
+    def chosen(self, boxes: Tensor, cls_score: Tensor, rcnn_test_cfg: ConfigDict) -> InstanceData:
+        """Detections of every variant among the boxes (N, C * 4) or (N, 4) of regions with the
+        logits of all variants."""
         bank = list(self.bank().values())
         logits = cls_score.split([variant.columns for variant in bank], dim=1)
         results = []
         for index, variant in enumerate(bank):
-            found = detect(decoded, variant.probabilities(logits[index]), rcnn_test_cfg)
+            found = detect(boxes, variant.probabilities(logits[index]), rcnn_test_cfg)
             found.variant = torch.full_like(found.labels, index)
             results.append(found)
         return InstanceData.cat(results)
@@ -662,6 +675,16 @@ class BankDetector(TwoStageDetector):
                     "OrderedSampler, and pack `position` among the meta keys"
                 )
             sample.gt_instances.set_metainfo({"position": sample.position})
+
+    def val_step(self, data: Any) -> Any:
+        return views.detected(self, data) if views.are_several(data) else super().val_step(data)
+
+    def test_step(self, data: Any) -> Any:
+        return self.val_step(data)
+
+    def in_one_view(self, data: Any) -> Any:
+        """What is detected in images of which there is one view."""
+        return super().val_step(data)
 
     def propose(self, x: tuple[Tensor, ...], samples: SampleList) -> list[InstanceData]:
         """Proposals for training on images with the pyramid `x`, without the RPN's losses."""

@@ -12,6 +12,7 @@ Equal scores rank by region, then by category: so does `multiclass_nms` below it
 (10,000 candidates; above, its order among equals is whatever an unstable sort leaves).
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -22,6 +23,7 @@ from mmdet.models.layers import multiclass_nms
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
+from torchvision.ops import box_iou
 
 BLOCK = 1024
 """Candidates in a block that is suppressed together: time grows with the square of the
@@ -33,11 +35,17 @@ FIRST, GROWTH = 2048, 8
 def detect(boxes: Tensor, probabilities: Tensor, test_cfg: ConfigDict) -> InstanceData:
     """Detections (bboxes, scores, labels) of one image as `test_cfg` of an RoI head asks for them.
 
-    boxes and probabilities are those of `top_detections`. Options that it does not support, such as
-    soft NMS or an unlimited number of detections, are left to MMDetection's own function.
+    boxes and probabilities are those of `top_detections`. Options that neither that nor
+    `soft_detections` supports, such as an unlimited number of detections, are left to MMDetection's
+    own function.
     """
     score_threshold, most, how = test_cfg.score_thr, test_cfg.max_per_img, test_cfg.nms
-    if most > 0 and how and how.keys() == {"type", "iou_threshold"} and how.type == "nms":
+    if most > 0 and how and how.type == "soft_nms" and how.method in ("linear", "gaussian"):
+        options = {name: value for name, value in how.items() if name != "type"}
+        found, scores, labels = soft_detections(
+            boxes, probabilities, score_threshold, most, **options
+        )
+    elif most > 0 and how and how.keys() == {"type", "iou_threshold"} and how.type == "nms":
         found, scores, labels = top_detections(
             boxes, probabilities, score_threshold, how.iou_threshold, most
         )
@@ -90,6 +98,87 @@ def top_detections(
             break
     labels = kept % categories
     return corners[kept // sharing], foreground[kept // categories, labels], labels
+
+
+def soft_detections(
+    boxes: Tensor,
+    probabilities: Tensor,
+    score_threshold: float,
+    most: int,
+    iou_threshold: float,
+    method: str,
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The `most` best candidates by soft suppression within each category, as mmcv's `soft_nms`
+    has it, which torchvision lacks.
+
+    The best candidate of all is taken, the scores of its category's others fall, and so on: scores
+    only fall, so that is the order of each category by itself, and whoever was below the last one
+    taken from the beginning had no chance. Boxes, probabilities and what is returned are those of
+    `top_detections`; the other options are those of `bacl.settings.SoftNMS`.
+    """
+    regions, categories = len(probabilities), probabilities.size(1) - 1
+    corners = boxes.reshape(-1, 4)
+    if not regions:
+        return corners, probabilities.new_zeros(0), corners.new_zeros(0, dtype=torch.long)
+    foreground = probabilities[:, :-1]
+    ranked = F.threshold(foreground.nan_to_num(-math.inf, math.inf), score_threshold, -math.inf)
+    sharing = categories * regions // len(corners)  # categories that have one box in common
+    blocks = _descending(ranked.flatten())
+    members = torch.zeros(0, dtype=torch.long, device=boxes.device)
+    wanted = FIRST
+    while True:
+        members = torch.cat([members, *itertools.islice(blocks, (wanted - len(members)) // BLOCK)])
+        labels = members % categories
+        scores = foreground[members // categories, labels]
+        places, found = _taken(
+            corners[members // sharing],
+            labels,
+            scores,
+            most,
+            iou_threshold,
+            method,
+            sigma,
+            min_score,
+        )
+        if len(members) < wanted or (len(found) == most and found[-1] >= scores[-1]):
+            break
+        wanted *= GROWTH
+    chosen = members[places]
+    return corners[chosen // sharing], found, labels[places]
+
+
+def _taken(
+    corners: Tensor,
+    labels: Tensor,
+    scores: Tensor,
+    most: int,
+    iou_threshold: float,
+    method: str,
+    sigma: float,
+    min_score: float,
+) -> tuple[Tensor, Tensor]:
+    """Places and scores of at most `most` candidates in the order in which they are taken."""
+    left = torch.where(scores >= min_score, scores, -math.inf)
+    places, found = [], []
+    for _ in range(min(most, len(left))):  # no look at values, for which a device would wait
+        best = left.argmax()
+        places.append(best)
+        found.append(left[best])
+        overlap = box_iou(corners[best][None], corners)[0].nan_to_num(0)  # of two without area
+        if method == "linear":
+            kept = torch.where(overlap >= iou_threshold, 1 - overlap, 1.0)
+        else:
+            kept = (-(overlap**2) / sigma).exp()
+        left = torch.where(labels == labels[best], left * kept, left)
+        left = torch.where(left >= min_score, left, -math.inf)
+        left[best] = -math.inf
+    if not places:
+        return labels.new_zeros(0), scores.new_zeros(0)
+    there = torch.stack(found)
+    some = there > -math.inf
+    return torch.stack(places)[some], there[some]
 
 
 def _descending(scores: Tensor) -> Iterator[Tensor]:

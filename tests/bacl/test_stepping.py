@@ -20,7 +20,7 @@ from training import (
 
 from bacl.method_settings.paper import BACL, FCBL, Hallucination, Softmax
 from bacl.settings import Clipping, Schedule
-from bacl.stepping import SteppingOptimWrapper
+from bacl.stepping import SteppingAmpOptimWrapper, SteppingOptimWrapper
 
 VARIANTS = {
     "bacl": BACL(method="bacl", hallucination=Hallucination(categories=3, samples=4)),
@@ -177,3 +177,24 @@ def test_state_of_every_method_moves_by_all_parts_of_a_step_as_by_one(dataset_in
             torch.testing.assert_close(
                 states[parts][name], value, rtol=1e-4, atol=1e-6, msg=f"{name} in {parts} parts"
             )
+
+
+def test_scaled_gradients_are_clipped_as_they_are_without_their_scale(monkeypatch):
+    """Float16's wrapper on the CPU, with a scaler that works there."""
+    monkeypatch.setattr(
+        "mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available", lambda: True
+    )
+    weight = torch.nn.Linear(4, 1, bias=False)
+    before = weight.weight.detach().clone()
+    wrapper = SteppingAmpOptimWrapper(
+        optimizer=torch.optim.SGD(weight.parameters(), lr=1.0),
+        clip_grad={"max_norm": 0.5},
+        accumulative_counts=2,
+    )
+    wrapper.loss_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    wrapper.initialize_count_status(weight, 0, 4)
+    rows = torch.tensor([[3.0, 0, 0, 0], [0, 4.0, 0, 0]])
+    for row in rows:  # the mean of both parts' gradients is (1.5, 2, 0, 0), of norm 2.5
+        wrapper.update_params(weight(row).sum())
+    expected = before - torch.tensor([[0.3, 0.4, 0, 0]])
+    torch.testing.assert_close(weight.weight.detach(), expected, rtol=1e-5, atol=1e-6)

@@ -99,6 +99,8 @@ class Comparison:
     notes: list[str]
     features: tuple[Origin, Origin] = ("exact", "exact")
     """What first and second were trained on; of a file that is not known."""
+    evaluated_with: tuple[str, str] = ("", "")
+    """Averaged weights, several views or soft suppression of first and second, in words."""
 
     @property
     def stem(self) -> str:
@@ -221,9 +223,24 @@ def compare(
         images=images,
         metrics={name: change for metrics, _ in changes for name, change in metrics.items()},
         categories={kind: of for kind, (_, of) in zip(kinds, changes, strict=True)},
-        notes=[*said, *notes([(c.experiment, c.prepared) for c in (one, other)])],
+        notes=[
+            *said,
+            *_evaluated(one, other),
+            *notes([(c.experiment, c.prepared) for c in (one, other)]),
+        ],
         features=features,
+        evaluated_with=(one.evaluated_with, other.evaluated_with),
     )
+
+
+def _evaluated(one: Contender, other: Contender) -> list[str]:
+    """With what two contenders were evaluated, in a sentence, where not as usual."""
+    unlike = [f"{c.name} with {c.evaluated_with}" for c in (one, other) if c.evaluated_with]
+    if not unlike:
+        return []
+    same = one.evaluated_with == other.evaluated_with
+    may = "" if same else "; part of the difference may come from that and not from the variants"
+    return [f"Evaluated in other ways than usual: {', '.join(unlike)}{may}."]
 
 
 def _of_kinds(first: str, second: str, features: tuple[Origin, Origin]) -> str:

@@ -37,6 +37,11 @@ class Contender:
         return "file" if self.is_file else self.results[0].features
 
     @property
+    def evaluated_with(self) -> str:
+        """What tells its results from others', in words; empty where nothing does."""
+        return self.results[0].evaluated_with
+
+    @property
     def is_file(self) -> bool:
         return self.results[0].seed is None
 

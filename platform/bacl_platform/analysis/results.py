@@ -41,6 +41,8 @@ class Result:
     categories: list[dict[str, Any]]
     found: "Detections | None" = None
     """Detections that are in memory already."""
+    evaluated_with: str = ""
+    """Averaged weights, several views or soft suppression, in words; empty without."""
 
     @property
     def checkpoint(self) -> Path | None:
@@ -113,6 +115,12 @@ class Report:
         return self.of(variant)[0].features
 
     @property
+    def evaluated_with(self) -> dict[str, str]:
+        """What tells the results of some variants from the others', in words, by name."""
+        found = {name: self.of(name)[0].evaluated_with for name in self.variants}
+        return {name: words for name, words in found.items() if words}
+
+    @property
     def replayed(self) -> list[str]:
         """The variants that were trained on stored features."""
         return [name for name in self.variants if self.features(name) == "replay"]
@@ -160,7 +168,9 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
 def read_result(job: Job, variant: str, store: Store) -> Result:
     """What a variant of a finished job reached."""
     folder = store.entry(job.key) / "variants" / variant
-    return Result(variant, job.seed, job.key, job.kind, job.features, folder, *read_folder(folder))
+    facts = variant, job.seed, job.key, job.kind, job.features, folder
+    with_ = ", ".join(job.recipe.evaluated_with)
+    return Result(*facts, *read_folder(folder), evaluated_with=with_)
 
 
 def read_folder(

@@ -77,13 +77,14 @@ def cost_of(
             fused = _more(fused, 1, round(left * views), round(left * images))
             alone = _more(alone, 1, round(left * views), round(left * images))
             continue
+        seen = val_images * job.recipe.test_views
         if job.kind == "imported":
-            fused, alone = _more(fused, 1, 0, val_images), _more(alone, 1, 0, val_images)
+            fused, alone = _more(fused, 1, 0, seen), _more(alone, 1, 0, seen)
             continue
         every = job.config["train_cfg"]["val_interval"]
         trained = (job.iterations - done) * job.recipe.schedule.batch
         # the last step is evaluated whether or not it is a multiple
-        evaluated = max(1, -(-job.iterations // every) - done // every) * val_images
+        evaluated = max(1, -(-job.iterations // every) - done // every) * seen
         if job.replayed:  # what passes no trunk is not shared
             trained = 0
         if evaluated_on_features(job):

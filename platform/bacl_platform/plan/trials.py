@@ -259,7 +259,9 @@ def screened(experiment: Experiment, stage: str, screen: Screen) -> Experiment:
         recipe=ImageRecipe.model_construct(**{f: getattr(content.recipe, f) for f in SHOWN}),
         resources=content.resources,
     )
-    recipe = content.recipe.model_copy(update={"features": "replay"})
+    # what needs images is for the exact phase
+    update = {"features": "replay", "accumulate": 1, "tta": None}
+    recipe = content.recipe.model_copy(update=update)
     replay = content.model_copy(update={"after": name, "recipe": recipe})
     made = experiment.model_copy(
         update={"stages": {**experiment.stages, name: features, stage: replay}}

@@ -171,6 +171,9 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "first": comparison.first,
         "second": comparison.second,
         "features": dict(zip((comparison.first, comparison.second), comparison.features)),
+        "evaluated_with": dict(
+            zip((comparison.first, comparison.second), comparison.evaluated_with)
+        ),
         "confidence": CONFIDENCE,
         "resamples": comparison.resamples,
         "images": comparison.images,

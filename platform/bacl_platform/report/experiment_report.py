@@ -53,6 +53,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "seeds": seeds,
         "keys": keys,
         "features": {name: report.features(name) for name in report.variants},
+        "evaluated_with": report.evaluated_with,
         "evaluators": report.evaluators,
         "unfinished": [job.name for job in report.unfinished],
         "notes": report.notes,
@@ -141,6 +142,17 @@ def legend(report: Report) -> str:
     return f"{legend}; categories: {', '.join(sizes_of_groups)}."
 
 
+def _columns(report: Report) -> dict[str, dict[str, str]]:
+    """Columns that say how rows came about, where there is something to say: a cell for each
+    variant."""
+    found: dict[str, dict[str, str]] = {}
+    if report.replayed:
+        found["features"] = {name: report.features(name) for name in report.variants}
+    if with_ := report.evaluated_with:
+        found["evaluated with"] = {name: with_.get(name, "–") for name in report.variants}
+    return found
+
+
 def _notes(report: Report, command: str) -> Iterator[str]:
     """What keeps the table from being the whole comparison, one sentence each."""
     if report.unfinished:
@@ -153,6 +165,9 @@ def _notes(report: Report, command: str) -> Iterator[str]:
             f"Replayed, not exact: {', '.join(report.replayed)}. They were trained on stored "
             f"features; an exact run gives nearly the same, not the same.{others}"
         )
+    if with_ := report.evaluated_with:
+        said = "; ".join(f"{name} with {words}" for name, words in with_.items())
+        yield f"Evaluated in other ways than usual: {said}."
     if len(report.evaluators) > 1:
         said = "; ".join(
             f"{e['name']} {e['version']} on {e['ground_truth_sha256'][:12]}"
@@ -174,8 +189,9 @@ def table(report: Report, metrics: list[str]) -> "Table":
     shown.add_column("variant", overflow="fold")
     if unequal:
         shown.add_column("seeds", justify="right", no_wrap=True)
-    if report.replayed:
-        shown.add_column(" features", no_wrap=True)
+    columns = _columns(report)
+    for name in columns:
+        shown.add_column(f" {name}", overflow="fold", no_wrap=name == "features")
     for metric in metrics:
         shown.add_column(metric, justify="right", no_wrap=True)
     for row in made:
@@ -189,7 +205,7 @@ def table(report: Report, metrics: list[str]) -> "Table":
                     f"\n{row.differences[metric]} ".replace(" ± ", "±"), style="not bold dim"
                 )
             cells.append(cell)
-        kind = [f" {row.features}"] if report.replayed else []
+        kind = [f" {of[row.name]}" for of in columns.values()]
         shown.add_row(row.name, *([str(row.seeds)] if unequal else []), *kind, *cells)
     return shown
 
@@ -261,7 +277,11 @@ def per_category(report: Report) -> str:
     """CSV: a row for each category, a column with the mean AP over seeds for each variant."""
     facts = ["id", "name", "frequency", "image_count", "instance_count"]
     columns = [(kind, name) for kind in report.kinds for name in report.variants]
-    marks = {name: " (replayed)" if name in report.replayed else "" for name in report.variants}
+    marks = {
+        name: (" (replayed)" if name in report.replayed else "")
+        + (f" ({report.evaluated_with[name]})" if name in report.evaluated_with else "")
+        for name in report.variants
+    }
     body = []
     for label, category in enumerate(report.results[0].categories):
         of_seeds = [[r.categories[label][k] for r in report.of(name)] for k, name in columns]
@@ -274,17 +294,17 @@ def markdown(
     report: Report, pictures: Sequence[Shown], command: str, sections: Sequence[Section] = ()
 ) -> str:
     """The report for a README or an issue; pictures are links to files beside it."""
-    made, of_kinds = rows(report), ["features"] if report.replayed else []
+    made, columns = rows(report), _columns(report)
     lines = [f"# {texts.markdown(report.name)}", "", legend(report), ""]
     for metrics in report.kinds.values():
         lines += [
             *markdown_table(
-                ["variant", "seeds", *of_kinds, *metrics],
+                ["variant", "seeds", *columns, *metrics],
                 [
                     [
                         row.name,
                         str(row.seeds),
-                        *(row.features for _ in of_kinds),
+                        *(of[row.name] for of in columns.values()),
                         *(Bold(row.cells[m]) if m in row.best else row.cells[m] for m in metrics),
                     ]
                     for row in made
@@ -339,7 +359,7 @@ def html(
     sections: Sequence[Section] = (),
 ) -> str:
     """The report as one page that needs no other file."""
-    made, of_kinds = rows(report), ["features"] if report.replayed else []
+    made, columns = rows(report), _columns(report)
     compared = any(row.differences for row in made)
     second = f" Second lines: difference to {report.baseline}." if compared else ""
     best = " <b>Bold</b>: best." if report.experiment else ""
@@ -347,12 +367,12 @@ def html(
         f"<p>{texts.html(legend(report))}{best}{texts.html(second)}</p>",
         *(
             html_table(
-                ["variant", "seeds", *of_kinds, *metrics],
+                ["variant", "seeds", *columns, *metrics],
                 [
                     [
                         texts.html(row.name),
                         str(row.seeds),
-                        *(row.features for _ in of_kinds),
+                        *(of[row.name] for of in columns.values()),
                         *(_html_cell(row, m) for m in metrics),
                     ]
                     for row in made

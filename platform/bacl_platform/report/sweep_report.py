@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 10_000
 _USUAL = {"seeds": {"1"}, "state": {"done"}}
+_WORDS = ("features", "evaluated with")
 LEAST_SEEDS = 3
 """Seeds from which on an interval says anything."""
 
@@ -59,6 +60,8 @@ class Row:
     """How many are finished."""
     features: Fidelity | None = "exact"
     """What `found` is trained on; None where there is nothing found to be."""
+    evaluated_with: str = ""
+    """Averaged weights, several views or soft suppression, in words; empty without."""
     exact: dict[str, list[float]] = field(default_factory=dict)
     """Points of the same trial trained exactly, where a sweep confirms what it screened."""
 
@@ -83,6 +86,11 @@ class ResultTable:
     def marked(self) -> bool:
         """Whether rows say what they were trained on."""
         return any(row.features == "replay" for row in self.rows)
+
+    @property
+    def unlike(self) -> bool:
+        """Whether rows say with what they were evaluated."""
+        return any(row.evaluated_with for row in self.rows)
 
     @property
     def fields(self) -> list[str]:
@@ -139,7 +147,8 @@ def collect(
         ended = _ended(cells[-1], store) if plan.file.sweep.competes and not open_ else {}
         done = states.count("done")
         kind, state_ = cells[0].trial.features, ", ".join(numbers) or "done"
-        rows.append(Row(own, state_, found, paper, error, ended, done, kind, also))
+        with_ = ", ".join(cells[0].job.recipe.evaluated_with)
+        rows.append(Row(own, state_, found, paper, error, ended, done, kind, with_, also))
     said = notes(
         (cell.trial.experiment, prepared_of(cell.job.dataset_digest, store)) for cell in plan.cells
     )
@@ -236,7 +245,8 @@ def beside_paper(report: "Report", file: Path, mixed: bool = False) -> ResultTab
         seeds = len(report.of(name))
         kind = report.features(name) if name in report.variants else None
         paper = theirs.get(name, {})
-        made.append(Row({"variant": name}, state, found, paper, seeds=seeds, features=kind))
+        row = Row({"variant": name}, state, found, paper, seeds=seeds, features=kind)
+        made.append(replace(row, evaluated_with=report.evaluated_with.get(name, "")))
     said = [*_mixture(file, made, mixed), *report.notes]
     return ResultTable(report.name, title, metrics, made, True, said)
 
@@ -266,6 +276,7 @@ def cells_of(table: ResultTable) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table as text."""
     shown = [m for m in table.metrics if any(m in r.found or m in r.paper for r in table.rows)]
     head = [*table.fields, "seeds", *(["features"] if table.marked else [])]
+    head += ["evaluated with"] if table.unlike else []
     for metric in shown:
         head += [f"{metric} replayed", f"{metric} exact"] if table.screened else [metric]
         head += ["paper", "difference"] if table.with_paper else []
@@ -275,6 +286,8 @@ def cells_of(table: ResultTable) -> tuple[list[str], list[list[str]]]:
         line = [*(row.varied.get(field, "") for field in table.fields), str(row.seeds)]
         if table.marked:
             line.append(", ".join([row.features or "-", *(["exact"] if row.exact else [])]))
+        if table.unlike:
+            line.append(row.evaluated_with or "-")
         for metric in shown:
             values = row.found.get(metric, [])
             line.append(_shown(values))
@@ -303,7 +316,7 @@ def markdown(table: ResultTable) -> str:
 def latex(table: ResultTable) -> str:
     """The table as a LaTeX `tabular`."""
     head, lines = cells_of(table)
-    marks = "l" if table.marked else ""
+    marks = "l" * (table.marked + table.unlike)
     numbers = len(head) - len(table.fields) - len(marks) - 2
     columns = "l" * len(table.fields) + "r" + marks + "r" * numbers + "l"
     return "\n".join(latex_table(head, lines, columns)) + "\n"
@@ -346,6 +359,7 @@ def rows_as_json(table: ResultTable) -> list[dict[str, Any]]:
             "varied": r.varied,
             "state": r.state,
             "features": r.features,
+            "evaluated_with": r.evaluated_with,
             "points": r.found,
             "paper": r.paper,
             **({"exact": r.exact} if table.screened else {}),
@@ -370,7 +384,7 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     ]
     shown = Table(title=table.title or table.name, box=box.SIMPLE_HEAD, pad_edge=False)
     for place in shown_columns:
-        text = place < len(table.fields) or place == len(head) - 1 or head[place] == "features"
+        text = place < len(table.fields) or place == len(head) - 1 or head[place] in _WORDS
         shown.add_column(head[place], justify="left" if text else "right", overflow="fold")
     for line in lines:
         shown.add_row(*(Text(line[place]) for place in shown_columns))

@@ -148,6 +148,12 @@ def _replays(name: str, experiment: Experiment) -> Iterator[str]:
             f"stages.{name}.recipe.accumulate: expected 1 with features: replay, whose steps load "
             f"no images, got {stage.recipe.accumulate}"
         )
+    if stage.recipe.tta and before.val:
+        yield (
+            f"stages.{name}.recipe.tta: expected nothing with features: replay, because stage "
+            f"{stage.after!r} stores one view of each validation image; with its val: false, "
+            "images are evaluated on exactly"
+        )
     shown = image_recipe(experiment, stage.after)
     for field in sorted(stage.recipe.model_fields_set & set(STORED_WITH)):
         if getattr(stage.recipe, field) != getattr(shown, field):

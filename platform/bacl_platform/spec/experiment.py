@@ -14,6 +14,7 @@ from bacl.settings import (
     FROZEN_TRUNK,
     Dataset,
     Detector,
+    EvaluationRecipe,
     Features,
     FilePath,
     ImageRecipe,
@@ -126,7 +127,7 @@ class ImportedStage(Settings):
     weights. Detectors that were trained from a backbone of ImageNet have 1e-5."""
     classifier: Variant = Softmax(method="softmax")
     """The method whose scores the checkpoint's classifier gives."""
-    recipe: ImageRecipe = ImageRecipe()
+    recipe: EvaluationRecipe = EvaluationRecipe()
     """How images are shown in its evaluation, and to stages of kind `features` after it."""
     resources: Resources = Resources()
 

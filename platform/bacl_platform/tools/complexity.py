@@ -189,7 +189,8 @@ def _cells(name: str, multiply_adds: int, parameters: int, frozen: int) -> tuple
 
 
 def _test_pipeline(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    pipeline: list[dict[str, Any]] = config["val_dataloader"]["dataset"]["pipeline"]
+    several = config["val_dataloader"]["dataset"].get("pipeline")
+    pipeline: list[dict[str, Any]] = config.get("test_pipeline") or several
     return pipeline
 
 

@@ -285,7 +285,8 @@ class Runs:
             return self._runs[place]
         tags, settings = self._description(job, variant)
         if place not in self._runs:
-            mark = " (replayed)" if job.replayed else ""
+            kinds = [*(["replayed"] if job.replayed else []), *job.recipe.evaluated_with]
+            mark = f" ({', '.join(kinds)})" if kinds else ""
             name = (
                 f"{tags.get('varied', variant)} seed {job.seed}{mark}"
                 if variant
@@ -317,6 +318,8 @@ class Runs:
         if variant:
             tags["bacl.variant"] = variant
             tags["bacl.features"] = job.features
+            if with_ := job.recipe.evaluated_with:
+                tags["bacl.evaluated_with"] = ", ".join(with_)
             settings["variant"] = job.variants[variant].model_dump(mode="json")
         else:
             settings["resources"] = job.resources.model_dump(mode="json")

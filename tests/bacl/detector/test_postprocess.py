@@ -4,6 +4,7 @@ N regions, C categories.
 """
 
 import math
+from itertools import pairwise
 from unittest.mock import patch
 
 import pytest
@@ -310,3 +311,66 @@ def test_detections_on_the_gpu_equal_those_on_the_cpu_and_multiclass_nms(device,
         for one, two, three in zip(mine, on_cpu, other, strict=True):
             assert torch.equal(one.cpu(), two)
             assert torch.equal(one, three.to(one.device))
+
+
+def softly_by_loop(
+    boxes: Tensor, scores: Tensor, method: str, sigma: float, min_score: float
+) -> list[tuple[float, int]]:
+    """(score, region) in the order in which they are taken, of one category: the definition."""
+    left = {n: s for n, s in enumerate(scores.double().tolist()) if s >= min_score and s > 1e-4}
+    corners = boxes.double().tolist()
+    taken = []
+    while left:
+        best = max(left, key=lambda n: left[n])
+        taken.append((left.pop(best), best))
+        for other in left:
+            (a, b, c, d), (e, f, g, h) = corners[best], corners[other]
+            inter = max(0.0, min(c, g) - max(a, e)) * max(0.0, min(d, h) - max(b, f))
+            iou = inter / ((c - a) * (d - b) + (g - e) * (h - f) - inter)
+            if method == "gaussian":
+                left[other] *= math.exp(-(iou**2) / sigma)
+            elif iou >= 0.5:
+                left[other] *= 1 - iou
+        left = {n: s for n, s in left.items() if s >= min_score}
+    return taken
+
+
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+@pytest.mark.parametrize(("regions", "categories", "each"), [(30, 5, 1), (120, 40, 40), (60, 3, 3)])
+@pytest.mark.parametrize("most", [20, 300])
+def test_soft_suppression_is_that_of_a_loop_over_categories(
+    method, regions, categories, each, most, monkeypatch
+):
+    monkeypatch.setattr(postprocess, "FIRST", 64)  # several rounds
+    monkeypatch.setattr(postprocess, "BLOCK", 32)
+    boxes, probabilities = scene(regions, categories, each, seed=regions)
+    how = {"type": "soft_nms", "iou_threshold": 0.5, "method": method, "sigma": 0.4}
+    config = {"score_thr": 1e-4, "max_per_img": most, "nms": {**how, "min_score": 2e-3}}
+    found = detect(boxes, probabilities, ConfigDict(config))
+    expected = []
+    for label in range(categories):
+        own = boxes.view(regions, each, 4)[:, label if each > 1 else 0]
+        taken = softly_by_loop(own, probabilities[:, label], method, 0.4, 2e-3)
+        expected += [(score, label, own[region]) for score, region in taken]
+    expected = sorted(expected, key=lambda one: -one[0])[:most]
+    assert len(found.scores) == len(expected) > 10
+    torch.testing.assert_close(
+        found.scores.double(), torch.tensor([e[0] for e in expected], dtype=torch.float64)
+    )
+    apart = {n for n, (a, b) in enumerate(pairwise(expected)) if a[0] - b[0] < 1e-7}
+    for number, (_, label, box) in enumerate(expected):
+        if number not in apart and number - 1 not in apart:  # equal scores have any order
+            assert found.labels[number] == label and torch.equal(found.bboxes[number], box)
+
+
+def test_soft_suppression_of_nothing_and_of_boxes_without_area_is_defined():
+    config = ConfigDict(
+        score_thr=1e-4,
+        max_per_img=5,
+        nms={"type": "soft_nms", "iou_threshold": 0.5, "method": "linear"},
+    )
+    none = detect(torch.zeros(0, 4), torch.zeros(0, 3), config)
+    assert len(none.scores) == len(none.bboxes) == len(none.labels) == 0
+    points = detect(torch.ones(3, 4), torch.tensor([[0.5, 0.5]] * 3), config)
+    assert points.scores.tolist() == [0.5] * 3
+    assert len(detect(torch.ones(3, 4), torch.zeros(3, 2), config).scores) == 0

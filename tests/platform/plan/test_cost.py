@@ -41,6 +41,13 @@ def test_bank_passes_each_image_once_for_all_its_variants(planned, store):
     ]
 
 
+def test_every_view_of_an_image_passes_the_trunk(planned, store):
+    views = "stages.heads.recipe.tta={flip: true, scales: [[96, 96], [64, 64]]}"
+    assert next(cost_lines(planned(views), store)) == (  # stage 1's 20 images, and 4 times 20
+        "in all: 2 jobs, which process 48 training and 100 validation images"
+    )
+
+
 def test_seeds_banks_and_evaluations_multiply(planned, store):
     # A seed has 3 jobs: stage 1, a pair and one alone. Heads are evaluated at 5, 10 and 12.
     # fused: 6 x 24 trained, 2 x (20 + 2 x 60) validated; alone: 8 x 24, 2 x (20 + 3 x 60)

@@ -94,3 +94,19 @@ def test_replayed_and_exact_are_compared_only_if_asked_and_loudly(
 
 
 PAIRS = [(name, 0) for name in ("features", "bacl", "softmax", "fcbl", "bce")]
+
+
+def test_comparison_says_with_what_variants_were_evaluated(tiny, planned, store, fill):
+    override = "stages.heads.recipe.soft_nms={method: gaussian}"
+    names = ("features", "bacl", "softmax")
+    fill(planned(override).jobs, dict.fromkeys([(name, 0) for name in names], 0.4))
+    words = ["--resamples", "20", "--store", str(store.root), "--set", override, "--json"]
+    line = ["compare", str(tiny), "features", "bacl", *words]
+    done = CliRunner().invoke(cli.app, line)
+    assert done.exit_code == 0, done.output
+    content = json.loads(done.stdout)
+    assert content["evaluated_with"] == {"features": "", "bacl": "soft-NMS"}
+    assert content["notes"][0] == (
+        "Evaluated in other ways than usual: bacl with soft-NMS; part of the difference may come "
+        "from that and not from the variants."
+    )

@@ -319,6 +319,33 @@ def test_replayed_rows_are_compared_among_themselves(planned, replayed, store, f
     assert rows["fcbl"].differences == {}  # the baseline is exact
 
 
+UNUSUAL = [
+    "stages.heads.recipe.ema={momentum: 0.01}",
+    "stages.heads.recipe.tta={flip: true}",
+    "stages.heads.recipe.soft_nms={method: linear}",
+]
+
+
+def test_rows_say_with_what_they_were_evaluated_wherever_they_are_shown(planned, store, fill):
+    plan = planned(*UNUSUAL)
+    fill(plan.jobs, APS)
+    report = results.collect(plan, store, "")
+    words = "EMA, TTA, soft-NMS"
+    assert report.evaluated_with == {"bacl": words, "softmax": words}
+    text = experiment_report.markdown(report, [], "")
+    assert [cells(text, name)[0][2] for name in ("features", "bacl")] == ["–", words]
+    said = f"Evaluated in other ways than usual: bacl with {words}; softmax with {words}."
+    assert said in text
+    page = experiment_report.html(report, [], "")
+    assert f"<td>{words}</td>" in page and said in page
+    assert experiment_report.as_json(report)["evaluated_with"]["bacl"] == words
+    head = next(csv.reader([experiment_report.per_category(report).splitlines()[0]]))
+    assert head[-3:] == ["AP features", f"AP bacl ({words})", f"AP softmax ({words})"]
+    console = Console(record=True, width=140)
+    console.print(experiment_report.table(report, ["AP"]))
+    assert re.search(rf"bacl +{words} +30\.0", console.export_text())
+
+
 def test_report_without_replayed_rows_does_not_mention_them(study):
     text = experiment_report.markdown(study, [], "")
     assert "| variant | seeds | AP |" in text and "Replayed" not in text

@@ -160,3 +160,23 @@ def test_replayed_sweep_is_beside_the_paper_only_if_asked(
     table = sweep_report.collect(plan, store, True, mixed=True)
     assert table.notes[0].startswith("MIXED: ")
     assert sweep_report.cells_of(table)[1][0][:3] == ["0", "1", "replay"]
+
+
+SOFTLY = """
+name: softly
+base: tiny.yaml
+stage: heads
+variant: softmax
+fixed: {stages.heads.recipe.ema: {momentum: 0.1}}
+space:
+  stages.heads.recipe.soft_nms: [null, {method: linear}]
+"""
+
+
+def test_trials_say_with_what_they_were_evaluated(filled, store):
+    table = sweep_report.collect(filled(SOFTLY, (0.1, 0.2)), store, False)
+    head, lines = sweep_report.cells_of(table)
+    assert head[2] == "evaluated with"
+    assert [line[2] for line in lines] == ["EMA", "EMA, soft-NMS"]
+    trials = sweep_report.as_json(table)["trials"]
+    assert [trial["evaluated_with"] for trial in trials] == ["EMA", "EMA, soft-NMS"]

@@ -3,6 +3,7 @@
 import pytest
 
 from bacl.augmentation_settings import COLOURS, PLACES
+from bacl_platform.spec.load import load
 
 KNOWN = ", ".join(COLOURS | PLACES)
 RECIPE = "stages.heads.recipe"
@@ -41,6 +42,21 @@ RECIPE = "stages.heads.recipe"
             "workers in each of 2 parts), got 2",
         ),
         (
+            "tta",
+            "{flip: false, scales: [[96, 96]]}",
+            f"{RECIPE}.tta: expected flip: true or several scales, got a single view",
+        ),
+        (
+            "soft_nms",
+            "{method: hard}",
+            f"{RECIPE}.soft_nms.method: expected one of linear, gaussian, got 'hard'",
+        ),
+        (
+            "ema",
+            "{momentum: 1}",
+            f"{RECIPE}.ema.momentum: expected a number > 0 and < 1, got 1",
+        ),
+        (
             "clip_grad",
             "{max_norm: 0}",
             f"{RECIPE}.clip_grad.max_norm: expected a number > 0, got 0",
@@ -69,6 +85,23 @@ def test_one_cycle_is_refused_with_a_warmup(tiny, problems):
     assert problems(tiny, *overrides) == [
         f"{RECIPE}: schedule.warmup: expected 0 with lr_schedule one_cycle, which rises by itself, "
         "got 4"
+    ]
+
+
+@pytest.mark.parametrize(("val", "refused"), [("true", True), ("false", False)])
+def test_several_views_are_refused_where_one_is_stored(tiny, problems, val, refused):
+    overrides = [
+        f"stages.kept={{kind: features, after: features, val: {val}}}",
+        "stages.heads.after=kept",
+        f"{RECIPE}.features=replay",
+        f"{RECIPE}.tta={{scales: [[96, 96], [128, 128]]}}",
+    ]
+    if not refused:
+        assert load(tiny, overrides).stages["heads"].recipe.tta.scales == [(96, 96), (128, 128)]
+        return
+    assert problems(tiny, *overrides) == [
+        f"{RECIPE}.tta: expected nothing with features: replay, because stage 'kept' stores one "
+        "view of each validation image; with its val: false, images are evaluated on exactly"
     ]
 
 

@@ -137,6 +137,19 @@ def test_run_of_a_replayed_variant_says_so(planned, replayed, store, client):
     assert quick.data.params["recipe.features"] == "replay"
 
 
+def test_run_says_with_what_a_variant_was_evaluated(planned, store, client):
+    unusual = ["stages.heads.recipe.ema={}", "stages.heads.recipe.soft_nms={}"]
+    plan = planned(*unusual)
+    with Tracking.of_plan(plan, store) as tracking:
+        for job in plan.jobs:
+            finish(store, job)
+            tracking.finish(job, cached=False)
+    found = runs(client)
+    tags = found["bacl seed 0 (EMA, soft-NMS)"].data.tags
+    assert tags["bacl.evaluated_with"] == "EMA, soft-NMS"
+    assert "bacl.evaluated_with" not in found["features seed 0"].data.tags
+
+
 ODD = ["my%20store", "why?", "#1", "a;b", "two words", "größe", "it's", 'a "b"', "a@b:c", "100%"]
 
 

@@ -127,3 +127,13 @@ def test_job_refuses_a_file_that_has_changed_since_it_was_planned(planned, store
     torch.save({**content, "more": 1}, path)
     failure = worker.train(job, store, lambda *_: None, lambda *_: None)
     assert "got one that has changed" in failure
+
+
+def test_imported_detector_is_evaluated_as_its_recipe_says(planned, store, exported):
+    detections, path = exported
+    recipe = "recipe: {tta: {scales: [[96, 96], [64, 64]]}, soft_nms: {}, "
+    job = planned(imported(path).replace("recipe: {", recipe)).jobs[0]
+    assert worker.train(job, store, lambda *_: None, lambda *_: None) is None
+    found = pq.read_table(store.entry(job.key) / "variants" / "features" / "detections.parquet")
+    assert found.num_rows > 100 and found != detections
+    assert job.recipe.evaluated_with == ["TTA", "soft-NMS"]

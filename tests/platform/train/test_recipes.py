@@ -1,12 +1,14 @@
 """Jobs with every option of a recipe: killed, with variants that leave, as a population."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from bacl.variants import Softmax
 from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.store.names import MOVES
@@ -20,6 +22,9 @@ RICH = {
     "clip_grad": "{max_norm: 0.5}",
     "accumulate": "2",
     "ema": "{momentum: 0.3}",
+    "augmentations": "[{type: PhotoMetricDistortion}, {type: TranslateX}]",
+    "soft_nms": "{method: gaussian}",
+    "tta": "{scales: [[96, 96], [64, 64]]}",
     "optimizer": "{type: adamw, layer_decay: 0.8, paramwise: {norm_decay_mult: 0}}",
 }
 OPTIONS = [
@@ -72,6 +77,19 @@ def test_stopped_variant_leaves_a_bank_and_disturbs_no_other(planned, store, und
     with pytest.raises(Killed):
         train(heads, store, kill_at=20, stopped=lambda _: ["softmax"])
     assert train(heads, store, stopped=lambda _: []) is None
+    whole = weights(undisturbed.entry(heads.key))
+    kept = {name: value for name, value in whole.items() if ".variants.softmax." not in name}
+    assert_same(weights(store.entry(heads.key)), kept)
+
+
+def test_variant_whose_loss_diverges_leaves_and_the_others_go_on(
+    planned, store, undisturbed, finished, monkeypatch
+):
+    features, heads = planned(*OPTIONS).jobs
+    finished(features)
+    train(heads, undisturbed)
+    monkeypatch.setattr(Softmax, "loss", lambda self, logits, labels: logits.sum(1) * math.nan)
+    assert train(heads, store) is None
     whole = weights(undisturbed.entry(heads.key))
     kept = {name: value for name, value in whole.items() if ".variants.softmax." not in name}
     assert_same(weights(store.entry(heads.key)), kept)
@@ -146,11 +164,15 @@ def test_two_ranks_end_with_the_weights_of_one(planned, store, undisturbed, fini
     assert_close(found, expected, rtol=1e-3, atol=2e-4)
 
 
+def _needs_images(option):
+    return any(f".recipe.{field}=" in option for field in ("accumulate", "augmentations", "tta"))
+
+
 REPLAYED = [
     "stages.kept={kind: features, after: features}",
     "stages.heads.after=kept",
     "stages.heads.recipe.features=replay",
-    *(option for option in OPTIONS if "heads.recipe" in option and "accumulate" not in option),
+    *(option for option in OPTIONS if "heads.recipe" in option and not _needs_images(option)),
 ]
 
 
