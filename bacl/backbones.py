@@ -20,7 +20,7 @@ class Backbone:
     """A parameter by which files of its weights are recognised, of a backbone that converts them
     from another form; those of others are compared with the network."""
     torchvision: str = ""
-    """Name of torchvision's network whose ImageNet weights it takes; empty where it has none."""
+    """Name of torchvision's ImageNet weights, as MMEngine knows it; empty where it has none."""
     other_weights: str = "give a file"
     """Advice for the error message on how to get weights where torchvision has none."""
 
@@ -64,7 +64,7 @@ def _swin(width: int, heads: int, blocks: int, drop_path: float) -> Backbone:
 
 def _convnext(size: str, width: int) -> Backbone:
     config = {"type": "ConvNeXt", "size": size}
-    return Backbone(config, _doubling(width), torchvision=f"convnext_{size}")
+    return Backbone(config, _doubling(width), torchvision=f"convnext_{size}.imagenet1k_v1")
 
 
 def _doubling(channels: int) -> tuple[int, int, int, int]:

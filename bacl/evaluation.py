@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -80,13 +80,6 @@ class Detections:
             np.stack(sides, axis=1),
             table["mask"].to_numpy() if "mask" in table.column_names else None,
         )
-
-    def where(self, kept: NDArray[Any]) -> "Detections":
-        """The detections for which `kept` (N,) is true."""
-        if kept.all():
-            return self
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{n: c[kept] for n, c in columns.items() if c is not None})
 
 
 @dataclass(frozen=True)
@@ -179,20 +172,22 @@ class Evaluator:
 
         area: area in pixels (N,) of the evaluated boxes or masks.
         """
+        kept: Any = slice(None)
         if self.mode == "lvis":
-            kept = countable(detections, area)
+            judged = self._judged[detections.image, detections.label]
             # hotcoco would pass over the others, which are most of what LVIS's detectors find
-            detections = detections.where(kept & self._judged[detections.image, detections.label])
-        rows = np.empty((len(detections.score), 7))
-        rows[:, 0], rows[:, 1:5] = detections.image, detections.bbox
-        rows[:, 5], rows[:, 6] = detections.score, detections.label
+            kept = np.flatnonzero(countable(detections, area) & judged)
+        image, score = detections.image[kept], detections.score[kept]
+        rows = np.empty((len(score), 7))
+        rows[:, 0], rows[:, 1:5], rows[:, 5] = image, detections.bbox[kept], score
+        rows[:, 6] = detections.label[kept]
         masks: list[Any] | None = None
         if iou == "segm":
             assert detections.mask is not None
             masks = [
                 {"size": self._sizes[image], "counts": counts}
                 for image, counts in zip(
-                    detections.image.tolist(), detections.mask.tolist(), strict=True
+                    image.tolist(), detections.mask[kept].tolist(), strict=True
                 )
             ]
         run = hotcoco.COCOeval(

@@ -39,6 +39,8 @@ _DROPPED = bytes(
     set(b' \n\r\t{["]_abcdefghijklmnopqrstuvwxyzABCDFGHIJKLMNOPQRSTUVWXYZ') - set(_KEPT)
 )
 _TURNED = bytes.maketrans(b":}", b",\n")
+_TABLE = 10_000_000
+"""Largest id for which a table of places is made."""
 _COLUMNS = ("image", "label", "score", "x", "y", "width", "height")
 
 
@@ -122,8 +124,9 @@ def _read_flat(path: Path, split: Split) -> Detections | None:
             columns[key] = pa.int64() if key in ("image_id", "category_id") else pa.float64()
     try:
         with path.open("rb") as file:
+            rows = _Rows(file)
             table = pa.csv.read_csv(
-                pa.PythonFile(_Rows(file), mode="r"),
+                pa.PythonFile(rows, mode="r"),
                 pa.csv.ReadOptions(column_names=["", *columns], block_size=_PIECE),
                 pa.csv.ParseOptions(quote_char=False, escape_char=False),
                 pa.csv.ConvertOptions(
@@ -132,17 +135,22 @@ def _read_flat(path: Path, split: Split) -> Detections | None:
             )
     except (pa.ArrowInvalid, OverflowError):
         return None
+    if rows.quotes != 2 * len(item) * len(table):  # a number in quotes is text
+        return None
     for name, kept in keys.items():
         if kept and not all(_same(chunk, kept) for chunk in table[name].chunks):
             return None
     image, category, score = (_numpy(table[n]) for n in ("image_id", "category_id", "score"))
+    boxes = np.empty((len(table), 4))
+    for side, name in enumerate("xywh"):
+        boxes[:, side] = _numpy(table[name])
     return _checked(
         path,
         split,
         _positions(image, split.images),
         _positions(category, split.categories),
         (image, category),
-        Detections(image, category, score, np.stack([_numpy(table[n]) for n in "xywh"], axis=1)),
+        Detections(image, category, score, boxes),
     )
 
 
@@ -154,9 +162,11 @@ class _Rows:
     def __init__(self, file: Any) -> None:
         self.file = file
         self.begun = False
+        self.quotes = 0
 
     def read(self, size: int = -1) -> bytes:
         piece: bytes = self.file.read(size)
+        self.quotes += piece.count(b'"')
         rows = piece.translate(_TURNED, _DROPPED)
         if not self.begun and rows:
             self.begun = True
@@ -164,13 +174,19 @@ class _Rows:
         return rows if rows or not piece else self.read(size)
 
 
-def _same(chunk: Any, kept: bytes) -> bool:
-    values = np.frombuffer(chunk.buffers()[1], dtype=f"S{len(kept)}")
-    return bool((values[chunk.offset : chunk.offset + len(chunk)] == kept).all())
+def _same(chunk: pa.Array, kept: bytes) -> bool:
+    return bool((_values(chunk, f"S{len(kept)}") == kept).all())
 
 
 def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
-    return np.concatenate([chunk.to_numpy() for chunk in column.chunks])
+    kind = "<i8" if column.type == pa.int64() else "<f8"
+    return np.concatenate([_values(chunk, kind) for chunk in column.chunks])
+
+
+def _values(chunk: pa.Array, kind: str) -> NDArray[Any]:
+    """What a column without nulls holds; Arrow's own `to_numpy` would import pandas for it."""
+    values = np.frombuffer(chunk.buffers()[1], dtype=kind)
+    return values[chunk.offset : chunk.offset + len(chunk)]
 
 
 # Any list
@@ -346,9 +362,14 @@ def _read_parquet(path: Path, split: Split) -> Detections:
 def _positions(ids: NDArray[Any], known: Sequence[Id]) -> NDArray[Any]:
     """The place of each id (N,) among the known ones, -1 of others."""
     values = np.array(known, dtype=np.int64)
+    if len(values) and values.min() >= 0 and values.max() < _TABLE:
+        places = np.full(int(values.max()) + 2, -1, dtype=np.int32)
+        places[values] = np.arange(len(values))
+        # the table's last place stands for ids beyond it
+        return places[np.where((ids >= 0) & (ids < len(places)), ids, len(places) - 1)]
     order = np.argsort(values)
-    places = np.searchsorted(values[order], ids).clip(max=len(values) - 1)
-    return np.where(values[order][places] == ids, order[places], -1)
+    found = np.searchsorted(values[order], ids).clip(max=len(values) - 1)
+    return np.where(values[order][found] == ids, order[found], -1)
 
 
 def _checked(
@@ -373,17 +394,19 @@ def _checked(
                 f"{'other' if len(others) == 1 else 'others'} ({some(others)}) in "
                 f"{unknown.size:,} of {len(places):,} detections: give {advice}"
             )
-    wrong = np.flatnonzero(~np.isfinite(found.score))
-    if wrong.size:
-        raise UsageError(
-            f"{path}: expected scores that are finite numbers, got {wrong.size:,} that are not "
-            f"(detections {some(wrong + 1)})"
-        )
-    bad = ~np.isfinite(found.bbox).all(axis=1) | (found.bbox[:, 2:] < 0).any(axis=1)
+    if not np.isfinite(found.score.sum()):
+        _refuse(path, ~np.isfinite(found.score), "scores that are finite numbers")
+    if not np.isfinite(found.bbox.sum()) or found.bbox[:, 2:].min(initial=0) < 0:
+        bad = ~np.isfinite(found.bbox).all(axis=1) | (found.bbox[:, 2:] < 0).any(axis=1)
+        _refuse(path, bad, "boxes x, y, width, height of finite numbers and no negative size")
+    return replace(found, image=image, label=label)
+
+
+def _refuse(path: Path, bad: NDArray[Any], expected: str) -> None:
+    """Raise UsageError where detections are bad (N,)."""
     wrong = np.flatnonzero(bad)
     if wrong.size:
         raise UsageError(
-            f"{path}: expected boxes x, y, width, height of finite numbers and no negative size, "
-            f"got {wrong.size:,} others (detections {some(wrong + 1)})"
+            f"{path}: expected {expected}, got {wrong.size:,} "
+            f"{'other' if wrong.size == 1 else 'others'} (detections {some(wrong + 1)})"
         )
-    return replace(found, image=image, label=label)

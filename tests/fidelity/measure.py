@@ -131,7 +131,7 @@ def read(file: Path, store: Store) -> Report:
 def pairs(exact: Report, replayed: Report, metric: str) -> list[Row]:
     """Each variant with each seed."""
     found: list[Row] = []
-    names = {result.variant: None for result in replayed.results if result.job.replayed}
+    names = {result.variant: None for result in replayed.results if result.features == "replay"}
     for name in names:
         own = zip(exact.values(name, metric), replayed.values(name, metric), strict=True)
         found += [(name, 100 * one, 100 * other) for one, other in own]

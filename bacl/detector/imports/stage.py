@@ -41,10 +41,23 @@ def begin(model: BankDetector, config: Mapping[str, Any]) -> Account:
 
 def account_of(config: Mapping[str, Any]) -> Account:
     """The account of a stage that has not begun. Raises as `begin` does."""
+    with torch.random.fork_rng(devices=[]):
+        return _taken(_built(config), config)[1]
+
+
+def begin_alone(config: Mapping[str, Any]) -> tuple[BankDetector, Account]:
+    """The detector of a stage's configuration with the weights of its checkpoint, outside of any
+    job. Raises as `begin` does."""
+    with torch.random.fork_rng(devices=[]):
+        model = _built(config)
+        return model, begin(model, config)
+
+
+def _built(config: Mapping[str, Any]) -> BankDetector:
     import_modules_from_strings(**config["custom_imports"])
     init_default_scope(config["default_scope"])
-    with torch.random.fork_rng(devices=[]):
-        return _taken(MODELS.build(ConfigDict(config["model"])), config)[1]
+    model: BankDetector = MODELS.build(ConfigDict(config["model"]))
+    return model
 
 
 def _taken(model: BankDetector, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], Account]:

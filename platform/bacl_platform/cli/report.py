@@ -4,6 +4,7 @@ Commands import what they need when they run.
 """
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -146,8 +147,8 @@ def evaluate(
         typer.Argument(
             metavar="WHAT",
             help="A results file (COCO's or LVIS's JSON list of detections, or a store's "
-            "detections.parquet), a checkpoint that MMDetection reads, or the folder of an "
-            "exported variant.",
+            "detections.parquet), a checkpoint of MMDetection, torchvision, detectron2 or BACL's "
+            "release, or the folder of an exported variant.",
         ),
     ],
     data: Data = None,
@@ -163,7 +164,16 @@ def evaluate(
             metavar="FILE",
             help="Configuration of a checkpoint. It is Python and is executed: use one that you "
             "trust.",
-            show_default="config.py beside it",
+            show_default="config.py beside it; without one, the detector of --data",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOOL",
+            help="Where a checkpoint without a configuration is from: mmdet, torchvision, "
+            "detectron2 or bacl_release.",
+            show_default="recognised by its names",
         ),
     ] = None,
     name: Annotated[
@@ -193,6 +203,7 @@ def evaluate(
     Examples:
       bacl evaluate results.json --data mine.yaml
       bacl evaluate model.pth --config model.py --data lvis_v1
+      bacl evaluate fasterrcnn_resnet50_fpn.pth --data mine.yaml
     """
     with report_errors(debug):
         from bacl.results_files import is_results
@@ -214,10 +225,20 @@ def evaluate(
 
             report = report_of_file(what, title, prepared)
         else:
-            from bacl_platform.tools.evaluate import evaluate_checkpoint, files_of
+            from bacl_platform.spec.load import load
+            from bacl_platform.tools.evaluate import evaluate_checkpoint, files_of, take_in
 
             found = files_of(what, config)
-            report = evaluate_checkpoint(*found, title, prepared, out, device, progress)
+            with tempfile.TemporaryDirectory() as folder:
+                if not found[1].exists() and config is None:
+                    if data is None or not Path(data).is_file():
+                        raise UsageError(
+                            f"{what}: expected config.py beside it, --config FILE, or --data with "
+                            "an experiment file whose `detector` the checkpoint is of"
+                        )
+                    experiment = load(data, set_)
+                    found = take_in(found[0], source, experiment, prepared, Path(folder), progress)
+                report = evaluate_checkpoint(*found, title, prepared, out, device, progress)
         analysis, sections = None, []
         if not quick:
             from bacl_platform.analysis import profiles

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bacl.datasets.prepared import Prepared
 
 
-_IMPORTED = {"checkpoint", "source", "categories", "new_categories", "norm_eps"}
+IMPORTED = {"checkpoint", "source", "categories", "new_categories", "norm_eps"}
 """Fields of an imported stage that say what is taken of its checkpoint."""
 
 
@@ -245,7 +245,7 @@ class _Planner:
                 self.dataset_info,
                 image_recipe(self.experiment, name),
                 variants,
-                {**stage.model_dump(include=_IMPORTED), "sha256": self.files[name]},
+                {**stage.model_dump(include=IMPORTED), "sha256": self.files[name]},
                 self.experiment.imports,
             )
         return stage_config(

@@ -73,14 +73,13 @@ def _gains(analysis: Analysis, profile: Profile, kind: int) -> Iterator[float]:
 def as_json(report: Report, analysis: Analysis | None) -> dict[str, Any]:
     """Fractions; null for no category. errors and confusions where they were analysed."""
     (result,) = report.results
-    facts = ("id", "name", "frequency")
     made: dict[str, Any] = {
         "name": result.variant,
         "metrics": result.metrics,
         "evaluator": result.evaluator,
         "categories": [
-            {k: category[k] for k in facts} | {kind: category[kind] for kind in report.kinds}
-            for category in result.categories
+            {**category.model_dump(), **{kind: row[kind] for kind in report.kinds}}
+            for category, row in zip(report.prepared.categories, result.categories, strict=True)
         ],
         "notes": report.notes,
     }

@@ -65,7 +65,8 @@ def refuse_sweep(raw: dict[str, Any], place: str) -> None:
     if says_sweep(raw):
         raise UsageError(
             f"{place}: expected an experiment, got a sweep (it has a `space`), which `bacl sweep` "
-            "runs; of other commands `plan`, `report`, `submit` and `store gc --keep` read it"
+            "runs; of other commands `plan`, `report`, `compare`, `submit` and `store gc --keep` "
+            "read it"
         )
 
 

@@ -1,12 +1,12 @@
-"""Judges detections that no job of a store has made: a results file's, or a checkpoint's.
+"""Judges detectors that no job of a store has made, by what they detect on a validation split.
 
-A checkpoint detects on the validation split first. Its detections stay beside the report, in the
-form of a store's, so that they can be judged and compared again.
+Their detections stay beside the report, in the form of a store's, so that they can be judged and
+compared again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,25 @@ from numpy.typing import NDArray
 from bacl import rle
 from bacl.datasets.content import some
 from bacl.datasets.prepared import Prepared
+from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
 from bacl.evaluation import BankMetric
 from bacl_platform.analysis.files import report_of
 from bacl_platform.analysis.results import Report, Result, read_folder
+from bacl_platform.console import Watching, say
+from bacl_platform.plan.planner import IMPORTED
+from bacl_platform.spec.experiment import (
+    Experiment,
+    ImportedStage,
+    RepresentationStage,
+    image_recipe,
+)
 from bacl_platform.store.disk import disk_errors
 from bacl_platform.store.names import CHECKPOINT
-from bacl_platform.tools.predict import load_detector, usable_device
+from bacl_platform.tools.predict import load_detector, quiet, usable_device
+
+_ONE = "detector"
+"""The name of the only variant."""
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +49,54 @@ def files_of(what: Path, config: Path | None) -> tuple[Path, Path]:
     return checkpoint, config or checkpoint.with_name("config.py")
 
 
+def take_in(
+    checkpoint: Path,
+    source: str | None,
+    experiment: Experiment,
+    prepared: Prepared,
+    folder: Path,
+    console: "Console",
+) -> tuple[Path, Path]:
+    """Export a checkpoint of other tools as the detector of an experiment; returns the files of the
+    exported one, as `files_of` does. Says what was loaded of it, and what not.
+
+    It is read as a stage of kind `imported` reads it, with that stage's options where the
+    experiment has one. source: where it is from; None recognises it. Raises RunError where it does
+    not fit the detector or the dataset.
+    """
+    from bacl.config import imported_config
+    from bacl.detector.imports.stage import begin_alone
+    from bacl.export import export_variants
+
+    known = [n for n, s in experiment.stages.items() if isinstance(s, ImportedStage)]
+    first = [n for n, s in experiment.stages.items() if isinstance(s, RepresentationStage)]
+    name = [*known, *first][0]
+    stage = experiment.stages[name]
+    if not isinstance(stage, ImportedStage):
+        stage = ImportedStage(kind="imported", checkpoint=str(checkpoint))
+    tools = get_args(get_args(ImportedStage.model_fields["source"].annotation)[0])
+    if source and source not in tools:
+        raise UsageError(f"--source: expected one of {', '.join(tools)}, got {source!r}")
+    said = stage.model_dump(include=IMPORTED)
+    said |= {"checkpoint": str(checkpoint), "sha256": sha256(checkpoint)}
+    said |= {"source": source} if source else {}
+    config = imported_config(
+        experiment.detector,
+        prepared,
+        Path(prepared.val.annotations).with_name("dataset.json"),
+        image_recipe(experiment, name),
+        {_ONE: stage.classifier},
+        said,
+        experiment.imports,
+    )
+    with quiet():
+        model, account = begin_alone(config)
+    for line in account.lines():
+        say(console, line)
+    export_variants(config, model.state_dict(), prepared.categories, folder)
+    return files_of(folder / _ONE, None)
+
+
 def evaluate_checkpoint(
     checkpoint: Path,
     config: Path,
@@ -51,8 +111,6 @@ def evaluate_checkpoint(
     Writes its detections to `out`, some at a time. Raises UsageError where its categories are not
     the dataset's, and as `bacl_platform.tools.predict.load_detector` does.
     """
-    from rich.progress import track
-
     from bacl.datasets.decoding import ImageUnreadable, read
     from bacl.datasets.index import Index
 
@@ -64,13 +122,7 @@ def evaluate_checkpoint(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         metric: BankMetric | None = None
-        for place in track(
-            range(len(index)),
-            "detecting",
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        ):
+        for place in _watched(len(index), console):
             path = Path(prepared.val.images) / index.image(place).file
             try:
                 found = inference_detector(detector, read(path)).pred_instances
@@ -88,6 +140,14 @@ def evaluate_checkpoint(
     metrics, evaluator, categories = read_folder(out)
     result = Result(name, None, None, "file", "exact", out, metrics, evaluator, categories)
     return report_of(result, prepared)
+
+
+def _watched(images: int, console: "Console") -> Iterator[int]:
+    """The positions of images, with progress."""
+    with Watching(console, unit="images") as watching:
+        for place in range(images):
+            yield place
+            watching("detecting", place + 1, images)
 
 
 def labels_of(
@@ -114,10 +174,6 @@ def labels_of(
             f"of {len(names):,} that lacks {len(lacking):,} of them ({some(lacking)})"
         )
     return np.array([own.get(one, -1) for one in given])
-
-
-_ONE = "detector"
-"""The metric's name of the only variant."""
 
 
 def _metric(prepared: Prepared, out: Path, masks: bool) -> BankMetric:

@@ -189,8 +189,10 @@ def load_detector(
             f"{config}: expected the configuration of a detector for inference, got "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
-    named = content.get("meta", {}).get("dataset_meta", {})
-    classes = named.get("classes")
+    meta = content.get("meta", {})
+    named = meta.get("dataset_meta", {})
+    # the latter two are of MMDetection's earlier versions
+    classes = named.get("classes") or named.get("CLASSES") or meta.get("CLASSES")
     _check_fit(config, checkpoint, detector, content["state_dict"], classes)
     detector.load_state_dict(content["state_dict"])
     return detector, classes, named.get("category_ids")

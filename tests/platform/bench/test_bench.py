@@ -30,6 +30,7 @@ from bacl_platform.bench.rows import (
     loader,
     loss,
     postprocess,
+    results_file,
     step,
     sweep,
     throughput,
@@ -136,6 +137,21 @@ def test_both_evaluations_find_the_same(tmp_path, monkeypatch):
     ours, theirs = evaluate.ours(tmp_path), evaluate.theirs(tmp_path)
     assert ours.ap == pytest.approx(theirs.ap, abs=1e-6)
     assert ours.ap > 0.1
+
+
+def test_results_file_reaches_what_hotcoco_finds_in_it(tmp_path):
+    evaluate.draw_set(tmp_path, 5)
+    results_file.write_results(tmp_path)
+    ours, theirs = results_file.ours(tmp_path), results_file.theirs(tmp_path)
+    assert ours.ap == pytest.approx(theirs.ap, abs=1e-12)
+    assert ours.ap > 0.1
+
+
+@pytest.mark.slow
+def test_results_file_is_measured_in_processes_of_its_own():
+    seconds, memory = results_file.measure(SETTING, images=5)
+    assert seconds.name == "results_file" and seconds.limit is None
+    assert memory.unit == "MiB" and memory.theirs > 0
 
 
 @pytest.mark.slow

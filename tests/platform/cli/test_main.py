@@ -136,9 +136,7 @@ def test_sweep_of_an_experiment_is_told_by_which_command_to_run_it(tiny, store):
     )
 
 
-@pytest.mark.parametrize(
-    "words", [["run"], ["compare", "a", "b"], ["complexity", "--categories", "3"], ["trees"]]
-)
+@pytest.mark.parametrize("words", [["run"], ["complexity", "--categories", "3"], ["trees"]])
 def test_commands_on_experiments_tell_which_ones_read_a_sweep(tiny, store, words):
     sweep = tiny.with_name("sweep.yaml")
     sweep.write_text("name: s\nbase: tiny.yaml\nspace: {variant.alpha: [0, 1]}\n")

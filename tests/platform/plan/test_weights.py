@@ -14,8 +14,11 @@ import bacl.register  # noqa: F401
 from bacl.backbones import BACKBONES
 from bacl.config import portable
 from bacl.errors import RunError, UsageError
+from bacl.weights import address_of, locate, published_digest
 from bacl_platform.cli.main import app
 from bacl_platform.plan.weights import check_weights, fetch_named
+from bacl_platform.run.submit import pack
+from bacl_platform.spec.load import load
 from bacl_platform.store.store import Store
 from bacl_platform.store.weights import localise
 
@@ -226,6 +229,14 @@ def test_names_of_hubs_are_mmengines(planned, store, server, monkeypatch, tmp_pa
     assert jobs[0].config["model"]["backbone"]["init_cfg"]["checkpoint"] == str(file)
 
 
+def test_torchvision_has_weights_of_every_backbone_that_says_so():
+    for name in filter(None, (backbone.torchvision for backbone in BACKBONES.values())):
+        address = address_of(f"torchvision://{name}")
+        file, (place,) = locate(address)
+        assert place.startswith("https://download.pytorch.org/models/") and place.endswith(file)
+        assert len(published_digest(address, file)) == 8
+
+
 def test_file_that_belies_its_published_digest_is_refused(planned, store, server, monkeypatch):
     from mmengine.runner import checkpoint
 
@@ -268,6 +279,19 @@ def test_address_that_is_none_is_told_in_one_sentence(planned, weights, told):
     assert told in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_address_is_no_path_of_a_base_and_is_sent_to_a_cluster(tiny, tmp_path):
+    address = "https://host/a.pth"
+    folder = tmp_path / "other"
+    folder.mkdir()
+    base = tiny.with_name("base.yaml")
+    base.write_text(f"base: tiny.yaml\ndetector: {{weights: '{address}'}}\n")
+    file = folder / "mine.yaml"
+    file.write_text("base: ../base.yaml\nname: mine\n")
+    assert load(file).detector.weights == address
+    package = pack(file, [], tmp_path / "sent")
+    assert len(package.files) == 3 and package.variables == []
+
+
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_address_without_the_file_is_told_before_anything_starts(tiny, store, server, command):
     words = [command, str(tiny), "--store", str(store.root)]
@@ -288,7 +312,6 @@ def test_file_of_another_kind_is_told_by_its_address(planned, store, server):
 
 def test_bucket_carries_weights_to_other_machines(url, tiny, prepared, datasets, server, tmp_path):
     from bacl_platform.plan.planner import make_plan
-    from bacl_platform.spec.load import load
     from bacl_platform.store import weights
 
     store = Store(url)

@@ -87,7 +87,7 @@ def test_single_seed_is_shown_without_deviation(planned, store, fill):
     row = next(row for row in experiment_report.rows(report) if row.name == "bacl")
     assert row.cells["AP"] == "30.0"
     assert row.differences["AP"] == "+10.0"
-    assert experiment_report._legend(report).startswith("AP in points; categories: ")
+    assert experiment_report.legend(report).startswith("AP in points; categories: ")
 
 
 def test_equal_values_are_all_best(plan, store, fill):
@@ -137,7 +137,7 @@ def test_groups_of_ones_own_are_told_by_their_counts(study):
         category["frequency"] = named[category["frequency"]]
     groups = Groups(by="instances", bounds=[19, 399], names=["1", "2", "3"])
     own = study.prepared.model_copy(update={"groups": groups})
-    legend = experiment_report._legend(dataclasses.replace(study, prepared=own))
+    legend = experiment_report.legend(dataclasses.replace(study, prepared=own))
     assert re.search(
         r"\d+ group 1 \(0-19 instances\), \d+ group 2 \(20-399 instances\), \d+ group 3 \(400\+",
         legend,

@@ -214,6 +214,15 @@ def test_loaded_detector_comes_with_names_and_ids(variant, categories):
     assert list(ids) == [category.id for category in categories]
 
 
+def test_names_are_found_where_earlier_versions_of_mmdetection_have_them(variant, tmp_path):
+    content = torch.load(variant / "checkpoint.pth", weights_only=True)
+    names = content["meta"]["dataset_meta"]["classes"]
+    for meta in ({"dataset_meta": {"CLASSES": names}}, {"CLASSES": names}):
+        torch.save({**content, "meta": meta}, tmp_path / "old.pth")
+        _, classes, ids = load_detector(variant / "config.py", tmp_path / "old.pth", "cpu")
+        assert (classes, ids) == (names, None)
+
+
 def test_images_of_equal_stem_get_a_picture_each(variant, tmp_path):
     images = [picture(tmp_path / folder / "a.png", (40, 40)) for folder in ("one", "two")]
     out = tmp_path / "out"

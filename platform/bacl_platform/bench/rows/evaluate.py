@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from numpy.typing import NDArray
 from bacl.errors import RunError
 from bacl_platform.bench.measure import Row, Setting, quiet
 from bacl_platform.bench.memory import resident
+
+if TYPE_CHECKING:
+    from bacl.datasets.categories import Category
 
 GROUPS = {"f": 315, "c": 461, "r": 454}  # categories of LVIS v0.5
 PART, WHOLE = 250, 5_000
@@ -58,7 +61,7 @@ def measure(setting: Setting, images: int | None = None) -> list[Row]:
         folder = Path(name)
         draw_set(folder, images)
         rounds = [
-            [_apart(side, folder, setting.threads) for side in (ours, theirs)]
+            [apart(side, folder, setting.threads) for side in (ours, theirs)]
             for _ in range(setting.repeat or 1)
         ]
     for mine, its in rounds:
@@ -76,7 +79,7 @@ def measure(setting: Setting, images: int | None = None) -> list[Row]:
     ]
 
 
-def _apart(side: Callable[[Path], Taken], folder: Path, threads: int) -> Taken:
+def apart(side: Callable[[Path], Taken], folder: Path, threads: int) -> Taken:
     """Run a side in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_run, side, folder, threads).result()
@@ -92,17 +95,21 @@ def ours(folder: Path) -> Taken:
     """Our evaluation of the set in a folder."""
     import pandas  # type: ignore[import-untyped] # noqa: F401  as pyarrow does for its first array
 
-    from bacl.datasets.categories import Category
     from bacl.evaluation import Detections, Evaluator
 
-    categories = [
-        Category(**item)
-        for item in json.loads((folder / "categories.json").read_text(encoding="utf-8"))
-    ]
+    categories = read_categories(folder)
     before, start = resident(), time.perf_counter()
     evaluator = Evaluator(folder / "val.json", categories, "lvis")
-    result = evaluator.evaluate(Detections.read(*_shards(folder)))
+    result = evaluator.evaluate(Detections.read(*shards(folder)))
     return Taken(time.perf_counter() - start, resident() - before, result.metrics["AP"])
+
+
+def read_categories(folder: Path) -> "list[Category]":
+    """The categories of a drawn set."""
+    from bacl.datasets.categories import Category
+
+    items = json.loads((folder / "categories.json").read_text(encoding="utf-8"))
+    return [Category(**item) for item in items]
 
 
 def theirs(folder: Path) -> Taken:
@@ -112,7 +119,7 @@ def theirs(folder: Path) -> Taken:
 
     from bacl.evaluation import Detections
 
-    found = Detections.read(*_shards(folder))
+    found = Detections.read(*shards(folder))
     before = resident()
     columns = (found.image, found.label, found.score.astype(float), found.bbox)
     results: list[dict[str, Any]] = [
@@ -131,7 +138,8 @@ def theirs(folder: Path) -> Taken:
     return Taken(time.perf_counter() - start, resident() - before, evaluation.results["AP"])
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """The ranks' files of a drawn set."""
     return [folder / f"detections.{rank}.parquet" for rank in range(RANKS)]
 
 
@@ -171,7 +179,7 @@ def draw_set(folder: Path, images: int) -> None:
         judged = np.concatenate([present, absent])
         found.append(_guesses(draw, image, labels, boxes, judged, chance))
     names = ("image", "label", "score", "x", "y", "width", "height")
-    for rank, path in enumerate(_shards(folder)):
+    for rank, path in enumerate(shards(folder)):
         columns = np.concatenate(found[rank::RANKS]).T
         types = [np.int32, np.int32, *[np.float32] * 5]
         table = pa.table({n: c.astype(t) for n, c, t in zip(names, columns, types)})
