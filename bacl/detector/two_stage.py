@@ -97,6 +97,9 @@ def plain_model(detector: Detector) -> dict[str, Any]:
     model = zoo.model_of(detector.config)
     if why := refusal(model):
         raise UsageError(f"detector.config {detector.config}: {why}")
+    for part in zoo.parts_of(model):
+        if part.get("type") == "MMSyncBN":  # mmcv's, which a single process cannot build
+            part["type"] = "SyncBN"
     return model
 
 

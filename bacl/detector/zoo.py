@@ -83,9 +83,9 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__qualname__", str(value))
 
 
-def parts_of(value: Any) -> Iterator[Mapping[str, Any]]:
+def parts_of(value: Any) -> Iterator[dict[str, Any]]:
     """All mappings in a configuration, itself included."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         yield value
         value = list(value.values())
     if isinstance(value, list | tuple):

@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 
 CATEGORIES = 5
 SIDE = 64
+NOTHING = "nothing is detected"
 RECIPE = Recipe(schedule=Schedule(iterations=1, warmup=0), proposals=50, proposals_before_nms=50)
 _MADE = Hallucination(categories=3, samples=2)
 VARIANTS = {
@@ -159,7 +160,7 @@ def differences(name):
     if not all(torch.tensor(value).isfinite() for value in together.values()):
         yield f"losses are not finite: {together}"
     if not sum(len(boxes) for boxes, *_ in seen["bce"]):
-        yield "nothing is detected"
+        yield NOTHING
     for variant in VARIANTS:
         one = alone(model, variant)
         losses, own = step(copy.deepcopy(one))

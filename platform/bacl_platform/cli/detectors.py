@@ -28,10 +28,9 @@ def detectors(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """List the detectors that `detector.config` may name, of the installed MMDetection and BACL's
-    own.
+    """List the detectors that `detector.config` may name.
 
-    With a name or a pattern, says of each whether it can carry a bank, and if not, why.
+    They are those of the installed MMDetection and BACL's own. With a name or a pattern, says of each whether it can carry a bank, and if not, why.
 
     \b
     Examples:

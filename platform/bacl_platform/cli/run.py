@@ -135,7 +135,7 @@ def try_(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train variants on stored features, at once and in this process.
+    """Train variants on stored features at once, in this process.
 
     Evaluates them, too. Takes seconds once `bacl run` has made the features. What was tried is in
     the store like any other job, and is not trained again. Methods of your own come with the

@@ -102,7 +102,7 @@ def test_bank_rows_have_times_parts_and_memory(monkeypatch):
     }
     assert rows["bank_8_memory"].ratio == 108 / 101
     for taken in rows["bank_8"].parts.values():
-        assert list(taken) == list(training.PARTS)
+        assert list(taken) == [part for part in training.PARTS if part != "masks"]
         assert min(taken.values()) > 0
 
 

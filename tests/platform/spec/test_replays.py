@@ -24,12 +24,6 @@ def test_replay_is_taken_after_a_stage_that_stores_features(tiny):
             "trains the trunk, got 'replay'",
         ),
         (
-            [STORED, *REPLAY, "detector.type=cascade_rcnn"],
-            "stages.stored.kind: expected no stage of kind features with detector.type "
-            "cascade_rcnn, whose later box heads see what the earlier ones, still training, make "
-            "of proposals",
-        ),
-        (
             [STORED, *REPLAY, "stages.heads.recipe.scales=[[64, 64]]"],
             "stages.heads.recipe.scales: expected [[96, 96]], with which stage 'stored' stores "
             "features, got [[64, 64]]",
