@@ -39,13 +39,6 @@ def model_of(config: str) -> dict[str, Any]:
     Raises:
         UsageError: no such configuration, or none of a model.
     """
-    return copy.deepcopy(_read(config))
-
-
-@functools.lru_cache(maxsize=8)
-def _read(config: str) -> dict[str, Any]:
-    from mmengine.config import Config
-
     path = Path(config) if is_file(config) else names().get(config)
     if path is None:
         close = get_close_matches(config, names(), n=1, cutoff=0.5)
@@ -56,6 +49,14 @@ def _read(config: str) -> dict[str, Any]:
         )
     if not path.is_file():
         raise UsageError(f"detector.config: expected a configuration file, found no {path}")
+    return copy.deepcopy(_read(path, path.stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: Path, changed: int) -> dict[str, Any]:
+    """The model in a file that was last changed at a time."""
+    from mmengine.config import Config
+
     try:
         content = Config.fromfile(path, import_custom_modules=False)
         model = content.get("model")

@@ -30,7 +30,8 @@ def detectors(
 ) -> None:
     """List the detectors that `detector.config` may name.
 
-    They are those of the installed MMDetection and BACL's own. With a name or a pattern, says of each whether it can carry a bank, and if not, why.
+    They are those of the installed MMDetection and BACL's own. With a name or a pattern, says of
+    each whether it can carry a bank, and if not, why.
 
     \b
     Examples:

@@ -5,13 +5,14 @@ Nothing is validated here but what YAML itself and `base` ask for.
 
 import os
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bacl import extensions
+from bacl.detector import zoo
 from bacl.errors import UsageError
 from bacl.method_settings.base import Method
 from bacl.method_settings.registry import METHODS
@@ -137,6 +138,7 @@ def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     for field in DATASET_PATHS:
         _rebase(content.get("dataset"), field, below.parent)
     _rebase(content.get("detector"), "weights", below.parent)
+    _rebase(content.get("detector"), "config", below.parent, zoo.is_file)
     _rebase(content.get("paper"), "file", below.parent)
     for _, stage in raw_stages(content):
         _rebase(stage, "checkpoint", below.parent)
@@ -184,9 +186,11 @@ def _path_fields(variant: Any) -> tuple[str, ...]:
     return () if settings is None else settings.paths
 
 
-def _rebase(section: Any, field: str, folder: Path) -> None:
+def _rebase(
+    section: Any, field: str, folder: Path, is_path: Callable[[str], bool] = is_file
+) -> None:
     value = section.get(field) if isinstance(section, dict) else None
-    if isinstance(value, str) and is_file(value) and is_relative(value):
+    if isinstance(value, str) and is_path(value) and is_relative(value):
         section[field] = str(folder.resolve() / value)
 
 
@@ -224,6 +228,10 @@ def data_paths(raw: dict[str, Any]) -> dict[str, str]:
         given = content if isinstance(content, dict) else {}
         values = {f"{section}.{field}": given.get(field) for field in fields}
         found |= {n: v for n, v in values.items() if isinstance(v, str) and is_file(v)}
+    detector = raw.get("detector")
+    config = detector.get("config") if isinstance(detector, dict) else None
+    if isinstance(config, str) and zoo.is_file(config):
+        found["detector.config"] = config
     for name, stage in raw_stages(raw):
         if isinstance(checkpoint := stage.get("checkpoint"), str):
             found[f"{name}.checkpoint"] = checkpoint

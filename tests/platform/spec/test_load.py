@@ -37,8 +37,8 @@ def test_valid_file_is_read_with_the_defaults_of_the_paper(tiny):
         ("detector.bakbone=tiny", "detector.bakbone: unknown field, did you mean `backbone`?"),
         (
             "detector.backbone=tinny",
-            "detector.backbone: expected one of tiny, resnet50, resnet101, resnext101, swin_t, swin_s, "
-            "swin_b, convnext_t, convnext_s, convnext_b, mobilenet_v2, "
+            "detector.backbone: expected one of tiny, resnet50, resnet101, resnext101, swin_t, "
+            "swin_s, swin_b, convnext_t, convnext_s, convnext_b, mobilenet_v2, "
             "got 'tinny' (did you mean `tiny`?)",
         ),
         (
