@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := experiments/embedded/demo.yaml
 
-.PHONY: demo test quick soak audit gpu-kit gpu clean
+.PHONY: demo test quick soak zoo audit gpu-kit gpu clean
 
 demo: .venv/.installed
 	$(BIN)/bacl run $(DEMO)
@@ -28,6 +28,10 @@ audit: .venv/.installed
 # About half an hour; SOAK="--faults worker,driver --rounds 1" makes it shorter.
 soak: .venv/.installed
 	$(BIN)/python tests/soak/soak.py $(SOAK)
+
+# Every configuration of MMDetection's as a bank: half an hour. ZOO="'cascade-*'" tries some of them.
+zoo: .venv/.installed
+	$(BIN)/python tests/zoo/walk.py $(ZOO)
 
 # What a CUDA machine without internet lacks, as wheels; docs/gpu.md. KIT="--python 3.11" is for another.
 gpu-kit: .venv/.installed

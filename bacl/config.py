@@ -66,8 +66,8 @@ def stage_config(
             name: variant_options(name, settings, prepared, model, images, total, schedule.batch)
             for name, settings in variants.items()
         }
-    if detector.config and freeze == list(FROZEN_TRUNK):
-        freeze = frozen_trunk(model)
+    if detector.config and set(FROZEN_TRUNK) <= set(freeze):
+        freeze = [*frozen_trunk(model), *(part for part in freeze if part not in FROZEN_TRUNK)]
     config: dict[str, Any] = {
         "custom_imports": {
             "imports": ["bacl.register", *imports],

@@ -149,22 +149,25 @@ def test_classifier_stage_freezes_all_that_the_classifier_reads_from(name, parts
     assert frozen_trunk(model_config(Detector(config=name), RECIPE, 3, 0)) == parts
 
 
-def stage(dataset_info, name, variants):
+def stage(dataset_info, name, variants, *frozen):
     return stage_config(
         Detector(config=name),
         Prepared.load(dataset_info),
         dataset_info,
         RECIPE,
         variants,
-        list(FROZEN_TRUNK),
+        [*FROZEN_TRUNK, *frozen],
         seed=0,
         workers=1,
     )
 
 
 def test_stage_freezes_the_parts_of_its_configuration(dataset_info):
-    config = stage(dataset_info, "faster-rcnn_r50-caffe_c4-1x_coco", {"bce": BCE(method="bce")})
+    name, variants = "faster-rcnn_r50-caffe_c4-1x_coco", {"bce": BCE(method="bce")}
+    config = stage(dataset_info, name, variants)
     assert config["model"]["freeze"] == ["backbone", "roi_head.shared_head"]
+    more = stage(dataset_info, name, variants, "rpn_head")
+    assert more["model"]["freeze"] == ["backbone", "roi_head.shared_head", "rpn_head"]
 
 
 @pytest.mark.parametrize(
