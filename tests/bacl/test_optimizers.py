@@ -12,7 +12,16 @@ from mmengine.registry import PARAM_SCHEDULERS
 from pydantic import TypeAdapter, ValidationError
 from ranks import on_ranks
 from torch import nn
-from training import batch_of, build, config_of, optimize, optimize_and_save, stream_of
+from training import (
+    assert_alone_is_as_in_the_bank,
+    assert_resumed_is_undisturbed,
+    batch_of,
+    build,
+    config_of,
+    optimize,
+    optimize_and_save,
+    stream_of,
+)
 
 from bacl.backbones import BACKBONES
 from bacl.errors import UsageError
@@ -85,21 +94,12 @@ def trained(request, dataset_info):
 def test_variant_in_a_bank_equals_the_variant_alone(dataset_info, trained, variant):
     name, _, start, bank = trained
     config = bank_config(dataset_info, name, {variant: VARIANTS[variant]})
-    alone = build(config)
-    alone.load_state_dict({key: start[key] for key in alone.state_dict()})
-    optimize(config, alone, 3)
-    for key, value in alone.state_dict().items():
-        torch.testing.assert_close(value, bank[key], rtol=1e-5, atol=1e-6, msg=key)
+    assert_alone_is_as_in_the_bank(config, start, bank)
 
 
 def test_interrupted_and_resumed_equals_undisturbed(trained):
     _, config, start, bank = trained
-    first = build(config, start)
-    state = optimize(config, first, 1)
-    second = build(config, first.state_dict())
-    optimize(config, second, 2, skip=1, state=state)
-    for key, value in second.state_dict().items():
-        assert torch.equal(value, bank[key]), key
+    assert_resumed_is_undisturbed(config, start, bank)
 
 
 def test_two_ranks_equal_one(trained, tmp_path):

@@ -9,6 +9,8 @@ from field import VARIANTS as FIELD
 from mmdet.registry import DATASETS
 from ranks import on_ranks
 from training import (
+    assert_alone_is_as_in_the_bank,
+    assert_resumed_is_undisturbed,
     backward,
     batch_of,
     build,
@@ -57,21 +59,12 @@ def trained(request, dataset_info):
 def test_variant_in_a_bank_equals_the_variant_alone(dataset_info, trained, variant):
     recipe, _, start, bank = trained
     config = configured(dataset_info, {variant: VARIANTS[variant]}, **recipe)
-    alone = build(config)
-    alone.load_state_dict({key: start[key] for key in alone.state_dict()})
-    optimize(config, alone, 3)
-    for key, value in alone.state_dict().items():
-        torch.testing.assert_close(value, bank[key], rtol=1e-5, atol=1e-6, msg=key)
+    assert_alone_is_as_in_the_bank(config, start, bank)
 
 
 def test_interrupted_and_resumed_equals_undisturbed(trained):
     _, config, start, bank = trained
-    first = build(config, start)
-    state = optimize(config, first, 1)
-    second = build(config, first.state_dict())
-    optimize(config, second, 2, skip=1, state=state)
-    for key, value in second.state_dict().items():
-        assert torch.equal(value, bank[key]), key
+    assert_resumed_is_undisturbed(config, start, bank)
 
 
 def test_two_ranks_equal_one(trained, tmp_path):

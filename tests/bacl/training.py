@@ -295,3 +295,22 @@ def exported_and_own(config, model, folder):
         stock = init_detector(*files, device=next(model.parameters()).device)
         theirs = inference_detector(stock, dataset.get_data_info(0)["img_path"]).pred_instances
         yield name, theirs, found[found.variant == index]
+
+
+def assert_alone_is_as_in_the_bank(config, start, bank):
+    """Three steps of a configuration's only variant from the bank's weights give the bank's."""
+    alone = build(config)
+    alone.load_state_dict({key: start[key] for key in alone.state_dict()})
+    optimize(config, alone, 3)
+    for key, value in alone.state_dict().items():
+        torch.testing.assert_close(value, bank[key], rtol=1e-5, atol=1e-6, msg=key)
+
+
+def assert_resumed_is_undisturbed(config, start, bank):
+    """One step, and two more with the optimizer's state, give what three steps gave."""
+    first = build(config, start)
+    state = optimize(config, first, 1)
+    second = build(config, first.state_dict())
+    optimize(config, second, 2, skip=1, state=state)
+    for key, value in second.state_dict().items():
+        assert torch.equal(value, bank[key]), key

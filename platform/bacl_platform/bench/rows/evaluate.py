@@ -64,18 +64,35 @@ def measure(setting: Setting, images: int | None = None) -> list[Row]:
             [apart(side, folder, setting.threads) for side in (ours, theirs)]
             for _ in range(setting.repeat or 1)
         ]
+    return compared("evaluate", "lvis-api", rounds, images, tolerance=1e-6, limit=0.01)
+
+
+def compared(
+    name: str,
+    peer: str,
+    rounds: list[list[Taken]],
+    images: int,
+    tolerance: float,
+    limit: float,
+) -> list[Row]:
+    """Rows of time and memory by the medians of rounds, each of our side and the peer's. limit: of
+    time, at the whole size.
+
+    Raises:
+        RunError: the two found another AP.
+    """
     for mine, its in rounds:
-        if abs(mine.ap - its.ap) > 1e-6:
-            raise RunError(f"evaluate: expected lvis-api's AP {its.ap:.8f}, got {mine.ap:.8f}")
+        if abs(mine.ap - its.ap) > tolerance:
+            raise RunError(f"{name}: expected {peer}'s AP {its.ap:.8f}, got {mine.ap:.8f}")
     time_, memory = (
-        [statistics.median(getattr(taken, name) for taken in side) for side in zip(*rounds)]
-        for name in ("seconds", "memory")
+        [statistics.median(getattr(taken, what) for taken in side) for side in zip(*rounds)]
+        for what in ("seconds", "memory")
     )
-    what = f"{images * DETECTIONS:,} detections in {images:,} images"
-    limit = 0.01 if images >= WHOLE else None
+    size = f"{images * DETECTIONS:,} detections in {images:,} images"
+    most = limit if images >= WHOLE else None
     return [
-        Row("evaluate", what, time_[0], "lvis-api", time_[1], limit, "s"),
-        Row("evaluate_memory", "peak", memory[0], "lvis-api", memory[1], None, "MiB"),
+        Row(name, size, time_[0], peer, time_[1], most, "s"),
+        Row(f"{name}_memory", "peak", memory[0], peer, memory[1], None, "MiB"),
     ]
 
 

@@ -9,22 +9,20 @@ holds. Each side runs in a process of its own; imports do not count.
 import contextlib
 import io
 import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from bacl.errors import RunError
 from bacl_platform.bench.measure import Row, Setting
 from bacl_platform.bench.memory import resident
 from bacl_platform.bench.rows.evaluate import (
-    DETECTIONS,
     PART,
     WHOLE,
     Taken,
     apart,
+    compared,
     draw_set,
     read_categories,
     shards,
@@ -48,19 +46,7 @@ def measure(setting: Setting, images: int | None = None) -> list[Row]:
             [apart(side, folder, setting.threads) for side in (ours, theirs)]
             for _ in range(setting.repeat or _ROUNDS)
         ]
-    for mine, its in rounds:
-        if abs(mine.ap - its.ap) > 1e-9:
-            raise RunError(f"results_file: expected hotcoco's AP {its.ap:.8f}, got {mine.ap:.8f}")
-    time_, memory = (
-        [statistics.median(getattr(taken, name) for taken in side) for side in zip(*rounds)]
-        for name in ("seconds", "memory")
-    )
-    what = f"{images * DETECTIONS:,} detections in {images:,} images"
-    limit = 1.1 if images >= WHOLE else None
-    return [
-        Row("results_file", what, time_[0], "hotcoco", time_[1], limit, "s"),
-        Row("results_file_memory", "peak", memory[0], "hotcoco", memory[1], None, "MiB"),
-    ]
+    return compared("results_file", "hotcoco", rounds, images, tolerance=1e-9, limit=1.1)
 
 
 def write_results(folder: Path) -> None:
