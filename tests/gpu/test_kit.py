@@ -262,4 +262,4 @@ def test_lists_of_packages_name_what_is_pinned():
     asked = kit.required(kit.dependencies(root / "pyproject.toml"), Target())
     names = {*Target.has, *kit.LEFT_OUT, *kit.BUILT_HERE, *kit.FOR_TESTS}
     names |= {canonicalize_name(one.name) for one in asked}
-    assert names - pinned.keys() == {"timm"}  # no dependency of ours, named for what it brings
+    assert names <= pinned.keys()

@@ -6,6 +6,7 @@ from training import DETECTOR, config_of
 
 from bacl.config import variant_options
 from bacl.datasets.prepared import Prepared
+from bacl.detector.two_stage import plain_model
 from bacl.errors import UsageError
 from bacl.method_settings.others import ACSL, BAGS, LOCE, TDE
 from bacl.method_settings.registry import METHODS
@@ -23,7 +24,9 @@ def refusal(dataset_info, variant, instances=None):
         ]
         prepared = prepared.model_copy(update={"categories": categories})
     with pytest.raises(UsageError) as raised:
-        variant_options("mine", variant, prepared, DETECTOR, images=8, total=4, batch=4)
+        variant_options(
+            "mine", variant, prepared, plain_model(DETECTOR), images=8, total=4, batch=4
+        )
     (sentence,) = str(raised.value).splitlines()
     return sentence
 

@@ -185,7 +185,7 @@ def test_throughput_has_stages_banks_precisions_and_layouts():
     row = rows["stage2_8_bfloat16"]
     assert row.what == f"8 variants, frozen trunk, {2000 / row.ours:.3g} images/s"
     for whose, taken in row.parts.items():
-        assert list(taken) == list(training.PARTS)
+        assert list(taken) == [part for part in training.PARTS if part != "masks"]
         idle = {"feature statistics"} if whose == "MMDetection" else set()
         assert {name for name, time_ in taken.items() if not time_} == idle
 
