@@ -102,8 +102,10 @@ class Experiment:
     @property
     def command(self) -> str:
         """The `bacl run` command that trains what the store lacks of it."""
+        from bacl_platform.store.store import Store
+
         words = ["bacl", "run", str(self.file)]
-        words += ["--store", self.store.url] if self.store.url != DEFAULT_STORE else []
+        words += ["--store", self.store.url] if self.store.url != Store(DEFAULT_STORE).url else []
         words += [word for override in self.overrides for word in ("--set", override)]
         return shlex.join(words)
 
