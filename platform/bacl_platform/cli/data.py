@@ -1,4 +1,4 @@
-"""`bacl data prepare|verify|stats|browse`: brings named data sets here; checks, counts, shows any.
+"""`bacl data`: brings named data sets here; checks, counts, shows and exports any.
 
 Commands import what they need when they run.
 """
@@ -26,7 +26,7 @@ from bacl_platform.cli.options import (
     Val,
     ValImages,
 )
-from bacl_platform.cli.plans import dataset_of, planned, prepared_dataset
+from bacl_platform.cli.plans import dataset_of, planned, prepared_dataset, rerun_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -358,6 +358,78 @@ def browse(
         browsing.browse(source, prepared, wanted, title, out, console)
         if open_ and console.is_terminal:
             webbrowser.open(out.resolve().as_uri())
+
+
+@app.command()
+def export(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NAME",
+            help="An experiment file; or, without --variant, a data set under --root (lvis_v0.5, "
+            "lvis_v1, coco_lt or embedded).",
+        ),
+    ],
+    to: Annotated[Literal["fiftyone"], typer.Option("--to", help="Tool to write for.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="New or empty folder to write to.")],
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Finished variant of FILE whose detections are written beside; repeatable.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="A seed of FILE.", show_default="the first"),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val"], typer.Option(help="Split to write; detections are of val.")
+    ] = "val",
+    score_threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, metavar="SCORE", help="Leave out detections with a lower score."
+        ),
+    ] = 0.05,
+    copy: Annotated[
+        bool,
+        typer.Option("--copy", help="Copy the images, too, so that the folder can be moved."),
+    ] = False,
+    root: Root = DEFAULT_ROOT,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Write a split, and what variants detect in it, for FiftyOne.
+
+    \b
+    Example:
+      bacl data export mine.yaml --to fiftyone --variant bacl --variant softmax --out looked_at
+    """
+    with report_errors(debug):
+        from bacl.datasets.sources import NAMED
+        from bacl_platform.console import Console
+        from bacl_platform.tools import to_fiftyone
+        from bacl_platform.tools.predict import detections_of
+
+        assert to == "fiftyone"
+        if variant and what in NAMED:
+            raise UsageError(f"--variant: expected an experiment file, got the data set {what}")
+        if variant and split != "val":
+            raise UsageError(f"--split {split}: expected val with --variant, which detects there")
+        if seed is not None and not variant:
+            raise UsageError("--seed: expected with --variant")
+        if variant:
+            seeds = None if seed is None else str(seed)
+            plan, store = planned(Path(what), store_url, set_, seeds)
+            command = rerun_command(Path(what), store_url, set_, seeds)
+            found = {one: detections_of(plan, store, one, command) for one in variant}
+        else:
+            found = {}
+        prepared = prepared_dataset(what, root, store_url, set_)
+        name = what if what in NAMED else Path(what).stem
+        to_fiftyone.export(prepared, split, found, name, out, copy, score_threshold, Console())
 
 
 def _detector(what: str | None, set_: list[str] | None) -> "settings.Detector | None":

@@ -22,12 +22,13 @@ from bacl.datasets.index import Index
 from bacl.datasets.prepared import Prepared, Split
 from bacl.errors import RunError, UsageError
 from bacl_platform.console import Watching, say
+from bacl_platform.inference.detector import quiet
 from bacl_platform.plan.job import Job, Plan
+from bacl_platform.plan.judged import prepared_of
 from bacl_platform.report.gallery import Group, Picture, Shelf, Thing, page, picture
 from bacl_platform.spec.problems import likely
 from bacl_platform.store.disk import disk_errors, write_text
 from bacl_platform.store.store import Store
-from bacl_platform.tools.predict import quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -245,7 +246,7 @@ def _count(number: int, noun: str) -> str:
 def trained(plan: Plan, store: Store, stage: str | None, images: int) -> tuple[Trained, Prepared]:
     """What a stage of a plan trains on, and its dataset. images: of `Trained`."""
     job = job_of_stage(plan, stage)
-    prepared = Prepared.load(store.datasets / job.dataset_digest / "dataset.json")
+    prepared = prepared_of(job.dataset_digest, store)
     return Trained(job, prepared, images), prepared
 
 

@@ -11,11 +11,13 @@ from bacl_platform.inference.detector import Detector
 from bacl_platform.inference.images import as_pixels
 from bacl_platform.plan.job import Plan
 from bacl_platform.store.disk import disk_errors, write_text
-from bacl_platform.store.names import CHECKPOINT
+from bacl_platform.store.names import CHECKPOINT, DETECTIONS
 from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bacl.evaluation import Detections
 
 
 def exported(plan: Plan, store: Store, variant: str | None, command: str) -> Path:
@@ -38,6 +40,16 @@ def exported(plan: Plan, store: Store, variant: str | None, command: str) -> Pat
             f"run `{command}` first"
         )
     return store.entry(job.key) / "variants" / variant / CHECKPOINT
+
+
+def detections_of(plan: Plan, store: Store, variant: str, command: str) -> "Detections":
+    """What a variant, trained with the plan's first seed, detects on the validation split.
+
+    Raises as `exported` does.
+    """
+    from bacl.evaluation import Detections
+
+    return Detections.read(exported(plan, store, variant, command).with_name(DETECTIONS))
 
 
 def predict(
