@@ -405,7 +405,7 @@ def export(
 
     \b
     Example:
-      bacl data export mine.yaml --to fiftyone --variant bacl --variant softmax --out looked_at
+      bacl data export mine.yaml --to fiftyone --variant bacl --out looked_at
     """
     with report_errors(debug):
         from bacl.datasets.sources import NAMED
