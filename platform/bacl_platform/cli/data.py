@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.api.files import DEFAULT_STORE, dataset_of
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
     DEFAULT_ROOT,
-    DEFAULT_STORE,
     App,
     Debug,
     Format,
@@ -26,7 +26,6 @@ from bacl_platform.cli.options import (
     Val,
     ValImages,
 )
-from bacl_platform.cli.plans import dataset_of, planned, prepared_dataset, rerun_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -327,6 +326,8 @@ def browse(
         import webbrowser
 
         from bacl.datasets.sources import NAMED
+        from bacl_platform.api.experiment import Experiment
+        from bacl_platform.api.files import dataset_of, prepare_dataset, store_of
         from bacl_platform.console import Console
         from bacl_platform.tools import browse as browsing
 
@@ -346,15 +347,15 @@ def browse(
         name = what if what in NAMED else Path(what).stem
         source: browsing.Source
         if how == "annotated":
-            prepared = prepared_dataset(what, root, store_url, set_)
+            prepared = prepare_dataset(dataset_of(what, root, overrides=set_), store_of(store_url))
             source, title = (
                 browsing.Annotated(prepared, split, seed or 0),
                 f"{name}, {split}, as annotated",
             )
         else:
-            plan, store = planned(Path(what), store_url, set_, None if seed is None else str(seed))
-            source, prepared = browsing.trained(plan, store, stage, images)
-            title = f"{plan.experiment.name} as training sees it"
+            experiment = Experiment.load(what, set_, store_url, None if seed is None else [seed])
+            source, prepared = browsing.trained(experiment.jobs(), experiment.store, stage, images)
+            title = f"{experiment.name} as training sees it"
         browsing.browse(source, prepared, wanted, title, out, console)
         if open_ and console.is_terminal:
             webbrowser.open(out.resolve().as_uri())
@@ -409,25 +410,26 @@ def export(
     """
     with report_errors(debug):
         from bacl.datasets.sources import NAMED
+        from bacl.evaluation import Detections
+        from bacl_platform.api.experiment import Experiment
+        from bacl_platform.api.files import dataset_of, prepare_dataset, store_of
         from bacl_platform.console import Console
+        from bacl_platform.store.names import DETECTIONS
         from bacl_platform.tools import to_fiftyone
-        from bacl_platform.tools.predict import detections_of
 
-        assert to == "fiftyone"
+        assert to == "fiftyone"  # the only tool, so far
         if variant and what in NAMED:
             raise UsageError(f"--variant: expected an experiment file, got the data set {what}")
         if variant and split != "val":
             raise UsageError(f"--split {split}: expected val with --variant, which detects there")
         if seed is not None and not variant:
             raise UsageError("--seed: expected with --variant")
+        found = {}
         if variant:
-            seeds = None if seed is None else str(seed)
-            plan, store = planned(Path(what), store_url, set_, seeds)
-            command = rerun_command(Path(what), store_url, set_, seeds)
-            found = {one: detections_of(plan, store, one, command) for one in variant}
-        else:
-            found = {}
-        prepared = prepared_dataset(what, root, store_url, set_)
+            experiment = Experiment.load(what, set_, store_url, None if seed is None else [seed])
+            files = {name: experiment.checkpoint(name) for name in variant}
+            found = {n: Detections.read(file.with_name(DETECTIONS)) for n, file in files.items()}
+        prepared = prepare_dataset(dataset_of(what, root, overrides=set_), store_of(store_url))
         name = what if what in NAMED else Path(what).stem
         to_fiftyone.export(prepared, split, found, name, out, copy, score_threshold, Console())
 

@@ -148,7 +148,7 @@ def test_copied_images_make_the_folder_one_that_can_be_moved(tiny, store, prepar
 @pytest.mark.parametrize(
     ("words", "code", "reason"),
     [
-        (["--variant", "blac"], 2, "--variant: expected one of tiny's (features, bacl, softmax)"),
+        (["--variant", "blac"], 2, "variant: expected one of tiny's (features, bacl, softmax)"),
         (["--variant", "bacl"], 1, "is not in the store"),
         (["--variant", "bacl", "--split", "train"], 2, "--split train: expected val"),
         (["--seed", 1], 2, "--seed: expected with --variant"),
