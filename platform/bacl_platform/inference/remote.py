@@ -19,6 +19,7 @@ TIMEOUT = 30.0
 """Seconds for one image, its redirects among them."""
 _MOST_REDIRECTS = 5
 _BLOCK = 1 << 16
+_HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -64,7 +65,7 @@ def _fetched(url: str, most: int, end: float, hosts: Collection[str] | None) -> 
             try:
                 with session.get(
                     url,
-                    headers={"Accept": "image/*", "Accept-Encoding": "identity"},
+                    headers=_HEADERS,
                     auth=_own_password(url),
                     allow_redirects=False,
                     stream=True,
@@ -83,8 +84,8 @@ def _fetched(url: str, most: int, end: float, hosts: Collection[str] | None) -> 
 def _checked(url: str, allowed: set[str] | None) -> str:
     """The address as it is sent, if it is one that may be asked.
 
-    It is taken apart by what sends it: of an address that two parsers read differently, the host
-    that is checked is the one that is asked.
+    What sends it writes it anew first, so that no other host is asked than the one that is checked
+    here, even where parsers read the user's own writing differently.
     """
     try:
         sent = requests.Request("GET", url).prepare().url or ""
