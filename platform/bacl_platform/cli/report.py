@@ -225,8 +225,9 @@ def evaluate(
 
             report = report_of_file(what, title, prepared)
         else:
+            from bacl_platform.inference.detector import files_of
             from bacl_platform.spec.load import load
-            from bacl_platform.tools.evaluate import evaluate_checkpoint, files_of, take_in
+            from bacl_platform.tools.evaluate import evaluate_checkpoint, take_in
 
             found = files_of(what, config)
             with tempfile.TemporaryDirectory() as folder:

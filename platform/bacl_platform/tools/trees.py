@@ -145,7 +145,7 @@ def _features(job: Job, store: Store, index: Any, wanted: Wanted, console: "Cons
     """The mean feature of each category, by the detector of a finished job."""
     from rich.progress import track
 
-    from bacl_platform.tools.predict import quiet, usable_device
+    from bacl_platform.inference.detector import quiet, usable_device
 
     device = usable_device(wanted.device)
     with quiet():
