@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.api.files import DEFAULT_STORE, dataset_of
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
     DEFAULT_ROOT,
-    DEFAULT_STORE,
     App,
     Debug,
     Format,
@@ -26,7 +26,6 @@ from bacl_platform.cli.options import (
     Val,
     ValImages,
 )
-from bacl_platform.cli.plans import dataset_of
 
 if TYPE_CHECKING:
     from rich.console import Console
