@@ -18,6 +18,10 @@ MOST_PIXELS = 25_000_000
 _ANY_HOST = "*"
 
 
+class TooLarge(UsageError):
+    """An image beyond the bounds."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """How large an image may be, and the hosts that one may be fetched from by its address.
@@ -56,10 +60,10 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
 
 
 def check(content: bytes, bounds: Bounds) -> None:
-    """Raise UsageError for what is no image or a larger one, as its header says it; no pixel is
-    decoded."""
+    """Raise TooLarge for an image beyond the bounds, as its header says it, UsageError for what is
+    no image; no pixel is decoded."""
     if len(content) > bounds.most_bytes:
-        raise UsageError(
+        raise TooLarge(
             f"expected an image of at most {bounds.most_bytes:,} bytes, got {len(content):,}"
         )
     try:
@@ -67,7 +71,7 @@ def check(content: bytes, bounds: Bounds) -> None:
     except ImageUnreadable as error:
         raise UsageError(f"expected an image, got {error}") from error
     if width * height > bounds.most_pixels:
-        raise UsageError(
+        raise TooLarge(
             f"expected an image of at most {bounds.most_pixels:,} pixels, got {width} x {height}"
         )
 
@@ -101,7 +105,7 @@ def content_of(text: str, bounds: Bounds) -> bytes:
         if text.startswith("data:"):
             text = text.partition(",")[2]
         if len(text) > bounds.most_bytes * 3 // 2:  # 4 letters for 3 bytes, and line breaks
-            raise UsageError(
+            raise TooLarge(
                 f"expected an image of at most {bounds.most_bytes:,} bytes, got base64 of "
                 f"{len(text):,} letters"
             )
