@@ -26,6 +26,18 @@ def say(console: rich.console.Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+class _Speed(progress.ProgressColumn):
+    """How many are done a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: progress.Task) -> str:
+        speed = task.finished_speed or task.speed
+        return f"{speed:.1f} {self.unit}/s" if speed else ""
+
+
 class Watching(AbstractContextManager[Any]):
     """Shows progress: a bar on a terminal, else a line now and then."""
 
@@ -36,7 +48,7 @@ class Watching(AbstractContextManager[Any]):
         amount = (
             [progress.DownloadColumn(), progress.TransferSpeedColumn()]
             if unit == "bytes"
-            else [progress.MofNCompleteColumn()]
+            else [progress.MofNCompleteColumn(), _Speed(unit)]
         )
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}"),
