@@ -15,10 +15,20 @@ if TYPE_CHECKING:
     from bacl_platform.api.detectors import load_detector
     from bacl_platform.api.experiment import Experiment
     from bacl_platform.api.judging import compare, evaluate
+    from bacl_platform.api.ship import promote, serve
     from bacl_platform.api.sweep import Sweep
     from bacl_platform.store.store import Store
 
-__all__ = ["Experiment", "Store", "Sweep", "compare", "evaluate", "load_detector"]
+__all__ = [
+    "Experiment",
+    "Store",
+    "Sweep",
+    "compare",
+    "evaluate",
+    "load_detector",
+    "promote",
+    "serve",
+]
 
 _PLACES = {
     "Experiment": "api.experiment",
@@ -27,6 +37,8 @@ _PLACES = {
     "compare": "api.judging",
     "evaluate": "api.judging",
     "load_detector": "api.detectors",
+    "promote": "api.ship",
+    "serve": "api.ship",
 }
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bacl_platform.api.results import Results
     from bacl_platform.inference.detector import Detector
     from bacl_platform.plan.job import Plan
+    from bacl_platform.registry.register import Registered
     from bacl_platform.report.sweep_report import ResultTable
     from bacl_platform.spec import experiment as spec
     from bacl_platform.store.store import Store
@@ -102,8 +103,10 @@ class Experiment:
     @property
     def command(self) -> str:
         """The `bacl run` command that trains what the store lacks of it."""
+        from bacl_platform.store.store import Store
+
         words = ["bacl", "run", str(self.file)]
-        words += ["--store", self.store.url] if self.store.url != DEFAULT_STORE else []
+        words += ["--store", self.store.url] if self.store.url != Store(DEFAULT_STORE).url else []
         words += [word for override in self.overrides for word in ("--set", override)]
         return shlex.join(words)
 
@@ -252,6 +255,23 @@ class Experiment:
         from bacl_platform.inference.detector import Detector
 
         return Detector.load(self.checkpoint(variant, seed), device=device)
+
+    def register(
+        self,
+        variant: str | None,
+        seed: int | None = None,
+        name: str | None = None,
+        alias: str | None = None,
+        console: "Console | None" = None,
+    ) -> "Registered":
+        """Make a trained variant a version of a registered model of MLflow's, called as the
+        experiment if not named; see `bacl_platform.registry.register.register`."""
+        from bacl_platform.console import Console
+        from bacl_platform.registry.register import register
+
+        checkpoint = self.checkpoint(variant, seed)
+        key, own = checkpoint.parents[2].name, checkpoint.parent.name
+        return register(self.store, key, own, self.name, name, alias, console or Console())
 
     def __repr__(self) -> str:
         return f"<experiment {self.name}, {self.file}, store {self.store.url}>"
