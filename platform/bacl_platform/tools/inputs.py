@@ -80,7 +80,11 @@ def _meant(word: str, out: Path) -> Iterator[Input]:
 
 def _inside(folder: Path, out: Path) -> Iterator[str]:
     """Files in a folder, and in those in it, by name; none of those in `out`."""
-    for parent, folders, files in os.walk(folder):
+
+    def closed(error: OSError) -> None:
+        raise UsageError(f"{error.filename}: expected a folder that may be read: {error.strerror}")
+
+    for parent, folders, files in os.walk(folder, onerror=closed):
         if Path(parent).resolve() == out:
             folders.clear()
             continue

@@ -92,6 +92,12 @@ def predict(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         with Journal.opened(out, key) as journal:
+            if ids is not None and wanted.threshold > 0:
+                say(
+                    console,
+                    f"remark: detections that score less than {wanted.threshold} are left out, "
+                    "which lowers AP: --score-threshold 0 keeps all",
+                )
             if journal.begun_anew:
                 say(console, f"{out}: what another detector or threshold has made is done anew")
             work = _Work(detector, journal, files, wanted, ids, console)
