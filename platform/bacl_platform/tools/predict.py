@@ -8,10 +8,10 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +109,15 @@ def predict(
     work.say_end(inputs, out)
 
 
+@dataclass(frozen=True)
+class _Read:
+    """An image that was read. stamp: what tells it from a later one of its name."""
+
+    input: Input
+    stamp: Any
+    pixels: NDArray[np.uint8]
+
+
 class _Work:
     """Detecting in inputs, one after the other.
 
@@ -149,32 +158,46 @@ class _Work:
         self.seconds = time.monotonic() - begun
 
     def _images(self, inputs: Sequence[Input]) -> None:
-        waiting: deque[tuple[Input, Any, NDArray[np.uint8]]] = deque()
+        """Detect in images; one that the detector refuses is left out, and all others go on."""
+        waiting: deque[_Read] = deque()
+        rest = self._readable(inputs, waiting)
+        while True:
+            again = list(waiting)
+            waiting.clear()
 
-        def pixels() -> Iterator[NDArray[np.uint8]]:
-            for place, one in enumerate(inputs, start=1):
-                try:
-                    read = self._read(one)
-                except UsageError as error:
-                    self._fail(one, error)
-                    read = None
-                if read is not None:
-                    waiting.append((one, *read))
-                    yield read[1]
-                self.watching("detecting", place - len(waiting), len(inputs))
+            def handed(again: Sequence[_Read] = again) -> Iterator[NDArray[np.uint8]]:
+                for image in chain(again, rest):
+                    waiting.append(image)
+                    yield image.pixels
 
-        for found in self.detector.detect(pixels(), self.wanted.batch):
-            self._image(*waiting.popleft(), found.above(self.wanted.threshold))
+            try:
+                for found in self.detector.detect(handed(), self.wanted.batch):
+                    self._image(waiting.popleft(), found.above(self.wanted.threshold))
+                return
+            except UsageError as error:  # on the image that was handed over last
+                self._fail(waiting.pop().input, error)
 
-    def _read(self, one: Input) -> tuple[Any, NDArray[np.uint8]] | None:
-        """What tells an image from a later one of its name, and its pixels; None if it is done."""
+    def _readable(self, inputs: Sequence[Input], waiting: Sized) -> "Iterator[_Read]":
+        """The images that are not done and can be read; shows progress, less those that wait."""
+        for place, one in enumerate(inputs, start=1):
+            try:
+                read = self._read(one)
+            except UsageError as error:
+                self._fail(one, error)
+                continue
+            if read is not None:
+                yield read
+            self.watching("detecting", place - len(waiting), len(inputs))
+
+    def _read(self, one: Input) -> "_Read | None":
+        """An image; None if it is done."""
         if one.kind == "address":
             content = fetch_image(one.name)
             stamp: Any = hashlib.sha256(content).hexdigest()
             if self._is_done(one, stamp):
                 return None
             try:
-                return stamp, decode(content)
+                return _Read(one, stamp, decode(content))
             except ImageUnreadable as error:
                 raise UsageError(f"{one.name}: expected an image, got {error}") from error
         stamp = _stamp(Path(one.name))
@@ -188,7 +211,7 @@ class _Work:
                     f"{one.name}: expected {expected[0]} × {expected[1]} pixels as the dataset has "
                     f"them, got {width} × {height}"
                 )
-        return stamp, pixels
+        return _Read(one, stamp, pixels)
 
     def _is_done(self, one: Input, stamp: Any) -> bool:
         picture = self.files[one.name].name if self.wanted.pictures else None
@@ -196,17 +219,18 @@ class _Work:
         self.before += done
         return done
 
-    def _image(self, one: Input, stamp: Any, pixels: NDArray[np.uint8], found: Detections) -> None:
+    def _image(self, read: "_Read", found: Detections) -> None:
         """Draw and note what was found in an image."""
+        one = read.input
         picture = None
         if self.wanted.pictures:
             file = self.files[one.name]
             part = file.with_name(f".{file.stem}.part{file.suffix}")
-            draw(as_picture(pixels), list(found)).save(part)
+            draw(as_picture(read.pixels), list(found)).save(part)
             part.replace(file)
             picture = file.name
         content = {"size": found.size, "detections": found.as_json()}
-        self.journal.add(one.name, stamp, picture, len(found), content)
+        self.journal.add(one.name, read.stamp, picture, len(found), content)
         self.now += 1
         self.frames += 1
 
@@ -250,8 +274,9 @@ class _Work:
         self.frames += number
 
     def _fail(self, one: Input, error: UsageError) -> None:
-        self.failed[one.name] = str(error)
-        say(self.console, f"left out: {error}")
+        text = str(error)
+        self.failed[one.name] = text if one.name in text else f"{one.name}: {text}"
+        say(self.console, f"left out: {self.failed[one.name]}")
 
     def entries(self, inputs: Sequence[Input]) -> Iterator[dict[str, Any]]:
         """What is done of the inputs, in their order; without pictures where none are wanted."""

@@ -327,6 +327,27 @@ def test_unreadable_image_of_a_folder_is_named_and_the_others_are_done(
     assert sorted(pictures_in(out)) == [f"{number}.png" for number in range(6)]
 
 
+def test_image_that_the_detector_refuses_is_named_and_the_others_are_done(
+    exported_variant, photos, tmp_path
+):
+    for number in (1, 4):
+        Image.new("RGB", (2, 4000)).save(photos / f"{number}.png")  # nothing is left of its width
+    out = tmp_path / "out"
+    words = ["--checkpoint", exported_variant / "checkpoint.pth", "--out", out, "--batch", 2]
+    done = predict(photos, *words, "--score-threshold", 0)
+    assert done.exit_code == 1
+    for number in (1, 4):
+        reason = "expected an image that has pixels left when it is scaled for the detector"
+        assert f"left out: {photos}/{number}.png: {reason}, got 2 x 4000" in done.stdout
+    assert "3 of 7 could not be read" in errors(done)[0]
+    images = content_of(out)["images"]
+    assert [Path(one["image"]).name for one in images] == ["0.png", "2.png", "3.png", "5.png"]
+    single = tmp_path / "single"
+    predict(photos / "3.png", *words[:2], "--out", single, "--score-threshold", 0)
+    (same,) = content_of(single)["images"]
+    assert images[2]["detections"] == same["detections"] != []
+
+
 def test_batches_find_what_single_images_do(exported_variant, photos, tmp_path, passed):
     (photos / "broken.jpg").unlink()
     found = []
