@@ -4,7 +4,7 @@ import io
 import os
 import sys
 
-from bacl_platform.cli import data, detectors, methods, report, run, ship, store, tools
+from bacl_platform.cli import data, detectors, methods, predict, report, run, ship, store, tools
 from bacl_platform.cli.options import App
 
 app = App(
@@ -16,6 +16,7 @@ app = App(
 )
 app.add_typer(run.app)
 app.add_typer(report.app)
+app.add_typer(predict.app)
 app.add_typer(tools.app)
 app.add_typer(ship.app)
 app.add_typer(detectors.app)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -159,14 +160,17 @@ class Detector:
         self, images: Iterable[NDArray[np.uint8]], batch: int | None = None
     ) -> "Iterator[tuple[tuple[int, int], InstanceData]]":
         """What is found in the images of `detect` in MMDetection's own form, on the CPU, each with
-        the image's (height, width)."""
+        the image's (height, width).
+
+        Raises UsageError for the image that was taken last, where it is too long to be scaled.
+        """
         batch = batch or (1 if self.device == "cpu" else 8)
         done: dict[int, Any] = {}
         waiting: dict[tuple[int, ...], dict[int, Any]] = {}
         """By the size to which images are padded, those that wait for others."""
         first = 0  # of those that were not handed on yet
         for place, pixels in enumerate(images):
-            image = self._pipeline({"img": pixels, "img_id": place})
+            image = self._prepared(pixels, place)
             group = waiting.setdefault(self._padded(image["inputs"]), {})
             group[place] = image
             full = len(group) >= batch
@@ -182,6 +186,17 @@ class Detector:
             done |= self._pass(group)
         for place in sorted(done):
             yield done[place]
+
+    def _prepared(self, pixels: NDArray[np.uint8], place: int) -> Any:
+        """An image after the detector's pipeline."""
+        try:
+            return self._pipeline({"img": pixels, "img_id": place})
+        except cv2.error as error:
+            height, width = pixels.shape[:2]
+            raise UsageError(
+                "expected an image that has pixels left when it is scaled for the detector, got "
+                f"{width} x {height}"
+            ) from error
 
     def _padded(self, inputs: "Tensor") -> tuple[int, ...]:
         """Height and width to which an image is padded."""
