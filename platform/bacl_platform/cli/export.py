@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
-from bacl_platform.cli.options import DEFAULT_STORE, App, Debug, File, Set, StoreOption
-from bacl_platform.cli.plans import planned, rerun_command
+from bacl_platform.cli.options import App, Debug, File, Set, StoreOption
 
 app = App()
 
@@ -69,26 +69,10 @@ def export(
       bacl export experiments/embedded/demo.yaml --variant bacl --format onnx
     """
     with report_errors(debug):
-        from bacl.datasets.prepared import Prepared
-        from bacl_platform.console import Console
-        from bacl_platform.exporting import export as exporting
-        from bacl_platform.tools.predict import exported
+        from bacl_platform.api.experiment import Experiment
+        from bacl_platform.console import Console, say
 
-        seeds = None if seed is None else str(seed)
-        plan, store = planned(file, store_url, set_, seeds)
-        checkpoint = exported(plan, store, variant, rerun_command(file, store_url, set_, seeds))
-        digest = plan.jobs[0].dataset_digest
-        exporting.export(
-            checkpoint,
-            format_,
-            out or Path("exports") / f"{variant}{exporting.FORMATS.get(format_, '')}",
-            Prepared.load(store.datasets / digest / "dataset.json"),
-            Console(),
-            images=check or (),
-            opset=opset,
-            facts={
-                "experiment": plan.experiment.name,
-                "variant": variant,
-                "job": checkpoint.parents[2].name,
-            },
+        made = Experiment.load(file, set_, store_url).export(
+            variant, format_, out, seed=seed, check=check or (), opset=opset
         )
+        say(Console(), f"{made.path}: {format_}, {made.agreement}")

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
-    DEFAULT_STORE,
     App,
     Command,
     Debug,
@@ -21,7 +21,6 @@ from bacl_platform.cli.options import (
     Set,
     StoreOption,
 )
-from bacl_platform.cli.plans import planned, rerun_command
 
 app = App()
 
@@ -73,6 +72,7 @@ def predict(
       bacl predict photo.jpg --run experiments/embedded/demo.yaml --variant bacl
     """
     with report_errors(debug):
+        from bacl_platform.api.experiment import Experiment
         from bacl_platform.console import Console
         from bacl_platform.tools import predict as prediction
 
@@ -81,11 +81,8 @@ def predict(
         if run is not None:
             if config is not None:
                 raise UsageError("--config: expected with --checkpoint only, got --run")
-            seeds = None if seed is None else str(seed)
-            plan, store = planned(run, store_url, set_, seeds)
-            checkpoint = prediction.exported(
-                plan, store, variant, rerun_command(run, store_url, set_, seeds)
-            )
+            seeds = None if seed is None else [seed]
+            checkpoint = Experiment.load(run, set_, store_url, seeds).checkpoint(variant)
         elif variant is not None or seed is not None or set_:
             raise UsageError("--variant, --seed, --set: expected with --run, got --checkpoint")
         assert checkpoint is not None
@@ -153,12 +150,13 @@ def trees(
       bacl trees mine.yaml --stage representation --out trees.json
     """
     with report_errors(debug):
+        from bacl_platform.api.experiment import Experiment
         from bacl_platform.console import Console
         from bacl_platform.tools import trees as making
 
-        plan, store = planned(file, store_url, set_, None)
+        one = Experiment.load(file, set_, store_url)
         wanted = making.Wanted(visual, geometric, lexical, stage, boxes, wordnet, device)
-        making.make(plan, store, wanted, out, rerun_command(file, store_url, set_, None), Console())
+        making.make(one.jobs(), one.store, wanted, out, one.command, Console())
 
 
 @app.command()
@@ -208,16 +206,15 @@ def complexity(
       bacl complexity experiments/lvis/v1.0_r50.yaml --categories 1203
     """
     with report_errors(debug):
-        from bacl.datasets.prepared import Prepared
+        from bacl_platform.api.experiment import Experiment
         from bacl_platform.console import Console
         from bacl_platform.spec.load import load
         from bacl_platform.tools import complexity as counting
         from bacl_platform.tools.stand_in import stand_in
 
         if categories is None:
-            plan, store = planned(file, store_url, set_, None)
-            experiment, digest = plan.experiment, plan.jobs[0].dataset_digest
-            prepared = Prepared.load(store.datasets / digest / "dataset.json")
+            one = Experiment.load(file, set_, store_url)
+            experiment, prepared = one.settings, one.prepared
         else:  # the dataset's files need not be there
             experiment = load(file, [*(set_ or []), "dataset={format: embedded}"])
             prepared = stand_in(categories)

@@ -66,15 +66,15 @@ def checked(
     """
     pairs = {name: (detector.predict(image), exported(image)) for name, image in images.items()}
     scores = np.sort(np.concatenate([expected.scores for expected, _ in pairs.values()]))[::-1]
-    enough = scores[:LEAST_COMPARED]
-    agreement = Agreement(len(images), least=min(SCORE, *enough[-1:].tolist()))
+    lowest = scores[:LEAST_COMPARED][-1].item() if len(scores) else 0.0
+    agreement = Agreement(len(images), least=min(SCORE, lowest))
     threshold: float = detector.model.test_cfg.rcnn.score_thr
     for name, (expected, found) in pairs.items():
         compare(name, expected, found, threshold, agreement)
     if not agreement.detections:
         raise RunError(
-            f"the detector finds nothing in {', '.join(images)}, so the export could not be "
-            "checked: expected images in which it does (--check)"
+            f"the export could not be checked: expected images in which the detector finds "
+            f"something (--check), got no score that differs from the others in {', '.join(images)}"
         )
     if len(agreement.others) > OTHERS * agreement.detections:
         raise RunError(

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacl.errors import UsageError
-from bacl_platform.console import say
 from bacl_platform.inference.detector import Detector, quiet
 from bacl_platform.inference.images import as_pixels
 from bacl_platform.store.disk import disk_errors
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bacl.datasets.prepared import Prepared
     from bacl_platform.exporting.checking import Agreement, Found
 
@@ -27,17 +25,30 @@ CHECKED = 3
 """Validation images that an export is checked with, if none are given."""
 
 
+@dataclass(frozen=True)
+class Exported:
+    """An export, and how far it agrees with its detector."""
+
+    path: Path
+    agreement: "Agreement"
+
+
+def default_place(variant: str, form: str) -> Path:
+    """Where an export is written if nothing else is said."""
+    _check_form(form)
+    return Path("exports") / f"{variant}{FORMATS[form]}"
+
+
 def export(
     checkpoint: Path,
     form: str,
     out: Path,
     prepared: "Prepared",
-    console: "Console",
     *,
     images: Sequence[Path] = (),
     opset: int | None = None,
     facts: Mapping[str, Any] | None = None,
-) -> "Agreement":
+) -> Exported:
     """Write a variant as `form`, one of FORMATS, to `out`: a file, or the folder of mmdet.
 
     The detector and the export then detect in `images`, if not given in some of the validation
@@ -49,8 +60,7 @@ def export(
         UsageError: bad options or images, or a detector that cannot be exported so.
         RunError: a broken checkpoint; an export that detects otherwise; a full disk.
     """
-    if form not in FORMATS:
-        raise UsageError(f"--format: expected one of {', '.join(FORMATS)}, got {form!r}")
+    _check_form(form)
     if opset is not None and form != "onnx":
         raise UsageError(f"--opset: expected with --format onnx only, got {form}")
     _check_place(out, form)
@@ -73,8 +83,12 @@ def export(
             _put(part, out)
         finally:
             _remove(part)
-    say(console, f"{out}: {form}, {agreement}")
-    return agreement
+    return Exported(out, agreement)
+
+
+def _check_form(form: str) -> None:
+    if form not in FORMATS:
+        raise UsageError(f"--format: expected one of {', '.join(FORMATS)}, got {form!r}")
 
 
 def _written(

@@ -5,39 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bacl.errors import RunError, UsageError
+from bacl.errors import UsageError
 from bacl_platform.console import say
 from bacl_platform.inference.detector import Detector
 from bacl_platform.inference.images import as_pixels
-from bacl_platform.plan.job import Plan
 from bacl_platform.store.disk import disk_errors, write_text
-from bacl_platform.store.names import CHECKPOINT
-from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def exported(plan: Plan, store: Store, variant: str | None, command: str) -> Path:
-    """The checkpoint of a variant, trained with the plan's first seed.
-
-    command: what the user runs where it is missing. Raises UsageError for an unknown variant,
-    RunError for one that is not in the store.
-    """
-    seed = plan.jobs[0].seed
-    jobs = {name: job for job in plan.jobs if job.seed == seed for name in job.variants}
-    if variant not in jobs:
-        raise UsageError(
-            f"--variant: expected one of {plan.experiment.name}'s ({', '.join(jobs)}), got "
-            f"{variant or 'nothing'}"
-        )
-    job = jobs[variant]
-    if not store.complete(job.key):
-        raise RunError(
-            f"{variant} (job {job.name}, {job.key}) is not in the store {store.url}: "
-            f"run `{command}` first"
-        )
-    return store.entry(job.key) / "variants" / variant / CHECKPOINT
 
 
 def predict(

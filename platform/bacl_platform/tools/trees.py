@@ -11,7 +11,7 @@ from bacl.datasets.examine import synsets
 from bacl.datasets.prepared import Prepared
 from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
-from bacl_platform.console import say
+from bacl_platform.console import say, shows_bars
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.store.disk import disk_errors
 from bacl_platform.store.names import CHECKPOINT
@@ -166,6 +166,6 @@ def _features(job: Job, store: Store, index: Any, wanted: Wanted, console: "Cons
             total=total,
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not shows_bars(console),
         ),
     )

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from bacl.errors import RunError, UsageError
 from bacl_platform.cli import main as cli
-from bacl_platform.tools.predict import exported
+from bacl_platform.inference.exported import exported
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_picture_never_replaces_an_image(exported_variant, tmp_path):
 
 def test_unknown_variant_is_told_with_those_there_are(planned, store, exported_variant):
     for given in ("blac", None):
-        with pytest.raises(UsageError, match=r"--variant: .* \(features, bacl, softmax\), got"):
+        with pytest.raises(UsageError, match=r"variant: .* \(features, bacl, softmax\), got"):
             exported(planned(), store, given, "bacl run tiny.yaml")
 
 
