@@ -253,9 +253,7 @@ def _check_fit(
     heads: list[Any] = [part for part in detector.modules() if hasattr(part, "fc_cls")]
     categories = heads[0].num_classes if heads else None
     if classifier in own and classifier in state and len(own[classifier]) != len(state[classifier]):
-        others = (
-            len(own[classifier]) - categories
-        )  # columns for background, of which some have none
+        others = len(own[classifier]) - heads[0].num_classes  # such as background's column
         raise RunError(
             f"{expected}with {categories} categories, got those of one with "
             f"{len(state[classifier]) - others}"
