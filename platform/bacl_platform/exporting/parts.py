@@ -33,37 +33,43 @@ def scaled_sides(sides: Tensor, scale: tuple[int, int]) -> Tensor:
 
 def resized(image: Tensor, sides: Tensor, shown: Tensor) -> Tensor:
     """The image (H, W, 3) of uint8 with bilinear interpolation to (h, w, 3), whole numbers as
-    int32, as OpenCV computes it, in whole numbers.
+    int32, to the bit as OpenCV computes it.
 
-    OpenCV's own rounding decides: without it, most pixels are other ones by up to 1.
+    OpenCV computes in whole numbers: its roundings decide over most pixels by 1.
     """
-    rows, columns = (_neighbours(sides[axis], shown[axis]) for axis in (0, 1))
+    (left, left_share), (right, right_share) = _neighbours(sides[1], shown[1])
+    (above, above_share), (below, below_share) = _neighbours(sides[0], shown[0])
+    # Beside the image, rows are repeated, so both are the same row; columns have all the share.
+    within = (left < right).int()
+    left_share, right_share = _BITS - right_share * within, right_share * within
     pixels = image.int()
-    left, right = (pixels.index_select(1, place) * share[None, :, None] for place, share in columns)
-    across = torch.div(left + right, 16, rounding_mode="trunc")
-    above, below = (
-        torch.div(
-            across.index_select(0, place) * share[:, None, None], 65536, rounding_mode="trunc"
-        )
-        for place, share in rows
-    )
-    return torch.div(above + below + 2, 4, rounding_mode="trunc")
+    across = pixels.index_select(1, left) * left_share[None, :, None]
+    across = across + pixels.index_select(1, right) * right_share[None, :, None]
+    across = _cut(across, 16)
+    upper = _cut(across.index_select(0, above) * above_share[:, None, None], 65536)
+    lower = _cut(across.index_select(0, below) * below_share[:, None, None], 65536)
+    return _cut(upper + lower + 2, 4)
+
+
+def _cut(values: Tensor, divisor: int) -> Tensor:
+    """Whole numbers by a divisor, without the rest."""
+    return torch.div(values, divisor, rounding_mode="trunc")
 
 
 def _neighbours(before: Tensor, after: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Along one axis, the places (after,) of each pixel's two neighbours, and their shares in
     2048ths."""
     step = before.double() / after.double()
-    centres = ((torch.arange(after, device=before.device).double() + 0.5) * step - 0.5).float()  # type: ignore[call-overload]
-    first = centres.floor()
-    share = centres - first
+    centres = (torch.arange(after, device=before.device).double() + 0.5) * step - 0.5  # type: ignore[call-overload]
+    first = centres.float().floor()
+    share = centres.float() - first
     last = (before - 1).float()
-    share = torch.where((first < 0) | (first >= last), 0.0, share)
-    first = torch.minimum(first.clamp(min=0), last)
-    second = torch.minimum(first + 1, last)
     return [
-        (first.long(), ((1 - share) * _BITS).round().int()),
-        (second.long(), (share * _BITS).round().int()),
+        (
+            torch.minimum((first + number).clamp(min=0), last).long(),
+            (own * _BITS).round().int(),
+        )
+        for number, own in enumerate((1 - share, share))
     ]
 
 
