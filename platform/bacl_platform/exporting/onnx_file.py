@@ -68,7 +68,7 @@ def write(
             f"{_operator(error)}, which this detector needs: expected another --opset, or "
             "--format torchscript"
         ) from error
-    except (OnnxExporterError, ValueError) as error:
+    except (OnnxExporterError, RuntimeError, ValueError) as error:
         raise UsageError(f"--opset {opset}: torch cannot write it: {_first_line(error)}") from error
     model_file = onnx.load(path)
     onnx.helper.set_model_props(
