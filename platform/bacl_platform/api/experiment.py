@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bacl_platform.analysis.results import Report
     from bacl_platform.api.judging import VariantComparison
     from bacl_platform.api.results import Results
+    from bacl_platform.exporting.export import Exported
     from bacl_platform.inference.detector import Detector
     from bacl_platform.plan.job import Plan
     from bacl_platform.registry.register import Registered
@@ -272,6 +273,37 @@ class Experiment:
         checkpoint = self.checkpoint(variant, seed)
         key, own = checkpoint.parents[2].name, checkpoint.parent.name
         return register(self.store, key, own, self.name, name, alias, console or Console())
+
+    def export(
+        self,
+        variant: str | None,
+        form: str = "mmdet",
+        out: str | Path | None = None,
+        seed: int | None = None,
+        check: Sequence[str | Path] = (),
+        opset: int | None = None,
+    ) -> "Exported":
+        """Write a trained variant so that it runs without BACL, as `mmdet`, `onnx` or
+        `torchscript`.
+
+        out: a file, or the folder of mmdet; in `exports/`, called as the variant, if not given.
+        check: images in which the export has to detect what the detector does; some of the
+        validation split's if not given. opset: of ONNX. See
+        `bacl_platform.exporting.export.export`.
+        """
+        from bacl_platform.exporting.export import default_place, export
+
+        checkpoint = self.checkpoint(variant, seed)
+        key, own = checkpoint.parents[2].name, checkpoint.parent.name
+        return export(
+            checkpoint,
+            form,
+            Path(out) if out else default_place(own, form),
+            self.prepared,
+            images=[Path(image) for image in check],
+            opset=opset,
+            facts={"experiment": self.name, "variant": own, "job": key},
+        )
 
     def __repr__(self) -> str:
         return f"<experiment {self.name}, {self.file}, store {self.store.url}>"
