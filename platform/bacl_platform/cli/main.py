@@ -4,7 +4,7 @@ import io
 import os
 import sys
 
-from bacl_platform.cli import data, detectors, methods, report, run, store, tools
+from bacl_platform.cli import data, detectors, methods, report, run, store, tools, ui
 from bacl_platform.cli.options import App
 
 app = App(
@@ -15,6 +15,7 @@ app = App(
     pretty_exceptions_enable=False,
 )
 app.add_typer(run.app)
+app.add_typer(ui.app)
 app.add_typer(report.app)
 app.add_typer(tools.app)
 app.add_typer(detectors.app)

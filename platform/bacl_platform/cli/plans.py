@@ -88,10 +88,15 @@ def swept(
 
 
 def rerun_command(
-    file: Path, store_url: str, overrides: list[str] | None, seeds: str | None
+    file: Path,
+    store_url: str,
+    overrides: list[str] | None,
+    seeds: str | None,
+    name: str = "run",
 ) -> str:
-    """The `bacl run` command that trains what another command with these options needs."""
-    words = ["bacl", "run", str(file)]
+    """The command, `bacl run` or one of another name, that trains what another with these options
+    needs."""
+    words = ["bacl", name, str(file)]
     words += ["--store", store_url] if store_url != DEFAULT_STORE else []
     words += [word for override in overrides or [] for word in ("--set", override)]
     words += ["--seeds", seeds] if seeds else []

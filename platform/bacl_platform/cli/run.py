@@ -1,4 +1,4 @@
-"""`bacl plan`, `run`, `try`, `sweep`, `submit`, `status`, `stop`, `logs` and `ui`: running jobs and
+"""`bacl plan`, `run`, `try`, `sweep`, `submit`, `status`, `stop` and `logs`: running jobs and
 following them.
 
 Commands import what they need when they run.
@@ -6,6 +6,7 @@ Commands import what they need when they run.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -96,6 +97,7 @@ def run(
         from bacl_platform.console import Console, say
         from bacl_platform.plan.imports import check_imports
         from bacl_platform.plan.weights import check_weights, fetch_named
+        from bacl_platform.report.tracked import plan_page
         from bacl_platform.run.driver import run as run_plan
         from bacl_platform.store.drivers import driving
         from bacl_platform.tracking.tracking import Tracking
@@ -106,8 +108,9 @@ def run(
         fetch_named(plan.missing(store), store)
         check_imports(plan.missing(store))
         with driving(store):
-            run_plan(plan, store, Tracking.of_plan(plan, store), console, address)
-        say(console, f"results: bacl report {file}; runs: bacl ui; checkpoints: {store.url}")
+            page = partial(plan_page, plan, store, rerun_command(file, store_url, set_, seeds))
+            run_plan(plan, store, Tracking.of_plan(plan, store), console, address, page)
+        say(console, f"results: bacl report {file}; runs: bacl ui {file}; checkpoints: {store.url}")
 
 
 @app.command(name="try")
@@ -349,22 +352,3 @@ def logs(
         from bacl_platform.store.store import Store
 
         print_logs(Store(store_url), job, lines, Console())
-
-
-@app.command()
-def ui(
-    store_url: StoreOption = DEFAULT_STORE,
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine.")
-    ] = 5000,
-    debug: Debug = False,
-) -> None:
-    """Open MLflow on the runs of a store, for this machine only.
-
-    Select runs there and press Compare. Ctrl-C stops it.
-    """
-    with report_errors(debug):
-        from bacl_platform.store.store import Store
-        from bacl_platform.tracking.tracking import serve
-
-        serve(Store(store_url), port)
