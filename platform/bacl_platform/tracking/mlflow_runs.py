@@ -199,6 +199,8 @@ class Runs:
         self.log([Event("log", job, [json.loads(line) for line in lines], at)])
         for variant in (None, *self._variants(job)):
             run = self._run(job, variant)
+            if cached and run in self._finished:
+                continue
             prefix = f"variants/{variant}/" if variant else ""
             if prefix + CHECKPOINT not in files:  # it failed, or a sweep stopped it early
                 if run in self._open:

@@ -30,6 +30,10 @@ def client(store, empty_database):
     return MlflowClient(f"sqlite:///{store.root}/mlflow.db")
 
 
+NEWER = ("logged-models", "runs/log-inputs", "runs/outputs")
+"""What a server of `mode` old does not know."""
+
+
 class Server:
     """MLflow's own server in this process, whose connections fail as `mode` says."""
 
@@ -48,6 +52,9 @@ class Server:
             status = mode if mode.isdigit() else "400"
             start_response(f"{status} NO", [("Content-Type", "text/plain")])
             return [b"not you"]
+        if mode == "old" and environ["PATH_INFO"].rpartition("/mlflow/")[2].startswith(NEWER):
+            start_response("404 NOT FOUND", [("Content-Type", "text/html")])
+            return [b"no such page"]
         if mode == "away":
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         answer = self.app(environ, start_response)
@@ -58,8 +65,9 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(tmp_path_factory, empty_database):
     folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_database, folder / "mlflow.db")
     settings = {
         "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
@@ -72,7 +80,7 @@ def served(tmp_path_factory):
         from mlflow.server import app
 
         server = Server(app)
-        MlflowClient(server.uri).search_experiments()  # makes the database
+        MlflowClient(server.uri).search_experiments()  # opens the database
         yield server
         server.http.shutdown()
 
