@@ -15,6 +15,7 @@ from bacl_platform.cli import (
     ship,
     store,
     tools,
+    ui,
 )
 from bacl_platform.cli.options import App
 
@@ -26,6 +27,7 @@ app = App(
     pretty_exceptions_enable=False,
 )
 app.add_typer(run.app)
+app.add_typer(ui.app)
 app.add_typer(report.app)
 app.add_typer(predict.app)
 app.add_typer(tools.app)
