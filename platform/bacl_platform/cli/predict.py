@@ -89,9 +89,14 @@ def predict(
         ),
     ] = 0.3,
     batch: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="Images that pass the detector together."),
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images that pass the detector together.",
+            show_default="1 on a CPU, else 8",
+        ),
+    ] = None,
     device: Device = None,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
