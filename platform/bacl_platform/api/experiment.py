@@ -1,16 +1,15 @@
 """An experiment file with the store of its results: planned, run, judged and shipped."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bacl.errors import UsageError
 from bacl_platform.api.files import (
-    DEFAULT_STORE,
     Overrides,
+    command_of,
     override_words,
     store_of,
     warn,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from bacl_platform.analysis.results import Report
     from bacl_platform.api.judging import VariantComparison
     from bacl_platform.api.results import Results
+    from bacl_platform.exporting.export import Exported
     from bacl_platform.inference.detector import Detector
     from bacl_platform.plan.job import Plan
     from bacl_platform.registry.register import Registered
@@ -103,12 +103,7 @@ class Experiment:
     @property
     def command(self) -> str:
         """The `bacl run` command that trains what the store lacks of it."""
-        from bacl_platform.store.store import Store
-
-        words = ["bacl", "run", str(self.file)]
-        words += ["--store", self.store.url] if self.store.url != Store(DEFAULT_STORE).url else []
-        words += [word for override in self.overrides for word in ("--set", override)]
-        return shlex.join(words)
+        return command_of("run", [self.file], self.store, self.overrides)
 
     def plan(self) -> "ExperimentPlan":
         """What a run would do: its jobs, their states, what they share and cost.
@@ -134,6 +129,7 @@ class Experiment:
         from bacl_platform.console import Console
         from bacl_platform.plan.imports import check_imports
         from bacl_platform.plan.weights import check_weights, fetch_named
+        from bacl_platform.report.tracked import plan_page
         from bacl_platform.run.driver import run
         from bacl_platform.store.drivers import driving
         from bacl_platform.tracking.tracking import Tracking
@@ -144,7 +140,9 @@ class Experiment:
         fetch_named(missing, self.store)
         check_imports(missing)
         with driving(self.store):
-            run(plan, self.store, Tracking.of_plan(plan, self.store), console or Console(), address)
+            tracking = Tracking.of_plan(plan, self.store)
+            page = partial(plan_page, plan, self.store, self.command)
+            run(plan, self.store, tracking, console or Console(), address, page)
         return self.results()
 
     def attempt(
@@ -272,6 +270,37 @@ class Experiment:
         checkpoint = self.checkpoint(variant, seed)
         key, own = checkpoint.parents[2].name, checkpoint.parent.name
         return register(self.store, key, own, self.name, name, alias, console or Console())
+
+    def export(
+        self,
+        variant: str | None,
+        form: str = "mmdet",
+        out: str | Path | None = None,
+        seed: int | None = None,
+        check: Sequence[str | Path] = (),
+        opset: int | None = None,
+    ) -> "Exported":
+        """Write a trained variant so that it runs without BACL, as `mmdet`, `onnx` or
+        `torchscript`.
+
+        out: a file, or the folder of mmdet; in `exports/`, called as the variant, if not given.
+        check: images in which the export has to detect what the detector does; some of the
+        validation split's if not given. opset: of ONNX. See
+        `bacl_platform.exporting.export.export`.
+        """
+        from bacl_platform.exporting.export import default_place, export
+
+        checkpoint = self.checkpoint(variant, seed)
+        key, own = checkpoint.parents[2].name, checkpoint.parent.name
+        return export(
+            checkpoint,
+            form,
+            Path(out) if out else default_place(own, form),
+            self.prepared,
+            images=[Path(image) for image in check],
+            opset=opset,
+            facts={"experiment": self.name, "variant": own, "job": key},
+        )
 
     def __repr__(self) -> str:
         return f"<experiment {self.name}, {self.file}, store {self.store.url}>"

@@ -269,10 +269,13 @@ def _check_fit(
     own = detector.state_dict()
     expected = f"{checkpoint}: expected the weights of the detector that {config} describes, "
     classifier = "roi_head.bbox_head.fc_cls.weight"
+    heads: list[Any] = [part for part in detector.modules() if hasattr(part, "fc_cls")]
+    categories = heads[0].num_classes if heads else None
     if classifier in own and classifier in state and len(own[classifier]) != len(state[classifier]):
+        others = len(own[classifier]) - heads[0].num_classes  # such as background's column
         raise RunError(
-            f"{expected}with {len(own[classifier]) - 1} categories, got those of one with "
-            f"{len(state[classifier]) - 1}"
+            f"{expected}with {categories} categories, got those of one with "
+            f"{len(state[classifier]) - others}"
         )
     for name, tensor in own.items():
         if name not in state:
@@ -282,7 +285,7 @@ def _check_fit(
             raise RunError(f"{expected}{name} of shape {shapes}")
     if unknown := [name for name in state if name not in own]:
         raise RunError(f"{expected}got others, such as {unknown[0]}")
-    if classes is None or (classifier in own and len(classes) != len(own[classifier]) - 1):
+    if classes is None or categories not in (None, len(classes)):
         raise RunError(
             f"{checkpoint}: expected a name for each category in meta.dataset_meta.classes, got "
             f"{len(classes or ())}"
