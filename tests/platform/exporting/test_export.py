@@ -108,6 +108,8 @@ def test_opsets_without_what_a_detector_needs_are_refused(exported_variant, prep
     assert "opset 99: torch cannot write it: Unsupported" in refused(
         exported_variant, prepared, tmp_path, opset=99
     )
+    told = refused(exported_variant, prepared, tmp_path, opset=23)
+    assert told.startswith("opset: expected one whose operators onnxruntime") and "RoiAlign" in told
     assert "opset: expected with format onnx only" in refused(
         exported_variant, prepared, tmp_path, form="torchscript", opset=17
     )
