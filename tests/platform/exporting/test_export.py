@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bacl.errors import RunError, UsageError
 from bacl_platform.api.experiment import Experiment
 from bacl_platform.cli import main as cli
-from bacl_platform.exporting import parts
+from bacl_platform.exporting import onnx_file, parts, torchscript_file
 from bacl_platform.exporting.checking import checked
 from bacl_platform.exporting.export import export
 from bacl_platform.exporting.onnx_file import OnnxDetector
@@ -206,3 +206,27 @@ def test_variant_that_is_not_finished_is_refused(tiny, store):
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code != 0
     assert "is not in the store" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("form", READERS)
+@pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_rcnn"])
+def test_masks_and_cascades_are_exported_and_may_find_nothing(
+    planned, publish_untrained, prepared, tmp_path, kind, form
+):
+    plan = planned(f"detector.type={kind}")
+    variant = publish_untrained(plan.jobs[1]) / "variants" / "softmax"
+    path = tmp_path / "one"
+    made = export(variant / "checkpoint.pth", form, path, prepared)
+    assert made.agreement.detections > 10 and made.agreement.others == []
+
+    reword(variant / "config.py", "'score_thr': 0.01", "'score_thr': 0.99")
+    detector = Detector.load(variant, device="cpu")
+    image = np.random.default_rng(0).integers(256, size=(40, 30, 3), dtype=np.uint8)
+    if form == "onnx":
+        onnx_file.write(path, detector.model.requires_grad_(False), image, {}, None)
+    else:
+        torchscript_file.write(path, detector.model.requires_grad_(False), image, {})
+    found = READERS[form](path)(image)
+    sizes = {"boxes": (0, 4), "scores": (0,), "labels": (0,)}
+    masks = {"masks": (0, 40, 30)} if kind == "mask_rcnn" else {}
+    assert {name: values.shape for name, values in found.items()} == {**sizes, **masks}
