@@ -27,6 +27,18 @@ def say(console: rich.console.Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+class _Speed(progress.ProgressColumn):
+    """How many are done a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: progress.Task) -> str:
+        speed = task.finished_speed or task.speed
+        return f"{speed:.1f} {self.unit}/s" if speed else ""
+
+
 def shows_bars(console: rich.console.Console) -> bool:
     """Whether progress is shown by bars: on a terminal, and in a notebook that has widgets."""
     return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
@@ -42,7 +54,7 @@ class Watching(AbstractContextManager[Any]):
         amount = (
             [progress.DownloadColumn(), progress.TransferSpeedColumn()]
             if unit == "bytes"
-            else [progress.MofNCompleteColumn()]
+            else [progress.MofNCompleteColumn(), _Speed(unit)]
         )
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}"),

@@ -1,16 +1,15 @@
 """An experiment file with the store of its results: planned, run, judged and shipped."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bacl.errors import UsageError
 from bacl_platform.api.files import (
-    DEFAULT_STORE,
     Overrides,
+    command_of,
     override_words,
     store_of,
     warn,
@@ -104,12 +103,7 @@ class Experiment:
     @property
     def command(self) -> str:
         """The `bacl run` command that trains what the store lacks of it."""
-        from bacl_platform.store.store import Store
-
-        words = ["bacl", "run", str(self.file)]
-        words += ["--store", self.store.url] if self.store.url != Store(DEFAULT_STORE).url else []
-        words += [word for override in self.overrides for word in ("--set", override)]
-        return shlex.join(words)
+        return command_of("run", [self.file], self.store, self.overrides)
 
     def plan(self) -> "ExperimentPlan":
         """What a run would do: its jobs, their states, what they share and cost.
@@ -135,6 +129,7 @@ class Experiment:
         from bacl_platform.console import Console
         from bacl_platform.plan.imports import check_imports
         from bacl_platform.plan.weights import check_weights, fetch_named
+        from bacl_platform.report.tracked import plan_page
         from bacl_platform.run.driver import run
         from bacl_platform.store.drivers import driving
         from bacl_platform.tracking.tracking import Tracking
@@ -145,7 +140,9 @@ class Experiment:
         fetch_named(missing, self.store)
         check_imports(missing)
         with driving(self.store):
-            run(plan, self.store, Tracking.of_plan(plan, self.store), console or Console(), address)
+            tracking = Tracking.of_plan(plan, self.store)
+            page = partial(plan_page, plan, self.store, self.command)
+            run(plan, self.store, tracking, console or Console(), address, page)
         return self.results()
 
     def attempt(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,13 @@ def override_words(overrides: Overrides, seeds: Iterable[int] | None = None) -> 
     else:
         words = list(overrides or ())
     return words if seeds is None else [*words, f"seeds={list(seeds)}"]
+
+
+def command_of(name: str, files: Iterable[Path], store: "Store", overrides: Sequence[str]) -> str:
+    """The `bacl run` or `bacl sweep` command that trains what a store lacks of files."""
+    words = ["bacl", name, *map(str, files)]
+    words += ["--store", store.url] if store.url != store_of(DEFAULT_STORE).url else []
+    return shlex.join([*words, *(word for each in overrides for word in ("--set", each))])
 
 
 def warn(prepare: "Preparation") -> None:

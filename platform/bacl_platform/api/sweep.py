@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bacl.errors import RunError, UsageError
-from bacl_platform.api.files import Overrides, override_words, store_of, warn
+from bacl_platform.api.files import Overrides, command_of, override_words, store_of, warn
 from bacl_platform.api.shown import Shown
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ class Sweep:
     files: as read. store: where finished trials are.
     """
 
-    def __init__(self, files: Sequence["SweepFile"], store: "Store") -> None:
-        self.files, self.store = files, store
+    def __init__(
+        self, files: Sequence["SweepFile"], store: "Store", overrides: Sequence[str] = ()
+    ) -> None:
+        self.files, self.store, self.overrides = files, store, overrides
 
     @classmethod
     def load(
@@ -43,12 +45,17 @@ class Sweep:
 
         paths = [files] if isinstance(files, str | Path) else files
         words = override_words(overrides, seeds)
-        return cls([SweepFile(Path(path), words) for path in paths], store_of(store))
+        return cls([SweepFile(Path(path), words) for path in paths], store_of(store), words)
 
     @property
     def counts(self) -> dict[Path, int]:
         """How many trials each file has."""
         return {file.path: file.sweep.count() for file in self.files}
+
+    @property
+    def command(self) -> str:
+        """The `bacl sweep` command that trains what the store lacks of it."""
+        return command_of("sweep", [file.path for file in self.files], self.store, self.overrides)
 
     @cached_property
     def prepare(self) -> "Preparation":
@@ -122,8 +129,8 @@ class Sweep:
         cells = [cell for cell in plan.cells if store.complete(cell.job.key)]
         if not cells:
             raise RunError(
-                f"no trial of {plan.file.path} is in the store {store.url}: run "
-                f"`bacl sweep {plan.file.path}`"
+                f"no trial of {plan.file.path} is in the store {store.url}: run `{self.command}` "
+                "first"
             )
         results = [
             replace(

@@ -325,38 +325,26 @@ def browse(
     with report_errors(debug):
         import webbrowser
 
-        from bacl.datasets.sources import NAMED
-        from bacl_platform.api.experiment import Experiment
-        from bacl_platform.api.files import dataset_of, prepare_dataset, store_of
+        from bacl_platform.api.data import browse as browsing
         from bacl_platform.console import Console
-        from bacl_platform.tools import browse as browsing
 
-        how = as_ or ("annotated" if split == "val" or what in NAMED else "trained")
-        if how == "trained" and split == "val":
-            raise UsageError(
-                "--split val: expected with --as annotated, because no stage trains on it"
-            )
-        if how == "trained" and what in NAMED:
-            raise UsageError(f"--as trained: expected an experiment file, got the data set {what}")
-        if how == "annotated" and stage is not None:
-            raise UsageError("--stage: expected with --as trained only, got --as annotated")
-        if not out.suffix.lower().startswith(".htm"):
-            raise UsageError(f"--out: expected the name of an HTML file, got {out}")
         console = Console()
-        wanted = browsing.Wanted(images, most, category or (), group or ())
-        name = what if what in NAMED else Path(what).stem
-        source: browsing.Source
-        if how == "annotated":
-            prepared = prepare_dataset(dataset_of(what, root, overrides=set_), store_of(store_url))
-            source, title = (
-                browsing.Annotated(prepared, split, seed or 0),
-                f"{name}, {split}, as annotated",
-            )
-        else:
-            experiment = Experiment.load(what, set_, store_url, None if seed is None else [seed])
-            source, prepared = browsing.trained(experiment.jobs(), experiment.store, stage, images)
-            title = f"{experiment.name} as training sees it"
-        browsing.browse(source, prepared, wanted, title, out, console)
+        browsing(
+            what,
+            out,
+            as_,
+            stage,
+            split,
+            category or (),
+            group or (),
+            images,
+            most,
+            seed,
+            store_url,
+            set_,
+            root,
+            console,
+        )
         if open_ and console.is_terminal:
             webbrowser.open(out.resolve().as_uri())
 
@@ -409,29 +397,23 @@ def export(
       bacl data export mine.yaml --to fiftyone --variant bacl --out looked_at
     """
     with report_errors(debug):
-        from bacl.datasets.sources import NAMED
-        from bacl.evaluation import Detections
-        from bacl_platform.api.experiment import Experiment
-        from bacl_platform.api.files import dataset_of, prepare_dataset, store_of
+        from bacl_platform.api.data import export_fiftyone
         from bacl_platform.console import Console
-        from bacl_platform.store.names import DETECTIONS
-        from bacl_platform.tools import to_fiftyone
 
         assert to == "fiftyone"  # the only tool, so far
-        if variant and what in NAMED:
-            raise UsageError(f"--variant: expected an experiment file, got the data set {what}")
-        if variant and split != "val":
-            raise UsageError(f"--split {split}: expected val with --variant, which detects there")
-        if seed is not None and not variant:
-            raise UsageError("--seed: expected with --variant")
-        found = {}
-        if variant:
-            experiment = Experiment.load(what, set_, store_url, None if seed is None else [seed])
-            files = {name: experiment.checkpoint(name) for name in variant}
-            found = {n: Detections.read(file.with_name(DETECTIONS)) for n, file in files.items()}
-        prepared = prepare_dataset(dataset_of(what, root, overrides=set_), store_of(store_url))
-        name = what if what in NAMED else Path(what).stem
-        to_fiftyone.export(prepared, split, found, name, out, copy, score_threshold, Console())
+        export_fiftyone(
+            what,
+            out,
+            variant or (),
+            seed,
+            split,
+            score_threshold,
+            copy,
+            store_url,
+            set_,
+            root,
+            Console(),
+        )
 
 
 def _detector(what: str | None, set_: list[str] | None) -> "settings.Detector | None":

@@ -1,4 +1,4 @@
-"""`bacl plan`, `run`, `try`, `sweep`, `submit`, `status`, `stop`, `logs` and `ui`: running jobs and
+"""`bacl plan`, `run`, `try`, `sweep`, `submit`, `status`, `stop` and `logs`: running jobs and
 following them.
 
 Commands import what they need when they run.
@@ -82,8 +82,8 @@ def run(
         console = Console()
         experiment = Experiment.load(file, set_, store_url, seeds_of(seeds))
         experiment.run(address, console)
-        shown = f"results: bacl report {file}; runs: bacl ui; checkpoints: {experiment.store.url}"
-        say(console, shown)
+        place = experiment.store.url
+        say(console, f"results: bacl report {file}; runs: bacl ui {file}; checkpoints: {place}")
 
 
 @app.command(name="try")
@@ -311,22 +311,3 @@ def logs(
         from bacl_platform.store.store import Store
 
         print_logs(Store(store_url), job, lines, Console())
-
-
-@app.command()
-def ui(
-    store_url: StoreOption = DEFAULT_STORE,
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine.")
-    ] = 5000,
-    debug: Debug = False,
-) -> None:
-    """Open MLflow on the runs of a store, for this machine only.
-
-    Select runs there and press Compare. Ctrl-C stops it.
-    """
-    with report_errors(debug):
-        from bacl_platform.store.store import Store
-        from bacl_platform.tracking.tracking import serve
-
-        serve(Store(store_url), port)

@@ -1,4 +1,4 @@
-"""`bacl predict`, `trees`, `doctor`, `complexity` and `bench`.
+"""`bacl trees`, `doctor`, `complexity` and `bench`.
 
 Commands import what they need when they run.
 """
@@ -23,78 +23,6 @@ from bacl_platform.cli.options import (
 )
 
 app = App()
-
-
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
-    run: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Experiment that has trained --variant.")
-    ] = None,
-    variant: Annotated[str | None, typer.Option(metavar="NAME", help="A variant of --run.")] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="A seed of --run.", show_default="the first"),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Exported checkpoint, instead of --run and --variant."),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Configuration of --checkpoint. It is Python and is executed: use one that you "
-            "trust.",
-            show_default="config.py beside it",
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path(
-        "predictions"
-    ),
-    score_threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, metavar="SCORE", help="Leave out detections with a lower score."
-        ),
-    ] = 0.3,
-    device: Device = None,
-    store_url: StoreOption = DEFAULT_STORE,
-    set_: Set = None,
-    debug: Debug = False,
-) -> None:
-    """Detect objects in images with a trained variant.
-
-    Writes each image with its boxes and masks drawn, and predictions.json.
-
-    \b
-    Example:
-      bacl predict photo.jpg --run experiments/embedded/demo.yaml --variant bacl
-    """
-    with report_errors(debug):
-        from bacl_platform.api.experiment import Experiment
-        from bacl_platform.console import Console
-        from bacl_platform.tools import predict as prediction
-
-        if (run is None) == (checkpoint is None):
-            raise UsageError("expected either --run FILE with --variant NAME or --checkpoint FILE")
-        if run is not None:
-            if config is not None:
-                raise UsageError("--config: expected with --checkpoint only, got --run")
-            seeds = None if seed is None else [seed]
-            checkpoint = Experiment.load(run, set_, store_url, seeds).checkpoint(variant)
-        elif variant is not None or seed is not None or set_:
-            raise UsageError("--variant, --seed, --set: expected with --run, got --checkpoint")
-        assert checkpoint is not None
-        prediction.predict(
-            images,
-            checkpoint,
-            config or checkpoint.with_name("config.py"),
-            out,
-            score_threshold,
-            device,
-            Console(),
-        )
 
 
 @app.command()

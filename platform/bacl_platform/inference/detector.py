@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -105,24 +106,25 @@ class Detector:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence, too
-        self, images: AnyImage, batch: int = 8, score_threshold: float = 0
+        self, images: AnyImage, batch: int | None = None, score_threshold: float = 0
     ) -> Detections: ...
 
     @overload
     def predict(
-        self, images: Sequence[AnyImage], batch: int = 8, score_threshold: float = 0
+        self, images: Sequence[AnyImage], batch: int | None = None, score_threshold: float = 0
     ) -> list[Detections]: ...
 
     def predict(
         self,
         images: AnyImage | Sequence[AnyImage],
-        batch: int = 8,
+        batch: int | None = None,
         score_threshold: float = 0,
     ) -> Detections | list[Detections]:
         """What is found in an image, or in each of several.
 
         images: a path, pixels (height, width, 3) of uint8 in RGB, or a picture of Pillow's; or a
-        sequence of such. batch: images that pass the detector together; of those, only such as
+        sequence of such. batch: images that pass the detector together, 8 if not given, and on a
+        CPU one, which takes less time for each image there; of those, only such as
         have one size there, so that no image's detections depend on the others. score_threshold:
         detections with a lower score are left out. Raises UsageError for what is no image.
         """
@@ -133,7 +135,9 @@ class Detector:
             replace(one, source=image).above(score_threshold) for one, image in zip(found, images)
         ]
 
-    def detect(self, images: Iterable[NDArray[np.uint8]], batch: int = 8) -> Iterator[Detections]:
+    def detect(
+        self, images: Iterable[NDArray[np.uint8]], batch: int | None = None
+    ) -> Iterator[Detections]:
         """What is found in images whose pixels are in blue, green, red, one after the other.
 
         At most `WAITING` batches of images are in memory at a time.
@@ -153,16 +157,20 @@ class Detector:
             )
 
     def instances(
-        self, images: Iterable[NDArray[np.uint8]], batch: int = 8
+        self, images: Iterable[NDArray[np.uint8]], batch: int | None = None
     ) -> "Iterator[tuple[tuple[int, int], InstanceData]]":
         """What is found in the images of `detect` in MMDetection's own form, on the CPU, each with
-        the image's (height, width)."""
+        the image's (height, width).
+
+        Raises UsageError for the image that was taken last, where it is too long to be scaled.
+        """
+        batch = batch or (1 if self.device == "cpu" else 8)
         done: dict[int, Any] = {}
         waiting: dict[tuple[int, ...], dict[int, Any]] = {}
         """By the size to which images are padded, those that wait for others."""
         first = 0  # of those that were not handed on yet
         for place, pixels in enumerate(images):
-            image = self._pipeline({"img": pixels, "img_id": place})
+            image = self._prepared(pixels, place)
             group = waiting.setdefault(self._padded(image["inputs"]), {})
             group[place] = image
             full = len(group) >= batch
@@ -178,6 +186,17 @@ class Detector:
             done |= self._pass(group)
         for place in sorted(done):
             yield done[place]
+
+    def _prepared(self, pixels: NDArray[np.uint8], place: int) -> Any:
+        """An image after the detector's pipeline."""
+        try:
+            return self._pipeline({"img": pixels, "img_id": place})
+        except cv2.error as error:
+            height, width = pixels.shape[:2]
+            raise UsageError(
+                "expected an image that has pixels left when it is scaled for the detector, got "
+                f"{width} x {height}"
+            ) from error
 
     def _padded(self, inputs: "Tensor") -> tuple[int, ...]:
         """Height and width to which an image is padded."""

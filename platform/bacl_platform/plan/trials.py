@@ -104,6 +104,12 @@ class SweepFile:
             self.base["seeds"] = self.sweep.seeds
         self._short = _short_names([path for space in self.sweep.spaces for path in space])
 
+    @property
+    def digest(self) -> str:
+        """Identifies the sweep, whatever its space: its name, stage and base."""
+        base = {name: value for name, value in self.base.items() if name != "seeds"}
+        return digest_of(["sweep", self.sweep.name, self.sweep.stage, base])
+
     def _pruned(self, name: str) -> dict[str, Any]:
         """What the stage needs of the base, with one variant to set the fields of."""
         stages = self.base.get("stages")

@@ -22,6 +22,8 @@ from bacl_platform.registry.pyfunc import CHECKPOINT, COLUMN, CONFIG, signature
 from bacl_platform.registry.trained import Trained
 
 NEEDED = (
+    "hotcoco",
+    "lvis",
     "mlflow",
     "numpy",
     "onedl-mmcv",

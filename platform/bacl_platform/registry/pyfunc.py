@@ -5,6 +5,7 @@ BACL lies beside it in the model's folder. BACL_DEVICE names the device, and ima
 the bounds of the environment (`bacl_platform.inference.received.Bounds`).
 """
 
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import pandas as pd  # MLflow evaluates annotations
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 from mlflow.types.schema import (
     AnyType,
@@ -36,6 +38,8 @@ CHECKPOINT, CONFIG = "checkpoint", "config"
 """The model's artifacts."""
 BATCH = 8
 _MOST_BATCH = 256
+_MOST_IMAGES = 64
+"""In a request; their files are in memory together."""
 
 
 def signature() -> ModelSignature:
@@ -68,6 +72,21 @@ def signature() -> ModelSignature:
     )
 
 
+class Refusal(MlflowException):
+    """A request that is not answered; servers give the status 400 and the sentence alone.
+
+    MLflow puts the whole request before it, which may be megabytes of base64.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, error_code=INVALID_PARAMETER_VALUE)
+        self._sentence = sentence
+
+    def serialize_as_json(self) -> str:
+        """What a server answers."""
+        return json.dumps({"error_code": self.error_code, "message": self._sentence})
+
+
 class DetectorModel(PythonModel):
     """What MLflow loads and asks."""
 
@@ -89,28 +108,30 @@ class DetectorModel(PythonModel):
     ) -> list[dict[str, Any]]:
         """For each image its size and detections; see `signature`.
 
-        Raises MlflowException, which servers answer with the status 400, for what is no image, is
-        too large or is not to be fetched, and for wrong params. Then no image is detected in.
+        Raises Refusal for what is no image, is too large or is not to be fetched, for too many
+        images and for wrong params. Then none of the images is answered.
         """
         params = params or {}
         score, batch = float(params.get("score_threshold", SHOWN)), int(params.get("batch", BATCH))
         if not 0 <= score <= 1:
-            raise _refusal(f"score_threshold: expected a number from 0 to 1, got {score:g}")
+            raise Refusal(f"score_threshold: expected a number from 0 to 1, got {score:g}")
         if not 1 <= batch <= _MOST_BATCH:
-            raise _refusal(f"batch: expected a whole number from 1 to {_MOST_BATCH}, got {batch}")
+            raise Refusal(f"batch: expected a whole number from 1 to {_MOST_BATCH}, got {batch}")
         texts = list(model_input[COLUMN])
+        if len(texts) > _MOST_IMAGES:
+            raise Refusal(f"expected at most {_MOST_IMAGES} images a request, got {len(texts)}")
         files = [self._file(text, place, len(texts)) for place, text in enumerate(texts, 1)]
         try:
             with self._turn:
                 return self._found(files, batch, score)
         except BaclError as error:
-            raise _refusal(str(error)) from error
+            raise Refusal(str(error)) from error
 
     def _file(self, text: str, place: int, total: int) -> bytes:
         try:
             return content_of(text, self.bounds)
         except UsageError as error:
-            raise _refusal(f"image {place} of {total}: {error}") from error
+            raise Refusal(f"image {place} of {total}: {error}") from error
 
     def _found(self, files: Sequence[bytes], batch: int, score: float) -> list[dict[str, Any]]:
         pixels = (pixels_of(file, self.bounds) for file in files)
@@ -118,7 +139,3 @@ class DetectorModel(PythonModel):
             {"size": list(found.size), "detections": found.above(score).as_json()}
             for found in self.detector.detect(pixels, batch)
         ]
-
-
-def _refusal(sentence: str) -> MlflowException:
-    return MlflowException.invalid_parameter_value(sentence)

@@ -290,28 +290,45 @@ def per_category(report: Report) -> str:
     return csv_table([*facts, *(f"{kind} {name}{marks[name]}" for kind, name in columns)], body)
 
 
+def summary(report: Report, command: str, rows_at_most: int) -> str:
+    """The tables and notes in Markdown; of more variants than so many, the best."""
+    made = rows(report)
+    left = len(made) - rows_at_most
+    if left > 0:
+        made.sort(key=lambda row: -mean(report.values(row.name, report.metrics[0]) or [-1]))
+    lines = [legend(report), ""]
+    for head, body in _tables(report, made[:rows_at_most]):
+        lines += [*markdown_table(head, body), ""]
+    lines += [f"{left} more are in the report.", ""] if left > 0 else []
+    for note in _notes(report, command):
+        lines += [note, ""]
+    return "\n".join(lines)
+
+
+def _tables(report: Report, made: Sequence[Row]) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Head and rows of the table of boxes and, where there are masks, of that of masks."""
+    columns = _columns(report)
+    for metrics in report.kinds.values():
+        body = [
+            [
+                row.name,
+                str(row.seeds),
+                *(of[row.name] for of in columns.values()),
+                *(Bold(row.cells[m]) if m in row.best else row.cells[m] for m in metrics),
+            ]
+            for row in made
+        ]
+        yield ["variant", "seeds", *columns, *metrics], body
+
+
 def markdown(
     report: Report, pictures: Sequence[Shown], command: str, sections: Sequence[Section] = ()
 ) -> str:
     """The report for a README or an issue; pictures are links to files beside it."""
-    made, columns = rows(report), _columns(report)
+    made = rows(report)
     lines = [f"# {texts.markdown(report.name)}", "", legend(report), ""]
-    for metrics in report.kinds.values():
-        lines += [
-            *markdown_table(
-                ["variant", "seeds", *columns, *metrics],
-                [
-                    [
-                        row.name,
-                        str(row.seeds),
-                        *(of[row.name] for of in columns.values()),
-                        *(Bold(row.cells[m]) if m in row.best else row.cells[m] for m in metrics),
-                    ]
-                    for row in made
-                ],
-            ),
-            "",
-        ]
+    for head, body in _tables(report, made):
+        lines += [*markdown_table(head, body), ""]
     if any(row.differences for row in made):
         lines += [f"Difference to {report.baseline}, seed by seed:", ""]
         for metrics in report.kinds.values():

@@ -23,6 +23,8 @@ LONGEST = 480
 """Units of the longer side of an image in the page, and most pixels that are kept of it."""
 _QUALITY = 85
 """Of the page's JPEGs, in percent."""
+_LETTER = 10
+"""Units that a letter of a name is wide, on average."""
 _ROUGH = 0.7
 """Units by which an outline drawn from pixels may differ from them."""
 
@@ -108,7 +110,8 @@ def _drawn(
         f'<rect class="box" x="{x1:.1f}" y="{y1:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
     )
     above = y1 - 5 if y1 >= 20 else max(y1, 0) + 18  # or inside, where there is no room above
-    yield f'<text class="name" x="{max(x1, 0) + 2:.1f}" y="{above:.1f}">{text}</text></g>'
+    left = max(min(x1 + 2, size[0] - _LETTER * (len(text) + 1)), 2)
+    yield f'<text class="name" x="{left:.1f}" y="{above:.1f}">{text}</text></g>'
 
 
 def _path(

@@ -26,6 +26,7 @@ from bacl_platform.plan.sweep_plan import Cell, SweepPlan
 from bacl_platform.plan.trials import Point, SweepFile, plain
 from bacl_platform.report.pages import csv_table, html_page, html_table, latex_table, markdown_table
 from bacl_platform.spec.paper_table import published
+from bacl_platform.spec.sweep import Sweep
 from bacl_platform.store.disk import disk_errors
 from bacl_platform.store.names import MOVES
 from bacl_platform.store.store import Store
@@ -311,6 +312,24 @@ def markdown(table: ResultTable) -> str:
     for note in table.notes:
         lines += ["", texts.markdown(note)]
     return "\n".join(lines) + "\n"
+
+
+def summary(table: ResultTable, sweep: Sweep, rows_at_most: int) -> str:
+    """The table, best trials first, and notes in Markdown; of more trials than so many, the
+    best."""
+    sign = -1 if sweep.mode == "max" else 1
+    points = [row.found.get(sweep.metric) for row in table.rows]
+    order = sorted(
+        range(len(points)), key=lambda n: (not points[n], sign * mean(points[n] or [0.0]))
+    )
+    head, lines = cells_of(table)
+    shown = [lines[number] for number in order[:rows_at_most]]
+    found = ["AP in points.", "", *markdown_table(head, shown)]
+    if len(lines) > rows_at_most:
+        found += ["", f"{len(lines) - rows_at_most} more are in the report."]
+    for note in table.notes:
+        found += ["", texts.markdown(note)]
+    return "\n".join(found) + "\n"
 
 
 def latex(table: ResultTable) -> str:

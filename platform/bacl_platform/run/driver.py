@@ -6,7 +6,7 @@ the workers' messages, shows progress, and writes it to MLflow.
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import RunError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from rich.console import Console
 
+    from bacl_platform.tracking.page import Page
     from bacl_platform.tracking.tracking import Tracking
 
 LOOK_EVERY = 3.0
@@ -46,13 +47,19 @@ STOP_PATIENCE = 30.0
 
 
 def run(
-    plan: Plan, store: Store, tracking: "Tracking", console: "Console", address: str | None = None
+    plan: Plan,
+    store: Store,
+    tracking: "Tracking",
+    console: "Console",
+    address: str | None = None,
+    page: "Callable[[], Page | None]" = lambda: None,
 ) -> None:
     """Run what the store lacks of a plan, on a new local Ray or on the cluster at `address`.
 
-    Jobs whose parent failed are not run; the others go on. Raises RunError with a sentence for
-    each job without a result. After that or Ctrl-C, on which jobs write a checkpoint first,
-    finished jobs and the others' checkpoints stay, and the same command goes on from them.
+    page: asked at the end what tracking shows of the plan as a whole. Jobs whose parent failed are
+    not run; the others go on. Raises RunError with a sentence for each job without a result. After
+    that or Ctrl-C, on which jobs write a checkpoint first, finished jobs and the others'
+    checkpoints stay, and the same command goes on from them.
     """
     missing = plan.missing(store)
     with tracking:
@@ -60,6 +67,7 @@ def run(
             if job not in missing:
                 tracking.finish(job, cached=True)
         if not missing:
+            tracking.report(page())
             total = len(plan.jobs)
             say(console, f"nothing to do: {total} of {total} jobs are in the store")
             return
@@ -73,6 +81,7 @@ def run(
             except KeyboardInterrupt:
                 jobs.stop()
                 raise
+        tracking.report(page())
         jobs.raise_failures()
 
 

@@ -78,6 +78,11 @@ def serving(
 ) -> Iterator[None]:
     """A server that answers within; see `serve`."""
     _check_settings(settings)
+    if chosen(address) is None:
+        _check_port(place.host, place.port, "--port")
+        _check_port(LOOPBACK, place.metrics_port, "--metrics-port")
+        # with it all of a new Ray, its metrics too, listens on the loopback device alone
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     _check_detector(source)
     if not place.is_private:
         say(
@@ -88,11 +93,6 @@ def serving(
     needed = math.ceil(settings.replicas * settings.cpus)
     options = {"include_dashboard": False, "_metrics_export_port": place.metrics_port}
     with contextlib.ExitStack() as ending:
-        if chosen(address) is None:
-            _check_port(place.host, place.port, "--port")
-            _check_port(LOOPBACK, place.metrics_port, "--metrics-port")
-            # with it all of a new Ray, its metrics too, listens on the loopback device alone
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         is_cluster = ending.enter_context(ray_with(needed, address, **options))
         import ray
         from ray import serve as ray_serve

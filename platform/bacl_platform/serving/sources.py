@@ -18,8 +18,6 @@ from bacl_platform.store.names import CHECKPOINT
 from bacl_platform.store.store import Store
 from bacl_platform.tracking.registry import errors, registry, version_of
 
-MODELS = "models:/"
-"""How the name of a registered model's version begins."""
 CONFIG = "config.py"
 _VERSION = re.compile(r"models:/([^/@]+)(?:/(\d+)|@([\w-]+))")
 
@@ -70,10 +68,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model; tracking: the address of the server that has it."""
+    """A version of a registered model.
+
+    location: of its files, as the registry has it. tracking: the address of the server by which
+    such a location is read.
+    """
 
     name: str
     number: str
+    location: str
     tracking: str
 
     @property
@@ -86,12 +89,10 @@ class Version:
 
         with tempfile.TemporaryDirectory(prefix="bacl-model-") as folder:
             with errors(redacted(self.tracking)):
-                download_artifacts(
-                    f"{MODELS}{self.name}/{self.number}",
-                    dst_path=folder,
-                    tracking_uri=self.tracking,
+                model = download_artifacts(
+                    self.location, dst_path=folder, tracking_uri=self.tracking
                 )
-            yield _in(Path(folder) / "artifacts", self.title)
+            yield _in(Path(model) / "artifacts", self.title)
 
 
 def _in(folder: Path, title: str) -> tuple[Path, Path]:
@@ -119,5 +120,6 @@ def version(uri: str, store: Store) -> Version:
     if found is None:
         raise UsageError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
     with registry(store) as client:
-        number = version_of(client, found[1], found[2] or found[3]).version
-        return Version(found[1], str(number), client.tracking_uri)
+        number = str(version_of(client, found[1], found[2] or found[3]).version)
+        location = client.get_model_version_download_uri(found[1], number)
+        return Version(found[1], number, location, client.tracking_uri)

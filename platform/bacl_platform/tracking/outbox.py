@@ -29,7 +29,7 @@ def _now() -> int:
 
 @dataclass(frozen=True)
 class Event:
-    """An event to send: `open`, `start`, `log`, `finish`, `fail` or `end`."""
+    """An event to send: `open`, `start`, `log`, `finish`, `fail`, `report` or `end`."""
 
     kind: str
     job: Job | None = None

@@ -6,20 +6,21 @@ server is away, busy or locked. What is not sent yet is on disk: see `outbox`.
 
 import logging
 import os
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bacl.errors import RunError, UsageError
+from bacl.settings import Dataset
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.redaction import redacted
 from bacl_platform.store.store import Store
 from bacl_platform.tracking.mlflow_runs import Runs
 from bacl_platform.tracking.outbox import Event, Outbox
+from bacl_platform.tracking.page import Page
 
 FIRST_CONTACT = 60
 """Seconds that a run's start waits to hear from MLflow; making a new database takes some."""
@@ -34,7 +35,7 @@ LONGEST_PAUSE = 10.0
 ATTEMPTS = 100
 """Times that one call may fail at a server that answers, in about a quarter of an hour; then the
 call itself is taken to be at fault."""
-_URI = "MLFLOW_TRACKING_URI"
+URI = "MLFLOW_TRACKING_URI"
 
 
 class Tracking:
@@ -46,6 +47,8 @@ class Tracking:
         name: of the MLflow experiment and of the parent run.
         digest: which the parent run is found again by.
         settings: the parent run's parameters.
+        dataset: what the jobs train and are evaluated on; without it, runs do not say that, and
+            have no models.
         trials: of a sweep, the values of its trials in short, by the key of their variant; other
             variants of its jobs are other sweeps' and not tracked here.
         say: takes a sentence for the user.
@@ -61,19 +64,16 @@ class Tracking:
         digest: str,
         settings: dict[str, Any],
         store: Store,
+        dataset: Dataset | None = None,
         trials: dict[str, dict[str, str]] | None = None,
         say: Callable[[str], None] | None = None,
         patience: float = PATIENCE,
     ) -> None:
-        logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # failures are reported here
-        # so that one call takes seconds, not minutes: it is repeated by the thread
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints passwords as well
+        set_up()
         uri = tracking_uri(store)
         self.where, self.patience, self._say = redacted(uri), patience, say or _print
-        self._variable = f"{_URI}=" if os.environ.get(_URI) else ""
-        self.runs = Runs(uri, name, digest, settings, store, trials)
+        self._variable = f"{URI}=" if os.environ.get(URI) else ""
+        self.runs = Runs(uri, name, digest, settings, store, dataset, trials, self._say)
         self.outbox = Outbox(store.root / ".tracking", digest)
         self._away = False
         self._refusals: list[str] = []
@@ -95,7 +95,8 @@ class Tracking:
     def of_plan(cls, plan: Plan, store: Store) -> "Tracking":
         """The runs of an experiment's plan."""
         experiment = plan.experiment
-        return cls(experiment.name, plan.digest, experiment.model_dump(mode="json"), store)
+        settings = experiment.model_dump(mode="json")
+        return cls(experiment.name, plan.digest, settings, store, experiment.dataset)
 
     def add_trials(self, trials: dict[str, dict[str, str]]) -> None:
         """More trials of the sweep, as a search proposes them."""
@@ -118,6 +119,12 @@ class Tracking:
         """A job, or some variants of one that goes on, ended without a result."""
         chosen = None if variants is None else list(variants)
         self.outbox.put(Event("fail", job, [sentence, chosen]))
+
+    def report(self, page: Page | None) -> None:
+        """What the jobs have come to, if anything, for the parent run's page; made only where
+        MLflow lacks it."""
+        if page is not None:
+            self.outbox.put(Event("report", content=page))
 
     def __enter__(self) -> "Tracking":
         return self
@@ -223,6 +230,15 @@ def _print(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
+def set_up() -> None:
+    """Let MLflow's client report failures at once and to its caller alone."""
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
+    # so that one call takes seconds, not minutes: callers repeat it, or tell
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints passwords as well
+
+
 def passes(error: Exception) -> bool:
     """Whether a call that failed so may succeed later: the server is away, busy or locked."""
     import requests
@@ -255,7 +271,7 @@ def _status(error: Exception) -> int | None:
 def tracking_uri(store: Store) -> str:
     """Where runs are tracked: MLFLOW_TRACKING_URI, else a SQLite file in the store."""
     store.root.mkdir(parents=True, exist_ok=True)
-    return os.environ.get(_URI) or sqlite_uri(store.root / "mlflow.db")
+    return os.environ.get(URI) or sqlite_uri(store.root / "mlflow.db")
 
 
 def sqlite_uri(path: Path) -> str:
@@ -273,34 +289,3 @@ def sqlite_uri(path: Path) -> str:
             "or newer: choose another --store"
         )
     return uri
-
-
-def serve(store: Store, port: int) -> NoReturn:
-    """Run MLflow's server in this process, on the loopback interface, until it is stopped.
-
-    Raises UsageError where the port is taken, naming a free one, or where another server tracks.
-    """
-    uri = tracking_uri(store)
-    if uri.startswith(("http://", "https://")):
-        raise UsageError(
-            f"runs are tracked by the server at {redacted(uri)} ({_URI}): open it there"
-        )
-    if not _is_free(port):
-        free = next((p for p in range(port + 1, port + 100) if _is_free(p)), 0)
-        raise UsageError(f"port {port} is in use: try `bacl ui --port {free}`")
-    print(f"http://127.0.0.1:{port} in a moment (stop with Ctrl-C)", flush=True)
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # jobs of language models
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # other users see arguments, with passwords
-    arguments = ["--host", "127.0.0.1", "--port", str(port)]
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-    os.execv(sys.executable, [*mlflow, *arguments])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

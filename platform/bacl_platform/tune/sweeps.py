@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 
 from bacl.errors import RunError
 from bacl_platform.console import say
-from bacl_platform.plan.job import Job, digest_of
+from bacl_platform.plan.job import Job
 from bacl_platform.plan.screening import confirmations
 from bacl_platform.plan.sweep_memory import Notes, failed_before, results_of, stopped_before
 from bacl_platform.plan.sweep_plan import Preparation, SweepPlan, plan_sweeps
+from bacl_platform.report.tracked import sweep_page
 from bacl_platform.run.driver import Jobs
 from bacl_platform.run.placement import beside_driver
 from bacl_platform.run.progress import TrialProgress
 from bacl_platform.run.ray_session import ray_for
 from bacl_platform.store.store import Store
+from bacl_platform.tracking.page import Page
 from bacl_platform.tracking.tracking import Tracking
 from bacl_platform.tune.follower import Follower, SweepListener
 from bacl_platform.tune.trainable import TrialContext
@@ -52,7 +54,18 @@ def run_sweeps(
         files = [plan.file for plan in plans if plan.file.sweep.screen]
         screened = plan_sweeps(files, [file.trials(store) for file in files], prepare, store)
         session.run(confirmations(screened, prepare, store, searched=True), trackings)
+        for plan in plans:
+            trackings[plan.file.sweep.name].report(_page(plan, store, prepare))
         session.end()
+
+
+def _page(plan: SweepPlan, store: Store, prepare: Preparation) -> Page | None:
+    """What MLflow shows of a sweep, with the trials that its search proposed meanwhile."""
+    if plan.proposes:
+        (plan,) = plan_sweeps([plan.file], [plan.file.trials(store)], prepare, store)
+    return sweep_page(
+        plan, store, next(iter(confirmations([plan], prepare, store, searched=True)), None)
+    )
 
 
 class _Session:
@@ -199,8 +212,7 @@ def tracking_of(plan: SweepPlan, store: Store) -> Tracking:
     """The MLflow runs of a sweep, which are reused as long as its name, stage and base stay the
     same."""
     file = plan.file
-    base = {name: value for name, value in file.base.items() if name != "seeds"}
     settings = file.sweep.model_dump(mode="json", exclude_none=True)
     trials = {cell.key: cell.trial.varied for cell in plan.cells}
-    digest = digest_of(["sweep", file.sweep.name, file.sweep.stage, base])
-    return Tracking(file.sweep.name, digest, settings, store, trials)
+    dataset = file.example().experiment.dataset
+    return Tracking(file.sweep.name, file.digest, settings, store, dataset, trials)

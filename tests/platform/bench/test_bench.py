@@ -31,6 +31,7 @@ from bacl_platform.bench.rows import (
     loss,
     onnx,
     postprocess,
+    predict,
     results_file,
     step,
     sweep,
@@ -172,6 +173,12 @@ def test_postprocessing_is_measured_with_many_candidates_and_with_few():
 def test_inference_is_measured_with_one_variant_and_with_eight():
     rows = inference.measure(SETTING, TINY)
     assert {row.name: row.limit for row in rows} == {"inference": 1.1, "inference_8": None}
+    assert all(row.ours > 0 and row.theirs > 0 for row in rows)
+
+
+def test_prediction_is_measured_alone_and_by_several_images():
+    rows = predict.measure(SETTING, TINY, side=96, images=2)
+    assert {row.name: row.limit for row in rows} == {"predict": 1.05, "predict_2": 0.8}
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bacl.errors import RunError
 from bacl_platform.cli import main as cli
-from bacl_platform.tracking import tracking
+from bacl_platform.tracking import ui
 
 
 def bacl(*arguments: str, store=None):
@@ -80,7 +80,7 @@ def test_failure_is_told_and_sets_the_exit_code(monkeypatch, store, error, code,
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(tracking, "serve", fail)
+    monkeypatch.setattr(ui, "show", fail)
     result = bacl("ui", store=store)
     assert result.exit_code == code
     assert result.stderr == line

@@ -75,6 +75,14 @@ def test_own_category_stands_out_and_crowds_are_dashed():
     ]
 
 
+@pytest.mark.parametrize("x", [0, 30, 118])
+def test_name_stays_inside_the_picture(x):
+    drawn = picture(image(120, 60), [Thing(0, [x, 20, 120, 40])], 0, CATEGORIES, "").drawn
+    (name,) = attributes(drawn, "text")
+    assert 0 < float(name["x"]) <= LONGEST - 10 * len("cup")
+    assert float(name["x"]) <= 4 * x + 2
+
+
 def test_page_shows_texts_as_they_are_and_needs_nothing_else():
     shown = picture(image(20, 20), [], 0, CATEGORIES, "<i>.jpg")
     text = page(

@@ -115,6 +115,13 @@ def test_run_finishes_the_plan_and_a_second_run_does_nothing(tiny, planned, stor
     assert "features: done" in output
     assert "heads: done" in output
     assert all(store.complete(job.key) for job in planned().jobs)
+    client = MlflowClient(f"sqlite:///{store.root}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    parent = next(run for run in runs if "bacl.plan" in run.data.tags)
+    assert "| softmax |" in parent.data.tags["mlflow.note.content"]
+    files = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
+    assert "report/report.html" in files
+    assert sum(len(run.outputs.model_outputs) for run in runs) == 3
     code, output = bacl_run_here(tiny, store)
     assert code == 0, output
     assert "nothing to do: 2 of 2 jobs are in the store" in output

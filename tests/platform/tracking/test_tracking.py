@@ -3,10 +3,7 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
-import socket
-import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,36 +14,16 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 from bacl.digests import sha256
-from bacl.errors import RunError, UsageError
+from bacl.errors import RunError
 from bacl_platform.store.store import Store
 from bacl_platform.tracking import tracking as tracking_module
 from bacl_platform.tracking.mlflow_runs import flatten
-from bacl_platform.tracking.tracking import Tracking, serve, sqlite_uri
+from bacl_platform.tracking.tracking import Tracking, sqlite_uri
 
 ROWS = [
     {"step": 10, "lr": 0.01, "loss": 3.0, "bacl.loss_cls": 2.0, "softmax.loss_cls": 1.0},
     {"step": 12, "lr": 0.01, "loss": 2.0, "bacl.loss_cls": 1.5, "softmax.loss_cls": 0.5},
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_server(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory):
-    """MLflow's tables without a run, which take it a second to make."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def client(store, empty_database):
-    shutil.copy(empty_database, store.root / "mlflow.db")
-    return MlflowClient(f"sqlite:///{store.root}/mlflow.db")
 
 
 def finish(store, job) -> None:
@@ -251,86 +228,6 @@ def test_settings_are_flattened_and_lists_stay_values():
         "a.c.d": [1, 2],
         "e": None,
     }
-
-
-def test_port_in_use_names_a_free_one(store, monkeypatch):
-    monkeypatch.setattr(tracking_module, "_is_free", lambda port: port == 5002)
-    with pytest.raises(UsageError, match=r"port 5000 is in use: try `bacl ui --port 5002`"):
-        serve(store, 5000)
-
-
-def test_ui_serves_this_stores_runs_on_loopback_only(store, monkeypatch):
-    started = []
-    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "sqlite:///another.db")
-    monkeypatch.setattr(tracking_module.os, "execv", lambda program, argv: started.extend(argv))
-    monkeypatch.setattr(tracking_module, "_is_free", lambda port: True)
-    serve(store, 5000)
-    assert started[started.index("--host") + 1] == "127.0.0.1"
-    uri = sqlite_uri(store.root / "mlflow.db")
-    assert tracking_module.os.environ["MLFLOW_BACKEND_STORE_URI"] == uri
-    assert uri not in started  # where other users of the machine would see its password
-
-
-def test_ui_of_another_tracking_server_is_found_there(store, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pass@tracker:5000")
-    with pytest.raises(UsageError, match=r"http://\*\*\*@tracker:5000"):
-        serve(store, 5000)
-
-
-class Server:
-    """MLflow's own server in this process, whose connections fail as `mode` says."""
-
-    def __init__(self, app):
-        from werkzeug.serving import make_server
-
-        self.app, self.mode, self.requests = app, "ok", 0
-        self.http = make_server("127.0.0.1", 0, self, threaded=True)
-        self.uri = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def __call__(self, environ, start_response):
-        self.requests += 1
-        mode = self.mode
-        if mode.isdigit() or (mode == "poison" and environ["PATH_INFO"].endswith("log-batch")):
-            status = mode if mode.isdigit() else "400"
-            start_response(f"{status} NO", [("Content-Type", "text/plain")])
-            return [b"not you"]
-        if mode == "away":
-            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        answer = self.app(environ, start_response)
-        if mode == "lost":  # carried out, and nobody learns of it
-            list(answer)
-            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        return answer
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("server")
-    settings = {
-        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
-        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
-        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        from mlflow.server import app
-
-        server = Server(app)
-        MlflowClient(server.uri).search_experiments()  # makes the database
-        yield server
-        server.http.shutdown()
-
-
-@pytest.fixture
-def server(served, monkeypatch):
-    served.mode = "ok"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.uri)
-    monkeypatch.setattr(tracking_module, "LONGEST_PAUSE", 0.2)
-    monkeypatch.setattr(tracking_module, "GATHERING", 0.1)
-    return served
 
 
 @pytest.fixture

@@ -34,6 +34,9 @@ class Silent(AbstractContextManager):
     def finish(self, job, cached):
         """Nothing."""
 
+    def report(self, page):
+        """Nothing."""
+
 
 @pytest.fixture
 def phases(monkeypatch, store, fill):

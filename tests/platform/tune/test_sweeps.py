@@ -125,7 +125,12 @@ def test_proposed_trials_run_and_are_remembered(tiny, store):
     assert code == 0, output
     rows = sweep_report.collect(plan_of(path, store), store, False).rows
     assert [row.state for row in rows] == ["done", "done"]
-    assert len(children(store, "proposed")) == 2
+    runs = children(store, "proposed").values()
+    assert len(runs) == 2
+    client = MlflowClient(f"sqlite:///{store.root}/mlflow.db")
+    parent = client.get_run(next(iter(runs)).data.tags["mlflow.parentRunId"])
+    note = parent.data.tags["mlflow.note.content"]
+    assert all(run.data.params["varied.alpha"] in note for run in runs)
     code, output = output_of(store, path)
     assert code == 0 and "heads: started" not in output, output  # the same proposals, in the store
 
