@@ -193,7 +193,7 @@ class _Work:
     def _read(self, one: Input) -> "_Read | None":
         """An image; None if it is done."""
         if one.kind == "address":
-            content = fetch_image(one.name)
+            content = fetch_image(one.address)
             stamp: Any = hashlib.sha256(content).hexdigest()
             if self._is_done(one, stamp):
                 return None
