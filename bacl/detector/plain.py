@@ -56,7 +56,7 @@ def plain_detector(
         if (place := _foreign(part)) is not None:
             raise UsageError(
                 f"{part['type']} of {place}: expected a detector all of whose parts MMDetection "
-                "has itself, where the package is not installed; --format onnx may do"
+                "has itself, where the package is not installed; format onnx may do"
             )
     return model, state
 
@@ -145,7 +145,7 @@ def _check_scores(
 def _not_plain(settings: Mapping[str, Any], why: str) -> UsageError:
     return UsageError(
         f"method {settings['method']}: expected one whose scores MMDetection's own types give, but "
-        f"{why}: --format onnx or torchscript does it, and so does the store's own export where "
+        f"{why}: format onnx or torchscript does it, and so does the store's own export where "
         "BACL is installed"
     )
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from bacl.errors import UsageError
 from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
@@ -89,9 +88,14 @@ def predict(
         ),
     ] = 0.3,
     batch: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="Images that pass the detector together."),
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images that pass the detector together.",
+            show_default="1 on a CPU, else 8",
+        ),
+    ] = None,
     device: Device = None,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
@@ -108,37 +112,25 @@ def predict(
       bacl predict photos clip.mp4 --checkpoint model.pth --format csv
     """
     with report_errors(debug):
-        from bacl_platform.api.experiment import Experiment
-        from bacl_platform.api.files import dataset_of, prepare_dataset, store_of
+        from bacl_platform.api.predicting import predict as predicted
         from bacl_platform.console import Console
-        from bacl_platform.tools import predict as prediction
 
-        if (run is None) == (checkpoint is None):
-            raise UsageError("expected either --run FILE with --variant NAME or --checkpoint FILE")
-        if run is not None:
-            if config is not None:
-                raise UsageError("--config: expected with --checkpoint only, got --run")
-            seeds = None if seed is None else [seed]
-            checkpoint = Experiment.load(run, set_, store_url, seeds).checkpoint(variant)
-        elif variant is not None or seed is not None or (set_ and data is None):
-            raise UsageError("--variant, --seed, --set: expected with --run, got --checkpoint")
-        assert checkpoint is not None
-        prepared = None
-        if data is not None:
-            dataset = dataset_of(data, root, overrides=set_)
-            prepared = prepare_dataset(dataset, store_of(store_url))
-        prediction.predict(
-            images or [],
-            checkpoint,
-            config or checkpoint.with_name("config.py"),
+        predicted(
+            images or (),
             out,
-            prediction.Wanted(
-                score_threshold,
-                tuple(dict.fromkeys(formats or ["json"])),
-                pictures,
-                batch,
-                prepared,
-            ),
+            run,
+            variant,
+            seed,
+            checkpoint,
+            config,
+            formats or ("json",),
+            data,
+            pictures,
+            score_threshold,
+            batch,
             device,
+            store_url,
+            set_,
+            root,
             Console(),
         )

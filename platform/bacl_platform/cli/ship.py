@@ -52,14 +52,14 @@ def register(
     set_: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Make a finished variant a version of a model in MLflow's registry.
+    """Register a finished variant as a model in MLflow.
 
     The version has weights, configuration, categories, code and pinned requirements, answers images
     under `mlflow models serve`, and is linked to its run. It is tried before anything is sent.
 
     \b
     Example:
-      bacl register experiments/embedded/demo.yaml --variant bacl --name shapes --alias champion
+      bacl register mine.yaml --variant bacl --name birds --alias champion
     """
     with report_errors(debug):
         from bacl_platform.api.experiment import Experiment
@@ -97,10 +97,11 @@ def promote(
     store_url: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
 ) -> None:
-    """Give an alias to a version that is shown to be better than the alias's present holder.
+    """Give an alias to a version that is shown to be better.
 
-    Compares the detections of both, which the store has, as `bacl compare` does: the alias moves
-    where the whole 95 % interval of the difference is above zero.
+    Compares the detections of the alias's present holder and of that version, which the store has,
+    as `bacl compare` does: the alias moves where the whole 95 % interval of the difference is above
+    zero.
 
     \b
     Example:
@@ -195,7 +196,7 @@ def serve(
     set_: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Answer over HTTP with what a detector finds in images, until Ctrl-C.
+    """Detect in images that come over HTTP, until Ctrl-C.
 
     POST an image to /detect: the answer is JSON, or a drawn picture with ?format=png. Runs on Ray
     Serve; see docs/serving.md.

@@ -71,15 +71,15 @@ def checked(
     threshold: float = detector.model.test_cfg.rcnn.score_thr
     for name, (expected, found) in pairs.items():
         compare(name, expected, found, threshold, agreement)
-    if not agreement.detections:
-        raise RunError(
-            f"the export could not be checked: expected images in which the detector finds "
-            f"something (--check), got no score that differs from the others in {', '.join(images)}"
-        )
     if len(agreement.others) > OTHERS * agreement.detections:
         raise RunError(
             f"{agreement.others[0]}: expected the exported file to find what the detector finds, "
             f"got {len(agreement.others)} others beside {agreement.detections} detections"
+        )
+    if not agreement.detections:
+        raise RunError(
+            f"the export could not be checked: expected images in which the detector finds "
+            f"something (check), got no score that differs from the others in {', '.join(images)}"
         )
     return agreement
 

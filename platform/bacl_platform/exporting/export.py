@@ -62,7 +62,7 @@ def export(
     """
     _check_form(form)
     if opset is not None and form != "onnx":
-        raise UsageError(f"--opset: expected with --format onnx only, got {form}")
+        raise UsageError(f"opset: expected with format onnx only, got {form}")
     _check_place(out, form)
     pictures = _pictures(list(images) or _of_validation(prepared))
     detector = Detector.load(checkpoint, device="cpu")
@@ -88,7 +88,7 @@ def export(
 
 def _check_form(form: str) -> None:
     if form not in FORMATS:
-        raise UsageError(f"--format: expected one of {', '.join(FORMATS)}, got {form!r}")
+        raise UsageError(f"format: expected one of {', '.join(FORMATS)}, got {form!r}")
 
 
 def _written(
@@ -173,14 +173,14 @@ def _pictures(images: Sequence[Path]) -> dict[str, NDArray[np.uint8]]:
 def _check_place(out: Path, form: str) -> None:
     """Raise UsageError where something else is in the export's place."""
     if form == "mmdet" and out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: expected a folder, got a file")
+        raise UsageError(f"{out}: expected a folder, got a file")
     if form == "mmdet" and out.is_dir() and (others := _others(out)):
         raise UsageError(
-            f"--out {out}: expected a new folder or one that was exported to, got one with "
+            f"{out}: expected a new folder or one that was exported to, got one with "
             f"{others[0]} in it"
         )
     if form != "mmdet" and out.is_dir():
-        raise UsageError(f"--out {out}: expected a file to write, got a folder")
+        raise UsageError(f"{out}: expected a file to write, got a folder")
 
 
 def _others(folder: Path) -> list[str]:

@@ -43,7 +43,7 @@ def write(
     opset = OPSET if opset is None else opset
     if opset < LEAST_OPSET:
         raise UsageError(
-            f"--opset: expected at least {LEAST_OPSET}, got {opset}, whose operator RoiAlign lacks "
+            f"opset: expected at least {LEAST_OPSET}, got {opset}, whose operator RoiAlign lacks "
             "the half-pixel coordinates that MMDetection's detectors pool regions by"
         )
     whole = WholeDetector(model, by_onnx).eval()
@@ -64,12 +64,12 @@ def write(
             )
     except UnsupportedOperatorError as error:
         raise UsageError(
-            f"--opset {opset}: ONNX's operators of that version lack one like "
-            f"{_operator(error)}, which this detector needs: expected another --opset, or "
-            "--format torchscript"
+            f"opset {opset}: ONNX's operators of that version lack one like "
+            f"{_operator(error)}, which this detector needs: expected another opset, or "
+            "format torchscript"
         ) from error
     except (OnnxExporterError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--opset {opset}: torch cannot write it: {_first_line(error)}") from error
+        raise UsageError(f"opset {opset}: torch cannot write it: {_first_line(error)}") from error
     model_file = onnx.load(path)
     onnx.helper.set_model_props(
         model_file, {name: json.dumps(value) for name, value in facts.items()}
@@ -119,6 +119,6 @@ class OnnxDetector:
 def _require(package: str) -> None:
     if find_spec(package) is None:
         raise UsageError(
-            f"--format onnx: expected the package {package}, which is not installed: pip install "
+            f"format onnx: expected the package {package}, which is not installed: pip install "
             "'bacl[onnx]'"
         )

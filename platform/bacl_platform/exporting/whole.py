@@ -215,13 +215,13 @@ def check(detector: Any) -> None:
         if type(part).__name__ not in names:
             raise UsageError(
                 f"{type(part).__name__}: expected a detector with {' or '.join(names)} in its "
-                "place, of which exports in one file are known; --format mmdet may do"
+                "place, of which exports in one file are known; format mmdet may do"
             )
     for name, settings in (("proposals", detector.test_cfg.rpn), ("boxes", detector.test_cfg.rcnn)):
         if settings.nms.get("type", "nms") != "nms":
             raise UsageError(
                 f"suppression of {name} by {settings.nms.type}: expected nms, which is the only "
-                "one that the operators of an export in one file have; --format mmdet keeps it"
+                "one that the operators of an export in one file have; format mmdet keeps it"
             )
 
 

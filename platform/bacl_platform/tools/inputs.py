@@ -13,16 +13,18 @@ from urllib.parse import unquote, urlsplit
 from bacl.errors import UsageError
 from bacl_platform.inference.images import as_pixels
 from bacl_platform.inference.remote import is_url
+from bacl_platform.redaction import redacted
 from bacl_platform.tools.videos import VIDEOS, check_video
 
 
 @dataclass(frozen=True)
 class Input:
-    """An image or a video. name: its path as the user wrote it or as it was found, or its
-    address."""
+    """An image or a video. name: its path as the user wrote it or as it was found, or its address
+    without the passwords and tokens in it, which are written nowhere. address: with them."""
 
     name: str
     kind: Literal["image", "video", "address"]
+    address: str = ""
 
     @property
     def stem(self) -> str:
@@ -56,7 +58,7 @@ def find_inputs(words: Sequence[str], out: Path) -> list[Input]:
 def _meant(word: str, out: Path) -> Iterator[Input]:
     path = Path(word)
     if is_url(word):
-        yield Input(word, "address")
+        yield Input(redacted(word), "address", word)
     elif path.is_dir():
         if path.resolve() == out.resolve():
             raise UsageError(f"--out {out}: expected another folder than that of the images")

@@ -48,14 +48,15 @@ if TYPE_CHECKING:
 class Wanted:
     """What is written: detections from a score on, in these formats, with pictures or without.
 
-    batch: images that pass the detector together. prepared: the dataset whose ids images have in
-    COCO's and LVIS's formats; its validation images are the input where nothing else is.
+    batch: images that pass the detector together; None is the detector's own. prepared: the dataset
+    whose ids images have in COCO's and LVIS's formats; its validation images are the input where
+    nothing else is.
     """
 
     threshold: float = SHOWN
     formats: Sequence[str] = ("json",)
     pictures: bool = True
-    batch: int = 8
+    batch: int | None = None
     prepared: "Prepared | None" = None
 
 
@@ -192,7 +193,7 @@ class _Work:
     def _read(self, one: Input) -> "_Read | None":
         """An image; None if it is done."""
         if one.kind == "address":
-            content = fetch_image(one.name)
+            content = fetch_image(one.address)
             stamp: Any = hashlib.sha256(content).hexdigest()
             if self._is_done(one, stamp):
                 return None

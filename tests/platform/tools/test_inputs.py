@@ -103,6 +103,12 @@ def test_picture_of_an_address_has_a_plain_name(name, stem):
     assert Input(name, "address").stem == stem
 
 
+def test_address_is_asked_with_its_password_and_called_without(tmp_path):
+    word = "https://me:pass@host/a.jpg?size=2&token=abc"
+    (one,) = find_inputs([word], tmp_path)
+    assert (one.name, one.address) == ("https://***@host/a.jpg?size=2&token=***", word)
+
+
 def test_path_that_is_no_text_is_told(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
     with pytest.raises(UsageError, match="expected a path that is text in UTF-8"):

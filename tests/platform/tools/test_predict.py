@@ -762,3 +762,7 @@ def test_images_are_taken_from_addresses(exported_variant, site, tmp_path, passe
     picture(folder / "a.png", (48, 40))
     predict(names[0], *words)
     assert passed == [(40, 48)]
+    secret = names[0].replace("://", "://me:pass@")
+    assert predict(secret, *words).exit_code == 0
+    assert content_of(out)["images"][0]["image"] == names[0].replace("://", "://***@")
+    assert not any(b"me:pass" in path.read_bytes() for path in out.iterdir())
