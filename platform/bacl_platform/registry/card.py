@@ -27,7 +27,6 @@ def description(trained: Trained, experiment: str, name: str, version: str) -> s
     if job.kind == "imported":
         how = "imported"
     facts = {
-        "Variant": f"{trained.variant} of {experiment}, seed {job.seed}",
         "Method": f"{method} ({told})" if told else method,
         "Stage": f"{job.stage}, {how}" + (", on stored features" if job.replayed else ""),
         "Dataset": f"{prepared.train.image_total:,} training and "
@@ -37,12 +36,20 @@ def description(trained: Trained, experiment: str, name: str, version: str) -> s
     }
     if trained.result.evaluated_with:
         facts["Evaluated with"] = trained.result.evaluated_with
-    lines = ["| | |", "|---|---|"]
-    lines += [f"| {what} | {markdown(value)} |" for what, value in facts.items()]
-    lines += ["", "| Metric | % |", "|---|--:|"]
-    lines += [
-        f"| {markdown(metric)} | {100 * value:.2f} |"
-        for metric, value in trained.result.metrics.items()
-        if value is not None
+    metrics = {name: v for name, v in trained.result.metrics.items() if v is not None}
+    reached = f": AP {100 * metrics['AP']:.1f}" if "AP" in metrics else ""
+    # the first line is all that lists of versions show
+    lines = [
+        f"{markdown(trained.variant)} of {markdown(experiment)}, seed {job.seed}{reached}",
+        "",
+        "#### How it was made",
+        "",
+        "| What | |",
+        "|---|---|",
     ]
-    return "\n".join([*lines, "", _USE.format(name=name, version=version)])
+    lines += [f"| {what} | {markdown(value)} |" for what, value in facts.items()]
+    lines += ["", "#### What it reaches", "", "| Metric | % |", "|---|--:|"]
+    lines += [f"| {markdown(name)} | {100 * value:.2f} |" for name, value in metrics.items()]
+    return "\n".join(
+        [*lines, "", "#### How it is used", "", _USE.format(name=name, version=version)]
+    )
