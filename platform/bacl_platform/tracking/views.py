@@ -184,7 +184,8 @@ def _runs(family: Family, what: dict[str, Any]) -> str:
 
 def _query(what: dict[str, Any]) -> str:
     """Of an address, with what makes MLflow show its side for models."""
-    return urlencode({"workflowType": "machine_learning", **what}, quote_via=quote)
+    # last: the page that compares runs looks for these right after the `?`
+    return urlencode({**what, "workflowType": "machine_learning"}, quote_via=quote)
 
 
 def comparison(family: Family) -> str | None:
