@@ -17,7 +17,7 @@ from bacl import (  # noqa: E402
     variants,  # noqa: F401
 )
 from bacl.datasets import copy_paste, detection, loading, transforms  # noqa: E402, F401
-from bacl.detector import anchors, bank, resampling, stock  # noqa: E402, F401
+from bacl.detector import anchors, backbones, bank, resampling, stock  # noqa: E402, F401
 from bacl.features import replay, stored  # noqa: E402, F401
 
 extensions.load_installed()

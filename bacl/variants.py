@@ -123,7 +123,9 @@ class Variant(nn.Module):
 
     Subclasses set `prior_bias` (the sigmoid prior of the released heads, or 0) and `stock_loss`,
     the `loss_cls` with which MMDetection's own box head scores as this variant does from a linear
-    `fc_cls`; None where there is none, and an export carries the variant itself.
+    `fc_cls`; None where there is none, and an export carries the variant itself. `plain_loss` is
+    the same in MMDetection's own types, for where BACL is not installed, from the first columns of
+    `fc_cls`; where there is none, `not_plain` says why.
 
     Parameters called `fc_cls...` start from those of an earlier stage where the shapes fit; in a
     module `copy`, so do `copy.fc_cls...`, and `copy.shared_fcs...` from the box head's own.
@@ -137,6 +139,8 @@ class Variant(nn.Module):
     """How often RoI features pass the box head; its features are then those of all passes side by
     side. With more than one, the variant has a trunk to itself, and `refine`."""
     stock_loss: dict[str, Any] | None = {"type": "CrossEntropyLoss", "use_sigmoid": False}
+    plain_loss: dict[str, Any] | None = {"type": "CrossEntropyLoss", "use_sigmoid": False}
+    not_plain = "its scores are not those of any of MMDetection's losses"
     training_only: tuple[str, ...] = ()
     """Names of modules that only training needs; an exported variant has none of them."""
 
@@ -156,6 +160,11 @@ class Variant(nn.Module):
     def exported(cls, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """`stock_loss` of a variant with these settings."""
         return cls.stock_loss
+
+    @classmethod
+    def plain(cls, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """`plain_loss` of a variant with these settings."""
+        return cls.plain_loss
 
     def classifier(self, width: int, columns: int, generator: torch.Generator) -> nn.Module:
         """What makes logits (N, columns) of features (N, width), drawn from `generator`."""
@@ -237,6 +246,7 @@ class Sigmoid(Variant):
     background_columns = 0
     prior_bias = -math.log(0.999 / 0.001)
     stock_loss = {"type": "SigmoidLoss"}
+    plain_loss = {"type": "CrossEntropyCustomLoss", "use_sigmoid": True}
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits = at_least_float32(logits)
@@ -254,6 +264,7 @@ class BCE(Variant):
 
     prior_bias = -math.log(0.999 / 0.001)
     stock_loss = {"type": "SigmoidObjectnessLoss"}
+    plain_loss = {"type": "SigmoidWithObjectness"}
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return fcbl.bce(logits, labels)

@@ -107,7 +107,8 @@ class VariantLoss(nn.Module):
 
     def __init__(self, settings: dict[str, Any], categories: int) -> None:
         super().__init__()
-        self._variant = [build_variant(settings, WIDTH, categories, torch.Generator())]
+        variant = build_variant(settings, WIDTH, categories, torch.Generator())
+        self._variant = [variant.requires_grad_(False)]  # in a list: it is no part of the state
 
     def get_cls_channels(self, num_classes: int) -> int:
         return self._variant[0].columns

@@ -19,6 +19,7 @@ class ACSL(Variant):
 
     prior_bias = -math.log(0.999 / 0.001)
     stock_loss = None
+    plain_loss = {"type": "CrossEntropyCustomLoss", "use_sigmoid": True}  # without background's
     group: Tensor
     shares: Tensor
 

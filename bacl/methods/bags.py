@@ -26,6 +26,8 @@ class BAGS(Variant):
     """Columns: the C categories, one for the others of each of G groups, background, foreground."""
 
     stock_loss = None
+    plain_loss = None
+    not_plain = "its scores are softmaxes within groups of categories, MMDetection's is over all"
     of_label: Tensor
     place: Tensor
 

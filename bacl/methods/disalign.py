@@ -15,6 +15,8 @@ class DisAlign(Softmax):
     """A frozen classifier with a trained correction of its logits for each category and sample."""
 
     stock_loss = None
+    plain_loss = None
+    not_plain = "it corrects each region's logits by a confidence of its own"
     weights: Tensor
 
     def __init__(

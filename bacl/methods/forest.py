@@ -16,6 +16,8 @@ class Forest(Softmax):
     the background. Columns: categories, background, then each tree's parents."""
 
     stock_loss = None
+    plain_loss = None
+    not_plain = "it has hidden layers and classifiers of parents beside its own classifier"
     reads = ("fc1",)
     parent: Tensor
     """Parent of each label in each tree, (trees, C + 1)."""

@@ -25,6 +25,7 @@ class PCB(Softmax):
     Columns are the logits of each pass.
     """
 
+    not_plain = "regions pass its box head several times"
     confusion: Tensor
     expected: Tensor
 
@@ -57,6 +58,10 @@ class PCB(Softmax):
     @classmethod
     def exported(cls, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         return cls.stock_loss if len(settings.get("passes", (1.0,))) == 1 else None
+
+    @classmethod
+    def plain(cls, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        return cls.plain_loss if len(settings.get("passes", (1.0,))) == 1 else None
 
     @property
     def columns(self) -> int:

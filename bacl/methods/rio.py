@@ -31,6 +31,11 @@ class RIO(Softmax):
     """Softmax with replay of a rare category's last features whenever an image shows it."""
 
     stock_loss = None
+    plain_loss = None
+    not_plain = (
+        "its cosine classifier has a magnitude for each category, "
+        "MMDetection's NormedLinear one for all"
+    )
     training_only = ("memory",)
     targets: Tensor
 

@@ -20,6 +20,7 @@ class Seesaw(Variant):
 
     background_columns = 2
     stock_loss = None
+    plain_loss = {"type": "SeesawLoss"}
     seen: Tensor
 
     def __init__(

@@ -34,6 +34,8 @@ class SimCal(Softmax):
     latter's."""
 
     stock_loss = None
+    plain_loss = None
+    not_plain = "it has a box head of its own beside the detector's"
     reads = ("pooled", "fc2")
     few: Tensor
 

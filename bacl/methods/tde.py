@@ -51,6 +51,8 @@ class TDE(Softmax):
     without the effect of the foreground's mean direction."""
 
     stock_loss = None
+    plain_loss = None
+    not_plain = "it takes the effect of a mean direction from the logits at test"
     direction: Tensor
     fc_cls: HeadsClassifier
 

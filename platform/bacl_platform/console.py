@@ -2,6 +2,7 @@
 
 import time
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import Any
 
 import rich.console
@@ -26,8 +27,25 @@ def say(console: rich.console.Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+class _Speed(progress.ProgressColumn):
+    """How many are done a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: progress.Task) -> str:
+        speed = task.finished_speed or task.speed
+        return f"{speed:.1f} {self.unit}/s" if speed else ""
+
+
+def shows_bars(console: rich.console.Console) -> bool:
+    """Whether progress is shown by bars: on a terminal, and in a notebook that has widgets."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
 class Watching(AbstractContextManager[Any]):
-    """Shows progress: a bar on a terminal, else a line now and then."""
+    """Shows progress: a bar where there can be one, else a line now and then."""
 
     def __init__(self, console: rich.console.Console, unit: str = "bytes") -> None:
         self.console = console
@@ -36,7 +54,7 @@ class Watching(AbstractContextManager[Any]):
         amount = (
             [progress.DownloadColumn(), progress.TransferSpeedColumn()]
             if unit == "bytes"
-            else [progress.MofNCompleteColumn()]
+            else [progress.MofNCompleteColumn(), _Speed(unit)]
         )
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -44,7 +62,7 @@ class Watching(AbstractContextManager[Any]):
             *amount,
             progress.TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not shows_bars(console),
             transient=True,
         )
 
@@ -60,7 +78,7 @@ class Watching(AbstractContextManager[Any]):
         say(self.console, text)
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
-        if self.console.is_terminal:
+        if shows_bars(self.console):
             if what not in self._tasks:
                 for task in self._tasks.values():  # one thing is done at a time
                     self._bars.remove_task(task)

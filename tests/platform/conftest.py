@@ -200,6 +200,16 @@ def store(tmp_path: Path, datasets: Path, prepared: Prepared) -> Store:
 
 
 @pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables without a run, which take it a second to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    from mlflow import MlflowClient
+
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """The address of an S3 server on this machine."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -536,3 +546,47 @@ def _train_share(
         job, store, lambda *_: None, lambda *_: None, lambda _: stopped, lambda: asked_to_stop
     )
     (folder / f"{rank}.json").write_text(json.dumps(told))
+
+
+@pytest.fixture
+def odd_categories(prepared: Prepared) -> list[Category]:
+    """The prepared ones with ids as annotation files may have them: with gaps, or text."""
+    ids = [3, 10**20, *(f"no. {label}" for label in range(2, len(prepared.categories)))]
+    return [
+        category.model_copy(update={"id": own})
+        for category, own in zip(prepared.categories, ids, strict=True)
+    ]
+
+
+@pytest.fixture
+def publish_untrained(store: Store, odd_categories: list[Category]) -> Callable[[Job], Path]:
+    """Gives the test's store an entry of a job whose bank has not been trained, with nothing in it
+    but the exported variants."""
+
+    def published(job: Job) -> Path:
+        import bacl.register  # noqa: F401
+
+        # isort: split
+        from mmdet.registry import MODELS
+        from mmdet.utils import register_all_modules
+        from mmengine.config import ConfigDict
+
+        from bacl.export import export_variants
+
+        register_all_modules(init_default_scope=True)
+        model = MODELS.build(ConfigDict(job.config["model"]))
+        torch.manual_seed(0)
+        model.init_weights()
+        folder = store.work(job.key) / "entry/variants"
+        export_variants(job.config, model.state_dict(), odd_categories, folder)
+        return store.publish(job.key, folder.parent)
+
+    return published
+
+
+@pytest.fixture
+def exported_variant(
+    planned: Callable[..., Plan], publish_untrained: Callable[[Job], Path]
+) -> Path:
+    """The folder of a variant as a store exports it, of an untrained bank."""
+    return publish_untrained(planned().jobs[1]) / "variants/softmax"

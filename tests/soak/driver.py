@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cluster import kill
 
-from bacl_platform.cli.plans import planned
+from bacl_platform.api.experiment import Experiment
 from bacl_platform.plan.job import Job
 from bacl_platform.store.names import SCALARS
 from bacl_platform.store.store import Store
@@ -101,7 +101,7 @@ class Place:
     @property
     def jobs(self) -> list[Job]:
         """The jobs of stage 1 and stage 2."""
-        return planned(self.file, self.store, self.overrides, None)[0].jobs
+        return Experiment.load(self.file, self.overrides, self.store).jobs().jobs
 
     def drive(self) -> "Driver":
         """Give the command, for the first time or again."""

@@ -28,6 +28,7 @@ from bacl_platform.analysis.contenders import Contender, Origin, check_split, pa
 from bacl_platform.analysis.matching import Iou, Matched, average_precision
 from bacl_platform.analysis.profiles import evaluator_of, match_result
 from bacl_platform.analysis.results import MEANS
+from bacl_platform.console import shows_bars
 from bacl_platform.plan.judged import notes
 from bacl_platform.plan.metric_names import group_precision
 
@@ -185,7 +186,7 @@ def compare(
             said.append(f"Only boxes are compared, for {rival.name} has no masks.")
         if contender.is_file and not rival.is_file and len(paired) > 1:
             said.append(f"{contender.name} is one set of detections, beside each seed's.")
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not shows_bars(console)) as progress:
         total = len(kinds) * len({id(result) for pair in paired for result in pair})
         task = progress.add_task("reading detections", total=total)
         matched: dict[str, list[tuple[Matched, Matched]]] = {kind: [] for kind in kinds}

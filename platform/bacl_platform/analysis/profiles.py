@@ -25,6 +25,7 @@ from bacl_platform.analysis.matching import (
     read_truth,
 )
 from bacl_platform.analysis.results import Report, Result
+from bacl_platform.console import shows_bars
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,7 +89,7 @@ def analyse(report: Report, console: "Console") -> Analysis:
     truth, images = read_truth(evaluator)
     judged = judged_pairs(evaluator, truth, images)
     profiles = {}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not shows_bars(console)) as progress:
         task = progress.add_task("reading detections", total=len(report.results))
         for variant in report.variants:
             runs = []

@@ -1,4 +1,4 @@
-"""`bacl data prepare|verify|stats`: brings named data sets here, checks and counts any.
+"""`bacl data`: brings named data sets here; checks, counts, shows and exports any.
 
 Commands import what they need when they run.
 """
@@ -6,15 +6,15 @@ Commands import what they need when they run.
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.api.files import DEFAULT_STORE, dataset_of
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
     DEFAULT_ROOT,
-    DEFAULT_STORE,
     App,
     Debug,
     Format,
@@ -26,7 +26,6 @@ from bacl_platform.cli.options import (
     Val,
     ValImages,
 )
-from bacl_platform.cli.plans import dataset_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +34,11 @@ if TYPE_CHECKING:
     from bacl.datasets.provide import Request
     from bacl.datasets.stats import Stats
 
-app = App(help="Prepare, verify and count data sets.", no_args_is_help=True, rich_markup_mode=None)
+app = App(
+    help="Prepare, verify, count and look at data sets.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 What = Annotated[
     str | None,
@@ -240,6 +243,177 @@ def stats(
         (out / "long_tail.png").write_bytes(png(long_tail(counted)))
         _print_stats(counted, Console())
         print(f"written: {out}/long_tail.png, categories.csv, stats.json")
+
+
+@app.command()
+def browse(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NAME",
+            help="An experiment file; or, to see it as annotated, a data set under --root "
+            "(lvis_v0.5, lvis_v1, coco_lt or embedded).",
+        ),
+    ],
+    as_: Annotated[
+        Literal["trained", "annotated"] | None,
+        typer.Option(
+            "--as",
+            help="Images as training sees them, after all steps of its pipeline, or as they are "
+            "annotated.",
+            show_default="trained, where that is possible",
+        ),
+    ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Stage whose training is shown.",
+            show_default="the first that trains on images",
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val"], typer.Option(help="Split to show; val is not trained on.")
+    ] = "train",
+    category: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Show this category only; repeatable."),
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Show this frequency group only; repeatable."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Pictures of each category, at most.")
+    ] = 4,
+    most: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Pictures in all, at most: categories after that are left out."
+        ),
+    ] = 240,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Seed whose training is shown; as annotated, that of the choice of images.",
+            show_default="the file's first; as annotated, 0",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Page to write (HTML).")] = Path(
+        "data_browse.html"
+    ),
+    open_: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page if this is a terminal.")
+    ] = True,
+    root: Root = DEFAULT_ROOT,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Look at images with their boxes and masks, rare categories first.
+
+    Writes one page that needs no other file. It shows what a stage trains on, after Copy-Paste,
+    scale jitter and flip, in its sampler's order; or what the annotation file says.
+
+    \b
+    Examples:
+      bacl data browse mine.yaml --group r
+      bacl data browse lvis_v1 --as annotated --split val --category bagel
+    """
+    with report_errors(debug):
+        import webbrowser
+
+        from bacl_platform.api.data import browse as browsing
+        from bacl_platform.console import Console
+
+        console = Console()
+        browsing(
+            what,
+            out,
+            as_,
+            stage,
+            split,
+            category or (),
+            group or (),
+            images,
+            most,
+            seed,
+            store_url,
+            set_,
+            root,
+            console,
+        )
+        if open_ and console.is_terminal:
+            webbrowser.open(out.resolve().as_uri())
+
+
+@app.command()
+def export(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NAME",
+            help="An experiment file; or, without --variant, a data set under --root (lvis_v0.5, "
+            "lvis_v1, coco_lt or embedded).",
+        ),
+    ],
+    to: Annotated[Literal["fiftyone"], typer.Option("--to", help="Tool to write for.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="New or empty folder to write to.")],
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Finished variant of FILE whose detections are written beside; repeatable.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="A seed of FILE.", show_default="the first"),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val"], typer.Option(help="Split to write; detections are of val.")
+    ] = "val",
+    score_threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, metavar="SCORE", help="Leave out detections with a lower score."
+        ),
+    ] = 0.05,
+    copy: Annotated[
+        bool,
+        typer.Option("--copy", help="Copy the images, too, so that the folder can be moved."),
+    ] = False,
+    root: Root = DEFAULT_ROOT,
+    store_url: StoreOption = DEFAULT_STORE,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Write a split, and what variants detect in it, for FiftyOne.
+
+    \b
+    Example:
+      bacl data export mine.yaml --to fiftyone --variant bacl --out looked_at
+    """
+    with report_errors(debug):
+        from bacl_platform.api.data import export_fiftyone
+        from bacl_platform.console import Console
+
+        assert to == "fiftyone"  # the only tool, so far
+        export_fiftyone(
+            what,
+            out,
+            variant or (),
+            seed,
+            split,
+            score_threshold,
+            copy,
+            store_url,
+            set_,
+            root,
+            Console(),
+        )
 
 
 def _detector(what: str | None, set_: list[str] | None) -> "settings.Detector | None":

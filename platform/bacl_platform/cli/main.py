@@ -4,7 +4,19 @@ import io
 import os
 import sys
 
-from bacl_platform.cli import data, detectors, methods, report, run, store, tools, ui
+from bacl_platform.cli import (
+    data,
+    detectors,
+    export,
+    methods,
+    predict,
+    report,
+    run,
+    ship,
+    store,
+    tools,
+    ui,
+)
 from bacl_platform.cli.options import App
 
 app = App(
@@ -17,7 +29,10 @@ app = App(
 app.add_typer(run.app)
 app.add_typer(ui.app)
 app.add_typer(report.app)
+app.add_typer(predict.app)
 app.add_typer(tools.app)
+app.add_typer(export.app)
+app.add_typer(ship.app)
 app.add_typer(detectors.app)
 app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")

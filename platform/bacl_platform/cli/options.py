@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from bacl.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -103,8 +105,18 @@ Data = Annotated[
     ),
 ]
 
-DEFAULT_STORE = "bacl_store"
 DEFAULT_ROOT = Path("bacl_data")
+
+
+def seeds_of(text: str | None) -> list[int] | None:
+    """The seeds that --seeds names."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
+        raise UsageError(
+            f"--seeds: expected whole numbers with commas between, such as 0,1, got {text!r}"
+        )
+    return [int(word) for word in text.split(",")]
 
 
 class Command(TyperCommand):

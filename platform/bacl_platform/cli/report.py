@@ -4,17 +4,16 @@ Commands import what they need when they run.
 """
 
 import json
-import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
     DEFAULT_ROOT,
-    DEFAULT_STORE,
     App,
     Data,
     Debug,
@@ -32,15 +31,11 @@ from bacl_platform.cli.options import (
     Train,
     Val,
     ValImages,
+    seeds_of,
 )
-from bacl_platform.cli.plans import (
-    dataset_of,
-    planned,
-    prepare_dataset,
-    prepared_dataset,
-    rerun_command,
-    swept,
-)
+
+if TYPE_CHECKING:
+    from bacl_platform.api.shown import Shown
 
 app = App()
 
@@ -94,9 +89,9 @@ def report(
       bacl report experiments/sweeps/embedded/table3.yaml --paper
     """
     with report_errors(debug):
-        from bacl_platform.analysis import results
+        from bacl_platform.api.experiment import Experiment
+        from bacl_platform.api.sweep import Sweep
         from bacl_platform.console import Console
-        from bacl_platform.report import experiment_report, sweep_report
         from bacl_platform.spec.sweep import is_sweep
 
         looks = {"--images": "images", "--draw": "draw", "--score-threshold": "score_threshold"}
@@ -107,37 +102,16 @@ def report(
             if chosen or quick:
                 given = ", ".join([*chosen, *(["--quick"] if quick else [])])
                 raise UsageError(f"{given}: expected an experiment, got the sweep {file}")
-            _report_sweep(file, store_url, set_, seeds, out, json_, paper, mixed)
-            return
-        plan, store = planned(file, store_url, set_, seeds)
-        command = rerun_command(file, store_url, set_, seeds)
-        found = results.collect(plan, store, command)
-        folder = out or store.root / "reports" / plan.experiment.name
-        beside = sweep_report.beside_paper(found, file, mixed) if paper else None
-        sections = []
-        if not quick:
-            from bacl_platform.analysis import profiles
-            from bacl_platform.report import findings
-
-            looked_at = profiles.analyse(found, Console(stderr=True))
-            sections = findings.sections(
-                found,
-                looked_at,
-                draw.split(",") if draw else None,
-                score_threshold,
-                images,
-            )
-        experiment_report.write(found, folder, command, sections)
-        if beside is not None:
-            sweep_report.write(beside, folder)
+            sweep = Sweep.load(file, set_, store_url, seeds_of(seeds))
+            shown: Shown = sweep.report(out, paper, mixed)
+        else:
+            experiment = Experiment.load(file, set_, store_url, seeds_of(seeds))
+            drawn = draw.split(",") if draw else None
+            shown = experiment.report(out, quick, paper, mixed, drawn, score_threshold, images)
         if json_:
-            theirs = {} if beside is None else {"paper": sweep_report.rows_as_json(beside)}
-            print(json.dumps({**experiment_report.as_json(found), **theirs}, indent=1))
-            return
-        experiment_report.print_report(found, folder, store, command, Console())
-        if beside is not None:
-            print(f"\n{sweep_report.markdown(beside)}")
-            sweep_report.print_written(folder, Console())
+            print(json.dumps(shown.as_json(), indent=1))
+        else:
+            shown.show(Console())
 
 
 @app.command()
@@ -206,52 +180,28 @@ def evaluate(
       bacl evaluate fasterrcnn_resnet50_fpn.pth --data mine.yaml
     """
     with report_errors(debug):
-        from bacl.results_files import is_results
+        from bacl_platform.api.files import dataset_of
+        from bacl_platform.api.judging import evaluate as judged
         from bacl_platform.console import Console
-        from bacl_platform.report import evaluation_report, experiment_report
-        from bacl_platform.store.store import Store
 
-        if is_results(what) and (config is not None or device is not None):
-            raise UsageError(f"--config, --device: expected with a checkpoint, got {what}")
-        if not what.exists():
-            raise UsageError(f"{what}: there is no such file or folder")
-        dataset = dataset_of(data, root, [train, val, images, val_images], format_, set_)
-        prepared = prepare_dataset(dataset, store_url)
-        title = name or (what.resolve().name if what.is_dir() else what.stem)
-        out = out or Store(store_url).root / "reports" / title
-        progress = Console(stderr=True)
-        if is_results(what):
-            from bacl_platform.analysis.files import report_of_file
-
-            report = report_of_file(what, title, prepared)
-        else:
-            from bacl_platform.spec.load import load
-            from bacl_platform.tools.evaluate import evaluate_checkpoint, files_of, take_in
-
-            found = files_of(what, config)
-            with tempfile.TemporaryDirectory() as folder:
-                if not found[1].exists() and config is None:
-                    if data is None or not Path(data).is_file():
-                        raise UsageError(
-                            f"{what}: expected config.py beside it, --config FILE, or --data with "
-                            "an experiment file whose `detector` the checkpoint is of"
-                        )
-                    experiment = load(data, set_)
-                    found = take_in(found[0], source, experiment, prepared, Path(folder), progress)
-                report = evaluate_checkpoint(*found, title, prepared, out, device, progress)
-        analysis, sections = None, []
-        if not quick:
-            from bacl_platform.analysis import profiles
-            from bacl_platform.report import findings
-
-            analysis = profiles.analyse(report, progress)
-            sections = findings.sections(report, analysis, None, 0, 0)
-        sections[:0] = evaluation_report.sections(report, analysis)
-        experiment_report.write(report, out, "", sections)
+        found = judged(
+            what,
+            data
+            if data and Path(data).is_file()
+            else dataset_of(data, root, [train, val, images, val_images], format_),
+            config,
+            source,
+            name,
+            device,
+            quick,
+            store_url,
+            set_,
+            out,
+        )
         if json_:
-            print(json.dumps(evaluation_report.as_json(report, analysis), indent=1))
+            print(json.dumps(found.as_json(), indent=1))
         else:
-            evaluation_report.print_evaluation(report, out, Console())
+            found.show(Console())
 
 
 @app.command()
@@ -291,53 +241,30 @@ def compare(
       bacl compare A.yaml:bacl B.yaml:bacl results.json
     """
     with report_errors(debug):
-        from bacl_platform.analysis import compare
-        from bacl_platform.cli.contenders import contenders, read_words
+        from bacl_platform.api.files import dataset_of
+        from bacl_platform.api.judging import compare as compared
         from bacl_platform.console import Console
-        from bacl_platform.report import comparison_report as comparing
-        from bacl_platform.store.store import Store
 
-        words = read_words(what)
-        dataset = None if data is None else prepared_dataset(data, root, store_url, set_)
-        first, *others = contenders(words, dataset, store_url, set_, seeds)
-        console, shown = Console(stderr=True), []
-        for other in others:
-            made = compare.compare(first, other, resamples, console, mixed=mixed)
-            named = next((c.place for c in (first, other) if c.experiment), "files")
-            page = comparing.write(made, out or Store(store_url).root / "reports" / named)
-            shown.append(comparing.as_json(made))
-            if not json_:
-                comparing.print_comparison(made, page, Console())
+        dataset = None if data is None else dataset_of(data, root, overrides=set_)
+        found = compared(
+            *what,
+            data=dataset,
+            resamples=resamples,
+            store=store_url,
+            overrides=set_,
+            seeds=seeds_of(seeds),
+            out=out,
+            mixed=mixed,
+        )
         if json_:
-            print(json.dumps(shown if len(shown) > 1 else shown[0], indent=1))
+            made = [one.as_json() for one in found]
+            print(json.dumps(made if len(made) > 1 else made[0], indent=1))
+            return
+        for one in found:
+            one.show(Console())
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
     """Whether the user gave an option, rather than leaving it at its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
-
-
-def _report_sweep(
-    file: Path,
-    store_url: str,
-    overrides: list[str] | None,
-    seeds: str | None,
-    out: Path | None,
-    as_json: bool,
-    paper: bool,
-    mixed: bool,
-) -> None:
-    from bacl_platform.console import Console
-    from bacl_platform.plan.screening import confirmations
-    from bacl_platform.report import sweep_report
-
-    (sweep,), store, prepare = swept([file], store_url, overrides, seeds)
-    confirmed = next(iter(confirmations([sweep], prepare, store)), None)
-    table = sweep_report.collect(sweep, store, paper, confirmed, mixed)
-    folder = out or store.root / "reports" / table.name
-    sweep_report.write(table, folder)
-    if as_json:
-        print(json.dumps(sweep_report.as_json(table), indent=1))
-    else:
-        sweep_report.print_table(table, folder, Console())

@@ -6,16 +6,15 @@ Commands import what they need when they run.
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
-    DEFAULT_STORE,
     Address,
     App,
     Debug,
@@ -25,8 +24,8 @@ from bacl_platform.cli.options import (
     Seeds,
     Set,
     StoreOption,
+    seeds_of,
 )
-from bacl_platform.cli.plans import planned, rerun_command, swept
 
 app = App()
 
@@ -49,30 +48,13 @@ def plan(
       bacl plan experiments/embedded/demo.yaml
     """
     with report_errors(debug):
-        from bacl_platform.console import Console, say
-        from bacl_platform.plan.imports import check_imports
-        from bacl_platform.plan.screening import confirmations, expected
-        from bacl_platform.plan.show import print_plan
-        from bacl_platform.plan.weights import check_weights
-        from bacl_platform.report.sweep_shown import print_sweep
+        from bacl_platform.api.experiment import Experiment
+        from bacl_platform.api.sweep import Sweep
+        from bacl_platform.console import Console
         from bacl_platform.spec.sweep import is_sweep
 
-        if is_sweep(file):
-            (sweep,), store, prepare = swept([file], store_url, set_, seeds)
-            check_weights(sweep.missing(store), store)
-            check_imports(sweep.missing(store))
-            then = next(iter(confirmations([sweep], prepare, store)), None)
-            known = then is not None
-            if sweep.file.sweep.screen and not known:
-                then = expected(sweep, prepare, store)
-            print_sweep(sweep, store, Console(), then, known)
-        else:
-            plan, store = planned(file, store_url, set_, seeds)
-            check_weights(plan.missing(store), store)
-            accounts = check_imports(plan.missing(store))
-            print_plan(plan, store, Console())
-            for line in accounts:
-                say(Console(), line)
+        kind = Sweep if is_sweep(file) else Experiment
+        kind.load(file, set_, store_url, seeds_of(seeds)).plan().show(Console())
 
 
 @app.command()
@@ -94,23 +76,14 @@ def run(
       bacl run mine.yaml --seeds 0,1 --set stages.classifier.recipe.flip=0
     """
     with report_errors(debug):
+        from bacl_platform.api.experiment import Experiment
         from bacl_platform.console import Console, say
-        from bacl_platform.plan.imports import check_imports
-        from bacl_platform.plan.weights import check_weights, fetch_named
-        from bacl_platform.report.tracked import plan_page
-        from bacl_platform.run.driver import run as run_plan
-        from bacl_platform.store.drivers import driving
-        from bacl_platform.tracking.tracking import Tracking
 
         console = Console()
-        plan, store = planned(file, store_url, set_, seeds)
-        check_weights(plan.missing(store), store)
-        fetch_named(plan.missing(store), store)
-        check_imports(plan.missing(store))
-        with driving(store):
-            page = partial(plan_page, plan, store, rerun_command(file, store_url, set_, seeds))
-            run_plan(plan, store, Tracking.of_plan(plan, store), console, address, page)
-        say(console, f"results: bacl report {file}; runs: bacl ui {file}; checkpoints: {store.url}")
+        experiment = Experiment.load(file, set_, store_url, seeds_of(seeds))
+        experiment.run(address, console)
+        place = experiment.store.url
+        say(console, f"results: bacl report {file}; runs: bacl ui {file}; checkpoints: {place}")
 
 
 @app.command(name="try")
@@ -150,28 +123,16 @@ def try_(
       bacl try mine.yaml --variant fcbl --set stages.heads.variants.fcbl.alpha=1
     """
     with report_errors(debug):
-        from bacl_platform.analysis.results import collect
+        from bacl_platform.api.experiment import Experiment
         from bacl_platform.console import Console, say
-        from bacl_platform.plan.sweep_plan import Preparation
-        from bacl_platform.report import experiment_report
-        from bacl_platform.run.progress import Progress
-        from bacl_platform.store.store import Store
-        from bacl_platform.tools.attempt import attempt, read_attempt
 
-        experiment, stage = read_attempt(file, variant or [], set_ or [], stage, seed)
-        store = Store(store_url)
-        prepared = Preparation(store)(experiment.dataset)
         console = Console(file=sys.stderr if json_ else sys.stdout)
-        seeds = None if seed is None else str(seed)
-        run_command = rerun_command(file, store_url, None, seeds)
-        with Progress(console) as progress:
-            plan = attempt(experiment, stage, prepared, store, progress, run_command)
-        report = collect(plan, store, run_command)
+        experiment = Experiment.load(file, store=store_url)
+        report = experiment.attempt(variant or [], set_, stage, seed, console)
         if json_:
-            print(json.dumps(experiment_report.as_json(report), indent=1))
+            print(json.dumps(report.as_json(), indent=1))
             return
-        for metrics in report.kinds.values():
-            console.print(experiment_report.table(report, metrics))
+        report.show(console)
         say(console, "AP in points, of classifiers trained on stored features. * best.")
 
 
@@ -202,20 +163,18 @@ def sweep(
       bacl sweep experiments/sweeps/embedded/table3.yaml
     """
     with report_errors(debug):
+        from bacl_platform.api.sweep import Sweep
         from bacl_platform.console import Console, say
-        from bacl_platform.plan.imports import check_imports
-        from bacl_platform.plan.weights import check_weights, fetch_named
-        from bacl_platform.store.drivers import driving
-        from bacl_platform.tune import sweeps
 
         console = Console()
-        plans, store, prepare = swept(files, store_url, set_, seeds, max_trials)
-        missing = [job for each in plans for job in each.missing(store)]
-        check_weights(missing, store)
-        fetch_named(missing, store)
-        check_imports(missing)
-        with driving(store):
-            sweeps.run_sweeps(plans, store, prepare, console, address, retry_failed)
+        sweeps = Sweep.load(files, set_, store_url, seeds_of(seeds))
+        for file, count in sweeps.counts.items():
+            if count > max_trials:
+                question = f"{file}: {count} trials, more than --max-trials {max_trials}"
+                if not sys.stdin.isatty():
+                    raise UsageError(f"{question}: give --max-trials {count} to run them all")
+                typer.confirm(f"{question}: run them all?", abort=True)
+        sweeps.run(address, console, retry_failed)
         for file in files:
             say(console, f"results: bacl report {file}")
 

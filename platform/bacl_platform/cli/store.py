@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
-from bacl_platform.cli.options import DEFAULT_STORE, App, Debug, StoreOption
-from bacl_platform.cli.plans import planned, swept
+from bacl_platform.cli.options import App, Debug, StoreOption
 
 if TYPE_CHECKING:
     from bacl_platform.store.inventory import StoredEntry
@@ -182,14 +182,18 @@ def gc(
 
 def _needed(files: list[Path], store_url: str) -> set[str]:
     """The keys of all jobs of experiments and sweeps."""
+    from bacl_platform.api.experiment import Experiment
+    from bacl_platform.api.sweep import Sweep
     from bacl_platform.plan.screening import confirmations
     from bacl_platform.spec.sweep import is_sweep
 
-    sweeps = [file for file in files if is_sweep(file)]
-    jobs = [
-        job for f in files if f not in sweeps for job in planned(f, store_url, None, None)[0].jobs
-    ]
-    for file in sweeps:
-        plans, store, prepare = swept([file], store_url, None, None)
-        jobs += [job for p in (*plans, *confirmations(plans, prepare, store)) for job in p.jobs]
+    jobs = []
+    for file in files:
+        if is_sweep(file):
+            sweep = Sweep.load(file, store=store_url)
+            plans = sweep.plans()
+            then = confirmations(plans, sweep.prepare, sweep.store)
+            jobs += [job for plan in (*plans, *then) for job in plan.jobs]
+        else:
+            jobs += Experiment.load(file, store=store_url).jobs().jobs
     return {key for job in jobs for key in (job.key, job.parent) if key is not None}

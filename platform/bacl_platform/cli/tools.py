@@ -1,4 +1,4 @@
-"""`bacl predict`, `trees`, `doctor`, `complexity` and `bench`.
+"""`bacl trees`, `doctor`, `complexity` and `bench`.
 
 Commands import what they need when they run.
 """
@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
-    DEFAULT_STORE,
     App,
     Command,
     Debug,
@@ -21,83 +21,8 @@ from bacl_platform.cli.options import (
     Set,
     StoreOption,
 )
-from bacl_platform.cli.plans import planned, rerun_command
 
 app = App()
-
-
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
-    run: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Experiment that has trained --variant.")
-    ] = None,
-    variant: Annotated[str | None, typer.Option(metavar="NAME", help="A variant of --run.")] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="A seed of --run.", show_default="the first"),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Exported checkpoint, instead of --run and --variant."),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Configuration of --checkpoint. It is Python and is executed: use one that you "
-            "trust.",
-            show_default="config.py beside it",
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path(
-        "predictions"
-    ),
-    score_threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, metavar="SCORE", help="Leave out detections with a lower score."
-        ),
-    ] = 0.3,
-    device: Device = None,
-    store_url: StoreOption = DEFAULT_STORE,
-    set_: Set = None,
-    debug: Debug = False,
-) -> None:
-    """Detect objects in images with a trained variant.
-
-    Writes each image with its boxes and masks drawn, and predictions.json.
-
-    \b
-    Example:
-      bacl predict photo.jpg --run experiments/embedded/demo.yaml --variant bacl
-    """
-    with report_errors(debug):
-        from bacl_platform.console import Console
-        from bacl_platform.tools import predict as prediction
-
-        if (run is None) == (checkpoint is None):
-            raise UsageError("expected either --run FILE with --variant NAME or --checkpoint FILE")
-        if run is not None:
-            if config is not None:
-                raise UsageError("--config: expected with --checkpoint only, got --run")
-            seeds = None if seed is None else str(seed)
-            plan, store = planned(run, store_url, set_, seeds)
-            checkpoint = prediction.exported(
-                plan, store, variant, rerun_command(run, store_url, set_, seeds)
-            )
-        elif variant is not None or seed is not None or set_:
-            raise UsageError("--variant, --seed, --set: expected with --run, got --checkpoint")
-        assert checkpoint is not None
-        prediction.predict(
-            images,
-            checkpoint,
-            config or checkpoint.with_name("config.py"),
-            out,
-            score_threshold,
-            device,
-            Console(),
-        )
 
 
 @app.command()
@@ -153,12 +78,13 @@ def trees(
       bacl trees mine.yaml --stage representation --out trees.json
     """
     with report_errors(debug):
+        from bacl_platform.api.experiment import Experiment
         from bacl_platform.console import Console
         from bacl_platform.tools import trees as making
 
-        plan, store = planned(file, store_url, set_, None)
+        one = Experiment.load(file, set_, store_url)
         wanted = making.Wanted(visual, geometric, lexical, stage, boxes, wordnet, device)
-        making.make(plan, store, wanted, out, rerun_command(file, store_url, set_, None), Console())
+        making.make(one.jobs(), one.store, wanted, out, one.command, Console())
 
 
 @app.command()
@@ -208,16 +134,15 @@ def complexity(
       bacl complexity experiments/lvis/v1.0_r50.yaml --categories 1203
     """
     with report_errors(debug):
-        from bacl.datasets.prepared import Prepared
+        from bacl_platform.api.experiment import Experiment
         from bacl_platform.console import Console
         from bacl_platform.spec.load import load
         from bacl_platform.tools import complexity as counting
         from bacl_platform.tools.stand_in import stand_in
 
         if categories is None:
-            plan, store = planned(file, store_url, set_, None)
-            experiment, digest = plan.experiment, plan.jobs[0].dataset_digest
-            prepared = Prepared.load(store.datasets / digest / "dataset.json")
+            one = Experiment.load(file, set_, store_url)
+            experiment, prepared = one.settings, one.prepared
         else:  # the dataset's files need not be there
             experiment = load(file, [*(set_ or []), "dataset={format: embedded}"])
             prepared = stand_in(categories)

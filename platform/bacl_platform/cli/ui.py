@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from bacl.errors import UsageError
+from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
-from bacl_platform.cli.options import DEFAULT_STORE, App, Debug, Seeds, Set, StoreOption
-from bacl_platform.cli.plans import planned, rerun_command, swept
+from bacl_platform.cli.options import App, Debug, Seeds, Set, StoreOption, seeds_of
 
 app = App()
 
@@ -48,20 +47,8 @@ def ui(
       bacl ui experiments/embedded/demo.yaml
     """
     with report_errors(debug):
+        from bacl_platform.api.ui import ui as shown
         from bacl_platform.console import Console
-        from bacl_platform.spec.sweep import is_sweep
-        from bacl_platform.store.store import Store
-        from bacl_platform.tracking.ui import Wanted, show
 
-        if file is None and (set_ or seeds):
-            raise UsageError("--set, --seeds: expected with a FILE, got none")
-        wanted, store = None, Store(store_url)
-        if file is not None and is_sweep(file):
-            (sweep,), store, _ = swept([file], store_url, set_, seeds)
-            command = rerun_command(file, store_url, set_, seeds, "sweep")
-            wanted = Wanted(sweep.file.sweep.name, sweep.file.digest, command)
-        elif file is not None:
-            plan, store = planned(file, store_url, set_, seeds)
-            command = rerun_command(file, store_url, set_, seeds)
-            wanted = Wanted(plan.experiment.name, plan.digest, command)
-        show(store, wanted, port, Console(), sys.stdout.isatty() and not no_open)
+        opens = sys.stdout.isatty() and not no_open
+        shown(file, set_, store_url, seeds_of(seeds), port, opens, Console())

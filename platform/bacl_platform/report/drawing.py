@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from PIL.ImageFont import FreeTypeFont
 
+_GROUPS = ((213, 48, 39), (230, 150, 20), (38, 130, 80), (60, 100, 190))
 _MOST_LETTERS = 40
 """Most letters of the text at a box; longer ones are cut in their middle."""
 
@@ -23,6 +24,11 @@ def as_picture(pixels: "NDArray[Any]") -> "Image.Image":
     from PIL import Image
 
     return Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+
+
+def group_colour(number: int) -> tuple[int, int, int]:
+    """Colour (RGB) of the boxes of a frequency group; 0 is the group of fewest training images."""
+    return _GROUPS[number % len(_GROUPS)]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from bacl.errors import RunError
 from bacl.evaluation import Detections
 from bacl_platform.analysis.profiles import Analysis
 from bacl_platform.analysis.results import Report
-from bacl_platform.report.drawing import Mark, as_picture, font, mark
+from bacl_platform.report.drawing import Mark, as_picture, font, group_colour, mark
 from bacl_platform.report.pages import Shown
 from bacl_platform.texts import shortened
 
@@ -34,8 +34,6 @@ _MOST_LETTERS = 40
 """Most letters of a column's title."""
 _MOST_NAMED = 4
 """Boxes that a caption names."""
-_COLOURS = ((213, 48, 39), (230, 150, 20), (38, 130, 80), (60, 100, 190))
-"""Colours of the boxes of each frequency group, fewest training images first."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def _corners(box: NDArray[Any], scale: float) -> list[float]:
 
 def _colour(analysis: Analysis, label: int) -> tuple[int, int, int]:
     names = analysis.prepared.groups.names
-    return _COLOURS[names.index(analysis.prepared.categories[label].frequency) % len(_COLOURS)]
+    return group_colour(names.index(analysis.prepared.categories[label].frequency))
 
 
 def _read(path: Path) -> tuple["Image.Image", float]:
@@ -197,8 +195,7 @@ def _side_by_side(
         )
     x, middle = 0.0, height + 1.5 * line
     for number, word in enumerate(groups.values()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        pen.rectangle((x, middle - 7, x + 14, middle + 7), fill=colour)
+        pen.rectangle((x, middle - 7, x + 14, middle + 7), fill=group_colour(number))
         pen.text((x + 20, middle), word, fill="black", font=letters, anchor="lm")
         x += 20 + pen.textlength(word, font=letters) + 28
     return whole

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bacl_platform.console import say
+from bacl_platform.console import say, shows_bars
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.metric_names import owner
 
@@ -43,7 +43,7 @@ class Progress(AbstractContextManager[Any]):
         self._live = Live(console=console, get_renderable=self._view, transient=True)
 
     def __enter__(self) -> "Progress":
-        if self.console.is_terminal:
+        if shows_bars(self.console):
             self._live.start(refresh=True)
         return self
 
@@ -70,7 +70,7 @@ class Progress(AbstractContextManager[Any]):
 
     def wait(self, job: Job, text: str) -> None:
         """A job waits for something; where the output is no terminal, this is printed once."""
-        if self.console.is_terminal:
+        if shows_bars(self.console):
             self._show(job, self._step(job), text)
         elif job.key not in self._waits:
             self.say(f"{job.name}: {text}")
@@ -82,7 +82,7 @@ class Progress(AbstractContextManager[Any]):
             self._show(job, step, "shards")
         elif step == job.iterations:
             self._show(job, step, "evaluating")
-        if not self.console.is_terminal:
+        if not shows_bars(self.console):
             self.say(f"{job.name}: {job.unit} {step}/{job.iterations}{self._state(job)}")
 
     def end(self, job: Job, text: str) -> None:
@@ -215,7 +215,7 @@ class TrialProgress(Progress):
             if row is None:
                 continue
             row.score = metrics.get(row.metric, row.score)
-            if not self.console.is_terminal:
+            if not shows_bars(self.console):
                 score = metrics.get(row.metric)
                 shown = "evaluated" if score is None else f"{row.metric} {100 * score:.1f}"
                 self.say(f"{row.label}: {shown} at step {metrics['step']:g}")
@@ -227,7 +227,7 @@ class TrialProgress(Progress):
             if row is None or row.over:
                 continue
             row.state = why
-            if not self.console.is_terminal:
+            if not shows_bars(self.console):
                 self.say(f"{row.label}: {why}")
 
     def _of(self, job: Job) -> list[_Row]:

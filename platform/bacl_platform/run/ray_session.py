@@ -1,4 +1,4 @@
-"""Ray for a run: reached or started, with room for its jobs, and ended."""
+"""Ray for a run or a server: reached or started, with room for its jobs, and ended."""
 
 import gc
 import os
@@ -31,14 +31,34 @@ def ray_for(jobs: list[Job], address: str | None, console: "Console") -> Iterato
     Raises RunError where it cannot be reached, has no room for a job and never will, or has nodes
     that cannot import the jobs' modules.
     """
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    with ExitStack() as ending:
-        _start_ray(jobs, address, console, ending)
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the driver at once
+    cpus = [job.resources.workers * job.resources.cpus for job in jobs]
+    # without a dashboard Ray gives back the resources of a stopped run late, which only others want
+    with ray_with(max(cpus, default=1), address, include_dashboard=len(jobs) > 1) as is_cluster:
+        import ray
+
+        if is_cluster:
+            check_room(jobs, ray.nodes(), console)
+            check_modules(jobs, ray.nodes())
+        elif lacks := lacking(jobs, ray.nodes(), "this machine"):
+            raise RunError("\n".join(lacks))
         yield
 
 
-def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending: ExitStack) -> None:
+@contextmanager
+def ray_with(cpus: int, address: str | None, **options: Any) -> Iterator[bool]:
+    """Ray at `address`, or a new local one with so many cores at least; ended after.
+
+    options: of `ray.init`, for a new one. Gives whether it is a cluster's. Raises UsageError for
+    what is no address, RunError where no cluster answers there.
+    """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with ExitStack() as ending:
+        is_cluster = _start_ray(cpus, address, options, ending)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the driver at once
+        yield is_cluster
+
+
+def _start_ray(cpus: int, address: str | None, options: dict[str, Any], ending: ExitStack) -> bool:
     found = cluster.chosen(address)
     if found is not None:
         cluster.reach(found)  # before Ray is imported, which reads how to ask for access then
@@ -49,28 +69,23 @@ def _start_ray(jobs: list[Job], address: str | None, console: "Console", ending:
     if found is not None:
         ray.init(address=found.address, **quiet, **_modules())
         ending.callback(_end_ray)
-        check_room(jobs, ray.nodes(), console)
-        check_modules(jobs, ray.nodes())
-        return
+        return True
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # one machine's own Ray is not drained before it is reclaimed
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    cpus = [job.resources.workers * job.resources.cpus for job in jobs]
     folder = tempfile.mkdtemp(prefix=cluster.PRIVATE)
     ending.callback(shutil.rmtree, folder, ignore_errors=True)
-    # without a dashboard Ray gives back the resources of a stopped run late, which only others want
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, *cpus),
-        include_dashboard=len(jobs) > 1,
+        num_cpus=max(os.cpu_count() or 1, cpus),
         object_store_memory=_OBJECT_STORE,
         _temp_dir=folder,
         **quiet,
         **_modules(),
+        **options,
     )
     ending.callback(_end_ray)
-    if lacks := lacking(jobs, ray.nodes(), "this machine"):
-        raise RunError("\n".join(lacks))
+    return False
 
 
 def _modules() -> dict[str, Any]:

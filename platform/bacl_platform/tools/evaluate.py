@@ -4,7 +4,7 @@ Their detections stay beside the report, in the form of a store's, so that they 
 compared again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,6 +20,8 @@ from bacl.evaluation import BankMetric
 from bacl_platform.analysis.files import report_of
 from bacl_platform.analysis.results import Report, Result, read_folder
 from bacl_platform.console import Watching, say
+from bacl_platform.inference.detector import Detector, files_of, quiet
+from bacl_platform.inference.images import as_pixels
 from bacl_platform.plan.planner import IMPORTED
 from bacl_platform.spec.experiment import (
     Experiment,
@@ -28,25 +30,12 @@ from bacl_platform.spec.experiment import (
     image_recipe,
 )
 from bacl_platform.store.disk import disk_errors
-from bacl_platform.store.names import CHECKPOINT
-from bacl_platform.tools.predict import load_detector, quiet, usable_device
 
 _ONE = "detector"
 """The name of the only variant."""
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def files_of(what: Path, config: Path | None) -> tuple[Path, Path]:
-    """The checkpoint and the configuration that a user means by a folder or a file."""
-    checkpoint = what / CHECKPOINT if what.is_dir() else what
-    if not checkpoint.is_file():
-        raise UsageError(
-            f"{what}: expected a results file (.json or .parquet), a checkpoint, or a folder with "
-            f"{CHECKPOINT} and config.py as a store exports it, found none"
-        )
-    return checkpoint, config or checkpoint.with_name("config.py")
 
 
 def take_in(
@@ -109,28 +98,24 @@ def evaluate_checkpoint(
     """What a checkpoint detects on the validation split, and what that reaches; shows progress.
 
     Writes its detections to `out`, some at a time. Raises UsageError where its categories are not
-    the dataset's, and as `bacl_platform.tools.predict.load_detector` does.
+    the dataset's, and as `Detector.load` does.
     """
-    from bacl.datasets.decoding import ImageUnreadable, read
     from bacl.datasets.index import Index
 
-    detector, classes, ids = load_detector(config, checkpoint, usable_device(device))
-    labels = labels_of(checkpoint, classes, ids, prepared)
-    from mmdet.apis import inference_detector
-
+    detector = Detector.load(checkpoint, config, device)
+    labels = labels_of(checkpoint, detector.categories, detector.category_ids, prepared)
     index, masks = Index(prepared.val.index), prepared.val.masks
-    with disk_errors(out):
+    images = (
+        _read(Path(prepared.val.images) / index.image(place).file) for place in range(len(index))
+    )
+    with disk_errors(out), Watching(console, unit="images") as watching:
         out.mkdir(parents=True, exist_ok=True)
         metric: BankMetric | None = None
-        for place in _watched(len(index), console):
-            path = Path(prepared.val.images) / index.image(place).file
-            try:
-                found = inference_detector(detector, read(path)).pred_instances
-            except ImageUnreadable as error:
-                raise RunError(f"{path}: expected a readable image, got {error}") from error
+        for place, (_, found) in enumerate(detector.instances(images)):
             if metric is None:
                 metric = _metric(prepared, out, masks and "masks" in found)
             metric.process(None, [_sample(place, found, labels, metric.masks)])
+            watching("detecting", place + 1, len(index))
         if metric is None:
             raise UsageError("expected a validation split with images, got none")
         metric.evaluate(len(index))
@@ -142,12 +127,11 @@ def evaluate_checkpoint(
     return report_of(result, prepared)
 
 
-def _watched(images: int, console: "Console") -> Iterator[int]:
-    """The positions of images, with progress."""
-    with Watching(console, unit="images") as watching:
-        for place in range(images):
-            yield place
-            watching("detecting", place + 1, images)
+def _read(path: Path) -> NDArray[np.uint8]:
+    try:
+        return as_pixels(path)
+    except UsageError as error:  # the dataset's files are not what the user has named
+        raise RunError(str(error)) from error
 
 
 def labels_of(
@@ -192,14 +176,14 @@ def _sample(place: int, found: Any, labels: NDArray[Any], masks: bool) -> dict[s
     """The detections of an image as the metric takes them, less those of foreign categories."""
     import torch
 
-    called = torch.from_numpy(labels)[found.labels.cpu()]
+    called = torch.from_numpy(labels)[found.labels]
     known = called >= 0
     instances = {
-        "bboxes": found.bboxes.cpu()[known],
-        "scores": found.scores.cpu()[known],
+        "bboxes": found.bboxes[known],
+        "scores": found.scores[known],
         "labels": called[known],
         "variant": torch.zeros(int(known.sum()), dtype=torch.long),
     }
     if masks:
-        instances["masks"] = rle.encode(found.masks.cpu()[known])
+        instances["masks"] = rle.encode(found.masks[known])
     return {"img_id": place, "pred_instances": instances}

@@ -1,328 +1,371 @@
-"""Detects objects in pictures with an exported variant, draws them and writes them down.
+"""Detects objects in images and videos with an exported variant, draws them and writes them down.
 
-A detector is a configuration and a checkpoint, as `bacl.export` writes them: MMDetection's own
-types, run by MMDetection's own inference.
+Images go through one after the other, so that memory stays flat, and what is done is noted in a
+journal, `bacl_platform.tools.journal`, from which the files of results are written at the end.
 """
 
-import colorsys
-import contextlib
-import io
+import hashlib
 import json
-import warnings
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+import bacl
+from bacl.datasets.content import some
+from bacl.datasets.decoding import ImageUnreadable, decode
+from bacl.datasets.index import Index
+from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
-from bacl_platform.console import say
-from bacl_platform.plan.job import Plan
-from bacl_platform.report.drawing import Mark, as_picture, mark
-from bacl_platform.store.disk import disk_errors, write_text
-from bacl_platform.store.names import CHECKPOINT
-from bacl_platform.store.store import Store
-from bacl_platform.texts import is_text
+from bacl_platform.console import Watching, say
+from bacl_platform.inference.detections import SHOWN, Detections, draw
+from bacl_platform.inference.detector import Detector
+from bacl_platform.inference.images import as_pixels
+from bacl_platform.inference.remote import fetch_image
+from bacl_platform.report.drawing import as_picture
+from bacl_platform.spec.problems import one_of
+from bacl_platform.store.disk import disk_errors
+from bacl_platform.tools import predictions
+from bacl_platform.tools.evaluate import labels_of
+from bacl_platform.tools.inputs import Input, find_inputs
+from bacl_platform.tools.journal import Journal
+from bacl_platform.tools.videos import Video, VideoFile
 
 if TYPE_CHECKING:
-    from mmengine.structures import InstanceData
-    from PIL import Image
     from rich.console import Console
-    from torch import nn
 
-_SHORTEST_PICTURE = 640
-"""Pixels of the longer side; smaller images are enlarged, so that names can be read."""
-_OPACITY = 0.45
-"""Opacity of masks over the image."""
+    from bacl.datasets.prepared import Prepared
 
 
 @dataclass(frozen=True)
-class Detection:
-    """One box (x1, y1, x2, y2) in pixels of the image, with its category and score in 0..1.
+class Wanted:
+    """What is written: detections from a score on, in these formats, with pictures or without.
 
-    category_id is the annotation file's, None where the checkpoint came without its ids.
-    mask is COCO's compressed RLE (`size`, `counts`) over the whole image, None of a detector that
-    has none.
+    batch: images that pass the detector together; None is the detector's own. prepared: the dataset
+    whose ids images have in COCO's and LVIS's formats; its validation images are the input where
+    nothing else is.
     """
 
-    label: int
-    category: str
-    category_id: int | str | None
-    score: float
-    box: list[float]
-    mask: dict[str, Any] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Its fields; no mask where it has none."""
-        return {
-            name: value for name, value in vars(self).items() if value is not None or name != "mask"
-        }
-
-
-def exported(plan: Plan, store: Store, variant: str | None, command: str) -> Path:
-    """The checkpoint of a variant, trained with the plan's first seed.
-
-    command: what the user runs where it is missing. Raises UsageError for an unknown variant,
-    RunError for one that is not in the store.
-    """
-    seed = plan.jobs[0].seed
-    jobs = {name: job for job in plan.jobs if job.seed == seed for name in job.variants}
-    if variant not in jobs:
-        raise UsageError(
-            f"--variant: expected one of {plan.experiment.name}'s ({', '.join(jobs)}), got "
-            f"{variant or 'nothing'}"
-        )
-    job = jobs[variant]
-    if not store.complete(job.key):
-        raise RunError(
-            f"{variant} (job {job.name}, {job.key}) is not in the store {store.url}: "
-            f"run `{command}` first"
-        )
-    return store.entry(job.key) / "variants" / variant / CHECKPOINT
+    threshold: float = SHOWN
+    formats: Sequence[str] = ("json",)
+    pictures: bool = True
+    batch: int | None = None
+    prepared: "Prepared | None" = None
 
 
 def predict(
-    images: Sequence[Path],
+    words: Sequence[str],
     checkpoint: Path,
     config: Path,
     out: Path,
-    threshold: float,
+    wanted: Wanted,
     device: str | None,
     console: "Console",
 ) -> None:
-    """Write a picture of each image's detections, and predictions.json, to the folder `out`.
+    """Write what is detected in the images and videos that `words` mean to the folder `out`.
 
-    config is Python, and reading it runs it; the checkpoint is read as tensors and plain values.
-    threshold: detections with a lower score are left out. device: as torch names it; None takes a
-    GPU where there is one. Raises UsageError for images, files and devices that cannot be used,
-    RunError for a checkpoint that is broken or does not fit its configuration.
+    After an interruption the same call goes on: an image is passed over if it, the checkpoint, its
+    configuration and the threshold are as they were. config is Python, and reading it runs it; the
+    checkpoint is read as tensors and plain values. device: as torch names it; None takes a GPU
+    where there is one.
+
+    Raises UsageError for what cannot be used, before anything is written; RunError for a checkpoint
+    that is broken or does not fit its configuration, and, when all else is done, for images of
+    folders, patterns and addresses that could not be read.
     """
-    from rich.progress import track
-
-    from bacl.datasets.decoding import read
-
-    images = list(dict.fromkeys(images))
-    pictures = _picture_files(images, out)
-    _check_images(images)
-    detector, classes, ids = load_detector(config, checkpoint, usable_device(device))
-    from mmdet.apis import inference_detector
-
-    written, total = [], 0
+    inputs = _inputs(words, out, wanted)
+    files = _picture_files(inputs, out)
+    detector = Detector.load(checkpoint, config, device)
+    ids = _ids(inputs, detector, checkpoint, wanted)
+    key = {
+        "checkpoint": sha256(checkpoint),
+        "config": sha256(config),
+        "score_threshold": wanted.threshold,
+        "version": bacl.__version__,
+    }
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        for image in track(
-            images, "detecting", console=console, transient=True, disable=not console.is_terminal
-        ):
-            pixels = read(image)
-            found = inference_detector(detector, pixels).pred_instances.cpu()
-            found = found[found.scores >= threshold]
-            detections = [
-                Detection(label, classes[label], ids[label] if ids else None, score, box, mask)
-                for label, score, box, mask in zip(
-                    found.labels.tolist(),
-                    found.scores.tolist(),
-                    found.bboxes.tolist(),
-                    _masks(found),
-                    strict=True,
+        with Journal.opened(out, key) as journal:
+            if ids is not None and wanted.threshold > 0:
+                say(
+                    console,
+                    f"remark: detections that score less than {wanted.threshold} are left out, "
+                    "which lowers AP: --score-threshold 0 keeps all",
                 )
-            ]
-            draw(as_picture(pixels), detections).save(pictures[image])
-            written.append(
-                {
-                    "image": str(image),
-                    "picture": pictures[image].name,
-                    "detections": [detection.as_json() for detection in detections],
-                }
+            if journal.begun_anew:
+                say(console, f"{out}: what another detector or threshold has made is done anew")
+            work = _Work(detector, journal, files, wanted, ids, console)
+            work.do(inputs)
+            facts = {"checkpoint": str(checkpoint), "score_threshold": wanted.threshold}
+            for kind in wanted.formats:
+                file = out / predictions.FORMATS[kind]
+                predictions.write(kind, file, work.entries(inputs), facts, ids)
+    work.say_end(inputs, out)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An image that was read. stamp: what tells it from a later one of its name."""
+
+    input: Input
+    stamp: Any
+    pixels: NDArray[np.uint8]
+
+
+class _Work:
+    """Detecting in inputs, one after the other.
+
+    files: of each input's picture or video. failed: a sentence by the name of each that could not
+    be read.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        journal: Journal,
+        files: dict[str, Path],
+        wanted: Wanted,
+        ids: predictions.Ids | None,
+        console: "Console",
+    ) -> None:
+        self.detector, self.journal, self.files, self.wanted = detector, journal, files, wanted
+        self.ids, self.console = ids, console
+        self.failed: dict[str, str] = {}
+        self.before = self.now = 0
+        """Inputs that an earlier call has done, and that this one has."""
+        self.frames = 0
+        self.seconds = 0.0
+
+    def do(self, inputs: Sequence[Input]) -> None:
+        """Detect in what is not done yet; shows progress."""
+        begun = time.monotonic()
+        with Watching(self.console, unit="images") as self.watching:
+            for videos, some_ in groupby(inputs, lambda one: one.kind == "video"):
+                if not videos:
+                    self._images(list(some_))
+                    continue
+                for one in some_:
+                    try:
+                        self._video(one)
+                    except UsageError as error:
+                        self._fail(one, error)
+        self.seconds = time.monotonic() - begun
+
+    def _images(self, inputs: Sequence[Input]) -> None:
+        """Detect in images; one that the detector refuses is left out, and all others go on."""
+        waiting: deque[_Read] = deque()
+        rest = self._readable(inputs, waiting)
+        while True:
+            again = list(waiting)
+            waiting.clear()
+
+            def handed(again: Sequence[_Read] = again) -> Iterator[NDArray[np.uint8]]:
+                for image in chain(again, rest):
+                    waiting.append(image)
+                    yield image.pixels
+
+            try:
+                for found in self.detector.detect(handed(), self.wanted.batch):
+                    self._image(waiting.popleft(), found.above(self.wanted.threshold))
+                return
+            except UsageError as error:  # on the image that was handed over last
+                self._fail(waiting.pop().input, error)
+
+    def _readable(self, inputs: Sequence[Input], waiting: Sized) -> "Iterator[_Read]":
+        """The images that are not done and can be read; shows progress, less those that wait."""
+        for place, one in enumerate(inputs, start=1):
+            try:
+                read = self._read(one)
+            except UsageError as error:
+                self._fail(one, error)
+                continue
+            if read is not None:
+                yield read
+            self.watching("detecting", place - len(waiting), len(inputs))
+
+    def _read(self, one: Input) -> "_Read | None":
+        """An image; None if it is done."""
+        if one.kind == "address":
+            content = fetch_image(one.address)
+            stamp: Any = hashlib.sha256(content).hexdigest()
+            if self._is_done(one, stamp):
+                return None
+            try:
+                return _Read(one, stamp, decode(content))
+            except ImageUnreadable as error:
+                raise UsageError(f"{one.name}: expected an image, got {error}") from error
+        stamp = _stamp(Path(one.name))
+        if self._is_done(one, stamp):
+            return None
+        pixels = as_pixels(one.name)
+        if self.ids is not None:
+            expected, (height, width) = self.ids.sizes[one.name], pixels.shape[:2]
+            if (width, height) != expected:
+                raise UsageError(
+                    f"{one.name}: expected {expected[0]} × {expected[1]} pixels as the dataset has "
+                    f"them, got {width} × {height}"
+                )
+        return _Read(one, stamp, pixels)
+
+    def _is_done(self, one: Input, stamp: Any) -> bool:
+        picture = self.files[one.name].name if self.wanted.pictures else None
+        done = self.journal.holds(one.name, stamp, picture)
+        self.before += done
+        return done
+
+    def _image(self, read: "_Read", found: Detections) -> None:
+        """Draw and note what was found in an image."""
+        one = read.input
+        picture = None
+        if self.wanted.pictures:
+            file = self.files[one.name]
+            part = file.with_name(f".{file.stem}.part{file.suffix}")
+            draw(as_picture(read.pixels), list(found)).save(part)
+            part.replace(file)
+            picture = file.name
+        content = {"size": found.size, "detections": found.as_json()}
+        self.journal.add(one.name, read.stamp, picture, len(found), content)
+        self.now += 1
+        self.frames += 1
+
+    def _video(self, one: Input) -> None:
+        """Draw and note what was found in a video's frames, if it is not done."""
+        stamp = _stamp(Path(one.name))
+        if self._is_done(one, stamp):
+            return
+        file = self.files[one.name]
+        listed = file.with_suffix(".frames.jsonl")
+        part = listed.with_name(f".{listed.name}.part")
+        number = objects = 0
+        with Video(Path(one.name)) as video, ExitStack() as stack:
+            drawn = None
+            if self.wanted.pictures:
+                drawn = stack.enter_context(VideoFile(file, video.fps))
+            waiting: deque[NDArray[np.uint8]] = deque()
+
+            def frames() -> Iterator[NDArray[np.uint8]]:
+                for frame in video.frames():
+                    waiting.append(frame)
+                    yield frame
+
+            with part.open("w", encoding="utf-8") as lines:
+                for found in self.detector.detect(frames(), self.wanted.batch):
+                    found, frame = found.above(self.wanted.threshold), waiting.popleft()
+                    if drawn is not None:
+                        picture = draw(as_picture(frame), list(found))
+                        drawn.add(np.ascontiguousarray(np.asarray(picture)[..., ::-1]))
+                    facts = {"frame": number, "seconds": round(number / video.fps, 6)}
+                    lines.write(json.dumps({**facts, "detections": found.as_json()}) + "\n")
+                    number, objects = number + 1, objects + len(found)
+                    self.watching(one.name, number, max(video.announced, number))
+        part.replace(listed)
+        if number < video.announced:
+            say(self.console, f"{one.name}: {number:,} of {video.announced:,} frames were decoded")
+        content = {"frames": listed.name, "frame_count": number, "fps": video.fps}
+        picture_name = file.name if self.wanted.pictures else None
+        self.journal.add(one.name, stamp, picture_name, objects, content)
+        self.now += 1
+        self.frames += number
+
+    def _fail(self, one: Input, error: UsageError) -> None:
+        text = str(error)
+        self.failed[one.name] = text if one.name in text else f"{one.name}: {text}"
+        say(self.console, f"left out: {self.failed[one.name]}")
+
+    def entries(self, inputs: Sequence[Input]) -> Iterator[dict[str, Any]]:
+        """What is done of the inputs, in their order; without pictures where none are wanted."""
+        for one in inputs:
+            if one.name not in self.failed:
+                entry = self.journal[one.name]
+                yield entry if self.wanted.pictures else {**entry, "picture": None}
+
+    def say_end(self, inputs: Sequence[Input], out: Path) -> None:
+        """Say what is there now. Raises RunError that names what could not be read."""
+        good = [one for one in inputs if one.name not in self.failed]
+        videos = sum(one.kind == "video" for one in good)
+        objects = sum(self.journal.objects(one.name) for one in good)
+        counts = [f"{len(good) - videos:,} images"] if len(good) > videos or not videos else []
+        counts += [f"{videos:,} video{'s' * (videos != 1)}"] if videos else []
+        made = ["pictures"] * self.wanted.pictures
+        made += [predictions.FORMATS[kind] for kind in self.wanted.formats]
+        written = " and ".join(filter(None, [", ".join(made[:-1]), made[-1]]))
+        say(self.console, f"{objects:,} objects in {' and '.join(counts)}: {written} in {out}")
+        speed = f", {self.frames / self.seconds:.1f} images/s" if self.frames else ""
+        before = f"{self.before:,} were done before, " if self.before else ""
+        say(self.console, f"{before}{self.now:,} now{speed}")
+        if self.failed:
+            raise RunError(
+                f"{len(self.failed):,} of {len(inputs):,} could not be read and are left out "
+                f"({some(list(self.failed))}); all else is done"
             )
-            total += len(detections)
-        facts = {"checkpoint": str(checkpoint), "score_threshold": threshold}
-        write_text(
-            out / "predictions.json", json.dumps({**facts, "images": written}, indent=1) + "\n"
-        )
-    say(
-        console,
-        f"{total} objects in {len(images)} images: pictures and predictions.json in {out}",
-    )
 
 
-def _masks(found: "InstanceData") -> list[dict[str, Any] | None]:
-    """The mask of each detection as RLE, None of a detector without masks."""
-    if "masks" not in found:
-        return [None] * len(found)
-    from pycocotools import mask as coco
-
-    made: list[dict[str, Any] | None] = []
-    for pixels in found.masks.numpy():
-        encoded = coco.encode(np.asfortranarray(pixels, dtype=np.uint8))
-        made.append({"size": list(encoded["size"]), "counts": encoded["counts"].decode()})
-    return made
-
-
-def load_detector(
-    config: Path, checkpoint: Path, device: str
-) -> tuple["nn.Module", Sequence[str], Sequence[int | str] | None]:
-    """A detector ready for `mmdet.apis.inference_detector`, and by label its categories' names and
-    the annotation file's ids of them, where the checkpoint has these.
-
-    The checkpoint is read here and not by MMDetection, whose reader falls back to running code
-    from the file. Raises UsageError for a bad configuration, RunError for a checkpoint that is
-    broken or of another detector.
-    """
-    with quiet():
-        import bacl.register  # noqa: F401  # backs the operators before anything asks for them
-
-        # isort: split
-        from mmdet.apis import init_detector
-        from mmengine.config import Config
-
-    from bacl.detector.warmstart import read_checkpoint
-
-    content = read_checkpoint(checkpoint)
-    if not config.is_file():
-        raise UsageError(f"{config}: expected the configuration of {checkpoint}, got no such file")
-    try:
-        with quiet():
-            detector = init_detector(Config.fromfile(config), None, device=device)
-    except Exception as error:
+def _inputs(words: Sequence[str], out: Path, wanted: Wanted) -> list[Input]:
+    """What there is to detect in. Raises UsageError for what cannot be used or does not fit."""
+    for kind in wanted.formats:
+        if kind not in predictions.FORMATS:
+            raise UsageError(f"--format: expected {one_of(predictions.FORMATS)}, got {kind!r}")
+    of_dataset = [kind for kind in wanted.formats if kind in predictions.OF_A_DATASET]
+    if of_dataset and wanted.prepared is None:
         raise UsageError(
-            f"{config}: expected the configuration of a detector for inference, got "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
-    meta = content.get("meta", {})
-    named = meta.get("dataset_meta", {})
-    # the latter two are of MMDetection's earlier versions
-    classes = named.get("classes") or named.get("CLASSES") or meta.get("CLASSES")
-    _check_fit(config, checkpoint, detector, content["state_dict"], classes)
-    detector.load_state_dict(content["state_dict"])
-    return detector, classes, named.get("category_ids")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without MMDetection's remarks on optional packages, palettes and absent checkpoints."""
-    with warnings.catch_warnings(record=True), contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
-def _check_fit(
-    config: Path, checkpoint: Path, detector: "nn.Module", state: dict[str, Any], classes: Any
-) -> None:
-    own = detector.state_dict()
-    expected = f"{checkpoint}: expected the weights of the detector that {config} describes, "
-    classifier = "roi_head.bbox_head.fc_cls.weight"
-    if classifier in own and classifier in state and len(own[classifier]) != len(state[classifier]):
-        raise RunError(
-            f"{expected}with {len(own[classifier]) - 1} categories, got those of one with "
-            f"{len(state[classifier]) - 1}"
+            f"--format {of_dataset[0]}: expected --data NAME|FILE, whose validation images have "
+            "the ids"
         )
-    for name, tensor in own.items():
-        if name not in state:
-            raise RunError(f"{expected}got none named {name}")
-        if state[name].shape != tensor.shape:
-            shapes = f"{tuple(tensor.shape)}, got {tuple(state[name].shape)}"
-            raise RunError(f"{expected}{name} of shape {shapes}")
-    if unknown := [name for name in state if name not in own]:
-        raise RunError(f"{expected}got others, such as {unknown[0]}")
-    if classes is None or (classifier in own and len(classes) != len(own[classifier]) - 1):
-        raise RunError(
-            f"{checkpoint}: expected a name for each category in meta.dataset_meta.classes, got "
-            f"{len(classes or ())}"
-        )
+    if "html" in wanted.formats and not wanted.pictures:
+        raise UsageError("--format html: expected pictures to show, got --no-pictures")
+    if words:
+        return find_inputs(words, out)
+    if wanted.prepared is None:
+        raise UsageError("expected images, folders, patterns, videos or addresses, got none")
+    index, folder = Index(wanted.prepared.val.index), Path(wanted.prepared.val.images)
+    places = range(len(index))
+    return [Input(str(folder / index.image(place).file), "image") for place in places]
 
 
-def usable_device(name: str | None) -> str:
-    """The device that `--device` names; without a name a GPU where there is one, else the CPU.
+def _ids(
+    inputs: Sequence[Input], detector: Detector, checkpoint: Path, wanted: Wanted
+) -> predictions.Ids | None:
+    """What the dataset calls images and categories, where a format needs it."""
+    if wanted.prepared is None or not set(wanted.formats) & set(predictions.OF_A_DATASET):
+        return None
+    labels = labels_of(checkpoint, detector.categories, detector.category_ids, wanted.prepared)
+    return predictions.match(inputs, wanted.prepared, labels)
 
-    Raises UsageError for one that this machine lacks.
-    """
-    import torch
 
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+def _stamp(path: Path) -> list[int]:
+    """What changes when a file does. Raises UsageError where there is none."""
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {name}: expected a device of this machine: {reason}") from None
-    return name
+        status = path.stat()
+    except OSError as error:
+        raise UsageError(f"{path}: expected a readable file: {error.strerror}") from error
+    return [status.st_size, status.st_mtime_ns]
 
 
-def _check_images(images: Sequence[Path]) -> None:
-    """Raise UsageError that lists every image that cannot be read."""
-    problems = [f"{path}: {reason}" for path in images if (reason := _unreadable(path))]
-    if problems:
-        raise UsageError("\n".join(problems))
+def _picture_files(inputs: Sequence[Input], out: Path) -> dict[str, Path]:
+    """A file of its own for each input's picture or video: its stem, with a number where stems are
+    equal.
 
-
-def _unreadable(path: Path) -> str | None:
-    from bacl.datasets.decoding import ImageUnreadable, read
-
-    if not is_text(str(path)):  # OpenCV ends the process on such a path
-        return "expected a path that is text in UTF-8"
-    if path.is_dir():
-        return "expected an image, got a folder: name the images in it"
-    try:
-        read(path)
-    except ImageUnreadable as error:
-        return f"expected a readable image, got {error}"
-    return None
-
-
-def _picture_files(images: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """A file of its own for each image: its stem, with a number where stems are equal.
-
-    Raises UsageError where a picture would replace one of the images.
+    Raises UsageError where one would replace an input.
     """
-    files: dict[Path, Path] = {}
-    for image in images:
-        file, number = out / f"{image.stem}.png", 1
-        while file in files.values():
-            number += 1
-            file = out / f"{image.stem}_{number}.png"
-        files[image] = file
-    lost = {file.resolve() for file in files.values()} & {image.resolve() for image in images}
-    if lost:
+    files: dict[str, Path] = {}
+    taken: set[Path] = set()
+    numbers: dict[str, int] = {}
+    for one in inputs:
+        ending = ".mp4" if one.kind == "video" else ".png"
+        file = out / f"{one.stem}{ending}"
+        while file in taken:
+            numbers[one.stem] = numbers.get(one.stem, 1) + 1
+            file = out / f"{one.stem}_{numbers[one.stem]}{ending}"
+        taken.add(file)
+        files[one.name] = file
+    there = {Path(one.name).resolve() for one in inputs if one.kind != "address"}
+    if lost := {file.resolve() for file in taken} & there:
         raise UsageError(f"--out {out}: expected another folder: {min(lost)} would be overwritten")
     return files
-
-
-def draw(image: "Image.Image", detections: Sequence[Detection]) -> "Image.Image":
-    """The image with boxes, masks, names and scores; small ones are enlarged by a whole factor."""
-    from PIL import Image
-
-    factor = -(-_SHORTEST_PICTURE // max(image.size))
-    picture = image
-    if factor > 1:
-        size = (image.width * factor, image.height * factor)
-        picture = image.resize(size, Image.Resampling.BICUBIC)
-    picture = _painted(picture, [one for one in detections if one.mask], factor)
-    marks = [
-        Mark(
-            [value * factor for value in one.box],
-            f"{one.category} {one.score:.2f}",
-            _colour(one.label),
-        )
-        for one in sorted(detections, key=lambda one: one.score)  # the surest last: on top
-    ]
-    return mark(picture, marks)
-
-
-def _painted(picture: "Image.Image", detections: Sequence[Detection], factor: int) -> "Image.Image":
-    """The picture, so many times the image's size, with the masks' pixels in their colours."""
-    if not detections:
-        return picture
-    from PIL import Image
-    from pycocotools import mask as coco
-
-    pixels = np.asarray(picture, dtype=np.float32).copy()
-    for one in sorted(detections, key=lambda one: one.score):
-        inside = np.kron(coco.decode(one.mask), np.ones((factor, factor), dtype=np.uint8)) > 0
-        pixels[inside] += _OPACITY * (np.array(_colour(one.label)) - pixels[inside])
-    return Image.fromarray(pixels.round().astype(np.uint8))
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    """Colour of a category's boxes, far from its neighbours'."""
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -11,7 +11,7 @@ from bacl.datasets.examine import synsets
 from bacl.datasets.prepared import Prepared
 from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
-from bacl_platform.console import say
+from bacl_platform.console import say, shows_bars
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.store.disk import disk_errors
 from bacl_platform.store.names import CHECKPOINT
@@ -145,7 +145,7 @@ def _features(job: Job, store: Store, index: Any, wanted: Wanted, console: "Cons
     """The mean feature of each category, by the detector of a finished job."""
     from rich.progress import track
 
-    from bacl_platform.tools.predict import quiet, usable_device
+    from bacl_platform.inference.detector import quiet, usable_device
 
     device = usable_device(wanted.device)
     with quiet():
@@ -166,6 +166,6 @@ def _features(job: Job, store: Store, index: Any, wanted: Wanted, console: "Cons
             total=total,
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not shows_bars(console),
         ),
     )

@@ -1,5 +1,7 @@
 """Backbones: each gives what the table says of it, and begins from weights under its own names."""
 
+import subprocess
+import sys
 from unittest.mock import patch
 
 import pytest
@@ -117,3 +119,12 @@ def test_backbone_is_a_name_of_the_table_or_timms():
         Detector(backbone="timm/")
     with pytest.raises(ValueError, match="weights torchvision are not for timm/resnet10t"):
         Detector(backbone="timm/resnet10t", weights="torchvision")
+
+
+def test_backbones_are_known_wherever_bacl_is_registered():
+    """In a process of its own, because others may have imported them."""
+    code = (
+        "import bacl.register; from mmdet.registry import MODELS; "
+        "assert MODELS.get('ConvNeXt') and MODELS.get('TimmBackbone')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bacl.errors import RunError
+from bacl.errors import RunError, UsageError
 from bacl.evaluation import Detections
 from bacl.hallucination import FeatureStatistics, moments
 from bacl.method_settings.registry import METHODS
@@ -29,7 +29,9 @@ from bacl_platform.bench.rows import (
     inference,
     loader,
     loss,
+    onnx,
     postprocess,
+    predict,
     results_file,
     step,
     sweep,
@@ -174,6 +176,12 @@ def test_inference_is_measured_with_one_variant_and_with_eight():
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
 
 
+def test_prediction_is_measured_alone_and_by_several_images():
+    rows = predict.measure(SETTING, TINY, side=96, images=2)
+    assert {row.name: row.limit for row in rows} == {"predict": 1.05, "predict_2": 0.8}
+    assert all(row.ours > 0 and row.theirs > 0 for row in rows)
+
+
 @pytest.mark.slow
 def test_throughput_has_stages_banks_precisions_and_layouts():
     rows = {row.name: row for row in throughput.measure(SETTING, TINY)}
@@ -314,6 +322,15 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
 
 
 @pytest.mark.slow
+def test_exported_file_is_measured_beside_its_detector(monkeypatch):
+    monkeypatch.setattr(onnx, "CATEGORIES", 30)
+    (row,) = onnx.measure(SETTING, TINY, side=96)
+    assert (row.name, row.peer, row.limit) == ("onnx", "PyTorch", 1.0)
+    assert row.ours > 0 and row.theirs > 0
+    with pytest.raises(UsageError, match="expected --device cpu"):
+        onnx.measure(measure.Setting(device="cuda"), TINY)
+
+
 def test_zoo_trains_all_methods_in_one_bank(monkeypatch):
     monkeypatch.setattr(zoo, "STEPS", {SETTING.image: (10, 12, "small", 4)})
     row = zoo.bank(SETTING)

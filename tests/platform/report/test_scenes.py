@@ -14,6 +14,7 @@ from bacl.evaluation import Detections
 from bacl_platform.analysis import profiles as analysis
 from bacl_platform.analysis.results import collect
 from bacl_platform.report import scenes as pictures
+from bacl_platform.report.drawing import group_colour
 
 APS = {("features", 0): 0.0, ("bacl", 0): 1.0, ("softmax", 0): 0.4}
 NAMES = ["softmax", "bacl"]
@@ -93,7 +94,7 @@ def test_boxes_have_their_groups_colour(study, analysed, prepared):
     box = scene.boxes[0]
     x, y, width, height = analysed.truth.bbox[box] * scale
     group = prepared.categories[analysed.truth.label[box]].frequency
-    colour = pictures._COLOURS[["r", "c", "f"].index(group)]
+    colour = group_colour(["r", "c", "f"].index(group))
     truth = pixels[28:, :420]
     bottom = truth[round(y + height) - 1, round(x) : round(x + width)]
     assert (np.abs(bottom.astype(int) - colour).sum(axis=1) == 0).mean() > 0.5

@@ -29,6 +29,7 @@ from bacl.export import export_variants
 from bacl.results_files import Split
 from bacl_platform.analysis.files import result_of_file
 from bacl_platform.analysis.results import collect
+from bacl_platform.api.experiment import Experiment
 from bacl_platform.cli import main as cli
 from bacl_platform.tools.evaluate import labels_of
 
@@ -341,12 +342,12 @@ def test_trials_of_a_sweep_are_compared_by_their_values(filled, store, tiny):
 
 
 def test_another_split_is_refused_with_what_differs(finished_study, store, tiny, tmp_path, fill):
-    from bacl_platform.cli.plans import planned as planned_file
-
     other = tmp_path / "other.yaml"
     other.write_text("base: tiny.yaml\nname: other\ndataset: {seed: 7}\n")
-    plan, _ = planned_file(other, str(store.root), None, None)
-    fill(plan.jobs, dict.fromkeys([("features", 0), ("bacl", 0), ("softmax", 0)], 0.5))
+    fill(
+        Experiment.load(other, store=store).jobs().jobs,
+        dict.fromkeys([("features", 0), ("bacl", 0), ("softmax", 0)], 0.5),
+    )
     done = bacl_(
         *("compare", f"{tiny}:bacl", f"{other}:bacl", "--store", store.root, "--seeds", "0")
     )

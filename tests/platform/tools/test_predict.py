@@ -1,58 +1,28 @@
 """`bacl predict`: what is drawn and written, and what a bad image or checkpoint gets."""
 
+import csv
+import functools
+import http.server
 import json
 import os
+import re
 import shutil
+import threading
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import ConfigDict
 from PIL import Image
 from pycocotools import mask as coco
 from typer.testing import CliRunner
 
-import bacl.register  # noqa: F401
-
-# isort: split
-from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
-
 from bacl.errors import RunError, UsageError
-from bacl.export import export_variants
+from bacl_platform import tools
 from bacl_platform.cli import main as cli
-from bacl_platform.tools.predict import Detection, draw, exported, load_detector
-
-
-@pytest.fixture
-def categories(prepared):
-    """The prepared ones with ids as annotation files may have them: with gaps, or text."""
-    ids = [3, 10**20, *(f"no. {label}" for label in range(2, len(prepared.categories)))]
-    return [
-        category.model_copy(update={"id": own})
-        for category, own in zip(prepared.categories, ids, strict=True)
-    ]
-
-
-@pytest.fixture
-def entry(planned, categories, store):
-    """The store's entry of a classifier job whose bank has not been trained."""
-    return untrained(planned().jobs[1], categories, store)
-
-
-def untrained(job, categories, store):
-    register_all_modules(init_default_scope=True)
-    model = MODELS.build(ConfigDict(job.config["model"]))
-    torch.manual_seed(0)
-    model.init_weights()
-    folder = store.work(job.key) / "entry/variants"
-    export_variants(job.config, model.state_dict(), categories, folder)
-    return store.publish(job.key, folder.parent)
-
-
-@pytest.fixture
-def variant(entry):
-    return entry / "variants/softmax"
+from bacl_platform.inference.detector import WAITING, Detector
+from bacl_platform.inference.exported import exported
 
 
 @pytest.fixture
@@ -76,9 +46,9 @@ def errors(done):
     return [line.removeprefix("error: ") for line in done.stderr.splitlines()]
 
 
-def test_masks_are_drawn_and_written(tiny, planned, store, image, tmp_path, categories):
+def test_masks_are_drawn_and_written(tiny, planned, publish_untrained, store, image, tmp_path):
     masks = "detector.type=mask_rcnn"
-    untrained(planned(masks).jobs[1], categories, store)
+    publish_untrained(planned(masks).jobs[1])
     out = tmp_path / "out"
     words = [image, "--run", tiny, "--variant", "softmax", "--store", store.root, "--set", masks]
     done = predict(*words, "--out", out, "--score-threshold", 0)
@@ -99,25 +69,8 @@ def test_masks_are_drawn_and_written(tiny, planned, store, image, tmp_path, cate
     assert Image.open(out / "photo.png").size == (96 * 7, 64 * 7)
 
 
-def test_pixels_of_a_mask_have_its_colour_and_others_stay():
-    pixels = np.zeros((20, 20), dtype=np.uint8, order="F")
-    pixels[12:16, 2:10] = 1
-    encoded = coco.encode(pixels)
-    mask = {"size": encoded["size"], "counts": encoded["counts"].decode()}
-    box = [2.0, 12.0, 10.0, 16.0]
-    grey = Image.new("RGB", (20, 20), (100, 100, 100))
-    with_mask = np.asarray(draw(grey, [Detection(0, "a", 1, 0.9, box, mask)]), dtype=int)
-    without = np.asarray(draw(grey, [Detection(0, "a", 1, 0.9, box)]), dtype=int)
-    changed = (with_mask != without).any(axis=2)
-    assert changed[13 * 32 + 16, 5 * 32 + 16]  # the image is enlarged 32 times
-    rows, columns = np.nonzero(changed)
-    assert rows.min() >= 12 * 32 and rows.max() < 16 * 32
-    assert columns.min() >= 2 * 32 and columns.max() < 10 * 32
-    assert "mask" not in Detection(0, "a", 1, 0.9, box).as_json()
-
-
 def test_detections_of_a_run_are_drawn_and_written(
-    tiny, store, variant, image, tmp_path, categories
+    tiny, store, exported_variant, image, tmp_path, odd_categories
 ):
     out = tmp_path / "out"
     done = predict(
@@ -127,12 +80,12 @@ def test_detections_of_a_run_are_drawn_and_written(
     assert done.exit_code == 0, done.stderr
     assert f"in 1 images: pictures and predictions.json in {out}" in done.stdout
     content = json.loads((out / "predictions.json").read_text())
-    assert content["checkpoint"] == str(variant / "checkpoint.pth")
+    assert content["checkpoint"] == str(exported_variant / "checkpoint.pth")
     (found,) = content["images"]
     assert (found["image"], found["picture"]) == (str(image), "photo.png")
     assert 0 < len(found["detections"]) <= 20
     for detection in found["detections"]:
-        category = categories[detection["label"]]
+        category = odd_categories[detection["label"]]
         assert (detection["category_id"], detection["category"]) == (category.id, category.name)
         x1, y1, x2, y2 = detection["box"]
         assert 0 <= x1 <= x2 <= 96 and 0 <= y1 <= y2 <= 64
@@ -140,7 +93,7 @@ def test_detections_of_a_run_are_drawn_and_written(
     assert Image.open(out / "photo.png").size == (96 * 7, 64 * 7)
 
 
-def test_picture_and_boxes_are_of_what_a_viewer_shows(variant, tmp_path):
+def test_picture_and_boxes_are_of_what_a_viewer_shows(exported_variant, tmp_path):
     """A WebP to be turned and a picture of 12 bits in 16, beside plain files of the same."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     exif = Image.Exif()
@@ -153,7 +106,7 @@ def test_picture_and_boxes_are_of_what_a_viewer_shows(variant, tmp_path):
     Image.fromarray((noise[..., 0].astype(np.uint16) << 4) + 7).save(images["deep.png"])
     Image.fromarray(noise[..., 0]).save(images["grey.png"])
     out = tmp_path / "out"
-    checkpoint = ["--checkpoint", variant / "checkpoint.pth", "--out", out]
+    checkpoint = ["--checkpoint", exported_variant / "checkpoint.pth", "--out", out]
     done = predict(*images.values(), *checkpoint, "--score-threshold", 0)
     assert done.exit_code == 0, done.stderr
     written = json.loads((out / "predictions.json").read_text())["images"]
@@ -165,8 +118,8 @@ def test_picture_and_boxes_are_of_what_a_viewer_shows(variant, tmp_path):
     assert Image.open(out / "turned.png").size == (64 * 7, 96 * 7)
 
 
-def test_threshold_leaves_out_lower_scores(variant, image, tmp_path):
-    checkpoint = ["--checkpoint", variant / "checkpoint.pth", "--out", tmp_path / "out"]
+def test_threshold_leaves_out_lower_scores(exported_variant, image, tmp_path):
+    checkpoint = ["--checkpoint", exported_variant / "checkpoint.pth", "--out", tmp_path / "out"]
     predict(image, *checkpoint, "--score-threshold", 0)
     path = tmp_path / "out/predictions.json"
     scores = [d["score"] for d in json.loads(path.read_text())["images"][0]["detections"]]
@@ -177,10 +130,10 @@ def test_threshold_leaves_out_lower_scores(variant, image, tmp_path):
     assert len(kept) < len(scores)
 
 
-def moved(variant, folder):
+def moved(exported_variant, folder):
     """The path of a checkpoint that was copied with its configuration and nothing else."""
     for name in ("checkpoint.pth", "config.py"):
-        shutil.copy(variant / name, folder / name)
+        shutil.copy(exported_variant / name, folder / name)
     return folder / "checkpoint.pth"
 
 
@@ -192,41 +145,32 @@ def detections_of(checkpoint, image, out):
     return found
 
 
-def test_checkpoint_away_from_its_store_has_names_and_ids(variant, image, tmp_path, categories):
-    for found in detections_of(moved(variant, tmp_path), image, tmp_path / "out"):
-        category = categories[found["label"]]
+def test_checkpoint_away_from_its_store_has_names_and_ids(
+    exported_variant, image, tmp_path, odd_categories
+):
+    for found in detections_of(moved(exported_variant, tmp_path), image, tmp_path / "out"):
+        category = odd_categories[found["label"]]
         assert (found["category"], found["category_id"]) == (category.name, category.id)
 
 
-def test_checkpoint_that_came_without_ids_has_names_alone(variant, image, tmp_path, categories):
-    checkpoint = moved(variant, tmp_path)
+def test_checkpoint_that_came_without_ids_has_names_alone(
+    exported_variant, image, tmp_path, odd_categories
+):
+    checkpoint = moved(exported_variant, tmp_path)
     content = torch.load(checkpoint, weights_only=True)
     del content["meta"]["dataset_meta"]["category_ids"]
     torch.save(content, checkpoint)
     for found in detections_of(checkpoint, image, tmp_path / "out"):
-        assert found["category"] == categories[found["label"]].name
+        assert found["category"] == odd_categories[found["label"]].name
         assert found["category_id"] is None
 
 
-def test_loaded_detector_comes_with_names_and_ids(variant, categories):
-    _, classes, ids = load_detector(variant / "config.py", variant / "checkpoint.pth", "cpu")
-    assert list(classes) == [category.name for category in categories]
-    assert list(ids) == [category.id for category in categories]
-
-
-def test_names_are_found_where_earlier_versions_of_mmdetection_have_them(variant, tmp_path):
-    content = torch.load(variant / "checkpoint.pth", weights_only=True)
-    names = content["meta"]["dataset_meta"]["classes"]
-    for meta in ({"dataset_meta": {"CLASSES": names}}, {"CLASSES": names}):
-        torch.save({**content, "meta": meta}, tmp_path / "old.pth")
-        _, classes, ids = load_detector(variant / "config.py", tmp_path / "old.pth", "cpu")
-        assert (classes, ids) == (names, None)
-
-
-def test_images_of_equal_stem_get_a_picture_each(variant, tmp_path):
+def test_images_of_equal_stem_get_a_picture_each(exported_variant, tmp_path):
     images = [picture(tmp_path / folder / "a.png", (40, 40)) for folder in ("one", "two")]
     out = tmp_path / "out"
-    done = predict(*images, images[0], "--checkpoint", variant / "checkpoint.pth", "--out", out)
+    done = predict(
+        *images, images[0], "--checkpoint", exported_variant / "checkpoint.pth", "--out", out
+    )
     assert done.exit_code == 0
     written = json.loads((out / "predictions.json").read_text())["images"]
     assert [(i["image"], i["picture"]) for i in written] == [
@@ -236,20 +180,22 @@ def test_images_of_equal_stem_get_a_picture_each(variant, tmp_path):
     assert (out / "a_2.png").is_file()
 
 
-def test_unusable_images_are_listed_together_before_anything_runs(variant, image, tmp_path):
+def test_unusable_images_are_listed_together_before_anything_runs(
+    exported_variant, image, tmp_path
+):
     whole = image.read_bytes()
     bad = {
         "missing.jpg": "expected a readable image, got no such file",
         "text.png": "expected a readable image, got none of JPEG, PNG, WEBP",
         "cut.jpg": "expected a readable image, got a JPEG that is truncated, damaged or",
-        "folder": "expected an image, got a folder",
+        "folder": "expected a folder with images or videos in it, found none",
     }
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "folder").mkdir()
     out = tmp_path / "out"
     names = [tmp_path / name for name in bad]
-    done = predict(image, *names, "--checkpoint", variant / "checkpoint.pth", "--out", out)
+    done = predict(image, *names, "--checkpoint", exported_variant / "checkpoint.pth", "--out", out)
     assert done.exit_code == 2
     assert len(errors(done)) == len(bad)
     for line, (name, reason) in zip(errors(done), bad.items(), strict=True):
@@ -257,10 +203,12 @@ def test_unusable_images_are_listed_together_before_anything_runs(variant, image
     assert not out.exists()
 
 
-def test_picture_never_replaces_an_image(variant, tmp_path):
+def test_picture_never_replaces_an_image(exported_variant, tmp_path):
     image = picture(tmp_path / "in/a.png", (40, 40))
     before = image.read_bytes()
-    done = predict(image, "--checkpoint", variant / "checkpoint.pth", "--out", image.parent)
+    done = predict(
+        image, "--checkpoint", exported_variant / "checkpoint.pth", "--out", image.parent
+    )
     assert done.exit_code == 2
     assert errors(done) == [
         f"--out {image.parent}: expected another folder: {image} would be overwritten"
@@ -268,9 +216,9 @@ def test_picture_never_replaces_an_image(variant, tmp_path):
     assert image.read_bytes() == before
 
 
-def test_unknown_variant_is_told_with_those_there_are(planned, store, entry):
+def test_unknown_variant_is_told_with_those_there_are(planned, store, exported_variant):
     for given in ("blac", None):
-        with pytest.raises(UsageError, match=r"--variant: .* \(features, bacl, softmax\), got"):
+        with pytest.raises(UsageError, match=r"variant: .* \(features, bacl, softmax\), got"):
             exported(planned(), store, given, "bacl run tiny.yaml")
 
 
@@ -294,73 +242,527 @@ def test_either_a_run_or_a_checkpoint_is_expected(words):
     assert "expected" in errors(done)[0]
 
 
-def test_checkpoint_of_other_categories_is_refused(variant, tmp_path):
-    path = variant / "checkpoint.pth"
-    content = torch.load(path, weights_only=True)
-    head = "roi_head.bbox_head.fc_cls."
-    for name in ("weight", "bias"):
-        content["state_dict"][head + name] = content["state_dict"][head + name][:4]
-    other = tmp_path / "other.pth"
-    torch.save(content, other)
-    with pytest.raises(RunError, match=r"other.pth: .* with 6 categories, got those of one with 3"):
-        load_detector(variant / "config.py", other, "cpu")
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda c: c["state_dict"].pop("backbone.conv1.weight"), "got none named backbone.conv1"),
-        (lambda c: c["state_dict"].update(new=torch.ones(1)), "got others, such as new"),
-        (
-            lambda c: c["state_dict"].update({"rpn_head.rpn_cls.bias": torch.ones(5)}),
-            r"rpn_head.rpn_cls.bias of shape \(3,\), got \(5,\)",
-        ),
-        (lambda c: c.pop("meta"), "expected a name for each category .* got 0"),
-    ],
-)
-def test_checkpoint_that_does_not_fit_is_refused(variant, tmp_path, change, reason):
-    content = torch.load(variant / "checkpoint.pth", weights_only=True)
-    change(content)
-    other = tmp_path / "other.pth"
-    torch.save(content, other)
-    with pytest.raises(RunError, match=reason):
-        load_detector(variant / "config.py", other, "cpu")
-
-
 class _Attack:
     def __reduce__(self):
         return os.mkdir, ("attacked",)
 
 
-def test_checkpoint_that_holds_code_is_refused_and_not_run(variant, image, tmp_path, monkeypatch):
+def test_checkpoint_that_holds_code_is_refused_and_not_run(
+    exported_variant, image, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "meta": _Attack()}, tmp_path / "bad.pth")
-    done = predict(image, "--checkpoint", "bad.pth", "--config", variant / "config.py")
+    done = predict(image, "--checkpoint", "bad.pth", "--config", exported_variant / "config.py")
     assert done.exit_code == 1
     assert errors(done)[0].startswith("bad.pth: expected a whole checkpoint")
     assert not (tmp_path / "attacked").exists()
 
 
-def test_configuration_that_is_missing_or_broken_is_told(variant, tmp_path):
-    with pytest.raises(UsageError, match=r"config.py: .* no such file"):
-        load_detector(tmp_path / "config.py", variant / "checkpoint.pth", "cpu")
-    (tmp_path / "config.py").write_text("model = dict(type='NoSuchDetector', backbone=dict())\n")
-    with pytest.raises(UsageError, match=r"config.py: expected the configuration of a detector"):
-        load_detector(tmp_path / "config.py", variant / "checkpoint.pth", "cpu")
-
-
-def test_device_that_is_not_there_is_told(variant, image, tmp_path):
-    words = ["predict", image, "--checkpoint", variant / "checkpoint.pth", "--device", "nowhere"]
+def test_device_that_is_not_there_is_told(exported_variant, image, tmp_path):
+    words = [
+        "predict",
+        image,
+        "--checkpoint",
+        exported_variant / "checkpoint.pth",
+        "--device",
+        "nowhere",
+    ]
     done = CliRunner().invoke(cli.app, [str(word) for word in words])
     assert done.exit_code == 2
-    assert errors(done)[0].startswith("--device nowhere: expected a device of this machine")
+    assert errors(done)[0].startswith("device nowhere: expected a device of this machine")
 
 
-def test_small_images_are_enlarged_and_boxes_with_them():
-    image = Image.new("RGB", (100, 50), "black")
-    drawn = draw(image, [Detection(0, "disc", 1, 0.9, [10.0, 20.0, 40.0, 45.0])])
-    assert drawn.size == (700, 350)
-    pixels = np.asarray(drawn).any(axis=2)
-    assert pixels[20 * 7, 10 * 7] and pixels[45 * 7 - 1, 40 * 7 - 1]
-    assert not pixels[30 * 7, 25 * 7]
-    assert draw(Image.new("RGB", (2000, 1000)), []).size == (2000, 1000)
+# Many images
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of images in two sizes, of which one cannot be read."""
+    for number in range(6):
+        picture(tmp_path / "photos" / f"{number}.png", ((64, 48), (48, 64))[number % 2])
+    (tmp_path / "photos/broken.jpg").write_bytes(b"no image")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def passed(monkeypatch):
+    """The sizes (height, width) of all images that go through a detector."""
+    seen = []
+    instances = Detector.instances
+
+    def noting(self, images, batch=8):
+        def noted():
+            for pixels in images:
+                seen.append(pixels.shape[:2])
+                yield pixels
+
+        return instances(self, noted(), batch)
+
+    monkeypatch.setattr(Detector, "instances", noting)
+    return seen
+
+
+def pictures_in(out):
+    return {path.name: path.read_bytes() for path in out.glob("*.png")}
+
+
+def content_of(out):
+    return json.loads((out / "predictions.json").read_text())
+
+
+def test_unreadable_image_of_a_folder_is_named_and_the_others_are_done(
+    exported_variant, photos, tmp_path
+):
+    out = tmp_path / "out"
+    done = predict(photos, "--checkpoint", exported_variant / "checkpoint.pth", "--out", out)
+    assert done.exit_code == 1
+    broken = photos / "broken.jpg"
+    assert f"left out: {broken}: expected a readable image, got none of" in done.stdout
+    assert errors(done) == [
+        f"1 of 7 could not be read and are left out ({broken}); all else is done"
+    ]
+    assert [one["image"] for one in content_of(out)["images"]] == [
+        str(photos / f"{number}.png") for number in range(6)
+    ]
+    assert sorted(pictures_in(out)) == [f"{number}.png" for number in range(6)]
+
+
+def test_image_that_the_detector_refuses_is_named_and_the_others_are_done(
+    exported_variant, photos, tmp_path
+):
+    for number in (1, 4):
+        Image.new("RGB", (2, 4000)).save(photos / f"{number}.png")  # nothing is left of its width
+    out = tmp_path / "out"
+    words = ["--checkpoint", exported_variant / "checkpoint.pth", "--out", out, "--batch", 2]
+    done = predict(photos, *words, "--score-threshold", 0)
+    assert done.exit_code == 1
+    for number in (1, 4):
+        reason = "expected an image that has pixels left when it is scaled for the detector"
+        assert f"left out: {photos}/{number}.png: {reason}, got 2 x 4000" in done.stdout
+    assert "3 of 7 could not be read" in errors(done)[0]
+    images = content_of(out)["images"]
+    assert [Path(one["image"]).name for one in images] == ["0.png", "2.png", "3.png", "5.png"]
+    single = tmp_path / "single"
+    predict(photos / "3.png", *words[:2], "--out", single, "--score-threshold", 0)
+    (same,) = content_of(single)["images"]
+    assert images[2]["detections"] == same["detections"] != []
+
+
+def test_batches_find_what_single_images_do(exported_variant, photos, tmp_path, passed):
+    (photos / "broken.jpg").unlink()
+    found = []
+    for batch in (1, 4):
+        out = tmp_path / f"out{batch}"
+        words = [
+            "--checkpoint",
+            exported_variant / "checkpoint.pth",
+            "--out",
+            out,
+            "--batch",
+            batch,
+        ]
+        assert predict(photos, *words, "--score-threshold", 0).exit_code == 0
+        found.append(content_of(out)["images"])
+    for one, other in zip(*found, strict=True):
+        assert (one["image"], one["picture"]) == (other["image"], other["picture"])
+        assert len(one["detections"]) == len(other["detections"]) > 0
+        for ours, theirs in zip(one["detections"], other["detections"], strict=True):
+            assert ours["label"] == theirs["label"]
+            assert ours["box"] == pytest.approx(theirs["box"], abs=1e-2)
+            assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+
+
+def test_same_command_goes_on_where_it_was_stopped(
+    exported_variant, photos, tmp_path, passed, monkeypatch
+):
+    (photos / "broken.jpg").unlink()
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    words = [
+        "--checkpoint",
+        exported_variant / "checkpoint.pth",
+        "--score-threshold",
+        0,
+        "--batch",
+        1,
+    ]
+    predict(photos, *words, "--out", whole)
+    passed.clear()
+
+    add = tools.journal.Journal.add
+
+    def stopping(self, name, *facts):
+        if name.endswith("3.png"):
+            raise KeyboardInterrupt
+        add(self, name, *facts)
+
+    monkeypatch.setattr(tools.journal.Journal, "add", stopping)
+    done = predict(photos, *words, "--out", out)
+    assert done.exit_code == 130
+    assert not (out / "predictions.json").exists()
+    monkeypatch.setattr(tools.journal.Journal, "add", add)
+    passed.clear()
+    done = predict(photos, *words, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert len(passed) == 3
+    assert "3 were done before, 3 now" in done.stdout
+    assert content_of(out) == content_of(whole)
+    assert pictures_in(out) == pictures_in(whole)
+
+
+def test_changed_images_and_settings_are_done_anew(exported_variant, photos, tmp_path, passed):
+    (photos / "broken.jpg").unlink()
+    words = ["--out", tmp_path / "out", "--no-pictures", "--score-threshold", 0]
+    predict(photos, *words, "--checkpoint", exported_variant / "checkpoint.pth")
+    Image.new("RGB", (80, 40)).save(photos / "2.png")
+    picture(photos / "6.png", (64, 48))
+    passed.clear()
+    predict(photos, *words, "--checkpoint", exported_variant / "checkpoint.pth")
+    assert passed == [(40, 80), (48, 64)]
+    assert len(content_of(tmp_path / "out")["images"]) == 7
+    passed.clear()
+    done = predict(photos, *words[:3], "--checkpoint", exported_variant / "checkpoint.pth")
+    assert len(passed) == 7 and "is done anew" in done.stdout
+    content = torch.load(exported_variant / "checkpoint.pth", weights_only=True)
+    content["state_dict"]["roi_head.bbox_head.fc_cls.bias"] += 0.1
+    torch.save(content, tmp_path / "checkpoint.pth")
+    shutil.copy(exported_variant / "config.py", tmp_path)
+    passed.clear()
+    predict(photos, *words[:3], "--checkpoint", tmp_path / "checkpoint.pth")
+    assert len(passed) == 7
+
+
+def test_memory_holds_few_images_at_a_time(exported_variant, tmp_path, monkeypatch):
+    for number in range(40):
+        picture(tmp_path / "photos" / f"{number:02}.png", (32 + 16 * (number % 3), 32))
+    read = most = noted = 0
+    as_pixels, add = tools.predict.as_pixels, tools.journal.Journal.add
+
+    def reading(image):
+        nonlocal read, most
+        read += 1
+        most = max(most, read - noted)
+        return as_pixels(image)
+
+    def noting(self, *facts):
+        nonlocal noted
+        noted += 1
+        add(self, *facts)
+
+    monkeypatch.setattr(tools.predict, "as_pixels", reading)
+    monkeypatch.setattr(tools.journal.Journal, "add", noting)
+    words = [
+        "--checkpoint",
+        exported_variant / "checkpoint.pth",
+        "--out",
+        tmp_path / "out",
+        "--batch",
+        2,
+    ]
+    assert predict(tmp_path / "photos", *words, "--no-pictures").exit_code == 0
+    assert (read, noted) == (40, 40)
+    assert most <= 2 * WAITING + 1
+
+
+def test_turned_photograph_is_seen_as_a_viewer_shows_it(exported_variant, tmp_path):
+    """A JPEG that EXIF turns, in a folder, beside the same pixels turned already."""
+    y, x = np.mgrid[:64, :96]
+    pixels = np.stack([x * 2, y * 3, 255 - x], axis=-1).astype(np.uint8)
+    pixels[20:44, 10:40] = (250, 20, 30)
+    exif = Image.Exif()
+    exif[274] = 6
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(pixels).save(folder / "turned.jpg", exif=exif, quality=95)
+    decoded = np.asarray(Image.open(folder / "turned.jpg"))  # as stored
+    Image.fromarray(np.rot90(decoded, -1)).save(folder / "upright.png")
+    out = tmp_path / "out"
+    words = [
+        "--checkpoint",
+        exported_variant / "checkpoint.pth",
+        "--out",
+        out,
+        "--score-threshold",
+        0,
+    ]
+    assert predict(folder, *words).exit_code == 0
+    turned, upright = content_of(out)["images"]
+    assert turned["detections"] == upright["detections"] != []
+    drawn = [np.asarray(Image.open(out / f"{name}.png")) for name in ("turned", "upright")]
+    assert drawn[0].shape == (96 * 7, 64 * 7, 3) and np.array_equal(*drawn)
+
+
+def test_without_pictures_only_files_are_written(exported_variant, photos, tmp_path):
+    (photos / "broken.jpg").unlink()
+    out = tmp_path / "out"
+    words = [
+        "--checkpoint",
+        exported_variant / "checkpoint.pth",
+        "--out",
+        out,
+        "--score-threshold",
+        0,
+    ]
+    done = predict(photos, *words, "--no-pictures", "--format", "csv", "--format", "json")
+    assert done.exit_code == 0, done.stderr
+    assert "in 6 images: predictions.csv and predictions.json in" in done.stdout
+    assert not pictures_in(out)
+    images = content_of(out)["images"]
+    assert all(one["picture"] is None for one in images)
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [
+        (one["image"], "", str(d["category_id"]), d["score"], d["box"])
+        for one in images
+        for d in one["detections"]
+    ]
+    sides = ("x1", "y1", "x2", "y2")
+    assert expected == [
+        (r["image"], r["frame"], r["category_id"], float(r["score"]), [float(r[s]) for s in sides])
+        for r in rows
+    ]
+    done = predict(photos, *words)  # now with them
+    assert len(pictures_in(out)) == 6 and "6 now" in done.stdout
+
+
+def test_page_shows_all_pictures_and_what_is_in_them(exported_variant, tmp_path):
+    name = "a & <b> #1%.png"
+    picture(tmp_path / "photos" / name, (40, 40))
+    out = tmp_path / "out"
+    words = [
+        "--checkpoint",
+        exported_variant / "checkpoint.pth",
+        "--out",
+        out,
+        "--score-threshold",
+        0,
+    ]
+    done = predict(tmp_path / "photos", *words, "--format", "html")
+    assert done.exit_code == 0, done.stderr
+    text = (out / "predictions.html").read_text()
+    assert re.findall(r'<img loading="lazy" src="([^"]*)"', text) == [
+        "a%20%26%20%3Cb%3E%20%231%25.png"
+    ]
+    assert (out / name).is_file()
+    assert "a &amp; &lt;b&gt; #1%.png: " in text
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', text)
+
+
+# A dataset's images
+
+
+@pytest.fixture
+def trained(planned, finished):
+    """The tiny experiment's jobs, finished."""
+    plan = planned()
+    for job in plan.jobs:
+        finished(job)
+    return plan
+
+
+def evaluated(file, tiny, store):
+    words = ["evaluate", file, "--data", tiny, "--store", store.root, "--json", "--quick"]
+    done = CliRunner().invoke(cli.app, [str(word) for word in words], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)["metrics"]
+
+
+@pytest.mark.parametrize("kind", ["coco", "lvis"])
+def test_results_reach_the_stores_own_numbers(tiny, trained, store, tmp_path, kind):
+    out = tmp_path / "out"
+    words = ["--run", tiny, "--variant", "softmax", "--store", store.root, "--data", tiny]
+    words += ["--out", out, "--no-pictures", "--score-threshold", 0, "--batch", 1]
+    done = predict(*words, "--format", kind)
+    assert done.exit_code == 0, done.stderr
+    folder = store.entry(trained.jobs[1].key) / "variants/softmax"
+    own = json.loads((folder / "metrics.json").read_text())["metrics"]
+    name = {"coco": "results.json", "lvis": "lvis_results.json"}[kind]
+    assert own["AP"] > 0
+    assert evaluated(out / name, tiny, store) == own
+
+
+def test_images_of_a_dataset_are_known_by_their_names(
+    tiny, publish_untrained, planned, store, prepared, tmp_path
+):
+    publish_untrained(planned().jobs[1])
+    names = sorted(path.name for path in Path(prepared.val.images).iterdir())
+    content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
+    files = [image["file_name"] for image in content["images"]]
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for name in files[:2]:
+        shutil.copy(Path(prepared.val.images) / name, copies)
+    out = tmp_path / "out"
+    words = ["--run", tiny, "--variant", "softmax", "--store", store.root, "--data", tiny]
+    words += ["--out", out, "--format", "coco", "--score-threshold", 0]
+    done = predict(copies, *words)
+    assert done.exit_code == 0, done.stderr
+    results = json.loads((out / "results.json").read_text())
+    from bacl.datasets.index import Index
+
+    index = Index(prepared.val.index)
+    ids = {index.image(place).file: index.image(place).id for place in range(len(index))}
+    assert {one["image_id"] for one in results} == {ids[name] for name in files[:2]}
+
+    Image.new("RGB", (10, 10)).save(copies / files[1])  # another of its name
+    done = predict(copies, *words)
+    assert done.exit_code == 1
+    assert f"{copies / files[1]}: expected 96 × 96 pixels as the dataset has them" in done.stdout
+    results = json.loads((out / "results.json").read_text())
+    assert {one["image_id"] for one in results} == {ids[files[0]]}
+
+    others = [name for name in names if name not in files]
+    done = predict(
+        Path(prepared.val.images) / others[0], *words[:-6], "--out", tmp_path / "x", *words[-4:]
+    )
+    assert done.exit_code == 2 and not (tmp_path / "x").exists()
+    assert "got 1 of 1 that are none or may be several of it" in errors(done)[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["a.png", "--format", "coco"], "--format coco: expected --data NAME|FILE"),
+        (
+            ["a.png", "--format", "xml"],
+            "--format: expected one of json, coco, lvis, csv, html, got 'xml'",
+        ),
+        (["a.png", "--format", "html", "--no-pictures"], "--format html: expected pictures"),
+        ([], "expected images, folders, patterns, videos or addresses, got none"),
+    ],
+)
+def test_wrong_requests_are_told_before_anything_runs(tmp_path, monkeypatch, words, reason):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "a.png", (8, 8))
+    done = predict(*words, "--checkpoint", "gone.pth")
+    assert done.exit_code == 2
+    assert errors(done)[0].startswith(reason)
+    assert not (tmp_path / "predictions").exists()
+
+
+# Videos
+
+
+def clip(path, count=5, size=(80, 60)):
+    path.parent.mkdir(exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, size)
+    noise = np.random.default_rng(1).integers(0, 255, (count, *size[::-1], 3), dtype=np.uint8)
+    for frame in noise:
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def test_video_is_written_with_boxes_and_its_detections_by_frame(
+    exported_variant, tmp_path, passed
+):
+    path, out = clip(tmp_path / "in/clip.avi"), tmp_path / "out"
+    words = [
+        "--checkpoint",
+        exported_variant / "checkpoint.pth",
+        "--out",
+        out,
+        "--score-threshold",
+        0,
+    ]
+    words += ["--batch", 2, "--format", "json", "--format", "csv", "--format", "html"]
+    done = predict(path, *words)
+    assert done.exit_code == 0, done.stderr
+    assert "objects in 1 video: pictures, predictions.json, predictions.csv and" in done.stdout
+    assert len(passed) == 5
+    (video,) = content_of(out)["videos"]
+    assert (video["video"], video["picture"], video["fps"]) == (str(path), "clip.mp4", 10)
+    assert content_of(out)["images"] == [] and video["frame_count"] == 5
+    lines = [json.loads(line) for line in (out / video["frames"]).read_text().splitlines()]
+    assert [(line["frame"], line["seconds"]) for line in lines] == [(n, n / 10) for n in range(5)]
+
+    capture = cv2.VideoCapture(str(path))
+    detector = Detector.load(exported_variant / "checkpoint.pth", device="cpu")
+    written = cv2.VideoCapture(str(out / "clip.mp4"))
+    for line in lines:
+        _, frame = capture.read()
+        expected = detector.predict(np.ascontiguousarray(frame[..., ::-1]))
+        assert line["detections"] == json.loads(json.dumps(expected.as_json()))
+        _, shown = written.read()
+        drawn = np.asarray(expected.draw())[..., ::-1]
+        assert shown.shape == drawn.shape
+        # what a codec keeps of noise: boxes are where they were drawn
+        assert np.corrcoef(shown.ravel(), drawn.ravel())[0, 1] > 0.8
+    assert not written.read()[0]
+    with (out / "predictions.csv").open(newline="") as file:
+        frames = [int(row["frame"]) for row in csv.DictReader(file)]
+    assert frames == [line["frame"] for line in lines for _ in line["detections"]]
+    passed.clear()
+    done = predict(path, *words)
+    assert not passed and "1 were done before, 0 now" in done.stdout
+
+
+def test_video_of_a_folder_that_cannot_be_decoded_is_named_and_all_else_is_done(
+    exported_variant, tmp_path
+):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    clip(folder / "a.avi", 2)
+    (folder / "b.mp4").write_bytes(b"no video")
+    picture(folder / "c.png", (40, 40))
+    done = predict(folder, "--checkpoint", exported_variant / "checkpoint.pth", "--out", out)
+    assert done.exit_code == 1
+    assert f"left out: {folder}/b.mp4: expected a video that can be decoded" in done.stdout
+    assert "in 1 images and 1 video" in done.stdout
+    assert (out / "a.mp4").is_file() and (out / "c.png").is_file()
+    assert not (out / "b.mp4").exists()
+
+
+# Addresses
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder and the address at which it is served."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    handler = functools.partial(_Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_images_are_taken_from_addresses(exported_variant, site, tmp_path, passed):
+    folder, address = site
+    picture(folder / "a.png", (40, 40))
+    (folder / "page.html").write_text("<p>no image</p>")
+    out = tmp_path / "out"
+    words = [
+        "--checkpoint",
+        exported_variant / "checkpoint.pth",
+        "--out",
+        out,
+        "--score-threshold",
+        0,
+    ]
+    names = [f"{address}/{name}" for name in ("a.png?size=1", "page.html", "gone.png")]
+    done = predict(*names, *words)
+    assert done.exit_code == 1
+    assert f"left out: {names[1]}: expected an image, got none of" in done.stdout
+    assert f"left out: {names[2]}: expected an image, got HTTP 404" in done.stdout
+    (found,) = content_of(out)["images"]
+    assert (found["image"], found["picture"]) == (names[0], "a.png")
+    predict(folder / "a.png", *words[:3], tmp_path / "same", *words[4:])
+    (same,) = content_of(tmp_path / "same")["images"]
+    assert found["detections"] == same["detections"] != []
+    passed.clear()
+    predict(names[0], *words)
+    assert not passed  # it has not changed
+    picture(folder / "a.png", (48, 40))
+    predict(names[0], *words)
+    assert passed == [(40, 48)]
+    secret = names[0].replace("://", "://me:pass@")
+    assert predict(secret, *words).exit_code == 0
+    assert content_of(out)["images"][0]["image"] == names[0].replace("://", "://***@")
+    assert not any(b"me:pass" in path.read_bytes() for path in out.iterdir())

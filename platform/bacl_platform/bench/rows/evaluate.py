@@ -110,7 +110,7 @@ def _run(side: Callable[[Path], Taken], folder: Path, threads: int) -> Taken:
 
 def ours(folder: Path) -> Taken:
     """Our evaluation of the set in a folder."""
-    import pandas  # type: ignore[import-untyped] # noqa: F401  as pyarrow does for its first array
+    import pandas  # noqa: F401  as pyarrow does for its first array
 
     from bacl.evaluation import Detections, Evaluator
 

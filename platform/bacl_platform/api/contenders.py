@@ -1,17 +1,21 @@
-"""What the words of `bacl compare` mean: variants of experiments, trials of sweeps, and files."""
+"""What the words of a comparison mean: variants of experiments, trials of sweeps, and files."""
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bacl.errors import RunError, UsageError
-from bacl_platform.cli.plans import planned, rerun_command, swept
+from bacl.errors import UsageError
+from bacl_platform.api.experiment import Experiment
+from bacl_platform.api.files import Overrides
+from bacl_platform.api.sweep import Sweep
 
 if TYPE_CHECKING:
     from bacl.datasets.prepared import Prepared
     from bacl_platform.analysis.contenders import Contender
     from bacl_platform.analysis.results import Report
+    from bacl_platform.store.store import Store
 
 _YAML = re.compile(r"(.+\.ya?ml)(?::(.+))?")
 
@@ -24,7 +28,7 @@ class Word:
     variant: str | None
 
 
-def read_words(words: list[str]) -> list[Word]:
+def read_words(words: Sequence[str]) -> list[Word]:
     """What is to be compared; after a leading experiment, a bare name is one of its variants.
 
     Raises UsageError for words that mean nothing, and where they are fewer than two.
@@ -66,11 +70,11 @@ def _read(word: str, base: Path | None) -> Word:
 
 
 def contenders(
-    words: list[Word],
+    words: Sequence[Word],
     dataset: "Prepared | None",
-    store_url: str,
-    set_: list[str] | None,
-    seeds: str | None,
+    store: "Store",
+    overrides: Overrides,
+    seeds: Sequence[int] | None,
 ) -> list["Contender"]:
     """The detections of all words, as the stores and files have them.
 
@@ -84,7 +88,7 @@ def contenders(
     reports: dict[Path, Report] = {}
     for word in words:
         if word.variant and word.file not in reports:
-            reports[word.file] = _report(word.file, store_url, set_, seeds)
+            reports[word.file] = _report(word.file, store, overrides, seeds)
     if dataset is None:
         dataset = next((report.prepared for report in reports.values()), None)
     if dataset is None:
@@ -107,28 +111,12 @@ def contenders(
     return made
 
 
-def _report(file: Path, store_url: str, set_: list[str] | None, seeds: str | None) -> "Report":
+def _report(
+    file: Path, store: "Store", overrides: Overrides, seeds: Sequence[int] | None
+) -> "Report":
     """What the store has of an experiment, or of a sweep's trials by their values."""
-    from bacl_platform.analysis.results import Report, collect, read_result
-    from bacl_platform.plan.judged import prepared_of
     from bacl_platform.spec.sweep import is_sweep
 
-    if not is_sweep(file):
-        plan, store = planned(file, store_url, set_, seeds)
-        return collect(plan, store, rerun_command(file, store_url, set_, seeds))
-    (sweep,), store, _ = swept([file], store_url, set_, seeds)
-    cells = [cell for cell in sweep.cells if store.complete(cell.job.key)]
-    if not cells:
-        raise RunError(f"no trial of {file} is in the store {store.url}: run `bacl sweep {file}`")
-    results = [
-        replace(
-            read_result(cell.job, cell.trial.variant, store),
-            variant=cell.trial.label.replace(", ", ","),
-        )
-        for cell in cells
-    ]
-    first = cells[0]
-    prepared = prepared_of(first.job.dataset_digest, store)
-    return Report(
-        sweep.file.sweep.name, first.trial.experiment, prepared, sweep.jobs, [], results, {}
-    )
+    if is_sweep(file):
+        return Sweep.load(file, overrides, store, seeds).found
+    return Experiment.load(file, overrides, store, seeds).found

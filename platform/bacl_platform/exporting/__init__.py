@@ -1,0 +1,1 @@
+"""Exports of trained variants: MMDetection's own detectors, and detectors in one file."""

@@ -1,0 +1,48 @@
+"""What a model version says about itself, in Markdown."""
+
+from bacl_platform.registry.trained import Trained
+from bacl_platform.texts import markdown
+
+_USE = """\
+```python
+import mlflow, base64
+model = mlflow.pyfunc.load_model("models:/{name}/{version}")
+image = base64.b64encode(open("photo.jpg", "rb").read()).decode()
+model.predict([{{"image": image}}], params={{"score_threshold": 0.5}})
+```
+
+`mlflow models serve -m models:/{name}/{version} --env-manager local` and \
+`bacl serve models:/{name}/{version}` answer over HTTP."""
+
+
+def description(trained: Trained, experiment: str, name: str, version: str) -> str:
+    """How a version was trained, what it reaches, and how it is used."""
+    job, prepared = trained.job, trained.prepared
+    settings = trained.job.variants[trained.variant].model_dump(mode="json", exclude_defaults=True)
+    told = ", ".join(f"{field}={value}" for field, value in settings.items() if field != "method")
+    schedule = job.recipe.schedule
+    length = f"{schedule.epochs} epochs" if schedule.epochs else f"{schedule.iterations:,} steps"
+    method = job.variants[trained.variant].method
+    how = f"trained for {length} with a batch of {schedule.batch}"
+    if job.kind == "imported":
+        how = "imported"
+    facts = {
+        "Variant": f"{trained.variant} of {experiment}, seed {job.seed}",
+        "Method": f"{method} ({told})" if told else method,
+        "Stage": f"{job.stage}, {how}" + (", on stored features" if job.replayed else ""),
+        "Dataset": f"{prepared.train.image_total:,} training and "
+        f"{prepared.val.image_total:,} validation images, {len(prepared.categories):,} categories, "
+        f"digest {prepared.digest}",
+        "Job": job.key,
+    }
+    if trained.result.evaluated_with:
+        facts["Evaluated with"] = trained.result.evaluated_with
+    lines = ["| | |", "|---|---|"]
+    lines += [f"| {what} | {markdown(value)} |" for what, value in facts.items()]
+    lines += ["", "| Metric | % |", "|---|--:|"]
+    lines += [
+        f"| {markdown(metric)} | {100 * value:.2f} |"
+        for metric, value in trained.result.metrics.items()
+        if value is not None
+    ]
+    return "\n".join([*lines, "", _USE.format(name=name, version=version)])

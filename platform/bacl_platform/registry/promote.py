@@ -1,0 +1,130 @@
+"""Promoting: an alias moves to another version, if that one is shown to be better."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bacl.errors import BaclError, RunError, UsageError
+from bacl_platform.analysis.compare import Comparison, compare
+from bacl_platform.console import say
+from bacl_platform.registry.register import check_alias
+from bacl_platform.registry.trained import Trained
+from bacl_platform.store.store import Store
+from bacl_platform.tracking.registry import holder_of, registry, version_of, versions
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What became of an alias. before: the version that had it, if one had. comparison: of the two,
+    where there was something to compare."""
+
+    name: str
+    alias: str
+    version: str
+    before: str | None
+    comparison: Comparison | None
+
+
+def promote(
+    store: Store,
+    name: str,
+    version: str | None,
+    alias: str,
+    metric: str,
+    console: "Console",
+    anyway: bool = False,
+    mixed: bool = False,
+    resamples: int = RESAMPLES,
+) -> Promoted:
+    """Move an alias to a version, if a paired bootstrap over the validation images shows that it is
+    better than the alias's present holder: the whole interval of the difference is above zero.
+
+    version: the newest if not given. metric: such as AP or AP_r. anyway: move it whatever the
+    comparison says, or where none can be made. mixed: compare exact and replayed variants.
+
+    Raises UsageError for names, versions and metrics that do not exist, and versions that are
+    judged on different images; RunError where no improvement is shown, where the store lacks a
+    version's detections, or where the registry cannot be reached. Then the alias stays.
+    """
+    check_alias(alias)
+    with registry(store) as client:
+        wanted = _wanted(client, name, version)
+        holder = holder_of(client, name, alias)
+        if holder is None:
+            client.set_registered_model_alias(name, alias, wanted.version)
+            say(console, f"{alias} of {name} is version {wanted.version}; none had it before")
+            return Promoted(name, alias, str(wanted.version), None, None)
+        if str(holder.version) == str(wanted.version):
+            say(console, f"{alias} of {name} is version {wanted.version} already")
+            return Promoted(name, alias, str(wanted.version), str(wanted.version), None)
+        comparison = None
+        try:
+            comparison = _compared(store, holder, wanted, resamples, console, mixed)
+            _judge(comparison, metric, alias, console)
+        except BaclError as error:
+            if not anyway:
+                raise
+            say(console, f"warning: {error}; moved all the same")
+        client.set_registered_model_alias(name, alias, wanted.version)
+        say(console, f"{alias} of {name} is version {wanted.version}, after {holder.version}")
+        return Promoted(name, alias, str(wanted.version), str(holder.version), comparison)
+
+
+def _wanted(client: Any, name: str, version: str | None) -> Any:
+    if version is not None:
+        return version_of(client, name, version)
+    known = versions(client, name)
+    if not known:
+        version_of(client, name, "1")  # says what is missing
+    return known[0]
+
+
+def _compared(
+    store: Store, holder: Any, wanted: Any, resamples: int, console: "Console", mixed: bool
+) -> Comparison:
+    first, second = (_trained(store, version) for version in (holder, wanted))
+    pair = [
+        trained.contender(f"version {version.version} ({trained.variant})", first.job.seed)
+        for trained, version in ((first, holder), (second, wanted))
+    ]
+    return compare(pair[0], pair[1], resamples, console, mixed=mixed)
+
+
+def _trained(store: Store, version: Any) -> Trained:
+    """The variant that a version was made of."""
+    key, variant = version.tags.get("bacl.key"), version.tags.get("bacl.variant")
+    told = f"version {version.version} of {version.name}"
+    if not key or not variant:
+        raise UsageError(
+            f"{told}: expected one that `bacl register` made, got one without the tags bacl.key "
+            "and bacl.variant, so there is nothing to compare; --anyway moves the alias"
+        )
+    try:
+        return Trained.of(store, key, variant)
+    except RunError as error:
+        raise RunError(
+            f"{told}: its detections are needed for the comparison, but {error}: name its store by "
+            "--store, or let --anyway move the alias"
+        ) from error
+
+
+def _judge(comparison: Comparison, metric: str, alias: str, console: "Console") -> None:
+    """Say what the comparison shows; raise RunError where that is no improvement."""
+    if metric not in comparison.metrics:
+        raise UsageError(
+            f"--metric: expected one of {', '.join(comparison.metrics)}, got {metric!r}"
+        )
+    for note in comparison.notes:
+        say(console, note)
+    say(console, comparison.verdict(metric))
+    change = comparison.metrics[metric]
+    if math.isnan(change.low) or change.low <= 0:
+        raise RunError(
+            f"{alias} stays with {comparison.first}: no improvement of {metric} is shown, which "
+            "takes an interval above zero"
+        )

@@ -1,0 +1,1 @@
+"""Serving a detector over HTTP on Ray Serve: what is served, the application and its server."""
