@@ -25,7 +25,7 @@ def test_file_is_that_of_its_plan(tiny, planned, store, shown):
     assert result.exit_code == 0, result.output
     ((found, wanted, port, _, browse),) = shown
     assert found.root == store.root and port == 5007 and browse is False  # no terminal
-    command = f"bacl run {tiny} --store {store.root} --seeds 0,1"
+    command = f"bacl run {tiny} --store {store.root} --set 'seeds=[0, 1]'"
     assert wanted == Wanted("tiny", planned("seeds=[0, 1]").digest, command)
 
 

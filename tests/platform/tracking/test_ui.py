@@ -123,7 +123,7 @@ def test_without_a_file_it_is_what_ran_last(
     assert shown == other.digest != tracked.digest
 
 
-def test_sweep_is_sorted_by_its_metric(filled, store, console, started):
+def test_sweep_is_sorted_by_its_metric(filled, store, client, console, started):
     from bacl_platform.tune.sweeps import tracking_of
 
     plan = filled()
@@ -131,7 +131,6 @@ def test_sweep_is_sorted_by_its_metric(filled, store, console, started):
         for job in plan.jobs:
             tracking.finish(job, cached=True)
     show(store, Wanted("alphas", plan.file.digest, ""), 5000, console)
-    client = MlflowClient(sqlite_uri(store.root / "mlflow.db"))
     view = json.loads(
         client.get_experiment_by_name("alphas").tags[f"mlflow.sharedViewState.{plan.file.digest}"]
     )
