@@ -205,6 +205,13 @@ def test_tracking_server_that_is_away_is_told(server, planned, store, console, m
             show(store, None, 5000, console)
 
 
+def test_database_that_is_none_is_told(store, console, started):
+    (store.root / "mlflow.db").write_text("no database, but long enough to be read as one")
+    with pytest.raises(RunError, match=r"^sqlite.*mlflow.db: expected .* not a database$"):
+        show(store, None, 5000, console)
+    assert not started
+
+
 def test_port_in_use_names_a_free_one(store, console, monkeypatch):
     monkeypatch.setattr(ui, "_is_free", lambda port: port == 5002)
     with pytest.raises(UsageError, match=r"port 5000 is in use: try `bacl ui --port 5002`"):
