@@ -19,10 +19,34 @@ MOST_COMPARED = 30
 """Runs that an address compares at most, the best ones: more are no picture to look at."""
 MOST_VARIED = 5
 """Parameters that the table has columns for, of those that differ."""
-MOST_CHARTS = 9
-"""Bar charts: a tag of an experiment holds 5000 letters."""
+_MOST_LETTERS = 5000
+"""Of a tag of an experiment."""
 _VIEW = "mlflow.sharedViewState."
 _MEANS = ("AP", "mask_AP")
+_USUAL: dict[str, Any] = {
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "modelVersionFilter": "All Runs",
+    "datasetsFilter": [],
+    "runsExpanded": {},
+    "runsPinned": [],
+    "runsHidden": [],
+    "runsVisibilityMap": {},
+    "viewMaximized": False,
+    "runListHidden": False,
+    "isAccordionReordered": False,
+    "useGroupedValuesInCharts": True,
+    "hideEmptyCharts": True,
+    "groupBy": None,
+    "groupsExpanded": {},
+    "autoRefreshEnabled": True,
+    "globalLineChartConfig": {
+        "xAxisKey": "step",
+        "lineSmoothness": 0,
+        "selectedXAxisMetricKey": "",
+    },
+}
+"""What pages begin with otherwise: those before MLflow 3.17 miss what a view leaves out."""
 _FIRST = ("attributes.`Run Name`", "runDateAndNestInfo")
 """Columns before those of a view."""
 _WIDTHS = {"attributes.`Source`": 300, "attributes.`Models`": 160}
@@ -119,15 +143,18 @@ def share(client: Any, family: Family) -> None:
     ]
     section = {"uuid": "bacl", "name": "Comparison", "display": True, "isGenerated": False}
     view = {
+        **_USUAL,
         **_order(family),
         "selectedColumns": columns,
         "columnOrder": [*_FIRST, *columns],
         "columnWidths": _WIDTHS,
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunSections": [{**section, "isReordered": False, "deleted": False}],
-        "compareRunCharts": list(_charts(family)),
+        "compareRunCharts": (charts := list(_charts(family))),
     }
-    client.set_experiment_tag(family.experiment_id, _VIEW + family.digest, json.dumps(view))
+    while len(text := json.dumps(view, separators=(",", ":"))) > _MOST_LETTERS and charts:
+        charts.pop()
+    client.set_experiment_tag(family.experiment_id, _VIEW + family.digest, text)
 
 
 def _charts(family: Family) -> Iterator[dict[str, Any]]:
@@ -146,7 +173,7 @@ def _charts(family: Family) -> Iterator[dict[str, Any]]:
         "selectedMetrics": family.metrics[:4],
         "showAllRuns": True,
     }
-    for name in family.metrics[:MOST_CHARTS]:
+    for name in family.metrics:
         yield {
             **common,
             "uuid": f"bacl-{name}",
