@@ -78,8 +78,8 @@ def checked(
         )
     if not agreement.detections:
         raise RunError(
-            f"the export could not be checked: expected images in which the detector finds "
-            f"something (check), got no score that differs from the others in {', '.join(images)}"
+            "the export could not be checked: expected images (check) in which the detector finds "
+            f"something, its scores in {', '.join(images)} are all next to its threshold"
         )
     return agreement
 

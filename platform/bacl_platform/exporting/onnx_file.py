@@ -99,16 +99,23 @@ class OnnxDetector:
     """A detector of such a file, run on the CPU by onnxruntime."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        """threads: onnxruntime chooses if None. Raises UsageError without onnxruntime."""
+        """threads: onnxruntime chooses if None. Raises UsageError without onnxruntime, and for a
+        file that it cannot run."""
         _require("onnxruntime")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = options.inter_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions have no base of their own
+            raise UsageError(
+                f"opset: expected one whose operators onnxruntime {onnxruntime.__version__} has, "
+                f"such as {OPSET}, got: {_first_line(error)}"
+            ) from error
 
     def __call__(self, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Boxes, scores, labels, and masks if it has them, of an image (H, W, 3) in RGB."""

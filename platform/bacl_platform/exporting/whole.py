@@ -50,7 +50,6 @@ class WholeDetector(nn.Module):
         self.detector = detector
         self.suppression = suppression
         self.scale: tuple[int, int] = scale_of(detector)
-        self.cascade = isinstance(self.detector.roi_head.bbox_head, nn.ModuleList)
         self.rpn, self.rcnn = detector.test_cfg.rpn, detector.test_cfg.rcnn
         self.masks = bool(self.detector.roi_head.with_mask)
 
@@ -114,10 +113,7 @@ class WholeDetector(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Boxes (N, C or 1, 4) in the network's pixels, and scores (N, C)."""
         roi_head = self.detector.roi_head
-        heads = list(roi_head.bbox_head) if self.cascade else [roi_head.bbox_head]
-        extractors = (
-            list(roi_head.bbox_roi_extractor) if self.cascade else [roi_head.bbox_roi_extractor]
-        )
+        heads, extractors = _each(roi_head.bbox_head), _each(roi_head.bbox_roi_extractor)
         logits: list[Tensor] = []
         for stage, (head, extractor) in enumerate(zip(heads, extractors)):
             pooled = pooled_of(extractor, levels, regions)
@@ -173,9 +169,7 @@ class WholeDetector(nn.Module):
     ) -> Tensor:
         """Masks (K, H, W) of the boxes found, in the image's pixels."""
         roi_head = self.detector.roi_head
-        several = isinstance(roi_head.mask_head, nn.ModuleList)
-        heads = list(roi_head.mask_head) if several else [roi_head.mask_head]
-        extractors = list(roi_head.mask_roi_extractor) if several else [roi_head.mask_roi_extractor]
+        heads, extractors = _each(roi_head.mask_head), _each(roi_head.mask_roi_extractor)
         scores = []
         for head, extractor in zip(heads, extractors):
             pooled = pooled_of(extractor, levels, found * factors)
@@ -197,19 +191,26 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return total / float(len(values)) if len(values) > 1 else total
 
 
+_KNOWN_NMS = {"type", "iou_threshold", "split_thr"}
+"""Options of suppression that are followed; the last says in how many parts mmcv does it."""
+
+
 def check(detector: Any) -> None:
     """Raise UsageError that names the part for which there is no counterpart here."""
-    heads = detector.roi_head.bbox_head
-    heads = list(heads) if isinstance(heads, nn.ModuleList) else [heads]
-    extractors = detector.roi_head.bbox_roi_extractor
-    extractors = list(extractors) if isinstance(extractors, nn.ModuleList) else [extractors]
+    roi_head = detector.roi_head
+    heads = _each(roi_head.bbox_head)
+    masks = _each(roi_head.mask_head) if roi_head.with_mask else []
+    extractors = _each(roi_head.bbox_roi_extractor)
+    extractors += _each(roi_head.mask_roi_extractor) if roi_head.with_mask else []
     known = (
+        (detector.data_preprocessor, ("DetDataPreprocessor",)),
         (detector.rpn_head, ("RPNHead",)),
         (detector.rpn_head.prior_generator, ("AnchorGenerator",)),
         (detector.rpn_head.bbox_coder, ("DeltaXYWHBBoxCoder",)),
-        (detector.roi_head, ("StandardRoIHead", "CascadeRoIHead")),
-        *((head.bbox_coder, ("DeltaXYWHBBoxCoder",)) for head in heads),
+        (roi_head, ("StandardRoIHead", "CascadeRoIHead")),
         *((extractor, ("SingleRoIExtractor",)) for extractor in extractors),
+        *((head.bbox_coder, ("DeltaXYWHBBoxCoder",)) for head in heads),
+        *((head, ("FCNMaskHead",)) for head in masks),
     )
     for part, names in known:
         if type(part).__name__ not in names:
@@ -218,11 +219,17 @@ def check(detector: Any) -> None:
                 "place, of which exports in one file are known; format mmdet may do"
             )
     for name, settings in (("proposals", detector.test_cfg.rpn), ("boxes", detector.test_cfg.rcnn)):
-        if settings.nms.get("type", "nms") != "nms":
+        how = settings.nms
+        if how.get("type", "nms") != "nms" or set(how) - _KNOWN_NMS:
             raise UsageError(
-                f"suppression of {name} by {settings.nms.type}: expected nms, which is the only "
-                "one that the operators of an export in one file have; format mmdet keeps it"
+                f"suppression of {name} by {dict(how)}: expected nms with an iou_threshold alone, "
+                "which the operators of an export in one file have; format mmdet keeps it"
             )
+
+
+def _each(part: Any) -> list[Any]:
+    """The modules of a part that a cascade has several of."""
+    return list(part) if isinstance(part, nn.ModuleList) else [part]
 
 
 def scale_of(detector: Any) -> tuple[int, int]:

@@ -291,15 +291,16 @@ def per_category(report: Report) -> str:
 
 
 def summary(report: Report, command: str, rows_at_most: int) -> str:
-    """The tables and notes in Markdown; of more variants than so many, the best."""
+    """The tables, best variants first, and notes in Markdown; of more variants than so many, the
+    best."""
     made = rows(report)
     left = len(made) - rows_at_most
-    if left > 0:
-        made.sort(key=lambda row: -mean(report.values(row.name, report.metrics[0]) or [-1]))
-    lines = [legend(report), ""]
+    made.sort(key=lambda row: -mean(report.values(row.name, report.metrics[0]) or [-1]))
+    lines = []
     for head, body in _tables(report, made[:rows_at_most]):
         lines += [*markdown_table(head, body), ""]
     lines += [f"{left} more are in the report.", ""] if left > 0 else []
+    lines += [legend(report), ""]
     for note in _notes(report, command):
         lines += [note, ""]
     return "\n".join(lines)

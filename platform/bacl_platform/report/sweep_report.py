@@ -324,9 +324,10 @@ def summary(table: ResultTable, sweep: Sweep, rows_at_most: int) -> str:
     )
     head, lines = cells_of(table)
     shown = [lines[number] for number in order[:rows_at_most]]
-    found = ["AP in points.", "", *markdown_table(head, shown)]
+    found = [*markdown_table(head, shown)]
     if len(lines) > rows_at_most:
         found += ["", f"{len(lines) - rows_at_most} more are in the report."]
+    found += ["", "AP in points."]
     for note in table.notes:
         found += ["", texts.markdown(note)]
     return "\n".join(found) + "\n"

@@ -91,6 +91,8 @@ class Runs:
         self._token = uuid.uuid4().hex
         self._inputs: dict[str, list[DatasetInput]] = {}
         """What jobs are trained and evaluated on, by its digest."""
+        self._trained_on: set[tuple[str, str]] = set()
+        """Runs that have been told so, with the digest."""
         self._lacking: set[str] = set()
         """What the server is too old for."""
         self.forget()
@@ -288,7 +290,7 @@ class Runs:
             self._say(f"MLflow at {redacted(self.uri)} is too old for {what}: the rest is logged")
 
     def _log_inputs(self, run: str, job: Job) -> None:
-        """Fill the column Dataset."""
+        """Fill the column Dataset, of the parent run as well."""
         digest, what = job.dataset_digest, "data sets"
         if self.dataset is None or what in self._lacking:
             return
@@ -297,9 +299,11 @@ class Runs:
             with contextlib.suppress(FileNotFoundError):  # a store may have lost it since
                 prepared = prepared_of(digest, self.store)
                 self._inputs[digest] = datasets.inputs(self.dataset, prepared)
-        if self._inputs[digest]:
-            with self._newer(what):
-                self.client.log_inputs(run, self._inputs[digest])
+        for one in {run: None, self.parent: None} if self._inputs[digest] else ():
+            if (one, digest) not in self._trained_on and what not in self._lacking:
+                with self._newer(what):
+                    self.client.log_inputs(one, self._inputs[digest])
+                    self._trained_on.add((one, digest))
 
     def _evaluated(
         self,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import quote, urlencode
 
 from bacl_platform.tracking import views
 from bacl_platform.tracking.views import Family
@@ -36,26 +35,31 @@ class Page:
 
 
 def description(family: Family, folder: Path, text: str) -> str:
-    """What stands at the top of the run's page: links, the text, and pictures of the report."""
+    """What stands at the top of the run's page: links, the text, and links to the report's files.
+
+    MLflow shows pictures in a description as large as they are, which its page has no room for.
+    """
     experiment, run = family.experiment_id, family.parent.info.run_id
+
+    def files(kind: str) -> dict[str, str | None]:
+        return {
+            path.stem.replace("_", " "): views.run_page(experiment, run, f"{FOLDER}/{path.name}")
+            for path in sorted(folder.glob(f"*.{kind}"))
+        }
+
     links = {
-        "variants by " + family.metric: views.table(family),
+        f"variants by {family.metric}": views.table(family),
         "charts": views.charts(family),
         "side by side": views.comparison(family),
         "models": views.models(experiment),
-        "report": next(
-            (
-                views.run_page(experiment, run, f"{FOLDER}/{page.name}")
-                for page in sorted(folder.glob("*.html"))
-            ),
-            None,
-        ),
     }
-    lines = [" · ".join(f"[{name}]({link})" for name, link in links.items() if link), "", text]
-    for picture in sorted(folder.glob("*.png")):
-        query = {"path": f"{FOLDER}/{picture.name}", "run_uuid": run}
-        address = f"get-artifact?{urlencode(query, quote_via=quote)}"
-        lines += ["", f"![{picture.stem}]({address})"]
-    while len("\n".join(lines)) > _MOST_LETTERS:
+    lines = [_linked(links | files("html")), "", *text.splitlines()]
+    pictures = files("png")
+    last = ["", f"Pictures: {_linked(pictures)}"] if pictures else []
+    while len("\n".join([*lines, *last])) > _MOST_LETTERS:
         lines.pop()
-    return "\n".join(lines)
+    return "\n".join([*lines, *last])
+
+
+def _linked(pages: dict[str, str | None]) -> str:
+    return " · ".join(f"[{name}]({page})" for name, page in pages.items() if page)

@@ -89,6 +89,7 @@ def find(store: Store, wanted: Wanted | None) -> tuple[Family, bool] | None:
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     uri = tracking_uri(store)
     if not os.environ.get(URI) and not (store.root / "mlflow.db").exists():
@@ -100,7 +101,7 @@ def find(store: Store, wanted: Wanted | None) -> tuple[Family, bool] | None:
         if parent is None:
             return None
         family = views.family(client, parent)
-    except (MlflowException, OSError) as error:  # requests' errors are of OSError's kind
+    except (MlflowException, SQLAlchemyError, OSError) as error:  # requests' are OSErrors
         variable = f"{URI}=" if os.environ.get(URI) else ""
         reason = redacted(" ".join(str(error).split("[SQL:")[0].split()))[:300]
         raise RunError(

@@ -81,8 +81,11 @@ class Family:
 
     @property
     def compared(self) -> list["Run"]:
-        """The variants that a comparison shows: the best that have the metric."""
-        return [run for run in self.variants if self.metric in run.data.metrics][:MOST_COMPARED]
+        """The variants that a comparison shows: the best that have the metric, without what they
+        start from, whose other recipe would hide what varies among them."""
+        runs = [run for run in self.variants if self.metric in run.data.metrics]
+        starting = [run for run in runs if "bacl.parent_key" in run.data.tags]
+        return (starting if len(starting) > 1 else runs)[:MOST_COMPARED]
 
 
 def family(client: Any, parent: "Run") -> Family:
@@ -184,7 +187,8 @@ def _runs(family: Family, what: dict[str, Any]) -> str:
 
 def _query(what: dict[str, Any]) -> str:
     """Of an address, with what makes MLflow show its side for models."""
-    return urlencode({"workflowType": "machine_learning", **what}, quote_via=quote)
+    # last: the page that compares runs looks for these right after the `?`
+    return urlencode({**what, "workflowType": "machine_learning"}, quote_via=quote)
 
 
 def comparison(family: Family) -> str | None:

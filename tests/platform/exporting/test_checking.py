@@ -120,7 +120,7 @@ def test_lower_scores_are_compared_where_there_are_few_others():
 
 @pytest.mark.parametrize("scores", [[], [0.0011] * 5])
 def test_nothing_to_compare_is_no_agreement(scores):
-    with pytest.raises(RunError, match=r"could not be checked: .*check\)"):
+    with pytest.raises(RunError, match=r"could not be checked: .* \(check\) in which"):
         agreement(Fake(np.array(scores, dtype=np.float32)))
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bacl.errors import RunError, UsageError
 from bacl_platform.api.experiment import Experiment
 from bacl_platform.cli import main as cli
-from bacl_platform.exporting import parts
+from bacl_platform.exporting import onnx_file, parts, torchscript_file
 from bacl_platform.exporting.checking import checked
 from bacl_platform.exporting.export import export
 from bacl_platform.exporting.onnx_file import OnnxDetector
@@ -108,6 +108,8 @@ def test_opsets_without_what_a_detector_needs_are_refused(exported_variant, prep
     assert "opset 99: torch cannot write it: Unsupported" in refused(
         exported_variant, prepared, tmp_path, opset=99
     )
+    told = refused(exported_variant, prepared, tmp_path, opset=23)
+    assert told.startswith("opset: expected one whose operators onnxruntime") and "RoiAlign" in told
     assert "opset: expected with format onnx only" in refused(
         exported_variant, prepared, tmp_path, form="torchscript", opset=17
     )
@@ -153,7 +155,9 @@ def test_suppression_that_files_lack_is_refused(exported_variant, prepared, tmp_
         "'nms': {'type': 'soft_nms', 'iou_threshold': 0.5, 'method': 'linear'}",
     )
     told = refused(exported_variant, prepared, tmp_path)
-    assert told.startswith("suppression of boxes by soft_nms: expected nms")
+    assert (
+        told.startswith("suppression of boxes by {'type': 'soft_nms', ") and "format mmdet" in told
+    )
 
 
 def test_bad_places_and_words_are_refused(exported_variant, prepared, tmp_path):
@@ -204,3 +208,27 @@ def test_variant_that_is_not_finished_is_refused(tiny, store):
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code != 0
     assert "is not in the store" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("form", READERS)
+@pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_rcnn"])
+def test_masks_and_cascades_are_exported_and_may_find_nothing(
+    planned, publish_untrained, prepared, tmp_path, kind, form
+):
+    plan = planned(f"detector.type={kind}")
+    variant = publish_untrained(plan.jobs[1]) / "variants" / "softmax"
+    path = tmp_path / "one"
+    made = export(variant / "checkpoint.pth", form, path, prepared)
+    assert made.agreement.detections > 10 and made.agreement.others == []
+
+    reword(variant / "config.py", "'score_thr': 0.01", "'score_thr': 0.99")
+    detector = Detector.load(variant, device="cpu")
+    image = np.random.default_rng(0).integers(256, size=(40, 30, 3), dtype=np.uint8)
+    if form == "onnx":
+        onnx_file.write(path, detector.model.requires_grad_(False), image, {}, None)
+    else:
+        torchscript_file.write(path, detector.model.requires_grad_(False), image, {})
+    found = READERS[form](path)(image)
+    sizes = {"boxes": (0, 4), "scores": (0,), "labels": (0,)}
+    masks = {"masks": (0, 40, 30)} if kind == "mask_rcnn" else {}
+    assert {name: values.shape for name, values in found.items()} == {**sizes, **masks}

@@ -4,6 +4,7 @@ import shutil
 import socket
 import threading
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -81,6 +82,7 @@ def served(tmp_path_factory, empty_database):
 
         server = Server(app)
         MlflowClient(server.uri).search_experiments()  # opens the database
+        mlflow.set_tracking_uri(None)  # which the server did for the whole process
         yield server
         server.http.shutdown()
 

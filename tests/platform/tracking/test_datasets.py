@@ -73,5 +73,5 @@ def test_runs_say_what_they_were_trained_on_and_by_which_command(
         assert tags["mlflow.source.name"] == "bacl run 'my file.yaml' --store s3://***@c"
         assert tags["mlflow.user"] and tags["mlflow.source.git.commit"]
         names = [one.dataset.name for one in run.inputs.dataset_inputs]
-        variant = run.info.run_name.endswith("seed 0")
-        assert sorted(names) == (["embedded train", "embedded val"] if variant else [])
+        job = run.info.run_name.startswith("job")  # which the fixture gives no checkpoint
+        assert sorted(names) == ([] if job else ["embedded train", "embedded val"])
