@@ -81,6 +81,7 @@ def test_version_has_all_that_belongs_to_it(experiment, client, store, untried):
     assert f"numpy=={importlib.metadata.version('numpy')}" in pins
     assert all("+" not in pin and pin.count("==") == 1 for pin in pins)
 
+    assert str(store.root) not in (folder / "MLmodel").read_text().split("artifact_path")[0]
     own = Model.load(str(folder))
     assert own.run_id == run.info.run_id
     assert own.signature.inputs.input_names() == ["image"]
