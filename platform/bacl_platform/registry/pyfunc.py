@@ -36,8 +36,6 @@ from bacl_platform.inference.received import Bounds, content_of, pixels_of
 COLUMN = "image"
 CHECKPOINT, CONFIG = "checkpoint", "config"
 """The model's artifacts."""
-BATCH = 8
-_MOST_BATCH = 256
 _MOST_IMAGES = 64
 """In a request; their files are in memory together."""
 
@@ -66,7 +64,6 @@ def signature() -> ModelSignature:
         params=ParamSchema(
             [
                 ParamSpec("score_threshold", DataType.double, SHOWN),
-                ParamSpec("batch", DataType.long, BATCH),
             ]
         ),
     )
@@ -112,18 +109,16 @@ class DetectorModel(PythonModel):
         images and for wrong params. Then none of the images is answered.
         """
         params = params or {}
-        score, batch = float(params.get("score_threshold", SHOWN)), int(params.get("batch", BATCH))
+        score = float(params.get("score_threshold", SHOWN))
         if not 0 <= score <= 1:
             raise Refusal(f"score_threshold: expected a number from 0 to 1, got {score:g}")
-        if not 1 <= batch <= _MOST_BATCH:
-            raise Refusal(f"batch: expected a whole number from 1 to {_MOST_BATCH}, got {batch}")
         texts = list(model_input[COLUMN])
         if len(texts) > _MOST_IMAGES:
             raise Refusal(f"expected at most {_MOST_IMAGES} images a request, got {len(texts)}")
         files = [self._file(text, place, len(texts)) for place, text in enumerate(texts, 1)]
         try:
             with self._turn:
-                return self._found(files, batch, score)
+                return self._found(files, score)
         except BaclError as error:
             raise Refusal(str(error)) from error
 
@@ -133,9 +128,9 @@ class DetectorModel(PythonModel):
         except UsageError as error:
             raise Refusal(f"image {place} of {total}: {error}") from error
 
-    def _found(self, files: Sequence[bytes], batch: int, score: float) -> list[dict[str, Any]]:
+    def _found(self, files: Sequence[bytes], score: float) -> list[dict[str, Any]]:
         pixels = (pixels_of(file, self.bounds) for file in files)
         return [
             {"size": list(found.size), "detections": found.above(score).as_json()}
-            for found in self.detector.detect(pixels, batch)
+            for found in self.detector.detect(pixels)
         ]

@@ -123,9 +123,8 @@ class Served:
 
     async def _detect_batch(self, images: list[Any]) -> "list[Detections]":
         # in a thread, so that meanwhile this process takes in requests and says that it is healthy
-        return await asyncio.to_thread(
-            lambda: list(self.detector.detect(images, self.settings.batch))
-        )
+        together = self.settings.batch if self.settings.gpus else None  # on a CPU one by one
+        return await asyncio.to_thread(lambda: list(self.detector.detect(images, together)))
 
     def _description(self) -> dict[str, Any]:
         bounds = self.settings.bounds

@@ -134,7 +134,7 @@ def test_model_server_without_bacl_answers_as_the_detector_does(
             assert answer.status_code == 400
             assert told in answer.json()["message"]
             assert len(answer.text) < 500  # the request is not repeated in it
-        wrong = [{"score_threshold": 2}, {"batch": 0}]
+        wrong = [{"score_threshold": 2}, {"score_threshold": -0.1}]
         for params in wrong:
             answer = ask(base, {"inputs": {"image": in_base64[:1]}, "params": params})
             assert answer.status_code == 400 and "expected a" in answer.json()["message"]

@@ -85,7 +85,7 @@ def test_version_has_all_that_belongs_to_it(experiment, client, store, untried):
     own = Model.load(str(folder))
     assert own.run_id == run.info.run_id
     assert own.signature.inputs.input_names() == ["image"]
-    assert {param.name for param in own.signature.params} == {"score_threshold", "batch"}
+    assert {param.name for param in own.signature.params} == {"score_threshold"}
     example = json.loads((folder / "input_example.json").read_text())
     sent = base64.b64decode(example["image"][0])
     val = experiment.prepared.val
