@@ -38,18 +38,18 @@ def description(trained: Trained, experiment: str, name: str, version: str) -> s
         facts["Evaluated with"] = trained.result.evaluated_with
     metrics = {name: v for name, v in trained.result.metrics.items() if v is not None}
     reached = f": AP {100 * metrics['AP']:.1f}" if "AP" in metrics else ""
-    # the first line is all that lists of versions show
+    # lists of versions show the beginning of the first line; MLflow shows headings as plain text
     lines = [
-        f"{markdown(trained.variant)} of {markdown(experiment)}, seed {job.seed}{reached}",
+        f"{markdown(trained.variant)}{reached} (seed {job.seed} of {markdown(experiment)})",
         "",
-        "#### How it was made",
+        "**How it was made**",
         "",
-        "| What | |",
+        "| | |",
         "|---|---|",
     ]
     lines += [f"| {what} | {markdown(value)} |" for what, value in facts.items()]
-    lines += ["", "#### What it reaches", "", "| Metric | % |", "|---|--:|"]
+    lines += ["", "**What it reaches**", "", "| Metric | % |", "|---|--:|"]
     lines += [f"| {markdown(name)} | {100 * value:.2f} |" for name, value in metrics.items()]
     return "\n".join(
-        [*lines, "", "#### How it is used", "", _USE.format(name=name, version=version)]
+        [*lines, "", "**How it is used**", "", _USE.format(name=name, version=version)]
     )

@@ -110,7 +110,20 @@ def build(trained: Trained, folder: Path) -> str:
         )
     for cache in [*folder.rglob("__pycache__")]:
         shutil.rmtree(cache)
+    _forget_places(folder / "MLmodel")
     return _digest(folder)
+
+
+def _forget_places(path: Path) -> None:
+    """Take out of a model's description where on this machine its files were."""
+    from mlflow.models import Model
+
+    described = Model.load(str(path))
+    flavor = described.flavors["python_function"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    described.save(str(path))
 
 
 def _code(place: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """Promoting: an alias moves to another version, if that one is shown to be better."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,14 +61,19 @@ def promote(
         if str(holder.version) == str(wanted.version):
             say(console, f"{alias} of {name} is version {wanted.version} already")
             return Promoted(name, alias, str(wanted.version), str(wanted.version), None)
-        comparison = None
+        comparison, reason = None, None
         try:
             comparison = _compared(store, holder, wanted, resamples, console, mixed)
-            _judge(comparison, metric, alias, console)
         except BaclError as error:
             if not anyway:
                 raise
-            say(console, f"warning: {error}; moved all the same")
+            reason = str(error)
+        else:
+            reason = _doubt(comparison, metric, console)
+        if reason is not None and not anyway:
+            raise RunError(f"{alias} stays with version {holder.version}: {reason}")
+        if reason is not None:
+            say(console, f"warning: {reason}; the alias moves all the same")
         client.set_registered_model_alias(name, alias, wanted.version)
         say(console, f"{alias} of {name} is version {wanted.version}, after {holder.version}")
         return Promoted(name, alias, str(wanted.version), str(holder.version), comparison)
@@ -113,8 +117,8 @@ def _trained(store: Store, version: Any) -> Trained:
         ) from error
 
 
-def _judge(comparison: Comparison, metric: str, alias: str, console: "Console") -> None:
-    """Say what the comparison shows; raise RunError where that is no improvement."""
+def _doubt(comparison: Comparison, metric: str, console: "Console") -> str | None:
+    """Say what the comparison shows; why that is no improvement, None where it is one."""
     if metric not in comparison.metrics:
         raise UsageError(
             f"--metric: expected one of {', '.join(comparison.metrics)}, got {metric!r}"
@@ -123,8 +127,6 @@ def _judge(comparison: Comparison, metric: str, alias: str, console: "Console") 
         say(console, note)
     say(console, comparison.verdict(metric))
     change = comparison.metrics[metric]
-    if math.isnan(change.low) or change.low <= 0:
-        raise RunError(
-            f"{alias} stays with {comparison.first}: no improvement of {metric} is shown, which "
-            "takes an interval above zero"
-        )
+    if change.low > 0:  # NaN is not
+        return None
+    return f"no improvement of {metric} is shown, which takes an interval above zero"

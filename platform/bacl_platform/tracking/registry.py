@@ -57,9 +57,10 @@ def errors(where: str) -> Iterator[None]:
         reason = " ".join(str(error).split("[SQL:")[0].split())  # what comes after holds all rows
         if isinstance(error, MlflowException) and not reason.startswith("API request to"):
             raise RunError(f"MLflow at {where}: {redacted(reason)[:500].rstrip('.')}") from error
+        cause = reason.rpartition(": ")[2].partition(" (")[0].strip("\"').")
         raise RunError(
             f"MLflow at {where} cannot be reached: expected a server that answers within "
-            f"{_PATIENCE['MLFLOW_HTTP_REQUEST_TIMEOUT']} seconds ({redacted(reason)[-200:]})"
+            f"{_PATIENCE['MLFLOW_HTTP_REQUEST_TIMEOUT']} seconds, got: {redacted(cause)[:200]}"
         ) from error
 
 

@@ -70,12 +70,12 @@ def test_better_version_is_promoted_with_its_interval(study, birds, rivals):
 def test_worse_and_equal_versions_are_not_promoted(study, birds):
     birds.set_registered_model_alias("birds", "champion", "2")
     for version, number in (("1", 1), ("4", 4)):
-        with pytest.raises(RunError, match=r"^champion stays with version 2 \(bacl\): no improve"):
+        with pytest.raises(RunError, match=r"^champion stays with version 2: no improvement"):
             moved(study, version=version)
         assert champion(birds) == 2
         _, said = moved(study, version=version, anyway=True)
         assert champion(birds) == number
-        assert "AP " in said and "[" in said and "moved all the same" in said
+        assert "AP " in said and "[" in said and "the alias moves all the same" in said
         birds.set_registered_model_alias("birds", "champion", "2")
 
 
@@ -110,6 +110,7 @@ def test_version_may_be_named_by_another_alias(study, birds):
         ({"version": "9"}, r"expected a version \(1, 2, 3, 4\) or an alias \(champion \(version"),
         ({"version": "nobody"}, r"or an alias .*, got nobody"),
         ({"metric": "AP_x"}, r"--metric: expected one of AP, .*, got 'AP_x'"),
+        ({"metric": "AP_x", "anyway": True}, r"--metric: expected one of AP, .*, got 'AP_x'"),
         ({"alias": "latest"}, r"--alias: expected letters"),
     ],
 )

@@ -81,6 +81,7 @@ def test_version_has_all_that_belongs_to_it(experiment, client, store, untried):
     assert f"numpy=={importlib.metadata.version('numpy')}" in pins
     assert all("+" not in pin and pin.count("==") == 1 for pin in pins)
 
+    assert str(store.root) not in (folder / "MLmodel").read_text().split("artifact_path")[0]
     own = Model.load(str(folder))
     assert own.run_id == run.info.run_id
     assert own.signature.inputs.input_names() == ["image"]
@@ -127,26 +128,22 @@ def failing(step):
     return fail
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
+def test_failure_on_the_way_leaves_nothing(experiment, client, untried, monkeypatch):
+    run = run_of(client, experiment)
+    before = {model.model_id for model in logged(client, run)}
+    for step in (
         "log_model_artifacts",
         "finalize_logged_model",
         "create_model_version",
         "update_model_version",
         "set_registered_model_alias",
-    ],
-)
-def test_failure_on_the_way_leaves_nothing(experiment, client, untried, monkeypatch, step):
-    run = run_of(client, experiment)
-    before = {model.model_id for model in logged(client, run)}
-    monkeypatch.setattr(MlflowClient, step, failing(step))
-    with pytest.raises(RunError, match=f"{step} fails"):
-        experiment.register("bacl", name="birds", alias="champion")
-    monkeypatch.undo()
-    assert models(client) == []
-    assert {model.model_id for model in logged(client, run)} == before
-    monkeypatch.setattr(package, "try_out", lambda _: None)
+    ):
+        with monkeypatch.context() as broken:
+            broken.setattr(MlflowClient, step, failing(step))
+            with pytest.raises(RunError, match=f"{step} fails"):
+                experiment.register("bacl", name="birds", alias="champion")
+        assert models(client) == []
+        assert {model.model_id for model in logged(client, run)} == before
     assert experiment.register("bacl", name="birds", alias="champion").version == "1"
 
 
@@ -166,16 +163,13 @@ def test_model_that_does_not_answer_is_not_registered(experiment, client, monkey
     assert models(client) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "alias"),
-    [
-        *((name, None) for name in ("a/b", "a:b", "..", " ")),
-        *(("birds", alias) for alias in ("latest", "v1", "a b", "")),
-    ],
-)
-def test_names_that_cannot_be_are_refused_at_once(experiment, client, untried, name, alias):
-    with pytest.raises(UsageError, match=r"^--(name|alias): expected"):
-        experiment.register("bacl", name=name, alias=alias)
+def test_names_that_cannot_be_are_refused_at_once(experiment, client, untried):
+    for name in ("a/b", "a:b", "..", " "):
+        with pytest.raises(UsageError, match=r"^--name: expected"):
+            experiment.register("bacl", name=name)
+    for alias in ("latest", "v1", "a b", ""):
+        with pytest.raises(UsageError, match=r"^--alias: expected"):
+            experiment.register("bacl", name="birds", alias=alias)
     assert untried == [] and models(client) == []
 
 
@@ -238,7 +232,8 @@ def test_registry_that_is_not_there_is_told_in_time(experiment, monkeypatch, unt
     with pytest.raises(RunError, match=r"^MLflow at http://\*\*\*@127.* cannot be reached") as told:
         experiment.register("bacl")
     assert time.monotonic() - began < 20
-    assert "secret" not in str(told.value) and len(str(told.value).splitlines()) == 1
+    said = str(told.value)
+    assert said.endswith("Connection refused") and "secret" not in said and "\n" not in said
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from bacl.errors import RunError, UsageError
+from bacl_platform.api import ship
 from bacl_platform.api.ship import source
 from bacl_platform.cli import main as cli
 from bacl_platform.serving.application import Settings
@@ -101,6 +102,13 @@ def test_bad_requests_end_before_ray_is_started(tiny, tmp_path, exported_variant
             done = serve(*words)
             assert done.exit_code == 2, done.output
             assert told in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_installation_without_the_extra_is_told(exported_variant, monkeypatch):
+    monkeypatch.setattr(ship, "_NEEDED", ("uvicorn", "no_such_module"))
+    done = serve(exported_variant)
+    assert done.exit_code == 2
+    assert "without no_such_module: `pip install 'bacl[serve]'`" in done.stderr
 
 
 @pytest.mark.parametrize(
