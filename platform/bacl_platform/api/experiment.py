@@ -247,12 +247,16 @@ class Experiment:
         return exported(self.jobs(), self.store, variant, self.command, seed)
 
     def detector(
-        self, variant: str, seed: int | None = None, device: str | None = None
+        self,
+        variant: str,
+        seed: int | None = None,
+        device: str | None = None,
+        optimize: bool = False,
     ) -> "Detector":
         """A trained variant, ready to detect; see `checkpoint` and `Detector.load`."""
         from bacl_platform.inference.detector import Detector
 
-        return Detector.load(self.checkpoint(variant, seed), device=device)
+        return Detector.load(self.checkpoint(variant, seed), None, device, optimize)
 
     def register(
         self,

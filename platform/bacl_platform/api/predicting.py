@@ -27,6 +27,7 @@ def predict(
     pictures: bool = True,
     score_threshold: float = 0.3,
     batch: int | None = None,
+    optimize: bool = False,
     device: str | None = None,
     store: "str | Path | Store | None" = None,
     overrides: Overrides = None,
@@ -40,7 +41,7 @@ def predict(
     images: none means the validation images of `data`, an experiment file or the name of a data set
     under `root`, whose ids images have in the formats `coco` and `lvis`; `json`, `csv` and `html`
     are others. config: of the checkpoint; it is Python and is executed. batch: images that pass the
-    detector together. overrides: of `run` and `data`.
+    detector together. optimize: as `load_detector` has it. overrides: of `run` and `data`.
 
     Raises UsageError for what cannot be used, before anything is written, and RunError for images
     of folders, patterns and addresses that cannot be read, when all else is done.
@@ -68,7 +69,7 @@ def predict(
         Path(config) if config else Path(checkpoint).with_name("config.py"),
         Path(out),
         prediction.Wanted(
-            score_threshold, tuple(dict.fromkeys(formats)), pictures, batch, prepared
+            score_threshold, tuple(dict.fromkeys(formats)), pictures, batch, optimize, prepared
         ),
         device,
         console or Console(),

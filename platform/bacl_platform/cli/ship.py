@@ -15,6 +15,7 @@ from bacl_platform.cli.options import (
     Debug,
     File,
     Mixed,
+    Optimize,
     Set,
     StoreOption,
 )
@@ -191,6 +192,7 @@ def serve(
             "started here, a cluster has its own.",
         ),
     ] = 8001,
+    optimize: Optimize = False,
     address: Address = None,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
@@ -215,7 +217,9 @@ def serve(
         from bacl_platform.serving.server import Place
 
         bounds = Bounds(max_bytes, max_pixels)
-        settings = Settings(replicas, cpus, gpus, batch, batch_wait, queue, bounds, score_threshold)
+        settings = Settings(
+            replicas, cpus, gpus, batch, batch_wait, queue, bounds, optimize, score_threshold
+        )
         place = Place(host, port, metrics_port, timeout)
         ship.serve(
             Experiment.load(what, set_, store_url) if set_ else what,

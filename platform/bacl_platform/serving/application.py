@@ -43,8 +43,8 @@ class Settings:
     replicas: processes that have the detector. cpus, gpus: of each; a part of a GPU is shared.
     batch: images that pass the detector together at most. batch_wait: seconds that the first one
     waits for others. queue: requests that wait at most while all replicas are busy; more are
-    refused. bounds: of an image. shown: lowest score of what is answered, where a request does not
-    say it.
+    refused. bounds: of an image. optimize: compile the networks, see `Detector.load`. shown: lowest
+    score of what is answered, where a request does not say it.
     """
 
     replicas: int = 1
@@ -54,6 +54,7 @@ class Settings:
     batch_wait: float = 0.01
     queue: int = 64
     bounds: Bounds = field(default_factory=Bounds)
+    optimize: bool = False
     shown: float = SHOWN
 
     @property
@@ -77,7 +78,7 @@ class Served:
         torch.set_num_threads(max(1, int(settings.cpus)))
         self.settings = settings
         with source.files() as (checkpoint, config):
-            self.detector = Detector.load(checkpoint, config, settings.device)
+            self.detector = Detector.load(checkpoint, config, settings.device, settings.optimize)
         batching = serve.batch(
             max_batch_size=settings.batch, batch_wait_timeout_s=settings.batch_wait
         )

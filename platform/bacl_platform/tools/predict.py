@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 class Wanted:
     """What is written: detections from a score on, in these formats, with pictures or without.
 
-    batch: images that pass the detector together; None is the detector's own. prepared: the dataset
+    batch: images that pass the detector together; None is the detector's own. optimize: compile the
+    detector's networks, see `Detector.load`. prepared: the dataset
     whose ids images have in COCO's and LVIS's formats; its validation images are the input where
     nothing else is.
     """
@@ -57,6 +58,7 @@ class Wanted:
     formats: Sequence[str] = ("json",)
     pictures: bool = True
     batch: int | None = None
+    optimize: bool = False
     prepared: "Prepared | None" = None
 
 
@@ -82,7 +84,7 @@ def predict(
     """
     inputs = _inputs(words, out, wanted)
     files = _picture_files(inputs, out)
-    detector = Detector.load(checkpoint, config, device)
+    detector = Detector.load(checkpoint, config, device, wanted.optimize)
     ids = _ids(inputs, detector, checkpoint, wanted)
     key = {
         "checkpoint": sha256(checkpoint),
