@@ -96,6 +96,15 @@ def test_masks_come_as_rle_of_the_whole_image(planned, publish_untrained, photog
         assert np.array_equal(coco.decode(one.mask), pixels)
 
 
+def test_variant_without_a_column_for_background_is_loaded(planned, publish_untrained):
+    plain = "stages.heads.variants={plain: {method: sigmoid}}"
+    job = planned(plain, "baseline=null", "detector.score_threshold=0.0001").jobs[1]
+    detector = Detector.load(publish_untrained(job) / "variants/plain", device="cpu")
+    weights = detector.model.roi_head.bbox_head.fc_cls.weight
+    assert len(weights) == len(detector.categories)
+    assert len(detector.predict(np.zeros((64, 64, 3), dtype=np.uint8))) > 0
+
+
 def test_folder_without_a_checkpoint_is_told(tmp_path):
     with pytest.raises(UsageError, match=r"expected a folder with checkpoint.pth and config.py"):
         Detector.load(tmp_path)
