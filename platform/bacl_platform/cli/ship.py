@@ -141,7 +141,11 @@ def serve(
     ] = 1,
     batch: Annotated[
         int,
-        typer.Option(min=1, metavar="N", help="Images that pass the detector together at most."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images that are taken together at most; on a GPU they pass the detector at once.",
+        ),
     ] = 8,
     batch_wait: Annotated[
         float,

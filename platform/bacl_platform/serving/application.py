@@ -41,7 +41,7 @@ class Settings:
     """How a detector is served.
 
     replicas: processes that have the detector. cpus, gpus: of each; a part of a GPU is shared.
-    batch: images that pass the detector together at most. batch_wait: seconds that the first one
+    batch: images that are taken together at most. batch_wait: seconds that the first one
     waits for others. queue: requests that wait at most while all replicas are busy; more are
     refused. bounds: of an image. optimize: compile the networks, see `Detector.load`. shown: lowest
     score of what is answered, where a request does not say it.

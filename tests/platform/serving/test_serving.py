@@ -136,7 +136,7 @@ def assert_found(answer, expected):
     np.testing.assert_allclose(boxes[order], expected.boxes[own], atol=1e-3)
 
 
-def test_answers_are_the_detectors_alone_and_in_batches(server, tmp_path):
+def test_answers_are_the_detectors_alone_and_at_the_same_time(server):
     detector = Detector.load(server.folder, device="cpu")
     files = [picture(seed, size=(96, 64 + 8 * (seed % 3))) for seed in range(12)]
     opened = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
