@@ -121,6 +121,7 @@ def test_backbone_is_a_name_of_the_table_or_timms():
         Detector(backbone="timm/resnet10t", weights="torchvision")
 
 
+@pytest.mark.slow
 def test_backbones_are_known_wherever_bacl_is_registered():
     """In a process of its own, because others may have imported them."""
     code = (

@@ -117,6 +117,7 @@ def test_interrupted_and_resumed_equals_undisturbed(config, start, bank):
         assert torch.equal(value, bank[key]), key
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_with_one_reduction_a_step(config, bank, tmp_path):
     on_ranks(train_and_save, 2, tmp_path, config)
     two = torch.load(tmp_path / "0.pth", weights_only=True)
@@ -144,6 +145,7 @@ def test_one_reduction_sums_every_tensor_in_its_own_type(monkeypatch):
     assert first["counts"].dtype == second["mine"].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_rank_without_ground_truth_neither_hangs_nor_differs(config, tmp_path):
     on_ranks(step_without_boxes_on_rank_1, 2, tmp_path, config)
     states = [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in (0, 1)]

@@ -361,6 +361,7 @@ def test_install_again_changes_nothing():
     assert sys.modules["mmcv._ext"] is before
 
 
+@pytest.mark.slow
 def test_compiled_mmcv_is_left_alone(tmp_path):
     package = tmp_path / "mmcv"
     package.mkdir()

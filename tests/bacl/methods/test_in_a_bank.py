@@ -72,6 +72,7 @@ def test_interrupted_and_resumed_equals_undisturbed(config, start, bank):
         assert torch.equal(value, bank[key]), key
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one(config, start, tmp_path):
     single = build(config)
     train(config, single, 3)
@@ -81,6 +82,7 @@ def test_two_ranks_equal_one(config, start, tmp_path):
         torch.testing.assert_close(value, single.state_dict()[key], rtol=1e-4, atol=1e-5, msg=key)
 
 
+@pytest.mark.slow
 def test_rank_without_boxes_neither_hangs_nor_differs(config, tmp_path):
     on_ranks(step_without_boxes_on_rank_1, 2, tmp_path, config)
     first, second = (torch.load(tmp_path / f"{r}.pth", weights_only=True) for r in (0, 1))

@@ -331,6 +331,7 @@ def test_exported_file_is_measured_beside_its_detector(monkeypatch):
         onnx.measure(measure.Setting(device="cuda"), TINY)
 
 
+@pytest.mark.slow
 def test_zoo_trains_all_methods_in_one_bank(monkeypatch):
     monkeypatch.setattr(zoo, "STEPS", {SETTING.image: (10, 12, "small", 4)})
     row = zoo.bank(SETTING)

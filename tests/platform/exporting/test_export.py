@@ -185,6 +185,7 @@ def test_export_that_was_there_is_replaced(exported_variant, prepared, tmp_path)
     assert [path.name for path in folder.parent.iterdir()] == ["one"]
 
 
+@pytest.mark.slow
 def test_command_and_python_export_a_finished_variant(
     tiny, store, finished, planned, tmp_path, monkeypatch
 ):
@@ -210,6 +211,7 @@ def test_variant_that_is_not_finished_is_refused(tiny, store):
     assert "is not in the store" in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", READERS)
 @pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_rcnn"])
 def test_masks_and_cascades_are_exported_and_may_find_nothing(

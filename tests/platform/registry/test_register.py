@@ -23,6 +23,8 @@ from bacl_platform.api.experiment import Experiment
 from bacl_platform.registry import package
 from bacl_platform.registry.package import NEEDED, requirements
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def untried(monkeypatch):

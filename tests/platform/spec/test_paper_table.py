@@ -164,6 +164,7 @@ def long_tailed(prepared):
     return prepared.model_copy(update={"categories": stand_in(1203).categories})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_table_13_is_planned_and_has_the_papers_rows(
     path, prepared, datasets, store, monkeypatch

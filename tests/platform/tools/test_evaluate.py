@@ -224,6 +224,7 @@ def test_checkpoint_is_judged_by_what_it_detects(exported, store, tiny, tmp_path
     assert again == found
 
 
+@pytest.mark.slow
 def test_checkpoint_without_a_configuration_is_taken_in_as_the_experiments_detector(
     exported, store, tiny, tmp_path
 ):

@@ -111,6 +111,7 @@ def test_runs_of_an_older_release_get_what_is_new(plan, store, client):
     assert kind == "custom_model_development"
 
 
+@pytest.mark.slow
 def test_calls_that_were_carried_out_but_not_answered_make_no_second_model(server, plan, store):
     server.mode = "lost"
 

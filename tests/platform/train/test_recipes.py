@@ -16,6 +16,7 @@ from bacl_platform.train import worker
 from bacl_platform.train.hooks.scalars import Scalars
 from bacl_platform.train.messages import Logged
 
+pytestmark = pytest.mark.slow
 RICH = {
     "schedule": "{iterations: 24, batch: 4, lr: 0.001, lr_batch: 4, warmup: 0}",
     "lr_schedule": "one_cycle",
@@ -151,7 +152,6 @@ def test_variant_alone_ends_as_in_a_bank(planned, store, undisturbed, finished):
         assert_close(weights(store.entry(job.key)), bank)
 
 
-@pytest.mark.slow
 def test_two_ranks_end_with_the_weights_of_one(planned, store, undisturbed, finished, on_two_ranks):
     eight = "stages.heads.recipe.schedule.batch=8"
     features, one = planned(*OPTIONS, eight).jobs
@@ -176,7 +176,6 @@ REPLAYED = [
 ]
 
 
-@pytest.mark.slow
 def test_replay_trains_alike_alone_and_in_a_bank_and_across_a_kill(planned, store, undisturbed):
     *before, heads = planned(*REPLAYED).jobs
     for job in (*before, heads):
@@ -195,7 +194,6 @@ def test_replay_trains_alike_alone_and_in_a_bank_and_across_a_kill(planned, stor
         assert_close(weights(store.entry(job.key)), bank)
 
 
-@pytest.mark.slow
 def test_killed_population_ends_as_an_undisturbed_one(
     competing, tiny, store, undisturbed, finished
 ):

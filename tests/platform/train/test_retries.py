@@ -51,6 +51,7 @@ class Wrong(Dataset):
         raise self.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error, told",
     [
@@ -102,6 +103,7 @@ class Rank:
         return task.train_rank({**self.config, "attempt": attempt})
 
 
+@pytest.mark.slow
 def test_ranks_are_not_started_again_after_what_lasts(planned, monkeypatch):
     rank = Rank(planned().jobs[0], monkeypatch, ImageError("a.png: expected an image"))
     with pytest.raises(ImageError):
@@ -115,6 +117,7 @@ def test_ranks_are_not_started_again_after_what_lasts(planned, monkeypatch):
     assert rank.trained == 2
 
 
+@pytest.mark.slow
 def test_ranks_are_started_again_after_what_may_pass(planned, monkeypatch):
     rank = Rank(planned().jobs[0], monkeypatch, RuntimeError("Connection closed by peer"))
     for _ in range(2):

@@ -75,6 +75,7 @@ def test_job_publishes_what_its_entry_should_hold(planned, store, finished):
     assert_same({n: before[n] for n in frozen}, {n: after[n] for n in frozen})
 
 
+@pytest.mark.slow
 def test_killed_job_goes_on_to_the_weights_of_an_undisturbed_one(planned, store, undisturbed):
     for job in planned().jobs:
         assert train(job, undisturbed)[0] is None
@@ -96,6 +97,7 @@ def test_killed_job_goes_on_to_the_weights_of_an_undisturbed_one(planned, store,
         assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_job_killed_in_its_evaluation_evaluates_again_without_training(planned, store):
     job = planned().jobs[0]
 
@@ -180,6 +182,7 @@ def test_stopped_variant_leaves_a_bank_and_disturbs_no_other(planned, store, und
     entry_without_softmax_equals(undisturbed, store, heads, exact=True)
 
 
+@pytest.mark.slow
 def test_variant_whose_loss_diverges_leaves_and_the_others_go_on(
     planned, store, undisturbed, finished, monkeypatch
 ):
@@ -316,6 +319,7 @@ def test_killed_population_ends_as_an_undisturbed_one(
     assert told[10][f"{member}/alpha"] == values["alpha"] != told[10][f"{source}/alpha"]
 
 
+@pytest.mark.slow
 def test_members_that_nobody_replaces_train_as_without_a_population(
     competing, tiny, store, undisturbed
 ):

@@ -58,6 +58,7 @@ def assert_same_detections(model, other):
     assert own.get("masks") == its.get("masks")
 
 
+@pytest.mark.slow
 def test_detectron2_names_come_back_to_the_same_detections(caffe, tmp_path):
     torch.save(of_detectron2(caffe), tmp_path / "model_final.pth")
     own = banked(CAFFE, 5, PROPOSALS)
@@ -127,6 +128,7 @@ def test_cascade_of_detectron2_moves_boxes_as_far_as_there(tmp_path):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "meta",
     [
