@@ -13,6 +13,7 @@ from bacl import extensions
 from bacl.errors import RunError
 from bacl_platform.console import say
 from bacl_platform.plan.job import Job
+from bacl_platform.process import handles_signals
 from bacl_platform.run import cluster
 from bacl_platform.run.modules import check_modules
 from bacl_platform.run.placement import lacking
@@ -54,7 +55,8 @@ def ray_with(cpus: int, address: str | None, **options: Any) -> Iterator[bool]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with ExitStack() as ending:
         is_cluster = _start_ray(cpus, address, options, ending)
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the driver at once
+        if handles_signals():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the driver at once
         yield is_cluster
 
 

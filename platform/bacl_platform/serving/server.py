@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import re
-import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.errors import RunError, UsageError
 from bacl_platform.console import say
+from bacl_platform.process import sigterm_as_interrupt
 from bacl_platform.run.cluster import chosen
 from bacl_platform.run.ray_session import ray_with
 from bacl_platform.serving.application import NAME, PATH, Settings, application
@@ -64,7 +64,7 @@ def serve(
     is no room for the replicas, or where the cluster has a Ray Serve already.
     """
     with (
-        _sigterm_as_interrupt(),
+        sigterm_as_interrupt(),
         contextlib.suppress(KeyboardInterrupt),
         serving(source, settings, place, address, console),
     ):
@@ -186,17 +186,3 @@ def _reason(error: Exception) -> str:
         return str(found[-1])
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends what is within as Ctrl-C does, with all that was started."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

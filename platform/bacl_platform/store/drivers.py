@@ -5,16 +5,15 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bacl.errors import RunError, UsageError
 from bacl_platform.console import say
-from bacl_platform.redaction import redacted
+from bacl_platform.process import command_line, sigterm_as_interrupt
 from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
@@ -57,17 +56,12 @@ def driving(store: Store) -> Iterator[None]:
     note = f".drivers/{socket.gethostname()}-{os.getpid()}.json"
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-    facts["command"] = redacted(" ".join(["bacl", *sys.argv[1:]]))
+    facts["command"] = command_line()
     store.write_note(note, json.dumps(facts))
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        with sigterm_as_interrupt():
+            yield
     finally:
-        signal.signal(signal.SIGTERM, before)
         store.drop_note(note)
 
 

@@ -12,9 +12,7 @@ import functools
 import getpass
 import json
 import os
-import shlex
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +25,7 @@ from bacl.settings import Dataset
 from bacl_platform.plan.job import Job, digest_of
 from bacl_platform.plan.judged import prepared_of
 from bacl_platform.plan.metric_names import owner
+from bacl_platform.process import command_line
 from bacl_platform.redaction import redacted
 from bacl_platform.store import unfinished
 from bacl_platform.store.manifest import read_manifest
@@ -555,10 +554,7 @@ def _origin() -> dict[str, str]:
 
     Of the type `JOB` MLflow shows the whole command, of others what follows the last slash.
     """
-    program, *arguments = sys.argv or [""]
-    name = "bacl" if Path(program).stem in ("bacl", "__main__") else Path(program).name
-    command = shlex.join([name, *arguments]) if name == "bacl" else name
-    tags = {_SOURCE: redacted(command)[:_LONGEST_PARAM], "mlflow.source.type": "JOB"}
+    tags = {_SOURCE: command_line()[:_LONGEST_PARAM], "mlflow.source.type": "JOB"}
     with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
     if commit := _git_commit():

@@ -49,7 +49,7 @@ def test_stop_ends_a_driver_and_says_which(store, capsys):
             time.sleep(0.05)
         threading.Thread(target=process.wait, daemon=True).start()  # or it stays, as a zombie
         drivers.stop(store, None, 30, Console(width=160))
-    assert f"stopped {process.pid}: bacl" in capsys.readouterr().out
+    assert f"stopped {process.pid}: -c" in capsys.readouterr().out
     assert drivers.drivers(store) == []
 
 
