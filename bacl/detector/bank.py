@@ -38,25 +38,53 @@ from bacl.errors import UsageError
 from bacl.hallucination import FeatureStatistics, jitter_boxes, moments
 from bacl.variants import LAYERS, Batch, Variant, build_variant
 
+MANY = 1 << 20
+"""Numbers of a step from which on the ranks first agree which rows they sum."""
 _MASKS_AT_ONCE = 100
 """Detections that pass the mask head together: it makes a map for each category of each."""
 
 
 def reduce_sum(tallies: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Sums of each tensor over all ranks, in one reduction of one flat buffer.
+    """Sums of each tensor over all ranks, each of its tensor's own type.
 
-    The buffer is of the widest type among them; each sum is of its tensor's own.
+    Few numbers are summed in one reduction, in a buffer of the widest type among them. Of `MANY`,
+    as the confusion matrices of a bank over LVIS have, only the rows travel that any rank has
+    touched, those of each type by themselves; the tensors that are given are then overwritten.
     """
     if get_world_size() == 1:
         return list(tallies)
     tensors = [tensor for tally in tallies for tensor in tally.values()]
+    many = sum(tensor.numel() for tensor in tensors) >= MANY
+    sums = iter(_sums_by_rows(tensors) if many else _sums(tensors))
+    return [{name: next(sums) for name in tally} for tally in tallies]
+
+
+def _sums(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Sums over all ranks, in one reduction."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     all_reduce(flat, "sum")
-    parts = iter(flat.split([tensor.numel() for tensor in tensors]))
-    return [
-        {name: next(parts).view_as(tensor).to(tensor.dtype) for name, tensor in tally.items()}
-        for tally in tallies
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(one).to(one.dtype) for part, one in zip(parts, tensors, strict=True)]
+
+
+def _sums_by_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Sums over all ranks, of matrices the rows that are not 0 on all of them."""
+    touched = torch.cat([(one != 0).any(dim=1) for one in tensors if one.dim() == 2])
+    shared = touched.to(torch.uint8)
+    all_reduce(shared, "max")
+    # how long the rows are has to be known: the one place where a device is waited for
+    marks = iter(shared.bool().cpu().split([len(one) for one in tensors if one.dim() == 2]))
+    rows = [
+        next(marks).nonzero()[:, 0].to(one.device) if one.dim() == 2 else None for one in tensors
     ]
+    sums = list(tensors)
+    for dtype in dict.fromkeys(one.dtype for one in tensors):
+        places = [place for place, one in enumerate(tensors) if one.dtype == dtype]
+        picked = [sums[p] if (r := rows[p]) is None else sums[p][r] for p in places]
+        for place, found in zip(places, _sums(picked), strict=True):
+            own = rows[place]
+            sums[place] = found if own is None else sums[place].index_copy_(0, own, found)
+    return sums
 
 
 @MODELS.register_module()

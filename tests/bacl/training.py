@@ -252,15 +252,15 @@ def backward(config, model):
     model.parse_losses(losses)[0].backward()
 
 
-def train_and_save(folder: Path, config):
+def train_and_save(folder: Path, config, reductions=1):
     """For `on_ranks`: three steps, then each rank's weights as `<rank>.pth`.
 
-    A bank's steps must have made one reduction of their own each.
+    A bank's steps must have made so many reductions of their own each.
     """
     model = build(config)
     with patch("bacl.detector.bank.all_reduce", wraps=bank.all_reduce) as reduction:
         train(config, model, 3)
-    assert reduction.call_count == 3
+    assert reduction.call_count == 3 * reductions
     torch.save(model.state_dict(), folder / f"{torch.distributed.get_rank()}.pth")
 
 

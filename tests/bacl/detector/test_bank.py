@@ -145,6 +145,63 @@ def test_one_reduction_sums_every_tensor_in_its_own_type(monkeypatch):
     assert first["counts"].dtype == second["mine"].dtype == torch.float32
 
 
+def tallies_of(rank):
+    """Tallies whose rows are mostly 0, some of them on one rank and others on several."""
+    draw = torch.Generator().manual_seed(rank)
+    tallies = []
+    for head in range(2):
+        matrix = torch.zeros(40, 41)
+        rows = torch.randperm(40, generator=draw)[:6]
+        matrix[rows] = torch.randn(6, 41, generator=draw)
+        moments = torch.zeros(40, 5, dtype=torch.float64)
+        moments[rows[:2]] = torch.randn(2, 5, generator=draw, dtype=torch.float64)
+        moments[7] = float("nan") if rank == 1 and head == 1 else 0
+        counts = torch.full((3,), float(rank + head))
+        tallies.append({"moments": moments, "bacl": matrix, "counts": counts})
+    return tallies
+
+
+def reduce_by_rows(folder):
+    sent = []
+    plain = bank_module.all_reduce
+    bank_module.MANY = 1
+    bank_module.all_reduce = lambda flat, how: (sent.append(flat.numel()), plain(flat, how))
+    rank = torch.distributed.get_rank()
+    torch.save((bank_module.reduce_sum(tallies_of(rank)), sent), folder / f"{rank}.pth")
+
+
+@pytest.mark.slow
+def test_rows_that_any_rank_touched_are_summed_and_no_others_travel(tmp_path):
+    on_ranks(reduce_by_rows, 3, tmp_path)
+    per_rank = [tallies_of(rank) for rank in range(3)]
+    for rank in range(3):
+        found, (marks, *numbers) = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
+        rows = 0
+        for head in range(2):
+            for name, value in found[head].items():
+                expected = sum(tallies[head][name] for tallies in per_rank)
+                torch.testing.assert_close(value, expected, equal_nan=True)
+                assert value.dtype == expected.dtype
+                if value.dim() == 2:
+                    touched = sum((t[head][name] != 0).any(1) for t in per_rank) > 0
+                    rows += int(touched.sum()) * value.size(1)
+        assert marks == 4 * 40 and sum(numbers) == rows + 6  # the counts travel whole
+
+
+def train_and_save_by_rows(folder, config):
+    bank_module.MANY = 1
+    train_and_save(folder, config, reductions=3)  # of rows' marks, and of two types
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", DETECTORS[:1], indirect=True)
+def test_two_ranks_that_sum_rows_equal_one(config, bank, tmp_path):
+    on_ranks(train_and_save_by_rows, 2, tmp_path, config)
+    two = torch.load(tmp_path / "0.pth", weights_only=True)
+    for key, value in two.items():
+        torch.testing.assert_close(value, bank[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
 @pytest.mark.slow
 def test_rank_without_ground_truth_neither_hangs_nor_differs(config, tmp_path):
     on_ranks(step_without_boxes_on_rank_1, 2, tmp_path, config)

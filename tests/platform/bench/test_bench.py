@@ -32,6 +32,7 @@ from bacl_platform.bench.rows import (
     onnx,
     postprocess,
     predict,
+    reduce,
     results_file,
     step,
     sweep,
@@ -174,6 +175,15 @@ def test_inference_is_measured_with_one_variant_and_with_eight():
     rows = inference.measure(SETTING, TINY)
     assert {row.name: row.limit for row in rows} == {"inference": 1.1, "inference_8": None}
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_reduction_is_measured_with_rows_and_with_all():
+    size, taken = reduce.measure(SETTING, banks=(2,), categories=300)
+    assert (size.name, size.unit, size.limit) == ("reduce_2", "MB", 0.1)
+    matrices = 2 * 300 * 301 + 300 * (2 * 1024 + 1) + 4
+    assert size.theirs == pytest.approx(8 * matrices / 1e6)  # all in the widest type
+    assert 0 < size.ours < size.theirs and taken.ours > 0 and taken.theirs > 0
 
 
 def test_prediction_is_measured_alone_and_by_several_images():
