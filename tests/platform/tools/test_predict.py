@@ -42,6 +42,11 @@ def predict(*words, catch=False):
     return CliRunner().invoke(cli.app, [str(word) for word in words], catch_exceptions=catch)
 
 
+def all_of(variant, out):
+    """Words that write all that a variant detects to a folder."""
+    return ["--checkpoint", variant / "checkpoint.pth", "--out", out, "--score-threshold", 0]
+
+
 def errors(done):
     return [line.removeprefix("error: ") for line in done.stderr.splitlines()]
 
@@ -476,14 +481,7 @@ def test_turned_photograph_is_seen_as_a_viewer_shows_it(exported_variant, tmp_pa
     decoded = np.asarray(Image.open(folder / "turned.jpg"))  # as stored
     Image.fromarray(np.rot90(decoded, -1)).save(folder / "upright.png")
     out = tmp_path / "out"
-    words = [
-        "--checkpoint",
-        exported_variant / "checkpoint.pth",
-        "--out",
-        out,
-        "--score-threshold",
-        0,
-    ]
+    words = all_of(exported_variant, out)
     assert predict(folder, *words).exit_code == 0
     turned, upright = content_of(out)["images"]
     assert turned["detections"] == upright["detections"] != []
@@ -494,14 +492,7 @@ def test_turned_photograph_is_seen_as_a_viewer_shows_it(exported_variant, tmp_pa
 def test_without_pictures_only_files_are_written(exported_variant, photos, tmp_path):
     (photos / "broken.jpg").unlink()
     out = tmp_path / "out"
-    words = [
-        "--checkpoint",
-        exported_variant / "checkpoint.pth",
-        "--out",
-        out,
-        "--score-threshold",
-        0,
-    ]
+    words = all_of(exported_variant, out)
     done = predict(photos, *words, "--no-pictures", "--format", "csv", "--format", "json")
     assert done.exit_code == 0, done.stderr
     assert "in 6 images: predictions.csv and predictions.json in" in done.stdout
@@ -528,14 +519,7 @@ def test_page_shows_all_pictures_and_what_is_in_them(exported_variant, tmp_path)
     name = "a & <b> #1%.png"
     picture(tmp_path / "photos" / name, (40, 40))
     out = tmp_path / "out"
-    words = [
-        "--checkpoint",
-        exported_variant / "checkpoint.pth",
-        "--out",
-        out,
-        "--score-threshold",
-        0,
-    ]
+    words = all_of(exported_variant, out)
     done = predict(tmp_path / "photos", *words, "--format", "html")
     assert done.exit_code == 0, done.stderr
     text = (out / "predictions.html").read_text()
@@ -656,14 +640,7 @@ def test_video_is_written_with_boxes_and_its_detections_by_frame(
     exported_variant, tmp_path, passed
 ):
     path, out = clip(tmp_path / "in/clip.avi"), tmp_path / "out"
-    words = [
-        "--checkpoint",
-        exported_variant / "checkpoint.pth",
-        "--out",
-        out,
-        "--score-threshold",
-        0,
-    ]
+    words = all_of(exported_variant, out)
     words += ["--batch", 2, "--format", "json", "--format", "csv", "--format", "html"]
     done = predict(path, *words)
     assert done.exit_code == 0, done.stderr
@@ -738,14 +715,7 @@ def test_images_are_taken_from_addresses(exported_variant, site, tmp_path, passe
     picture(folder / "a.png", (40, 40))
     (folder / "page.html").write_text("<p>no image</p>")
     out = tmp_path / "out"
-    words = [
-        "--checkpoint",
-        exported_variant / "checkpoint.pth",
-        "--out",
-        out,
-        "--score-threshold",
-        0,
-    ]
+    words = all_of(exported_variant, out)
     names = [f"{address}/{name}" for name in ("a.png?size=1", "page.html", "gone.png")]
     done = predict(*names, *words)
     assert done.exit_code == 1
