@@ -3,6 +3,8 @@ own."""
 
 import json
 import os
+import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,15 +14,17 @@ from urllib.request import Request, urlopen
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ranks import on_ranks
 
 from bacl.datasets.prepare import prepare
 from bacl.features import shards
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load
-from bacl_platform.store import prepared_datasets, unfinished
+from bacl_platform.store import prepared_datasets, sample, unfinished
 from bacl_platform.store.names import SHARDS
 from bacl_platform.store.store import Store
+from bacl_platform.train import worker
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +145,45 @@ def test_features_over_two_machines_go_on_elsewhere_and_are_replayed(
         for (name, expected), (again, found) in pairs:
             assert name == again
             assert_same(expected, found)
+
+
+def train_on_own_photos(folder: Path, job: Job, store: Store) -> None:
+    rank = torch.distributed.get_rank()
+    os.environ["LOCAL_RANK"] = str(rank)
+    os.chdir(folder / f"machine{rank}")
+    socket.gethostname = lambda: f"machine{rank}"
+    told = worker.train(job, store, lambda *_: None, lambda *_: None)
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+
+
+def test_machine_with_other_images_ends_the_job_and_the_file_is_named(
+    prepared, tiny, store, tmp_path
+):
+    own = Path(prepared.train.images)
+    for name in ("planned", "machine0", "machine1"):
+        shutil.copytree(own, tmp_path / name / "photos")
+    files = [f"dataset.{split}={own.parent / split}.json" for split in ("train", "val")]
+    chosen = ["dataset.format=lvis", f"dataset.images={tmp_path}/planned/photos", *files]
+    tiny.write_text(tiny.read_text().replace("{format: embedded, size: small}", "{}"))
+    spec = load(tiny, [*chosen, *BOTH_ON_TWO])
+    found = prepare(spec.dataset, store.datasets)
+    sample.note(store, found.digest)
+    job = make_plan(spec, found, store).jobs[0]
+    for loader in ("train_dataloader", "val_dataloader"):
+        job.config[loader]["dataset"]["images"] = "photos"  # of the folder that a rank is in
+    other = next((tmp_path / "machine1/photos").glob("*7.png"))
+    other.write_bytes(other.read_bytes() + b"x")
+    on_ranks(train_on_own_photos, 2, tmp_path, job, store)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    size = other.stat().st_size
+    assert first.startswith(
+        f"node machine1 (rank 1): photos/{other.name}: expected {size - 1} bytes, as the file is on"
+    )
+    assert f"got {size} bytes: let all nodes see the same images" in first
+    shutil.copyfile(own / other.name, other)
+    on_ranks(train_on_own_photos, 2, tmp_path, job, store)
+    assert store.complete(job.key)
 
 
 class ReadOnly(BaseHTTPRequestHandler):
