@@ -34,11 +34,6 @@ def build(
         return parent_failure
     if ray.get(mailbox.asked_to_stop.remote()):
         return f"job {job.name} ({job.key}) was stopped before it began"
-    if store.bucket and "SPREAD" in job.resources.placement:
-        return (
-            f"job {job.name}: resources.placement: expected PACK or STRICT_PACK with a store in a "
-            f"bucket, whose workers share a folder of one machine, got {job.resources.placement}"
-        )
     # a report waits for the controller's next look at its workers, every two seconds if left alone
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # a worker that was halted, or whose machine was, answers no more: Ray Train replaces it
@@ -84,8 +79,7 @@ def _trainer(
             num_workers=asked.workers,
             use_gpu=asked.gpus > 0,
             resources_per_worker=of_worker(asked),
-            # ranks hand their detections on in the job's folder, which with a bucket is a machine's
-            placement_strategy="STRICT_PACK" if store.bucket else asked.placement,
+            placement_strategy=asked.placement,
             accelerator_type=asked.accelerator,
             label_selector=asked.labels or None,
         ),

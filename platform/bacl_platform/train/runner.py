@@ -20,10 +20,11 @@ from bacl_platform.store.checkpoints import latest_checkpoint
 from bacl_platform.store.names import CHECKPOINT, CHECKPOINTS, LOG, SHARDS
 from bacl_platform.store.store import Store
 from bacl_platform.store.weights import localise
+from bacl_platform.train.bringing import handed_out
 from bacl_platform.train.hooks.leaving import LeavingVariants
 from bacl_platform.train.hooks.scalars import Scalars
 from bacl_platform.train.model import bare_model
-from bacl_platform.train.ranks import together
+from bacl_platform.train.ranks import Machines, together
 
 
 class StageConfig(Config):
@@ -84,15 +85,17 @@ class JobRunner(Runner):
 
 
 def begin(
-    runner: JobRunner, job: Job, store: Store, scalars: Scalars, stops: LeavingVariants
+    runner: JobRunner, job: Job, at: Machines, scalars: Scalars, stops: LeavingVariants
 ) -> None:
     """Go on from the newest checkpoint, or start from the parent's weights, or from nothing."""
+    store = at.store
     stops.restore(runner)
     found = together(lambda: latest_checkpoint(store.work(job.key) / CHECKPOINTS))
     step = 0
     if found is not None:
         step, path = found
-        _resume(runner, step, path)
+        with handed_out(path.parent, job.key, at) as folder:
+            _resume(runner, step, folder / path.name)
     elif job.parent is not None:
         fresh = load_trunk(bare_model(runner.model), store.entry(job.parent) / CHECKPOINT)
         runner.logger.info(

@@ -17,7 +17,7 @@ from bacl_platform.store import unfinished
 from bacl_platform.store.disk import disk_errors, write_text
 from bacl_platform.store.names import CHECKPOINTS, JOB, MOVES, SCALARS, STOPPED
 from bacl_platform.store.store import Store
-from bacl_platform.train.bringing import bring
+from bacl_platform.train.bringing import bring, leave
 from bacl_platform.train.hooks.checkpoints import Checkpoints, Interrupted
 from bacl_platform.train.hooks.finite_loss import FiniteLoss
 from bacl_platform.train.hooks.leaving import LeavingVariants, NoneLeft
@@ -52,6 +52,7 @@ def train(
     one of several ranks has, because the others wait for that rank.
     """
     torch.set_num_threads(job.resources.cpus)
+    job = job.model_copy(update={"config": store.localised(job.config)})
     try:
         with contextlib.ExitStack() as held, disk_errors(store.root):
             together(lambda: held.enter_context(store.lock(job.key)))
@@ -83,8 +84,8 @@ def _train(
 ) -> None:
     work = store.work(job.key)
     results = work / "entry"
-    together(lambda: bring(job, store))
-    together(lambda: results.mkdir(parents=True, exist_ok=True))
+    at = bring(job, store)
+    at.each(lambda: results.mkdir(parents=True, exist_ok=True))
     together(lambda: write_text(work / JOB, described(job)))
     scalars = Scalars(job, work / SCALARS, tell, report)
     runner = JobRunner.from_cfg(runner_config(job, store, results))
@@ -94,7 +95,7 @@ def _train(
     uploads = unfinished.Uploads(store, job.key)
     retention = Retention(job, work)
     try:
-        runner.begin = lambda: begin(runner, job, store, scalars, stops)
+        runner.begin = lambda: begin(runner, job, at, scalars, stops)
         checkpoints = work / CHECKPOINTS
         runner.register_hook(FiniteLoss(job, checkpoints, stops), priority="VERY_HIGH")
         if moves is not None:  # before what is logged, which tells with which values it was found
@@ -113,6 +114,7 @@ def _train(
             loop_seconds = time.perf_counter() - began
     except NoneLeft:
         together(lambda: store.drop_work(job.key))
+        leave(job, at)
         return
     except Interrupted as stop:
         runner.logger.info("%s", stop)
@@ -125,3 +127,4 @@ def _train(
     model = bare_model(runner.model)
     together(lambda: retention.save_lasting(results / CHECKPOINTS))
     together(lambda: publish(stops.remaining, store, results, model, loop_seconds))
+    leave(job, at)
