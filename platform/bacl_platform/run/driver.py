@@ -7,14 +7,16 @@ the workers' messages, shows progress, and writes it to MLflow.
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import RunError
 from bacl_platform.console import say
 from bacl_platform.plan.job import Job, Plan
+from bacl_platform.plan.metric_names import system_metric
 from bacl_platform.run.failures import failure_of
 from bacl_platform.run.mailbox import Mailbox
-from bacl_platform.run.placement import beside_driver, groups_of, waiting_for
+from bacl_platform.run.placement import beside_driver, groups_of, lacks, waiting_for
 from bacl_platform.run.progress import Progress
 from bacl_platform.run.ray_session import ray_for
 from bacl_platform.run.task import build
@@ -23,6 +25,7 @@ from bacl_platform.store.failures import clear_failure, logs_command, note_failu
 from bacl_platform.store.store import Store
 from bacl_platform.train.messages import (
     Checkpointed,
+    Gathered,
     Logged,
     Measured,
     Message,
@@ -161,16 +164,18 @@ class Jobs:
     def fits(self, job: Job) -> bool:
         """Whether the cluster has room for a job beside those that run; always, where none runs.
 
+        Of a range of workers the job needs the fewest, and those that run may have the most.
         Ray would let it wait as well, but with a controller and its helpers for each that waits.
         """
         import ray
 
         if not self.running:
             return True
-        asked = [self._jobs[key].resources for key in self.running] + [job.resources]
+        running = [self._jobs[key].resources for key in self.running]
+        asked = [(r, r.most) for r in running] + [(job.resources, job.resources.least)]
         total = ray.cluster_resources()
         return all(
-            sum(r.workers * getattr(r, f"{kind.lower()}s") for r in asked) <= total.get(kind, 0)
+            sum(count * getattr(r, f"{kind.lower()}s") for r, count in asked) <= total.get(kind, 0)
             for kind in ("CPU", "GPU")
         )
 
@@ -201,8 +206,11 @@ class Jobs:
         jobs = [job for job in jobs if job.parent not in self.running]
         asked = [groups_of(job.resources) for job in jobs]
         for job, group in zip(jobs, asked):
+            if job.resources.elastic:  # which asks Ray for nothing until there is room
+                if not lacks(job.resources, free):
+                    continue
             # of jobs that ask for the same, nobody knows which one waits until all do
-            if pending.count(group) < asked.count(group):
+            elif pending.count(group) < asked.count(group):
                 continue
             self._waiting[job.key] = waiting_for(job.resources, free)
             if job.key in before:
@@ -264,6 +272,13 @@ class Jobs:
                 self.progress.begin(job, message.step)
                 for listener in self.listeners:
                     listener.start(job)
+            case Gathered():
+                self.progress.gather(job, message)
+                if message.lost is not None:
+                    lost = asdict(message.lost)
+                    named = {system_metric(0, f"lost_{name}"): v for name, v in lost.items()}
+                    for listener in self.listeners:
+                        listener.log(job, [{"step": message.step, **named}])
             case Logged():
                 self.progress.move(job, message.rows)
                 for listener in self.listeners:

@@ -34,9 +34,9 @@ from bacl_platform.plan.stored import bytes_in_all, lack_of_room
 from bacl_platform.store.disk import disk_errors, link, write_text
 from bacl_platform.store.names import CHECKPOINT, JOB, LOG, SCALARS, SHARDS
 from bacl_platform.store.store import Store
+from bacl_platform.train.attempts import Attempt, Interrupted
 from bacl_platform.train.bringing import bring
-from bacl_platform.train.hooks.checkpoints import Interrupted
-from bacl_platform.train.messages import Asked, Checkpointed, Started, Tell
+from bacl_platform.train.messages import Asked, Checkpointed, Reached, Started, Tell
 from bacl_platform.train.model import save_file
 from bacl_platform.train.publish import described
 from bacl_platform.train.ranks import together
@@ -47,7 +47,9 @@ REPORT_EVERY = 15.0
 logger = logging.getLogger(__name__)
 
 
-def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> None:
+def record(
+    job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None, attempt: Attempt
+) -> None:
     """Make the shards that lack, and publish the entry once all ranks have made theirs."""
     work = store.work(job.key)
     folder = work / "entry" / SHARDS
@@ -58,10 +60,17 @@ def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> N
     together(lambda: (work / SCALARS).touch())
     with _logged(work / LOG):
         together(lambda: _first(job, store))
-        _record(job, store, folder, tell, asked_to_stop)
+        _record(job, store, folder, tell, asked_to_stop, attempt)
 
 
-def _record(job: Job, store: Store, folder: Path, tell: Tell, asked_to_stop: Asked | None) -> None:
+def _record(
+    job: Job,
+    store: Store,
+    folder: Path,
+    tell: Tell,
+    asked_to_stop: Asked | None,
+    attempt: Attempt,
+) -> None:
     recorder = Recorder(_detector(job, store), job.config)
     every = recorder.parts()
     done = together(lambda: [part.name for part in every if _kept(part, folder, store, job)])
@@ -70,6 +79,8 @@ def _record(job: Job, store: Store, folder: Path, tell: Tell, asked_to_stop: Ask
     logger.info("rank %d of %d: %d of %d shards are there", rank, ranks, len(done), len(every))
     if rank == 0:
         tell(Started(job.key, len(done)))
+        if (lost := attempt.start(job.key, len(done), tell)) is not None:
+            logger.info("after an interruption: %s", lost)
     together(lambda: _check_room(job, store, len(missing) / len(every)))
     start = reported = began = time.perf_counter()
     made = recorder.walk(missing[rank::ranks], job.recipe.loader_workers)
@@ -88,6 +99,10 @@ def _record(job: Job, store: Store, folder: Path, tell: Tell, asked_to_stop: Ask
                 tell(Checkpointed(job.key, there))
         if asked_to_stop is not None and together(asked_to_stop):
             raise Interrupted(f"job {job.name} ({job.key}) was stopped between shards")
+        attempt.check(
+            f"{job.name} ({job.key})",
+            lambda: Reached(there, seconds, seconds * (len(every) - there)),  # noqa: B023
+        )
     barrier()
     together(lambda: _check(every, folder))
     together(lambda: _publish(job, store, folder.parent, time.perf_counter() - start))
