@@ -16,7 +16,7 @@ from bacl_platform.plan.job import Job, Plan
 from bacl_platform.plan.metric_names import system_metric
 from bacl_platform.run.failures import failure_of
 from bacl_platform.run.mailbox import Mailbox
-from bacl_platform.run.placement import beside_driver, groups_of, lacks, waiting_for
+from bacl_platform.run.placement import beside_driver, groups_of, waiting_for
 from bacl_platform.run.progress import Progress
 from bacl_platform.run.ray_session import ray_for
 from bacl_platform.run.task import build
@@ -30,6 +30,7 @@ from bacl_platform.train.messages import (
     Measured,
     Message,
     Placed,
+    Short,
     Started,
     Troubled,
     VariantsFailed,
@@ -206,11 +207,8 @@ class Jobs:
         jobs = [job for job in jobs if job.parent not in self.running]
         asked = [groups_of(job.resources) for job in jobs]
         for job, group in zip(jobs, asked):
-            if job.resources.elastic:  # which asks Ray for nothing until there is room
-                if not lacks(job.resources, free):
-                    continue
             # of jobs that ask for the same, nobody knows which one waits until all do
-            elif pending.count(group) < asked.count(group):
+            if pending.count(group) < asked.count(group):
                 continue
             self._waiting[job.key] = waiting_for(job.resources, free)
             if job.key in before:
@@ -264,9 +262,13 @@ class Jobs:
             self.failures[job.key] = failure
 
     def _hear(self, job: Job, message: Message) -> None:
+        import ray
+
         match message:
             case Placed():
                 self._placed.add(job.key)
+            case Short():
+                self.progress.wait(job, waiting_for(job.resources, ray.available_resources()))
             case Started():
                 self._training.add(job.key)
                 self.progress.begin(job, message.step)

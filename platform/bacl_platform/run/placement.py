@@ -46,20 +46,14 @@ def groups_of(asked: Resources) -> list[dict[str, float]]:
 
 def waiting_for(asked: Resources, free: Mapping[str, float]) -> str:
     """What a job waits for, as `waiting for 2 CPU, 0 free`; free: what the cluster has left."""
-    found = lacks(asked, free)
-    if not found:  # enough in all, but not where it is asked for
+    whole = {name: amount * asked.least for name, amount in of_worker(asked).items()}
+    lacks = {name: amount for name, amount in whole.items() if amount > free.get(name, 0)}
+    if not lacks:  # enough in all, but not where it is asked for
         return f"waiting for room for {_fewest(asked)} workers of {asked.each} each"
     return "waiting for " + ", ".join(
         f"{_amount(name, amount)}, {_amount(name, free.get(name, 0)).split()[0]} free"
-        for name, amount in found.items()
+        for name, amount in lacks.items()
     )
-
-
-def lacks(asked: Resources, free: Mapping[str, float]) -> dict[str, float]:
-    """What a job asks for in all, of each resource that less is free of; of a range of workers, for
-    the fewest."""
-    whole = {name: amount * asked.least for name, amount in of_worker(asked).items()}
-    return {name: amount for name, amount in whole.items() if amount > free.get(name, 0)}
 
 
 def _amount(name: str, amount: float) -> str:

@@ -25,9 +25,14 @@ from ray.train.v2._internal.execution.scaling_policy import (
 
 from bacl_platform.plan.job import Job
 from bacl_platform.run.placement import fitting, room_in
+from bacl_platform.train.messages import Short
 
 GAIN = 2.0
 """A job grows where that saves so many times the time that starting took."""
+
+
+ASK_EVERY = 1.0
+"""Seconds between looks for room, while there is none."""
 
 
 class DividingPolicy(ElasticScalingPolicy):
@@ -50,6 +55,9 @@ class DividingPolicy(ElasticScalingPolicy):
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, ResizeDecision):
             self._decided = time.time()
+        else:
+            self.mailbox.tell.remote(Short(self.job.key))
+            time.sleep(ASK_EVERY)  # Ray's controller would ask without a pause
         return decision
 
     def make_decision_for_running_worker_group(

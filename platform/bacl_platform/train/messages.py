@@ -21,6 +21,11 @@ class Placed(Message):
 
 
 @dataclass(frozen=True)
+class Short(Message):
+    """There is no room for the fewest workers that the job, which has a range, trains with."""
+
+
+@dataclass(frozen=True)
 class Started(Message):
     """The job trains, from a step on."""
 
