@@ -75,7 +75,7 @@ class DividingPolicy(ElasticScalingPolicy):
         """Ask for another start with more workers, unless that gains too little."""
         since = ray.get(self.mailbox.training_since.remote(self.attempt), timeout=30)
         found = ray.get(self.mailbox.reached.remote(self.job.key), timeout=30)
-        if since is None or found is None or self.job.kind == "imported":
+        if since is None or found is None:
             return
         reached, ago = found
         if gains(reached.left - ago, now, then, since - self._decided):
@@ -83,7 +83,9 @@ class DividingPolicy(ElasticScalingPolicy):
             self.mailbox.ask_to_move.remote(self.attempt, why)
 
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
-        asked, draining = self.job.resources, _get_draining_nodes() or {}
+        placement = {"placement": self.scaling_config.placement_strategy}
+        asked = self.job.resources.model_copy(update=placement)
+        draining = _get_draining_nodes() or {}
         nodes = [
             {**node, "Resources": reserved_resources[node["NodeID"]]}
             for node in ray.nodes()

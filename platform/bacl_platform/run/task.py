@@ -93,6 +93,10 @@ def _trainer(
         accelerator_type=asked.accelerator,
         label_selector=asked.labels or None,
     )
+    # an evaluation has no checkpoints to go on from
+    moves = (
+        [] if job.kind == "imported" else [one(mailbox, attempt) for one in (Reclaimed, Terminated)]
+    )
     trainer = PolicyTrainer(
         train_rank,
         train_loop_config={
@@ -109,11 +113,7 @@ def _trainer(
             name=attempt,
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=asked.retries),
-            callbacks=[
-                Watcher(mailbox, job.key),
-                Reclaimed(mailbox, attempt),
-                Terminated(mailbox, attempt),
-            ],
+            callbacks=[Watcher(mailbox, job.key), *moves],
             worker_runtime_env=_worker_environment(job),
         ),
     )

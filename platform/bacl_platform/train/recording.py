@@ -56,7 +56,7 @@ def record(
     together(lambda: bring(job, store))
     together(lambda: folder.mkdir(parents=True, exist_ok=True))
     together(lambda: shards.clear(folder))
-    together(lambda: write_text(work / JOB, described(job)))
+    together(lambda: write_text(work / JOB, described(job, workers=get_dist_info()[1])))
     together(lambda: (work / SCALARS).touch())
     with _logged(work / LOG):
         together(lambda: _first(job, store))

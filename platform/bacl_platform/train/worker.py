@@ -93,7 +93,7 @@ def _train(
     results = work / "entry"
     together(lambda: bring(job, store))
     together(lambda: results.mkdir(parents=True, exist_ok=True))
-    together(lambda: write_text(work / JOB, described(job)))
+    together(lambda: write_text(work / JOB, described(job, workers=get_world_size())))
     scalars = Scalars(job, work / SCALARS, tell, report)
     runner = JobRunner.from_cfg(runner_config(job, store, results))
     logging.getLogger("bacl_platform").handlers = runner.logger.handlers

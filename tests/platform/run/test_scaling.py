@@ -41,6 +41,7 @@ def policy(planned, monkeypatch):
         config = ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus > 0,
+            placement_strategy=resources.placement,
             elastic_resize_monitor_interval_s=resources.grow_after,
             resources_per_worker=of_worker(resources),
         )
@@ -152,9 +153,6 @@ def test_running_job_is_asked_to_move_where_more_workers_gain(policy, nodes):
     assert considered(own, 4, left=600) is None  # a fifth worker does not divide the batch
     nodes(own, 2)
     assert considered(own, 4, left=600) is None  # what it has, it keeps
-    imported = policy("imported")
-    nodes(imported, 8)
-    assert considered(imported, 2, left=600) is None
 
 
 def test_job_that_has_not_trained_yet_is_left_alone(policy, nodes):
