@@ -20,6 +20,7 @@ from bacl_platform.store.checkpoints import latest_checkpoint
 from bacl_platform.store.names import CHECKPOINT, CHECKPOINTS, LOG, SHARDS
 from bacl_platform.store.store import Store
 from bacl_platform.store.weights import localise
+from bacl_platform.train.attempts import Attempt
 from bacl_platform.train.bringing import handed_out
 from bacl_platform.train.hooks.leaving import LeavingVariants
 from bacl_platform.train.hooks.scalars import Scalars
@@ -56,6 +57,8 @@ def runner_config(job: Job, store: Store, results: Path) -> Config:
                     loader.num_workers = job.recipe.loader_workers
                     loader.persistent_workers = job.recipe.loader_workers > 0
                     loader.pin_memory = True
+    if "train_dataloader" in config:  # there may be other ranks than were planned with
+        config.train_dataloader.batch_size = job.recipe.schedule.batch // get_world_size()
     if get_world_size() > 1:
         config.launcher = "pytorch"
         # mmengine hands DDP a device id, which DDP refuses for a model on the CPU
@@ -85,7 +88,12 @@ class JobRunner(Runner):
 
 
 def begin(
-    runner: JobRunner, job: Job, at: Machines, scalars: Scalars, stops: LeavingVariants
+    runner: JobRunner,
+    job: Job,
+    at: Machines,
+    scalars: Scalars,
+    stops: LeavingVariants,
+    attempt: Attempt,
 ) -> None:
     """Go on from the newest checkpoint, or start from the parent's weights, or from nothing."""
     store = at.store
@@ -102,6 +110,8 @@ def begin(
             "not in the checkpoint of %s: %s", job.parent, ", ".join(fresh) or "nothing"
         )
     together(lambda: scalars.start(step))
+    if (lost := together(lambda: attempt.start(job.key, step, scalars.tell))) is not None:
+        runner.logger.info("after an interruption: %s", lost)
 
 
 def _resume(runner: JobRunner, step: int, path: Path) -> None:
