@@ -1,5 +1,5 @@
-"""`bacl plan`, `run`, `try`, `sweep`, `submit`, `status`, `stop` and `logs`: running jobs and
-following them.
+"""`bacl plan`, `rehearse`, `run`, `try`, `sweep`, `submit`, `status`, `stop` and `logs`: running
+jobs and following them.
 
 Commands import what they need when they run.
 """
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.api.experiment import REHEARSED_IMAGES, REHEARSED_STEPS
 from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
@@ -84,6 +85,51 @@ def run(
         experiment.run(address, console)
         place = experiment.store.url
         say(console, f"results: bacl report {file}; runs: bacl ui {file}; checkpoints: {place}")
+
+
+@app.command()
+def rehearse(
+    file: File,
+    store_url: StoreOption = DEFAULT_STORE,
+    address: Address = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    steps: Annotated[
+        int, typer.Option(min=20, metavar="N", help="Steps of each stage.")
+    ] = REHEARSED_STEPS,
+    images: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Validation images to evaluate on.")
+    ] = REHEARSED_IMAGES,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Try a run in minutes, on the real cluster and data, before it is paid for.
+
+    Every stage that the store lacks something of trains for some steps at full size, beginning
+    with the images that take most memory, is evaluated on some images, writes a checkpoint, an
+    entry and a report. Then shows memory beside what there is, time and room that the whole run
+    will take, and what will break; exits with 1 if something will. Only figures stay in the store;
+    `bacl plan` uses them.
+
+    \b
+    Examples:
+      bacl rehearse experiments/embedded/demo.yaml
+      bacl rehearse mine.yaml --address auto --store s3://bacl/store
+    """
+    with report_errors(debug):
+        from bacl_platform.api.experiment import Experiment
+        from bacl_platform.console import Console, say
+
+        console = Console(file=sys.stderr if json_ else sys.stdout)
+        experiment = Experiment.load(file, set_, store_url, seeds_of(seeds))
+        rehearsal = experiment.rehearse(steps, images, address, console)
+        if json_:
+            print(json.dumps(rehearsal.as_json(), indent=1))
+        else:
+            rehearsal.show(console)
+            if not rehearsal.breaks:
+                say(console, f"to run it: {experiment.command}")
+        raise typer.Exit(1 if rehearsal.breaks else 0)
 
 
 @app.command(name="try")
