@@ -59,6 +59,51 @@ def plan(
 
 
 @app.command()
+def rehearse(
+    file: File,
+    store_url: StoreOption = DEFAULT_STORE,
+    address: Address = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    steps: Annotated[
+        int, typer.Option(min=20, metavar="N", help="Steps of each stage.")
+    ] = REHEARSED_STEPS,
+    images: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Validation images to evaluate on.")
+    ] = REHEARSED_IMAGES,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Try every stage for some steps, and forecast the whole run.
+
+    On the cluster and the data of the run, at full size, in minutes: every stage that the store
+    lacks something of trains, beginning with the images that take most memory, is evaluated on some
+    images, and writes a checkpoint, an entry and a report. Shows memory beside what there is, the
+    time and room that the whole run will take, and what will break; exits with 1 if something will.
+    Only figures stay in the store, which `bacl plan` then uses.
+
+    \b
+    Examples:
+      bacl rehearse experiments/embedded/demo.yaml
+      bacl rehearse mine.yaml --address auto --store s3://bacl/store
+    """
+    with report_errors(debug):
+        from bacl_platform.api.experiment import Experiment
+        from bacl_platform.console import Console, say
+
+        console = Console(file=sys.stderr if json_ else sys.stdout)
+        experiment = Experiment.load(file, set_, store_url, seeds_of(seeds))
+        rehearsal = experiment.rehearse(steps, images, address, console)
+        if json_:
+            print(json.dumps(rehearsal.as_json(), indent=1))
+        else:
+            rehearsal.show(console)
+            if not rehearsal.breaks:
+                say(console, f"to run it: {experiment.command}")
+        raise typer.Exit(1 if rehearsal.breaks else 0)
+
+
+@app.command()
 def run(
     file: File,
     store_url: StoreOption = DEFAULT_STORE,
@@ -85,51 +130,6 @@ def run(
         experiment.run(address, console)
         place = experiment.store.url
         say(console, f"results: bacl report {file}; runs: bacl ui {file}; checkpoints: {place}")
-
-
-@app.command()
-def rehearse(
-    file: File,
-    store_url: StoreOption = DEFAULT_STORE,
-    address: Address = None,
-    set_: Set = None,
-    seeds: Seeds = None,
-    steps: Annotated[
-        int, typer.Option(min=20, metavar="N", help="Steps of each stage.")
-    ] = REHEARSED_STEPS,
-    images: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Validation images to evaluate on.")
-    ] = REHEARSED_IMAGES,
-    json_: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Try a run in minutes, on the real cluster and data, before it is paid for.
-
-    Every stage that the store lacks something of trains for some steps at full size, beginning
-    with the images that take most memory, is evaluated on some images, writes a checkpoint, an
-    entry and a report. Then shows memory beside what there is, time and room that the whole run
-    will take, and what will break; exits with 1 if something will. Only figures stay in the store;
-    `bacl plan` uses them.
-
-    \b
-    Examples:
-      bacl rehearse experiments/embedded/demo.yaml
-      bacl rehearse mine.yaml --address auto --store s3://bacl/store
-    """
-    with report_errors(debug):
-        from bacl_platform.api.experiment import Experiment
-        from bacl_platform.console import Console, say
-
-        console = Console(file=sys.stderr if json_ else sys.stdout)
-        experiment = Experiment.load(file, set_, store_url, seeds_of(seeds))
-        rehearsal = experiment.rehearse(steps, images, address, console)
-        if json_:
-            print(json.dumps(rehearsal.as_json(), indent=1))
-        else:
-            rehearsal.show(console)
-            if not rehearsal.breaks:
-                say(console, f"to run it: {experiment.command}")
-        raise typer.Exit(1 if rehearsal.breaks else 0)
 
 
 @app.command(name="try")

@@ -244,6 +244,15 @@ def interval(draws: NDArray[Any]) -> tuple[float, float, float]:
     return float(draws[0]), float(min(low, draws[0])), float(max(high, draws[0]))
 
 
+def in_words(found: tuple[float, float, float]) -> str:
+    """Seconds as an estimate with its bounds, in the unit that is easiest to read."""
+    unit, each, digits = ("s", 1, 0) if found[0] < 600 else ("min", 60, 0)
+    if found[0] >= 5400:
+        unit, each, digits = "h", 3600, 1
+    estimate, low, high = (f"{value / each:.{digits}f}" for value in found)
+    return f"{estimate} {unit} ({low} to {high})"
+
+
 @dataclass(frozen=True)
 class Bytes:
     """What a job leaves in the store, and what it has there besides while it trains."""
@@ -270,7 +279,7 @@ def bytes_of(job: "Job", figures: Figures, val_images: int, done: int = 0) -> By
     return Bytes(round(entry), work, round(written))
 
 
-def cores_or_gpus(job: "Job") -> tuple[float, str]:
+def devices(job: "Job") -> tuple[float, str]:
     """How many devices a job holds, and what they are."""
     asked = job.resources
     if asked.gpus:

@@ -13,7 +13,7 @@ from bacl_platform.plan.rehearsed import (
     Bytes,
     Figures,
     bytes_of,
-    cores_or_gpus,
+    devices,
     interval,
     once,
     whole,
@@ -63,7 +63,7 @@ def forecast_run(
     last = np.array([max(end for _, end in found.values()) for found in ends])
     hours: dict[str, NDArray[Any]] = {}
     for one in jobs:
-        count, kind = cores_or_gpus(one.job)
+        count, kind = devices(one.job)
         hours[kind] = hours.get(kind, np.zeros(DRAWS + 1)) + count * one.seconds / 3600
     entries = sum(one.bytes.entry for one in jobs)
     return Forecast(

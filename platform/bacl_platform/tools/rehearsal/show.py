@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.filesize import decimal
 
 from bacl_platform.console import say
-from bacl_platform.plan.rehearsed import Figures, interval
+from bacl_platform.plan.rehearsed import Figures, in_words, interval
 from bacl_platform.tools.rehearsal.advice import GIB, needs
-from bacl_platform.tools.rehearsal.forecast import Range
 from bacl_platform.tools.rehearsal.rehearse import Rehearsed, StageRehearsed
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def _cells(stage: StageRehearsed) -> Iterator[tuple[str, str]]:
     yield "start and end", f"{figures.start + figures.end:.1f} s"
     yield "entry of a job", decimal(stage.jobs[0].bytes.entry)
     of = f"each of {len(stage.jobs)} jobs" if len(stage.jobs) > 1 else "whole job"
-    yield "job", f"{_range(interval(stage.jobs[0].seconds))}, {of}"
+    yield "job", f"{in_words(interval(stage.jobs[0].seconds))}, {of}"
 
 
 def images_a_second(stage: StageRehearsed) -> float | None:
@@ -77,16 +76,6 @@ def data_wait(figures: Figures) -> float | None:
     return sum(figures.waits) / sum(figures.steps) if figures.waits else None
 
 
-def _range(found: Range) -> str:
-    """Seconds as an estimate with its bounds, in the unit that is easiest to read."""
-    seconds = found[0]
-    unit, each, digits = ("s", 1, 0) if seconds < 600 else ("min", 60, 0)
-    if seconds >= 5400:
-        unit, each, digits = "h", 3600, 1
-    estimate, low, high = (f"{value / each:.{digits}f}" for value in found)
-    return f"{estimate} {unit} ({low} to {high})"
-
-
 def _forecast(found: Rehearsed) -> Iterator[str]:
     whole = found.forecast
     if whole is None:
@@ -99,7 +88,7 @@ def _forecast(found: Rehearsed) -> Iterator[str]:
     )
     jobs = sum(len(stage.jobs) for stage in found.stages)
     yield (
-        f"the whole run, {jobs} job{'' if jobs == 1 else 's'}: about {_range(whole.seconds)}, "
+        f"the whole run, {jobs} job{'' if jobs == 1 else 's'}: about {in_words(whole.seconds)}, "
         f"{hours}"
     )
     free = "a bucket" if found.disk_room is None else f"{decimal(found.disk_room)} free"
