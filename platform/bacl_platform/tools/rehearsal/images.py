@@ -25,7 +25,7 @@ class Shown:
 def worst(index: Index, places: NDArray[np.int64], recipe: Recipe, count: int) -> list[list[int]]:
     """Images that take most memory when `count` of them pass together, in three such batches.
 
-    The largest, half of them wide and half high, because a batch is padded to the widest and the
+    The widest with the highest and the largest, because a batch is padded to the widest and the
     highest; those with most boxes; and those with most of both. Sizes are those that images have at
     the largest of the recipe's scales.
 
@@ -34,17 +34,12 @@ def worst(index: Index, places: NDArray[np.int64], recipe: Recipe, count: int) -
     width, height, boxes = index.shapes()[places].astype(float).T
     w, h = resized(width, height, recipe)
     area = w * h
+    extremes = [int(np.lexsort((-area, -side))[0]) for side in (w, h)]
     by_area = np.argsort(-area, kind="stable")
-    wide = by_area[(w > h)[by_area]]
-    high = by_area[(w <= h)[by_area]]
-    # half of each kind, and where one has fewer, more of the other
-    few = min(len(wide), len(high), count // 2)
-    longer = wide if len(wide) >= len(high) else high
-    shorter = high if longer is wide else wide
-    mixed = np.concatenate([longer[: count - few], shorter[:few]])
+    padded = list(dict.fromkeys([*extremes, *by_area[: count + 2].tolist()]))[:count]
     crowded = np.lexsort((-area, -boxes))[:count]
     both = np.argsort(-area * np.maximum(boxes, 1), kind="stable")[:count]
-    return [filled(found.tolist(), count) for found in (mixed, crowded, both)]
+    return [filled(list(found), count) for found in (padded, crowded.tolist(), both.tolist())]
 
 
 def filled(values: Sequence[int], count: int) -> list[int]:

@@ -115,6 +115,8 @@ def node_problem(expected: Sizes, store: Store) -> str | None:
         store.drop_note(name)
     except RunError as error:
         return str(error)
+    except OSError as error:
+        return f"{store.url}: expected a store that can be written: {error.strerror}"
     return None
 
 
