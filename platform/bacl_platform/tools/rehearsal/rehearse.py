@@ -121,6 +121,8 @@ def rehearse(
     the cluster cannot be reached or has no room for a job.
     """
     missing = plan.missing(store)
+    if not missing:
+        return Rehearsed(plan, [], [], None, None)
     chosen = representatives(plan, store)
     findings: list[Finding] = []
     stages: list[StageRehearsed] = []

@@ -23,23 +23,27 @@ def scratch(store: Store) -> Iterator[Store]:
 
     Raises RunError where the store cannot be written.
     """
-    place = f"{REHEARSING}/{uuid.uuid4().hex}"
-    inner: Store | None = None
+    inner = Store(f"{store.url}/{REHEARSING}/{uuid.uuid4().hex}")
     try:
-        with disk_errors(store.root):
-            (store.root / place).mkdir(parents=True)
-        inner = Store(f"{store.url}/{place}")
-        with disk_errors(inner.root):
-            inner.datasets.mkdir(parents=True, exist_ok=True)
-            (inner.root / WEIGHTS).symlink_to(store.root / WEIGHTS, target_is_directory=True)
-        inner.write_note(".probe", "")
-        if store.bucket is not None:  # of addresses, which content they had
-            for name in store.notes(WEIGHTS):
-                if name.endswith(".json"):
-                    inner.write_note(name, store.note(name) or "")
+        _make(inner, store)
         yield inner
     finally:
-        _remove(store, place, inner)
+        _remove(inner)
+
+
+def _make(inner: Store, store: Store) -> None:
+    try:
+        with disk_errors(store.root):
+            inner.datasets.mkdir(parents=True)
+            (inner.root / WEIGHTS).symlink_to(store.root / WEIGHTS, target_is_directory=True)
+    except OSError as error:
+        problem = f"{store.url}: expected a store that can be written: {error.strerror}"
+        raise RunError(problem) from error
+    inner.write_note(".probe", "")
+    if store.bucket is not None:  # of addresses, which content they had
+        for name in store.notes(WEIGHTS):
+            if name.endswith(".json"):
+                inner.write_note(name, store.note(name) or "")
 
 
 def give(entry: str, store: Store, inner: Store) -> None:
@@ -50,18 +54,17 @@ def give(entry: str, store: Store, inner: Store) -> None:
             inner.push_folder(store.entry(entry), entry)
 
 
-def _remove(store: Store, place: str, inner: Store | None) -> None:
-    folders = [store.root / place, *([inner.root] if inner else [])]
+def _remove(inner: Store) -> None:
     deadline = time.monotonic() + PATIENCE
-    while any(folder.exists() for folder in folders) and time.monotonic() < deadline:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+    while inner.root.exists() and time.monotonic() < deadline:
+        shutil.rmtree(inner.root, ignore_errors=True)
         time.sleep(0.05)
-    with contextlib.suppress(OSError):  # another rehearsal is in it
-        (store.root / REHEARSING).rmdir()
-    if store.bucket is not None:
+    if inner.bucket is not None:
         with contextlib.suppress(RunError):  # a bucket that refuses has been told of
-            store.bucket.remove(store.bucket.sizes(f"{place}/"))
+            inner.bucket.remove(inner.bucket.sizes(""))
+    elif inner.root.parent.exists():
+        with contextlib.suppress(OSError):  # another rehearsal is in it
+            inner.root.parent.rmdir()
 
 
 def size(folder: Path, pattern: str = "*") -> int:

@@ -21,6 +21,10 @@ def print_rehearsal(found: Rehearsed, console: "Console") -> None:
     """Show the table, the forecast and the findings."""
     from rich.table import Table
 
+    if not found.stages and not found.findings:
+        total = len(found.plan.jobs)
+        say(console, f"nothing to rehearse: {total} of {total} jobs are in the store")
+        return
     if found.stages:
         cells = [dict(_cells(stage)) for stage in found.stages]
         table = Table("", *(stage.job.stage for stage in found.stages))
