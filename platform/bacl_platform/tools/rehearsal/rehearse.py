@@ -18,10 +18,10 @@ from bacl_platform.plan.rehearsed import Figures, remember
 from bacl_platform.run.driver import Jobs
 from bacl_platform.run.progress import Progress
 from bacl_platform.run.ray_session import ray_for
-from bacl_platform.store import prepared_datasets
+from bacl_platform.store import prepared_datasets, unfinished
 from bacl_platform.store.drivers import driving
+from bacl_platform.store.names import LOG
 from bacl_platform.store.store import Store
-from bacl_platform.store.unfinished import newest_step
 from bacl_platform.tools.rehearsal.advice import GIB, Need, needs, settings_that_fit
 from bacl_platform.tools.rehearsal.figures import Row, figures_of
 from bacl_platform.tools.rehearsal.forecast import (
@@ -44,6 +44,8 @@ from bacl_platform.tools.rehearsal.scratch import give, scratch
 if TYPE_CHECKING:
     from rich.console import Console
 
+LINES = 15
+"""Of the log of a job that failed."""
 _RAN_OUT = re.compile(r"out ?of ?memory|low on memory", re.IGNORECASE)
 """What sentences have of failures for want of memory, torch's and Ray's."""
 
@@ -210,7 +212,7 @@ class _Rehearsal:
                 Finding(f"stage {job.stage} was not rehearsed: it starts from one that failed")
             )
             return StageRehearsed(job, None, [])
-        sentence, seconds = _run(made, jobs)
+        sentence, seconds = self._run(made, jobs)
         rows = self.listener.rows.get(made.key, [])
         if sentence is not None:
             self._failed(job, made, sentence, rows, jobs)
@@ -226,7 +228,9 @@ class _Rehearsal:
             job,
             figures,
             [
-                forecast_job(one, figures, self.val_images, newest_step(self.store, one.key) or 0)
+                forecast_job(
+                    one, figures, self.val_images, unfinished.newest_step(self.store, one.key) or 0
+                )
                 for one in own
             ],
         )
@@ -244,7 +248,7 @@ class _Rehearsal:
         self.findings.append(Finding(sentence))
         if fewer is None:
             return
-        problem, seconds = _run(fewer, jobs)
+        problem, seconds = self._run(fewer, jobs)
         if problem is not None:
             self._failed(job, fewer, problem, [], jobs)
             return
@@ -257,6 +261,26 @@ class _Rehearsal:
             if whole.lacks > 0:
                 at_full = figures.model_copy(update={"pass_images": images})
                 self.findings.append(lacking(job, whole, at_full))
+
+    def _run(self, job: Job, jobs: Jobs) -> tuple[str | None, float]:
+        """Run one job to its end; returns why it failed, if it did, and the seconds that it took.
+
+        Its last log lines, which are about to be removed, are shown then.
+        """
+        began = time.perf_counter()
+        jobs.submit(job)
+        while jobs.running:
+            jobs.poll()
+        seconds = time.perf_counter() - began
+        failed = [jobs.failures[job.key]] if job.key in jobs.failures else []
+        keys = job.variant_keys.values()
+        failed += [jobs.failed_variants[key] for key in keys if key in jobs.failed_variants]
+        if not failed:
+            return None, seconds
+        log = unfinished.read(self.inner, job.key, LOG) or ""
+        for line in log.splitlines()[-LINES:]:
+            jobs.progress.say(line)
+        return "; ".join(sentence.split("; its last log lines")[0] for sentence in failed), seconds
 
     def report(self, command: str) -> float:
         """Write the report of what was rehearsed; returns the seconds that it took."""
@@ -310,19 +334,3 @@ def lacking(job: Job, need: Need, figures: Figures) -> Finding:
     if not changes:
         sentence += ": no single setting makes that fit: expected machines with more memory"
     return Finding(sentence, changes)
-
-
-def _run(job: Job, jobs: Jobs) -> tuple[str | None, float]:
-    """Run one job to its end; returns why it failed, if it did, and the seconds that it took."""
-    began = time.perf_counter()
-    jobs.submit(job)
-    while jobs.running:
-        jobs.poll()
-    seconds = time.perf_counter() - began
-    variants = [
-        jobs.failed_variants[k] for k in job.variant_keys.values() if k in jobs.failed_variants
-    ]
-    sentence = jobs.failures.get(job.key)
-    if sentence is None and variants:
-        sentence = "; ".join(variants)
-    return sentence, seconds

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _NONE = "-"
+WAIT = 0.15
+"""Share of a step's time from which waiting for data is pointed out."""
 
 
 def print_rehearsal(found: Rehearsed, console: "Console") -> None:
@@ -32,7 +34,7 @@ def print_rehearsal(found: Rehearsed, console: "Console") -> None:
             table.add_row(name, *(one.get(name, _NONE) for one in cells))
         console.print(table)
         say(console, "Memory is the most that a worker took, of what there was for it.")
-    for line in _forecast(found):
+    for line in (*_forecast(found), *_waits(found)):
         say(console, line)
     for finding in found.findings:
         say(console, f"will break: {finding}")
@@ -78,6 +80,19 @@ def images_a_second(stage: StageRehearsed) -> float | None:
 def data_wait(figures: Figures) -> float | None:
     """The share of a step that waits for images."""
     return sum(figures.waits) / sum(figures.steps) if figures.waits else None
+
+
+def _waits(found: Rehearsed) -> Iterator[str]:
+    """Stages whose steps wait for images, in sentences."""
+    for stage in found.stages:
+        wait = data_wait(stage.figures) if stage.figures else None
+        if wait is not None and wait > WAIT:
+            workers = stage.job.recipe.loader_workers
+            change = f": more recipe.loader_workers than {workers} may help"
+            yield (
+                f"stage {stage.job.stage} waits for data {wait:.0%} of its time"
+                + ("" if stage.job.replayed else change)
+            )
 
 
 def _forecast(found: Rehearsed) -> Iterator[str]:
