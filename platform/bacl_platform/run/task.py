@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,7 @@ def train_rank(config: dict[str, Any]) -> str | None:
         keys = ray.get(board.verdict.remote(list(names), evaluations), timeout=300)
         return [names[key] for key in keys]
 
-    train = worker.train
+    train: Callable[..., str | None] = worker.train
     if REHEARSAL in job.config:
         from bacl_platform.train import rehearsing
 

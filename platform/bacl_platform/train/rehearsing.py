@@ -32,7 +32,7 @@ from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 from bacl_platform.train.hooks.stopwatch import LAPS
 from bacl_platform.train.memory import MemoryWatch, available
-from bacl_platform.train.messages import CHECKPOINT, Asked, Measured, Report, Stopped, Tell
+from bacl_platform.train.messages import CHECKPOINT, Measured, Report, Tell
 
 JUDGED = 1000
 """Images, at most, whose evaluation is timed with drawn detections."""
@@ -82,16 +82,11 @@ class WorstFirst:
         return self.dataset[at]
 
 
-def train(
-    job: Job,
-    store: Store,
-    tell: Tell,
-    report: Report,
-    stopped: Stopped | None = None,
-    asked_to_stop: Asked | None = None,
-) -> str | None:
-    """Rehearse a job on this rank; see `worker.train`. Each rank tells what it has measured, as a
-    row with its `rank`, also where the job fails."""
+def train(job: Job, store: Store, tell: Tell, report: Report, *rest: Any) -> str | None:
+    """Rehearse a job on this rank, with the arguments of `worker.train`, whose result it returns.
+
+    Each rank tells what it has measured, as a row with its `rank`, also where the job fails.
+    """
     began, free = time.perf_counter(), available()
     real = Store(job.config[REHEARSAL]["store"])
     prepared_datasets.pull(real, job.config[REHEARSAL]["dataset"])
@@ -106,20 +101,21 @@ def train(
             seen["checkpointed"] = time.perf_counter()
         report(row)
 
-    watch = MemoryWatch()
+    watch, done = MemoryWatch(), False
     try:
         with watch:
             own = watch.look()
-            failed = worker.train(job, store, tell, hear, stopped, asked_to_stop)
+            result = worker.train(job, store, tell, hear, *rest)
+        done = result is None
+        return result
     finally:
         ended = time.perf_counter()
         row = {"step": job.iterations, "rank": get_rank(), "began": began, "ended": ended, **seen}
         row |= _laps(job, store) | _memory(watch, free + own, store)
-        if get_rank() == 0:
+        if done and get_rank() == 0:
             row |= {"machine": machine(), "bank_bytes": _bank_bytes(job, store)}
             row |= _judged(job, store)
         tell(Measured(job.key, [row | {"told": time.perf_counter()}]))
-    return failed
 
 
 def machine() -> str:
@@ -210,10 +206,7 @@ def repeated(found: Detections, images: int, wanted: int) -> Detections:
 
 def _bank_bytes(job: Job, store: Store) -> int:
     """Bytes of the variants' weights."""
-    path = store.entry(job.key) / CHECKPOINT_FILE
-    if not path.exists():
-        return 0
-    state = read_checkpoint(path)["state_dict"]
+    state = read_checkpoint(store.entry(job.key) / CHECKPOINT_FILE)["state_dict"]
     return sum(value.nbytes for name, value in state.items() if ".variants." in name)
 
 
