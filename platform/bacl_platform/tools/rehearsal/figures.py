@@ -53,7 +53,7 @@ def figures_of(
         date=now(),
         workers=job.resources.workers,
         variants=max(len(job.variants), 1),
-        pass_images=_pass_images(job),
+        pass_images=pass_images(job),
         start=around + start,
         checkpoint=checkpoint,
         end=end,
@@ -66,7 +66,8 @@ def figures_of(
     )
 
 
-def _pass_images(job: Job) -> int:
+def pass_images(job: Job) -> int:
+    """Images that are in a rank's memory together."""
     if job.kind in ("features", "imported"):
         return 1
     return int(job.config["train_dataloader"]["batch_size"]) // job.recipe.accumulate

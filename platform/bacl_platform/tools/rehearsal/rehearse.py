@@ -23,7 +23,7 @@ from bacl_platform.store.drivers import driving
 from bacl_platform.store.names import LOG
 from bacl_platform.store.store import Store
 from bacl_platform.tools.rehearsal.advice import GIB, Need, needs, settings_that_fit
-from bacl_platform.tools.rehearsal.figures import Row, figures_of
+from bacl_platform.tools.rehearsal.figures import Row, figures_of, pass_images
 from bacl_platform.tools.rehearsal.forecast import (
     Forecast,
     JobForecast,
@@ -195,6 +195,7 @@ class _Rehearsal:
     ) -> None:
         self.plan, self.store, self.inner, self.shown = plan, store, inner, shown
         self.steps, self.val_images = steps, val_images
+        self.place = shown.prepared, inner
         self.listener = _Listener()
         self.findings: list[Finding] = []
         self.made: dict[str, Job] = {}
@@ -215,10 +216,10 @@ class _Rehearsal:
         sentence, seconds = self._run(made, jobs)
         rows = self.listener.rows.get(made.key, [])
         if sentence is not None:
-            self._failed(job, made, sentence, rows, jobs)
+            self._failed(job, made, sentence, jobs)
             return StageRehearsed(job, None, [])
         self.inner.complete(made.key)  # which brings it here from a bucket
-        figures = figures_of(made, rows, seconds, self.shown.prepared, self.inner)
+        figures = figures_of(made, rows, seconds, *self.place)
         remember(job, figures, self.store)
         for need in needs(job, figures):
             if need.lacks > 0:
@@ -242,24 +243,25 @@ class _Rehearsal:
             give(key, self.store, self.inner)
             key = known.get(key, {}).get("parent") or ""
 
-    def _failed(self, job: Job, made: Job, sentence: str, rows: list[Row], jobs: Jobs) -> None:
-        """Note a failure; where memory ran out, how much is missing, by half of the images."""
-        fewer = halved(made) if _RAN_OUT.search(sentence) else None
+    def _failed(self, job: Job, made: Job, sentence: str, jobs: Jobs) -> None:
+        """Note a failure; where memory ran out, how much is missing, by as many images as fit."""
         self.findings.append(Finding(sentence))
-        if fewer is None:
-            return
-        problem, seconds = self._run(fewer, jobs)
-        if problem is not None:
-            self._failed(job, fewer, problem, [], jobs)
-            return
-        told = self.listener.rows[fewer.key]
-        figures = figures_of(fewer, told, seconds, self.shown.prepared, self.inner)
-        images = made.config["train_dataloader"]["batch_size"] // made.recipe.accumulate
+        fewer, problem = halved(made), sentence
+        while fewer is not None and _RAN_OUT.search(problem):
+            told, seconds = self._run(fewer, jobs)
+            if told is None:
+                rows = self.listener.rows[fewer.key]
+                self._estimate(job, made, figures_of(fewer, rows, seconds, *self.place))
+                return
+            fewer, problem = halved(fewer), told
+
+    def _estimate(self, job: Job, made: Job, figures: Figures) -> None:
+        """Note what a job lacks of memory, by the figures of one with fewer images at once."""
+        at_full = figures.model_copy(update={"pass_images": pass_images(made)})
         for need in needs(job, figures):
-            most = need.with_images(images / figures.pass_images)
+            most = need.with_images(at_full.pass_images / figures.pass_images)
             whole = Need(need.kind, most, need.room, need.fixed, need.loaders)
             if whole.lacks > 0:
-                at_full = figures.model_copy(update={"pass_images": images})
                 self.findings.append(lacking(job, whole, at_full))
 
     def _run(self, job: Job, jobs: Jobs) -> tuple[str | None, float]:
