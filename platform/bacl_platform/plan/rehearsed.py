@@ -291,6 +291,10 @@ def rehearsed(jobs: Sequence["Job"], store: "Store") -> Iterator[tuple["Job", Fi
     """Those of some jobs that the store has figures for, with them."""
     if not store.notes(FOLDER):
         return
+    known: dict[str, Figures | None] = {}
     for job in jobs:
-        if (figures := recall(job, store)) is not None:
+        folder = _folder(job)
+        if folder not in known:  # jobs of other seeds share it
+            known[folder] = recall(job, store)
+        if (figures := known[folder]) is not None:
             yield job, figures
