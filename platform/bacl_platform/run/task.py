@@ -5,10 +5,12 @@ import os
 import shutil
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bacl_platform.plan.job import Job
+from bacl_platform.plan.rehearsed import REHEARSAL
 from bacl_platform.run.failures import sentence_of
 from bacl_platform.run.placement import of_worker
 from bacl_platform.store.store import Store
@@ -176,8 +178,13 @@ def train_rank(config: dict[str, Any]) -> Moved | str | None:
         keys = ray.get(board.verdict.remote(list(names), evaluations), timeout=300)
         return [names[key] for key in keys]
 
+    train: Callable[..., str | None] = worker.train
+    if REHEARSAL in job.config:
+        from bacl_platform.train import rehearsing
+
+        train = rehearsing.train
     try:
-        return worker.train(
+        return train(
             job,
             config["store"],
             tell,
