@@ -31,6 +31,7 @@ _PACE = (
     "proposals_before_nms",
     "precision",
     "channels_last",
+    "trunk",
 )
 """Fields of a recipe that determine how long a step takes."""
 
