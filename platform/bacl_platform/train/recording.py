@@ -40,6 +40,7 @@ from bacl_platform.train.messages import Asked, Checkpointed, Started, Tell
 from bacl_platform.train.model import save_file
 from bacl_platform.train.publish import described
 from bacl_platform.train.ranks import together
+from bacl_platform.train.runner import share
 
 REPORT_EVERY = 15.0
 """Seconds, at least, between reports of progress."""
@@ -152,6 +153,7 @@ def _detector(job: Job, store: Store) -> Any:
     init_default_scope(config.default_scope)
     model = MODELS.build(config.model)
     load_trunk(model, store.entry(job.parent) / CHECKPOINT)
+    share(model, job, store, [name for name, _ in model.named_children()], logger)
     device = torch.device("cuda", torch.cuda.current_device()) if job.resources.gpus else "cpu"
     return model.to(device)
 
