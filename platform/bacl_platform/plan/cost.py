@@ -43,6 +43,7 @@ _PACE = (
     "proposals_before_nms",
     "precision",
     "channels_last",
+    "trunk",
 )
 """Fields of a recipe that determine how long a step takes."""
 
@@ -159,7 +160,7 @@ def _rehearsed_hours(
     hours: dict[str, float] = {}
     total = np.sum(seconds, axis=0)
     for job, one in zip(jobs, seconds):
-        count, kind = devices(job)
+        count, kind = devices(job, known[job.key].workers)
         hours[kind] = hours.get(kind, 0.0) + count * float(one[0]) / 3600
     used = ", ".join(f"{amount:.3g} {kind}-hours" for kind, amount in hours.items())
     which = "" if len(jobs) == len(missing) else f"{len(jobs)} of the {len(missing)} jobs to run: "

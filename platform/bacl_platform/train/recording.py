@@ -42,6 +42,7 @@ from bacl_platform.train.messages import Asked, Checkpointed, Reached, Started, 
 from bacl_platform.train.model import save_file
 from bacl_platform.train.publish import described
 from bacl_platform.train.ranks import Machines, together
+from bacl_platform.train.runner import share
 from bacl_platform.train.shard_copies import ShardCopies
 
 REPORT_EVERY = 15.0
@@ -193,6 +194,7 @@ def _detector(job: Job, store: Store) -> Any:
     init_default_scope(config.default_scope)
     model = MODELS.build(config.model)
     load_trunk(model, store.entry(job.parent) / CHECKPOINT)
+    share(model, job, store, [name for name, _ in model.named_children()], logger)
     device = torch.device("cuda", torch.cuda.current_device()) if job.resources.gpus else "cpu"
     return model.to(device)
 

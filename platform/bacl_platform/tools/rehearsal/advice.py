@@ -113,7 +113,7 @@ def _parts(job: Job, need: Need, figures: Figures) -> Ways:
 
 def _workers(job: Job, need: Need) -> Ways:
     """More ranks, which have to be on devices of their own."""
-    batch, workers = job.recipe.schedule.batch, job.resources.workers
+    batch, workers = job.recipe.schedule.batch, job.resources.most
     if _images_pass(job) and need.kind == "GPU":
         for more in range(2, batch // (2 * workers * job.recipe.accumulate) + 1):
             if batch % (2 * workers * more * job.recipe.accumulate) == 0:

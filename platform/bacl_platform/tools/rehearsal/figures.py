@@ -51,7 +51,7 @@ def figures_of(
     checkpoint = first["checkpointed"] - laps["stepped"] if "stepped" in laps else 0.0
     return Figures(
         date=now(),
-        workers=job.resources.workers,
+        workers=job.resources.most,
         variants=max(len(job.variants), 1),
         pass_images=pass_images(job),
         start=around + start,
@@ -89,7 +89,7 @@ def _loop(job: Job, laps: Row) -> dict[str, Any]:
 def _shards(job: Job, laps: Row, shown: Prepared) -> dict[str, Any]:
     """Times of the views and images that shards hold; all ranks make one at a time."""
     views, images = passing(job, shown.val.image_total)
-    ranks = job.resources.workers
+    ranks = job.resources.most
     made = parts(views, images)[::ranks]  # the first rank's, which tells the times
     times = [row["time"] * ranks for row in laps["shards"]]
     each: dict[str, list[float]] = {"train": [], "val": []}

@@ -45,7 +45,7 @@ def print_rehearsal(found: Rehearsed, console: "Console") -> None:
 def _cells(stage: StageRehearsed) -> Iterator[tuple[str, str]]:
     """What is told of a stage, by what it is called."""
     job, figures = stage.job, stage.figures
-    yield "workers", f"{job.resources.workers} x ({job.resources.each})"
+    yield "workers", f"{job.resources.span} x ({job.resources.each})"
     if figures is None:
         yield "rehearsed", "failed"
         return
@@ -124,7 +124,7 @@ def rows(found: Rehearsed) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {
             "stage": job.stage,
             "kind": job.kind,
-            "workers": job.resources.workers,
+            "workers": job.resources.span,
             "rehearsed": figures is not None,
         }
         if figures is not None:
