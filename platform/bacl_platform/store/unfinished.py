@@ -8,6 +8,7 @@ first. Shards of features have copies of their own, of `bacl_platform.train.shar
 import contextlib
 import logging
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -125,6 +126,17 @@ def pull(store: Store, key: str) -> None:
         manifest = store.bucket.read_text(f"{name}/{MANIFEST}")
         if manifest is not None and broken(store.root / name):
             store.pull_folder(name, manifest)
+
+
+def drop_finished(store: Store) -> None:
+    """Remove what this machine has of jobs that have ended on others, which cannot remove it."""
+    if store.bucket is None:
+        return
+    here = {path.name for path in (store.root / ".work").glob("*") if path.is_dir()}
+    for key in filter(KEY.fullmatch, here):
+        # one that is held is being made anew
+        if store.bucket.sizes(f"{key}/{MANIFEST}") and not store.held(key):
+            shutil.rmtree(store.work(key), ignore_errors=True)
 
 
 def _is_behind(store: Store, key: str) -> bool:

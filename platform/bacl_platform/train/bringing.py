@@ -33,6 +33,7 @@ def bring(job: Job, store: Store) -> Machines:
 def _have(job: Job, store: Store) -> None:
     if store.bucket is None:
         return
+    unfinished.drop_finished(store)
     store.bucket.check_writable(f".work/{job.key}/.written-by-{store.identity()}")
     prepared_datasets.pull(store, job.dataset_digest)
     weights.pull(store, job.config)

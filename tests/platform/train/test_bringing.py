@@ -106,8 +106,8 @@ def test_two_machines_train_what_one_does_also_after_a_stop(
     assert store.entries() == sorted([features.key, heads.key])
     assert store.bucket.sizes(".work/") == {}
     assert (cache("a") / features.key / "checkpoint.pth").exists()  # the parent, once a machine
-    for name, left in {"a": [features.key], "b": [], "c": []}.items():
-        assert [p.name for p in (cache(name) / ".work").iterdir() if p.is_dir()] == left
+    for name in "abc":  # a, too, which had the first half of the features' checkpoints
+        assert [p.name for p in (cache(name) / ".work").iterdir() if p.is_dir()] == []
     for job in (features, heads):
         assert on_two_ranks(job, undisturbed) == [None, None]
         assert_same(weights(undisturbed, job), weights(store, job))

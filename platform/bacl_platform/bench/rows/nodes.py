@@ -5,6 +5,7 @@ of an S3 server (moto's); a run is `bacl run`, from an empty store, of both stag
 """
 
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -28,22 +29,19 @@ PATIENCE = 1800.0
 """Seconds that a run may take."""
 
 
-def measure(setting: Setting, steps: tuple[int, int] | None = None) -> list[Row]:
-    """Wall time of the whole run, and what of it the jobs' loops of training and evaluation take.
-
-    steps: of the two stages. Medians of `repeat` runs in turns, 3 where it is not given.
-    """
+def measure(setting: Setting) -> list[Row]:
+    """Wall time of the whole run, and what of it the jobs' loops of training and evaluation take:
+    medians of `repeat` runs in turns, 3 where it is not given."""
     features, heads, size, drawn = STEPS[setting.image]
-    features, heads = steps or (features, heads)
     taken: dict[str, list[float]] = {name: [] for name in CORES}
     loops: dict[str, list[float]] = {name: [] for name in CORES}
-    with tempfile.TemporaryDirectory(prefix="bacl-bench-") as name, ExitStack() as ending:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="bacl-bench-") as place, ExitStack() as ending:
+        folder = Path(place)
         text = experiment(size, features, heads, drawn, threads=1)
         (folder / "bench.yaml").write_text(text, encoding="utf-8")
         access = ending.enter_context(_bucket(folder))
         # Ray notes there which cluster `auto` is, and another may run on this machine
-        ending.enter_context(_variable("RAY_TMPDIR", name))
+        ending.enter_context(_variable("RAY_TMPDIR", place))
         clusters = {
             name: ending.enter_context(_cluster(folder / name, cores, access))
             for name, cores in CORES.items()
@@ -56,10 +54,12 @@ def measure(setting: Setting, steps: tuple[int, int] | None = None) -> list[Row]
                 taken[name].append(time.perf_counter() - start)
                 loops[name].append(_loop_seconds(store, folder, access))
     what = f"{features} and {heads} steps on two nodes of one rank"
-    two, one = ((statistics.median(found[name]) for name in CORES) for found in (taken, loops))
+    peer = "one node of two"
+    ours, theirs = (statistics.median(taken[name]) for name in CORES)
+    our_loops, their_loops = (statistics.median(loops[name]) for name in CORES)
     return [
-        Row("nodes", what, next(two), "one node of two", next(two), 1.1, unit="s"),
-        Row("nodes_loops", "within the loops", next(one), "one node of two", next(one), None, "s"),
+        Row("nodes", what, ours, peer, theirs, 1.1, unit="s"),
+        Row("nodes_loops", "within the loops", our_loops, peer, their_loops, None, unit="s"),
     ]
 
 
@@ -109,6 +109,8 @@ def _variable(name: str, value: str) -> Iterator[None]:
 def _cluster(caches: Path, cores: list[int], access: dict[str, str]) -> Iterator[str]:
     """Within, the address of a Ray cluster of nodes with so many cores each."""
     from ray.cluster_utils import Cluster
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
 
     def node(number: int) -> dict[str, Any]:
         own = {**access, "BACL_CACHE": str(caches / str(number))}
