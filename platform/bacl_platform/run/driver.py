@@ -20,7 +20,7 @@ from bacl_platform.run.placement import beside_driver, groups_of, waiting_for
 from bacl_platform.run.progress import Progress
 from bacl_platform.run.ray_session import ray_for
 from bacl_platform.run.task import build
-from bacl_platform.store import prepared_datasets, weights
+from bacl_platform.store import prepared_datasets, sample, weights
 from bacl_platform.store.failures import clear_failure, logs_command, note_failure
 from bacl_platform.store.store import Store
 from bacl_platform.train.messages import (
@@ -158,6 +158,7 @@ class Jobs:
         parent = self._results.get(job.parent) if job.parent else None
         self._jobs[job.key] = job
         prepared_datasets.push(self.store, job.dataset_digest)
+        sample.note(self.store, job.dataset_digest)
         weights.push(self.store, job.config)
         started = self._build.remote(job, self.store, self.mailbox, self.board, parent)
         self._results[job.key] = self.running[job.key] = started

@@ -5,10 +5,12 @@ import os
 import shutil
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bacl_platform.plan.job import Job
+from bacl_platform.plan.rehearsed import REHEARSAL
 from bacl_platform.run.failures import sentence_of
 from bacl_platform.run.placement import of_worker
 from bacl_platform.store.store import Store
@@ -34,11 +36,6 @@ def build(
         return parent_failure
     if ray.get(mailbox.asked_to_stop.remote()):
         return f"job {job.name} ({job.key}) was stopped before it began"
-    if store.bucket and "SPREAD" in job.resources.placement:
-        return (
-            f"job {job.name}: resources.placement: expected PACK or STRICT_PACK with a store in a "
-            f"bucket, whose workers share a folder of one machine, got {job.resources.placement}"
-        )
     # a report waits for the controller's next look at its workers, every two seconds if left alone
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # a worker that was halted, or whose machine was, answers no more: Ray Train replaces it
@@ -88,8 +85,7 @@ def _trainer(
         elastic_resize_monitor_interval_s=asked.grow_after,
         use_gpu=asked.gpus > 0,
         resources_per_worker=of_worker(asked),
-        # ranks hand their detections on in the job's folder, which with a bucket is a machine's
-        placement_strategy="STRICT_PACK" if store.bucket else asked.placement,
+        placement_strategy=asked.placement,
         accelerator_type=asked.accelerator,
         label_selector=asked.labels or None,
     )
@@ -182,8 +178,13 @@ def train_rank(config: dict[str, Any]) -> Moved | str | None:
         keys = ray.get(board.verdict.remote(list(names), evaluations), timeout=300)
         return [names[key] for key in keys]
 
+    train: Callable[..., str | None] = worker.train
+    if REHEARSAL in job.config:
+        from bacl_platform.train import rehearsing
+
+        train = rehearsing.train
     try:
-        return worker.train(
+        return train(
             job,
             config["store"],
             tell,

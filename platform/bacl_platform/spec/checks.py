@@ -6,6 +6,7 @@ from typing import Any
 from bacl.settings import FROZEN_TRUNK
 from bacl_platform.spec.experiment import (
     STORED_WITH,
+    AnyStage,
     ClassifierStage,
     Experiment,
     FeaturesStage,
@@ -80,6 +81,7 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
     owner: dict[str, str] = {}
     for name, stage in experiment.stages.items():
         yield from _replays(name, experiment)
+        yield from _reads_a_trunk(name, stage)
         if isinstance(stage, FeaturesStage):
             continue
         if isinstance(stage, Training):
@@ -187,6 +189,26 @@ def _replays(name: str, experiment: Experiment) -> Iterator[str]:
                 f"{', '.join(lacking)} of a region, which stage {stage.after!r} does not store: "
                 f"expected stages.{stage.after}.layers: [{', '.join(lacking)}]"
             )
+
+
+def _reads_a_trunk(name: str, stage: AnyStage) -> Iterator[str]:
+    """Problems of a stage whose recipe says how a frozen trunk is read."""
+    if stage.recipe is None or stage.recipe.trunk is None or isinstance(stage, FeaturesStage):
+        return
+    why = ""
+    if isinstance(stage, RepresentationStage):
+        why = "a representation stage trains the trunk"
+    elif isinstance(stage, ImportedStage):
+        why = "an imported stage does not train"
+    elif stage.recipe.features == "replay":
+        why = "the steps of a replay pass no trunk, but those of the stage that stores features do"
+    elif missing := [part for part in FROZEN_TRUNK if part not in stage.freeze]:
+        why = f"the stage trains {', '.join(missing)}"
+    if why:
+        yield (
+            f"stages.{name}.recipe.trunk: expected a stage whose steps pass a frozen trunk, but "
+            f"{why}: remove it"
+        )
 
 
 def _unserved(name: str, stage: Training | ImportedStage) -> Iterator[str]:

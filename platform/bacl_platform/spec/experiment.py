@@ -258,6 +258,6 @@ def image_recipe(experiment: Experiment, name: str) -> Recipe:
 
 STORED_WITH = tuple(
     ImageRecipe.model_fields.keys()
-    - {"group_aspect_ratio", "loader_workers", "precision", "channels_last"}
+    - {"group_aspect_ratio", "loader_workers", "precision", "channels_last", "trunk"}
 )
 """Fields of a recipe that stored features are made with."""

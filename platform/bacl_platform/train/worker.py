@@ -18,7 +18,7 @@ from bacl_platform.store.disk import disk_errors, write_text
 from bacl_platform.store.names import CHECKPOINTS, JOB, MOVES, SCALARS, STOPPED
 from bacl_platform.store.store import Store
 from bacl_platform.train.attempts import Attempt, Interrupted, Moving
-from bacl_platform.train.bringing import bring
+from bacl_platform.train.bringing import bring, leave
 from bacl_platform.train.hooks.checkpoints import Checkpoints
 from bacl_platform.train.hooks.finite_loss import FiniteLoss
 from bacl_platform.train.hooks.leaving import LeavingVariants, NoneLeft
@@ -57,6 +57,7 @@ def train(
     """
     attempt = attempt or Attempt()
     torch.set_num_threads(job.resources.cpus)
+    job = job.model_copy(update={"config": store.localised(job.config)})
     try:
         with contextlib.ExitStack() as held, disk_errors(store.root):
             together(lambda: held.enter_context(store.lock(job.key)))
@@ -91,8 +92,8 @@ def _train(
 ) -> None:
     work = store.work(job.key)
     results = work / "entry"
-    together(lambda: bring(job, store))
-    together(lambda: results.mkdir(parents=True, exist_ok=True))
+    at = bring(job, store)
+    at.each(lambda: results.mkdir(parents=True, exist_ok=True))
     together(lambda: write_text(work / JOB, described(job, workers=get_world_size())))
     scalars = Scalars(job, work / SCALARS, tell, report)
     runner = JobRunner.from_cfg(runner_config(job, store, results))
@@ -102,7 +103,7 @@ def _train(
     uploads = unfinished.Uploads(store, job.key)
     retention = Retention(job, work)
     try:
-        runner.begin = lambda: begin(runner, job, store, scalars, stops, attempt)
+        runner.begin = lambda: begin(runner, job, at, scalars, stops, attempt)
         checkpoints = work / CHECKPOINTS
         runner.register_hook(FiniteLoss(job, checkpoints, stops), priority="VERY_HIGH")
         if moves is not None:  # before what is logged, which tells with which values it was found
@@ -121,6 +122,7 @@ def _train(
             loop_seconds = time.perf_counter() - began
     except NoneLeft:
         together(lambda: store.drop_work(job.key))
+        leave(job, at)
         return
     except Interrupted as stop:
         runner.logger.info("%s", stop)
@@ -133,3 +135,4 @@ def _train(
     model = bare_model(runner.model)
     together(lambda: retention.save_lasting(results / CHECKPOINTS))
     together(lambda: publish(stops.remaining, store, results, model, loop_seconds))
+    leave(job, at)
