@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOWLY = """
 import time
@@ -26,20 +26,26 @@ from pathlib import Path
 from mmengine.runner import IterBasedTrainLoop
 
 trained = IterBasedTrainLoop.run_iter
+hurry = Path(__file__).with_name("hurry")
 
 
 def run_iter(self, batch):
-    if not Path(__file__).with_name("hurry").exists():
-        time.sleep(1)
+    deadline = time.monotonic() + 4
+    while time.monotonic() < deadline and not hurry.exists():
+        time.sleep(0.1)
     trained(self, batch)
 
 
 IterBasedTrainLoop.run_iter = run_iter
 """
-"""A module that an experiment imports, with which its steps take a second more."""
+"""A module that an experiment imports, with which its steps take four seconds more.
+
+So there is much to gain by more workers, though steps are few: after more than fifty, with ranks
+that sum in another order, a choice between proposals with nearly equal scores comes out otherwise.
+"""
 
 RANGE = [
-    "stages.features.recipe.schedule.iterations=90",
+    "stages.features.recipe.schedule.iterations=40",
     "stages.features.recipe.schedule.batch=4",
     "stages.features.recipe.checkpoint_every=1000",
     "stages.features.resources={workers: [1, 2], grow_after: 10, retries: 0, patience: 10}",
@@ -76,7 +82,7 @@ class Run:
         for line in self.process.stdout:
             self.said += line
 
-    def wait_for(self, pattern: str, seconds: float = 120) -> re.Match:
+    def wait_for(self, pattern: str, seconds: float = 200) -> re.Match:
         """The next place at which a pattern is said."""
         deadline = time.monotonic() + seconds
         while (found := re.compile(pattern).search(self.said, self._read_to)) is None:
@@ -107,8 +113,8 @@ def test_reclaimed_machine_that_returns_costs_no_step_and_changes_no_weights(
     run = Run(tiny, store, cluster, RANGE)
     try:
         run.wait_for("features: 2 of 1-2 workers\n")
-        time.sleep(3)
-        drain(cluster, node, 30)
+        time.sleep(6)
+        drain(cluster, node, 60)
         why = r"the machine of worker [01] is reclaimed in \d+ s"
         moved = run.wait_for(rf"features: {why}: its workers start again from step (\d+)\n")
         once_more = r"1 of 1-2 workers, after an interruption: (.*)\n"
@@ -128,8 +134,8 @@ def test_reclaimed_machine_that_returns_costs_no_step_and_changes_no_weights(
         )
         tiny.with_name("hurry").touch()
         run.wait_for(f"goes on from step {ended[1]}\nfeatures: {zero}")
-        assert int(moved[1]) < int(grown[1]) < int(ended[1]) < 90
-        run.process.wait(timeout=120)
+        assert int(moved[1]) < int(grown[1]) < int(ended[1]) < 40
+        run.process.wait(timeout=200)
     finally:
         run.process.kill()
         run.process.wait()
