@@ -158,7 +158,7 @@ def _rehearsed_hours(
     hours: dict[str, float] = {}
     total = np.sum(seconds, axis=0)
     for job, one in zip(jobs, seconds):
-        count, kind = devices(job)
+        count, kind = devices(job, known[job.key].workers)
         hours[kind] = hours.get(kind, 0.0) + count * float(one[0]) / 3600
     used = ", ".join(f"{amount:.3g} {kind}-hours" for kind, amount in hours.items())
     which = "" if len(jobs) == len(missing) else f"{len(jobs)} of the {len(missing)} jobs to run: "

@@ -279,12 +279,10 @@ def bytes_of(job: "Job", figures: Figures, val_images: int, done: int = 0) -> By
     return Bytes(round(entry), work, round(written))
 
 
-def devices(job: "Job") -> tuple[float, str]:
-    """How many devices a job holds, and what they are."""
+def devices(job: "Job", workers: int) -> tuple[float, str]:
+    """How many devices a job holds with so many workers, and what they are."""
     asked = job.resources
-    if asked.gpus:
-        return asked.workers * asked.gpus, "GPU"
-    return asked.workers * asked.cpus, "CPU"
+    return (workers * asked.gpus, "GPU") if asked.gpus else (workers * asked.cpus, "CPU")
 
 
 def rehearsed(jobs: Sequence["Job"], store: "Store") -> Iterator[tuple["Job", Figures]]:

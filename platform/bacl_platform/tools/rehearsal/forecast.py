@@ -29,6 +29,7 @@ class JobForecast:
     """What a job of the plan will take. seconds: (DRAWS + 1,), the estimate first."""
 
     job: Job
+    workers: int
     seconds: NDArray[Any]
     bytes: Bytes
 
@@ -48,7 +49,7 @@ class Forecast:
 def forecast_job(job: Job, figures: Figures, val_images: int, done: int) -> JobForecast:
     """A job of the plan, from the step that it goes on from."""
     seconds = whole(job, figures, val_images, done).seconds
-    return JobForecast(job, seconds, bytes_of(job, figures, val_images, done))
+    return JobForecast(job, figures.workers, seconds, bytes_of(job, figures, val_images, done))
 
 
 def forecast_run(
@@ -63,7 +64,7 @@ def forecast_run(
     last = np.array([max(end for _, end in found.values()) for found in ends])
     hours: dict[str, NDArray[Any]] = {}
     for one in jobs:
-        count, kind = devices(one.job)
+        count, kind = devices(one.job, one.workers)
         hours[kind] = hours.get(kind, np.zeros(DRAWS + 1)) + count * one.seconds / 3600
     entries = sum(one.bytes.entry for one in jobs)
     return Forecast(
@@ -82,7 +83,7 @@ def schedule(
     parent is done and that there is room for."""
     waiting = list(jobs)
     own = {one.job.key for one in jobs}
-    asks = {one.job.key: _asks(one.job) for one in jobs}
+    asks = {one.job.key: _asks(one) for one in jobs}
     running: list[tuple[float, JobForecast]] = []
     found: dict[str, tuple[float, float]] = {}
     time, over = 0.0, set[str]()
@@ -105,9 +106,9 @@ def schedule(
     return found
 
 
-def _asks(job: Job) -> dict[str, float]:
+def _asks(one: JobForecast) -> dict[str, float]:
     """What Ray sets aside for all workers of a job."""
-    return {n: amount * job.resources.workers for n, amount in of_worker(job.resources).items()}
+    return {n: amount * one.workers for n, amount in of_worker(one.job.resources).items()}
 
 
 def _fits(asked: Sequence[Mapping[str, float]], room: Mapping[str, float]) -> bool:

@@ -79,6 +79,7 @@ def rehearse_job(job: Job, parent: str | None, shown: Shown, store: Store, steps
     config["custom_hooks"] = [*config.get("custom_hooks", []), {"type": "Stopwatch"}]
     config[REHEARSAL] = {
         "store": store.url,
+        "root": str(store.root),
         "dataset": job.dataset_digest,
         "dataset_info": str(store.datasets / job.dataset_digest / "dataset.json"),
         "val_images": shown.prepared.val.image_total,
@@ -161,11 +162,19 @@ def halved(job: Job) -> Job | None:
     half = loader["batch_size"] // 2
     loader["batch_size"] = half
     loader["sampler"]["batch"] //= 2
+    schedule = job.recipe.schedule
+    schedule = schedule.model_copy(update={"batch": schedule.batch // 2})
     dataset, workers = loader["dataset"], job.resources.workers
     first, size = dataset["first"], 2 * half
     batches = [first[n : n + size] for n in range(0, len(first), size * workers)]
     dataset["first"] = [image for batch in batches for image in batch[::2] * workers]
-    return job.model_copy(update={"key": digest_of([job.key, "halved"]), "config": config})
+    return job.model_copy(
+        update={
+            "key": digest_of([job.key, "halved"]),
+            "config": config,
+            "recipe": job.recipe.model_copy(update={"schedule": schedule}),
+        }
+    )
 
 
 def parent_of(job: Job, plan: Plan, made: Mapping[str, Job], store: Store) -> str | None:

@@ -20,7 +20,7 @@ def forecasts(planned):
     plan = planned("seeds=[0, 1]", "stages.heads.variants_per_job=1")
     seconds = {"features": 10.0, "heads": 4.0}
     return [
-        JobForecast(job, np.full(DRAWS + 1, seconds[job.stage]), Bytes(100, 30, 150))
+        JobForecast(job, 1, np.full(DRAWS + 1, seconds[job.stage]), Bytes(100, 30, 150))
         for job in plan.jobs
     ]
 
