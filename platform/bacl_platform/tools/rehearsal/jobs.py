@@ -153,9 +153,9 @@ def _train_on(config: dict[str, Any], job: Job, shown: Shown) -> None:
 
 def halved(job: Job) -> Job | None:
     """A rehearsed job with half of the images in a rank's memory; None where it has one pair."""
-    loader = job.config["train_dataloader"]
-    images = loader["batch_size"] // job.recipe.accumulate
-    if job.kind == "features" or job.replayed or images % 4:
+    if job.kind not in ("representation", "classifier") or job.replayed:
+        return None
+    if job.config["train_dataloader"]["batch_size"] // job.recipe.accumulate % 4:
         return None
     config = copy.deepcopy(job.config)
     loader = config["train_dataloader"]
