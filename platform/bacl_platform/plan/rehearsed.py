@@ -280,7 +280,7 @@ def bytes_of(job: "Job", figures: Figures, val_images: int, done: int = 0) -> By
 
 
 def devices(job: "Job", workers: int) -> tuple[float, str]:
-    """How many devices a job with so many workers holds, and what they are."""
+    """How many devices a job holds with so many workers, and what they are."""
     asked = job.resources
     return (workers * asked.gpus, "GPU") if asked.gpus else (workers * asked.cpus, "CPU")
 

@@ -73,7 +73,7 @@ def settings_that_fit(job: Job, need: Need, figures: Figures) -> list[str]:
     for ways in (
         _loaders(job, need),
         _parts(job, need, figures),
-        _workers(job, need),
+        _workers(job, need, figures),
         _variants(job, need, figures),
         _set_aside(job, need, figures),
         _precision(job, need),
@@ -111,9 +111,9 @@ def _parts(job: Job, need: Need, figures: Figures) -> Ways:
                 yield f"recipe.accumulate={value}", need.with_images(1 / parts)
 
 
-def _workers(job: Job, need: Need) -> Ways:
+def _workers(job: Job, need: Need, figures: Figures) -> Ways:
     """More ranks, which have to be on devices of their own."""
-    batch, workers = job.recipe.schedule.batch, job.resources.most
+    batch, workers = job.recipe.schedule.batch, figures.workers
     if _images_pass(job) and need.kind == "GPU":
         for more in range(2, batch // (2 * workers * job.recipe.accumulate) + 1):
             if batch % (2 * workers * more * job.recipe.accumulate) == 0:

@@ -40,7 +40,7 @@ def figures_of(
     laps = first["laps"]
     told = {name: first[name] for name in ("machine", "bank_bytes") if name in first}
     around = seconds - (first["told"] - first["began"])  # Ray's part of it
-    timed = _shards(job, laps, shown) if job.kind == "features" else _loop(job, laps)
+    timed = _shards(job, laps, shown, len(rows)) if job.kind == "features" else _loop(job, laps)
     begun = laps.get("training", laps.get("evaluating"))
     if begun is None:  # no loop of MMEngine's: all but the shards
         start = first["ended"] - first["began"] - timed.pop("recording")
@@ -51,7 +51,7 @@ def figures_of(
     checkpoint = first["checkpointed"] - laps["stepped"] if "stepped" in laps else 0.0
     return Figures(
         date=now(),
-        workers=job.resources.most,
+        workers=len(rows),
         variants=max(len(job.variants), 1),
         pass_images=pass_images(job),
         start=around + start,
@@ -86,10 +86,9 @@ def _loop(job: Job, laps: Row) -> dict[str, Any]:
     return found
 
 
-def _shards(job: Job, laps: Row, shown: Prepared) -> dict[str, Any]:
+def _shards(job: Job, laps: Row, shown: Prepared, ranks: int) -> dict[str, Any]:
     """Times of the views and images that shards hold; all ranks make one at a time."""
     views, images = passing(job, shown.val.image_total)
-    ranks = job.resources.most
     made = parts(views, images)[::ranks]  # the first rank's, which tells the times
     times = [row["time"] * ranks for row in laps["shards"]]
     each: dict[str, list[float]] = {"train": [], "val": []}

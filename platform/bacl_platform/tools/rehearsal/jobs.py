@@ -95,6 +95,7 @@ def rehearse_job(job: Job, parent: str | None, shown: Shown, store: Store, steps
     config["custom_hooks"] = [*config.get("custom_hooks", []), {"type": "Stopwatch"}]
     config[REHEARSAL] = {
         "store": store.url,
+        "root": str(store.root),
         "dataset": job.dataset_digest,
         "dataset_info": str(store.datasets / job.dataset_digest / "dataset.json"),
         "val_images": shown.prepared.val.image_total,
@@ -168,20 +169,21 @@ def _train_on(config: dict[str, Any], job: Job, shown: Shown) -> None:
 
 def halved(job: Job) -> Job | None:
     """A rehearsed job with half of the images in a rank's memory; None where it has one pair."""
-    loader = job.config["train_dataloader"]
-    images = loader["batch_size"] // job.recipe.accumulate
-    if job.kind == "features" or job.replayed or images % 4:
+    if job.kind not in ("representation", "classifier") or job.replayed:
+        return None
+    if job.config["train_dataloader"]["batch_size"] // job.recipe.accumulate % 4:
         return None
     config = copy.deepcopy(job.config)
     loader = config["train_dataloader"]
     half = loader["batch_size"] // 2
     loader["batch_size"] = half
     loader["sampler"]["batch"] //= 2
+    schedule = job.recipe.schedule
+    schedule = schedule.model_copy(update={"batch": schedule.batch // 2})
     dataset, workers = loader["dataset"], job.resources.most
     first, size = dataset["first"], 2 * half
     batches = [first[n : n + size] for n in range(0, len(first), size * workers)]
     dataset["first"] = [image for batch in batches for image in batch[::2] * workers]
-    schedule = job.recipe.schedule.model_copy(update={"batch": half * workers})
     return job.model_copy(
         update={
             "key": digest_of([job.key, "halved"]),

@@ -153,9 +153,9 @@ def rehearse(
             jobs = Jobs(inner, [rehearsal.listener], progress)
             for job in chosen:
                 stages.append(rehearsal.run(job, jobs, missing))
-            findings += rehearsal.findings
             after = time.perf_counter()
         after = time.perf_counter() - after + rehearsal.report(command)
+        findings += rehearsal.findings
     forecasts = [one for stage in stages for one in stage.jobs]
     forecast = None
     if len(forecasts) == len(missing):

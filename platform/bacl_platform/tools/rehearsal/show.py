@@ -45,10 +45,11 @@ def print_rehearsal(found: Rehearsed, console: "Console") -> None:
 def _cells(stage: StageRehearsed) -> Iterator[tuple[str, str]]:
     """What is told of a stage, by what it is called."""
     job, figures = stage.job, stage.figures
-    yield "workers", f"{job.resources.span} x ({job.resources.each})"
     if figures is None:
+        yield "workers", f"{job.resources.span} x ({job.resources.each})"
         yield "rehearsed", "failed"
         return
+    yield "workers", f"{figures.workers} x ({job.resources.each})"
     for need in needs(job, figures):
         name = f"{need.kind} memory"
         yield name, f"{need.most / GIB:.2f} of {need.room / GIB:.2f} GiB"
@@ -124,7 +125,6 @@ def rows(found: Rehearsed) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {
             "stage": job.stage,
             "kind": job.kind,
-            "workers": job.resources.span,
             "rehearsed": figures is not None,
         }
         if figures is not None:
@@ -133,6 +133,7 @@ def rows(found: Rehearsed) -> Iterator[dict[str, Any]]:
                 row |= {f"{need.kind.lower()}_room": round(need.room)}
             seconds = [interval(one.seconds) for one in stage.jobs]
             row |= {
+                "workers": figures.workers,
                 "images_a_second": images_a_second(stage),
                 "data_wait": data_wait(figures),
                 "step_seconds": mean(figures.steps) if figures.steps else None,
