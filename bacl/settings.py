@@ -290,6 +290,9 @@ class ImageRecipe(Settings):
     training; null means 0.7 for all. Forest R-CNN's is [0.9, 0.8, 0.7],
     `bacl.detector.resampling`."""
     loader_workers: int = Field(2, ge=0)
+    decoder: Literal["cpu", "nvjpeg"] = "cpu"
+    """What decodes JPEG files of training images: `nvjpeg` is on the GPU, whose pixels differ from
+    the CPU's a little. Evaluation decodes on the CPU."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of training's forward pass; float16, with loss scaling, needs GPUs."""
     channels_last: bool = False

@@ -82,6 +82,7 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
     for name, stage in experiment.stages.items():
         yield from _replays(name, experiment)
         yield from _reads_a_trunk(name, stage)
+        yield from _without_gpus(name, stage)
         if isinstance(stage, FeaturesStage):
             continue
         if isinstance(stage, Training):
@@ -208,6 +209,16 @@ def _reads_a_trunk(name: str, stage: AnyStage) -> Iterator[str]:
         yield (
             f"stages.{name}.recipe.trunk: expected a stage whose steps pass a frozen trunk, but "
             f"{why}: remove it"
+        )
+
+
+def _without_gpus(name: str, stage: AnyStage) -> Iterator[str]:
+    """Problems of a stage that has no GPUs and decodes images on one."""
+    trains = not isinstance(stage, ImportedStage)  # which only tells the stages after it
+    if trains and not stage.resources.gpus and stage.recipe and stage.recipe.decoder == "nvjpeg":
+        yield (
+            f"stages.{name}.recipe.decoder: expected cpu without GPUs (resources.gpus is 0), got "
+            "'nvjpeg'"
         )
 
 

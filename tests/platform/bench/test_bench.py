@@ -30,6 +30,7 @@ from bacl_platform.bench.rows import (
     index,
     inference,
     loader,
+    loading,
     loss,
     nodes,
     onnx,
@@ -188,6 +189,19 @@ def test_reduction_is_measured_with_rows_and_with_all():
     matrices = 2 * 300 * 301 + 300 * (2 * 1024 + 1) + 4
     assert size.theirs == pytest.approx(8 * matrices / 1e6)  # all in the widest type
     assert 0 < size.ours < size.theirs and taken.ours > 0 and taken.theirs > 0
+
+
+@pytest.mark.slow
+def test_loading_is_measured_by_workers_and_by_decoders():
+    size = Size(images=6, annotations=40, categories=5)
+    rows = {row.name: row for row in loading.measure(SETTING, size, seconds=0.2)}
+    rates = [f"loading_{kind}_{n}" for kind in ("multi_scale", "copy_paste_1280") for n in (1, 2)]
+    assert list(rows) == [*rates, "loading_decode_torchvision"]
+    assert all(row.ours > 0 and row.limit is None for row in rows.values())
+    assert rows["loading_multi_scale_1"].theirs == pytest.approx(9.26, abs=0.01)
+    assert rows["loading_copy_paste_1280_1"].theirs == pytest.approx(6.03, abs=0.01)
+    # resizing alone loads several times as many images as pasting onto larger ones
+    assert rows["loading_multi_scale_2"].ours > rows["loading_copy_paste_1280_2"].ours
 
 
 def test_prediction_is_measured_alone_and_by_several_images():
