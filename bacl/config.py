@@ -79,11 +79,13 @@ def stage_config(
             "freeze": freeze,
             "channels_last": recipe.channels_last,
             **model,
+            **_trunk(recipe, model),
         },
         "train_dataloader": {
             "batch_size": schedule.batch // workers,
             "num_workers": recipe.loader_workers,
             "persistent_workers": recipe.loader_workers > 0,
+            **_spawned(recipe),
             "sampler": _sampler(recipe, seed),
             "collate_fn": {"type": "pseudo_collate"},
             "dataset": _train_dataset(prepared, dataset_info, recipe, masks, seed),
@@ -144,6 +146,16 @@ def stage_config(
     return config
 
 
+def _trunk(recipe: Recipe, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `bacl.detector.trunk`, by the name that the detector has for them; nothing where
+    the trunk computes as all else does."""
+    asked: dict[str, Any] = recipe.trunk.model_dump() if recipe.trunk else {}
+    if asked.get("precision") == recipe.precision:  # which it has anyway
+        asked["precision"] = None
+    given = {name: value for name, value in asked.items() if value}
+    return {"trunk": {"parts": frozen_trunk(model), **given}} if given else {}
+
+
 def _replay(
     config: dict[str, Any], stored: Features, variants: Mapping[str, Variant], recipe: Recipe
 ) -> None:
@@ -152,6 +164,7 @@ def _replay(
     training = config["train_dataloader"]["dataset"]
     training = training.get("dataset", training)  # inside Copy-Paste's
     config["model"] |= {"type": "ReplayDetector", "layers": layers}
+    config["train_dataloader"].pop("multiprocessing_context", None)
     config["train_dataloader"] |= {
         "num_workers": 0,  # there is nothing to decode
         "persistent_workers": False,
@@ -274,7 +287,7 @@ def bank_heads(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(box_heads(config["model"]["roi_head"]))
 
 
-_NOT_STOCK = ("freeze", "channels_last", "layers")
+_NOT_STOCK = ("freeze", "channels_last", "trunk", "layers")
 _STOCK_TYPES = {bank: stock for stock, bank in ROI_HEADS.items()}
 
 
@@ -345,6 +358,7 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
         "batch_size",
         "num_workers",
         "persistent_workers",
+        "multiprocessing_context",
         "log_level",
         "val_interval",
     }
@@ -502,6 +516,12 @@ def _sampler(recipe: Recipe, seed: int) -> dict[str, Any]:
     return {"type": "OrderedSampler", **common}
 
 
+def _spawned(recipe: Recipe) -> dict[str, str]:
+    """How loader processes start, where they use a GPU, which a fork cannot."""
+    spawned = recipe.loader_workers > 0 and recipe.decoder == "nvjpeg"
+    return {"multiprocessing_context": "spawn"} if spawned else {}
+
+
 def _train_dataset(
     prepared: Prepared, dataset_info: Path, recipe: Recipe, masks: bool, seed: int
 ) -> dict[str, Any]:
@@ -510,8 +530,9 @@ def _train_dataset(
     if recipe.sampler == "class_aware":
         keys.append("drawn_for")
     pack = {"type": "PackDetInputs", "meta_keys": tuple(keys)}
+    by_gpu = recipe.decoder == "nvjpeg"
     load = [
-        {"type": "LoadImageFromFile"},
+        {"type": "LoadImageByNvjpeg" if by_gpu else "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks or copy_paste},
         *_augmentations(recipe),
     ]

@@ -37,6 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
+Decoder = Callable[[bytes], NDArray[Any] | None]
+
 MOST_PIXELS = 2**30
 LONGEST = 2**20
 _BY_PILLOW = ("GIF", "AVIF")
@@ -93,12 +95,19 @@ class Header(NamedTuple):
         return (self.height, self.width) if self.turned else (self.width, self.height)
 
 
-def decode(file: bytes) -> NDArray[Any]:
-    """Pixels of an image file's content, (H, W, 3), uint8, blue, green, red, after turning."""
+def decode(file: bytes, by: Decoder | None = None) -> NDArray[Any]:
+    """Pixels of an image file's content, (H, W, 3), uint8, blue, green, red, after turning.
+
+    by: decodes JPEG files in OpenCV's place, without turning; of those for which it returns None,
+    OpenCV decides.
+    """
     found, details = _look(io.BytesIO(file))
+    pixels = None
     if details.pillow:
         pixels = _decode_by_pillow(file, found.format)
-    else:
+    elif by is not None and found.format == "JPEG":
+        pixels = by(file)
+    if pixels is None:
         pixels = _decode_by_opencv(file, found.format)
     if pixels.dtype == np.uint16:
         spare = max(0, int(pixels.max()).bit_length() - 8)
@@ -114,9 +123,9 @@ def decode(file: bytes) -> NDArray[Any]:
     return pixels
 
 
-def read(path: str | Path) -> NDArray[Any]:
+def read(path: str | Path, by: Decoder | None = None) -> NDArray[Any]:
     """Pixels of an image file, as `decode` gives them."""
-    return decode(content(path))
+    return decode(content(path), by)
 
 
 def content(path: str | Path) -> bytes:

@@ -35,6 +35,7 @@ class Recorder:
         self.observer = Observer(model, self.options, config["precision"])
         self.train = DATASETS.build(config["train_dataloader"]["dataset"])
         self.val = DATASETS.build(config["val_dataloader"]["dataset"])
+        self.start = config["train_dataloader"].get("multiprocessing_context")
         sampler = {**config["train_dataloader"]["sampler"], "dataset": self.train}
         del sampler["type"]
         self.order = OrderedSampler(**sampler)
@@ -57,7 +58,11 @@ class Recorder:
             own = [part for part in wanted if part.split == split]
             batches = _Batches(self.train, self.val, self.order, own)
             loader: DataLoader[Any] = DataLoader(
-                batches, batch_size=None, num_workers=workers, collate_fn=_as_it_is
+                batches,
+                batch_size=None,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                multiprocessing_context=self.start if workers else None,
             )
             loaded = iter(loader)
             for part in own:

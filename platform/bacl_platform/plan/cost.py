@@ -25,6 +25,7 @@ from bacl_platform.plan.rehearsed import (
     whole,
 )
 from bacl_platform.plan.stored import amount, evaluated_on_features, passing, stored_lines
+from bacl_platform.spec.experiment import Resources
 from bacl_platform.store.names import SCALARS
 from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import newest_step
@@ -42,6 +43,7 @@ _PACE = (
     "proposals_before_nms",
     "precision",
     "channels_last",
+    "trunk",
 )
 """Fields of a recipe that determine how long a step takes."""
 
@@ -242,7 +244,9 @@ def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]
         log = store.entry(key) / SCALARS
         if not log.exists():  # of an entry that only the bucket has
             continue
-        if any(known.get(part) != wanted[part] for part in ("kind", "resources", "dataset_digest")):
+        if any(known.get(part) != wanted[part] for part in ("kind", "dataset_digest")):
+            continue
+        if Resources.model_validate(known.get("resources", {})) != job.resources:
             continue
         if any(known["recipe"].get(part) != wanted["recipe"][part] for part in _PACE):
             continue

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import math
+import os
 import random
+import re
 import time
 
 import numpy as np
@@ -28,7 +30,9 @@ from bacl_platform.bench.rows import (
     index,
     inference,
     loader,
+    loading,
     loss,
+    nodes,
     onnx,
     postprocess,
     predict,
@@ -38,6 +42,7 @@ from bacl_platform.bench.rows import (
     sweep,
     throughput,
     tracking,
+    trunk,
     zoo,
 )
 from bacl_platform.cli import main as cli
@@ -186,6 +191,19 @@ def test_reduction_is_measured_with_rows_and_with_all():
     assert 0 < size.ours < size.theirs and taken.ours > 0 and taken.theirs > 0
 
 
+@pytest.mark.slow
+def test_loading_is_measured_by_workers_and_by_decoders():
+    size = Size(images=6, annotations=40, categories=5)
+    rows = {row.name: row for row in loading.measure(SETTING, size, seconds=0.2)}
+    rates = [f"loading_{kind}_{n}" for kind in ("multi_scale", "copy_paste_1280") for n in (1, 2)]
+    assert list(rows) == [*rates, "loading_decode_torchvision"]
+    assert all(row.ours > 0 and row.limit is None for row in rows.values())
+    assert rows["loading_multi_scale_1"].theirs == pytest.approx(9.26, abs=0.01)
+    assert rows["loading_copy_paste_1280_1"].theirs == pytest.approx(6.03, abs=0.01)
+    # resizing alone loads several times as many images as pasting onto larger ones
+    assert rows["loading_multi_scale_2"].ours > rows["loading_copy_paste_1280_2"].ours
+
+
 def test_prediction_is_measured_alone_and_by_several_images():
     rows = predict.measure(SETTING, TINY, side=96, images=2)
     assert {row.name: row.limit for row in rows} == {"predict": 1.05, "predict_2": 0.8}
@@ -193,9 +211,9 @@ def test_prediction_is_measured_alone_and_by_several_images():
 
 
 @pytest.mark.slow
-def test_throughput_has_stages_banks_precisions_and_layouts():
+def test_throughput_has_stages_banks_and_precisions():
     rows = {row.name: row for row in throughput.measure(SETTING, TINY)}
-    expected = {"channels_last_float32": None, "channels_last_bfloat16": None}
+    expected = {}
     for precision in ("float32", "bfloat16"):
         expected[f"stage1_{precision}"] = None
         expected |= {f"stage2_{n}_{precision}": limit for n, limit in throughput.BANKS.items()}
@@ -206,6 +224,22 @@ def test_throughput_has_stages_banks_precisions_and_layouts():
         assert list(taken) == [part for part in training.PARTS if part != "masks"]
         idle = {"feature statistics"} if whose == "MMDetection" else set()
         assert {name for name, time_ in taken.items() if not time_} == idle
+
+
+@pytest.mark.parametrize("way", ["bfloat16", "channels_last", "bfloat16_channels_last"])
+def test_trunk_is_measured_as_it_is_read(way):
+    step, away = trunk.ways(way, trunk.WAYS[way], SETTING, TINY)
+    assert (step.name, away.name) == (f"trunk_{way}", f"trunk_{way}_away")
+    assert step.ours > 0 and step.theirs > 0
+    # bfloat16 has 8 bits of mantissa, float32 24
+    assert (1e-4 < away.ratio < 2e-2) if "bfloat16" in way else away.ratio < 1e-4
+
+
+@pytest.mark.slow
+def test_compiled_trunk_is_measured_after_it_was_compiled():
+    step, away = trunk.ways("compiled", trunk.WAYS["compiled"], SETTING, TINY)
+    assert re.match(r"1 variant, frozen trunk, compiled in \d+ s, [\d.]+ images/s$", step.what)
+    assert step.ours < 5 * step.theirs and away.ratio < 1e-4
 
 
 def test_end_to_end_step_trains_all_that_mmdetection_s_own_trains():
@@ -329,6 +363,19 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     assert fused.ours > 0 and fused.theirs > 0 and fused.limit == 1 / 8
     assert 0 < whole.ratio < 1 and whole.limit == 0.15
     assert of_bank.theirs == fused.ours and 0 < of_bank.ratio < 1 and of_bank.limit is None
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(480)
+def test_nodes_bench_runs_on_both_clusters(monkeypatch):
+    monkeypatch.setattr(nodes, "STEPS", {SETTING.image: (10, 12, "small", 4)})
+    before = dict(os.environ)
+    whole, loops = nodes.measure(SETTING)
+    assert (whole.name, whole.peer, whole.limit) == ("nodes", "one node of two", 1.1)
+    assert 0 < loops.ours < whole.ours and 0 < loops.theirs < whole.theirs
+    assert loops.limit is None
+    assert os.environ.get("RAY_TMPDIR") == before.get("RAY_TMPDIR")
 
 
 @pytest.mark.slow

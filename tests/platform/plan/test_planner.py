@@ -39,9 +39,15 @@ def test_same_experiment_has_the_same_keys(planned):
         ("stages.heads.recipe.smallest_box=0", [False, True]),
         ("stages.features.recipe.group_aspect_ratio=false", [True, True]),
         ("detector.match_low_quality=false", [True, True]),
+        ("stages.heads.recipe.trunk={precision: bfloat16}", [False, True]),
+        ("stages.heads.recipe.trunk={compile: true}", [False, True]),
+        ("stages.heads.recipe.trunk={precision: float32}", [False, False]),
+        ("stages.heads.recipe.trunk={compile: false}", [False, False]),
+        ("stages.heads.recipe.decoder=cpu", [False, False]),
         ("stages.heads.recipe.checkpoint_every=7", [False, False]),
         ("stages.heads.recipe.loader_workers=1", [False, False]),
         ("stages.features.resources.cpus=2", [False, False]),
+        ("stages.features.resources={workers: [1, 1], grow_after: 60}", [False, False]),
         ("baseline=bacl", [False, False]),
         ("name=other", [False, False]),
     ],
@@ -148,3 +154,17 @@ def test_damaged_entry_is_not_relied_on(planned, store, fill):
     weights.write_bytes(weights.read_bytes()[:-1])
     again = planned()
     assert [job.key for job in again.missing(store)] == [plan.jobs[1].key]
+
+
+def test_decoding_on_a_gpu_enters_the_key_and_how_its_loaders_start_does_not(planned):
+    gpu, nvjpeg = "stages.heads.resources.gpus=1", "stages.heads.recipe.decoder=nvjpeg"
+    plain, changed = planned(gpu), planned(gpu, nvjpeg)
+    alone = planned(gpu, nvjpeg, "stages.heads.recipe.loader_workers=0")
+    some = planned(gpu, nvjpeg, "stages.heads.recipe.loader_workers=3")
+    assert keys(plain)[0] == keys(changed)[0] and keys(plain)[1] != keys(changed)[1]
+    assert keys(some) == keys(changed) == keys(alone)
+    loaders = [plan.jobs[1].config["train_dataloader"] for plan in (plain, alone, some)]
+    assert [one.get("multiprocessing_context") for one in loaders] == [None, None, "spawn"]
+    evaluated = some.jobs[1].config["val_dataloader"]
+    assert "multiprocessing_context" not in evaluated
+    assert evaluated["dataset"]["pipeline"][0]["type"] == "LoadImageFromFile"

@@ -79,6 +79,11 @@ def test_valid_file_is_read_with_the_defaults_of_the_paper(tiny):
             "(resources.gpus is 0), got 'nccl'",
         ),
         (
+            "stages.heads.recipe.decoder=nvjpeg",
+            "stages.heads.recipe.decoder: expected cpu without GPUs (resources.gpus is 0), got "
+            "'nvjpeg'",
+        ),
+        (
             "stages.heads.resources.accelerator=H100",
             "stages.heads.resources.accelerator: expected nothing without GPUs "
             "(resources.gpus is 0), got 'H100'",

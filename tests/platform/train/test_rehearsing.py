@@ -15,6 +15,7 @@ from bacl_platform.tools.rehearsal.jobs import (
     WARM_UP,
     WORST,
     halved,
+    placed,
     rehearse_job,
     some_of,
 )
@@ -95,12 +96,25 @@ def test_every_rank_sees_the_worst_images(planned, prepared, store):
             assert first[begin : begin + 4] == first[begin + 4 : begin + 8]
         fewer = halved(made)
         assert fewer.config["train_dataloader"]["batch_size"] == 2
+        assert fewer.recipe.schedule.batch == 4  # which the ranks divide among them
         assert fewer.config["train_dataloader"]["sampler"]["batch"] == 4
         assert fewer.config["train_dataloader"]["dataset"]["first"][:4] == [
             *first[0:4:2],
             *first[0:4:2],
         ]
         assert halved(fewer) is None  # a pair stays together
+
+
+def test_job_with_a_range_of_workers_has_those_that_there_is_room_for(planned):
+    asked = ["stages.features.recipe.schedule.batch=8", "stages.features.resources.workers=[1, 4]"]
+    job = planned(*asked).jobs[0]
+    nodes = [{"Alive": True, "Resources": {"CPU": cores}} for cores in (2.0, 1.0)]
+    now = placed(job, nodes)  # three would not divide the four pairs of a batch
+    assert now.resources.workers == 2
+    assert now.config["train_dataloader"]["batch_size"] == 4
+    assert job.config["train_dataloader"]["batch_size"] == 2  # as the plan has it
+    assert placed(job, nodes[:1] * 3).resources.workers == 4
+    assert placed(now, nodes) == now
 
 
 def test_rehearsed_job_has_no_key_of_the_plan(planned, prepared, store):

@@ -109,8 +109,13 @@ def _parts(datasets: Sequence[Any], repeat: int) -> list[dict[str, float]]:
         for clock, dataset, step in watched:
             read = getattr(dataset, "dataset", dataset)
             steps = [*read.pipeline.transforms, *(dataset.pipeline if read is not dataset else [])]
-            calls = [(s, "transform", type(s).__name__.removeprefix("Quick")) for s in steps]
+            calls = [(s, "transform", _stock_name(s)) for s in steps]
             calls.append((read, "get_data_info", "annotations of an image"))
             with clock.watching(calls), clock.part("the rest"):
                 step()
     return [{name: taken / repeat for name, taken in clock.taken.items()} for clock, *_ in watched]
+
+
+def _stock_name(step: Any) -> str:
+    """The name of a step, or of MMDetection's in whose place it is."""
+    return type(step).__name__.removeprefix("Quick").removesuffix("InParts")

@@ -26,7 +26,8 @@ Range = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class JobForecast:
-    """What a job of the plan will take. seconds: (DRAWS + 1,), the estimate first."""
+    """What a job of the plan will take. workers: with how many. seconds: (DRAWS + 1,), the estimate
+    first."""
 
     job: Job
     workers: int

@@ -12,6 +12,7 @@ from bacl.datasets.prepared import Prepared
 from bacl.features.parts import EACH, parts
 from bacl_platform.plan.job import Job, Plan, digest_of
 from bacl_platform.plan.rehearsed import REHEARSAL
+from bacl_platform.run.placement import fitting, room_in
 from bacl_platform.store.store import Store
 from bacl_platform.tools.rehearsal.images import Shown, prepare_some, spread, worst
 
@@ -47,7 +48,7 @@ def some_of(chosen: Sequence[Job], prepared: Prepared, store: Store, images: int
     images: how many of the validation split, more where a stage of kind features needs a shard for
     each rank. store: the one for the rehearsal.
     """
-    ranks = max(job.resources.workers for job in chosen)
+    ranks = max(job.resources.most for job in chosen)
     val, train = min(max(images, 2 * ranks), prepared.val.image_total), [0]
     for job in chosen:
         if job.kind == "features":
@@ -67,6 +68,21 @@ def plain(dataset: dict[str, Any]) -> dict[str, Any]:
     """The dataset of images itself, inside Copy-Paste's."""
     inside: dict[str, Any] = dataset.get("dataset", dataset)
     return inside
+
+
+def placed(job: Job, nodes: Sequence[Mapping[str, Any]]) -> Job:
+    """A job whose workers are a range, with the most of them that there is room for.
+
+    nodes: as `ray.nodes()` gives them.
+    """
+    asked = job.resources
+    room = room_in(asked, [fitting(asked, node) for node in nodes if node["Alive"]])
+    count = max((n for n in job.worker_counts if n <= room), default=asked.least)
+    config = copy.deepcopy(job.config)
+    if "train_dataloader" in config:
+        config["train_dataloader"]["batch_size"] = job.recipe.schedule.batch // count
+    resources = asked.model_copy(update={"workers": count})
+    return job.model_copy(update={"resources": resources, "config": config})
 
 
 def rehearse_job(job: Job, parent: str | None, shown: Shown, store: Store, steps: int) -> Job:
@@ -134,7 +150,7 @@ def _train_on(config: dict[str, Any], job: Job, shown: Shown) -> None:
         return
     dataset = plain(loader["dataset"])
     places = Index(dataset["ann_file"]).trained(dataset["least_side"], dataset["empty"])
-    workers, each = job.resources.workers, loader["batch_size"]
+    workers, each = job.resources.most, loader["batch_size"]
     batches = worst(Index(dataset["ann_file"]), places, job.recipe, each)
     # every rank sees the same images, because a rank may have a smaller device than others
     first = [image for batch in batches for image in batch * workers]
@@ -164,7 +180,7 @@ def halved(job: Job) -> Job | None:
     loader["sampler"]["batch"] //= 2
     schedule = job.recipe.schedule
     schedule = schedule.model_copy(update={"batch": schedule.batch // 2})
-    dataset, workers = loader["dataset"], job.resources.workers
+    dataset, workers = loader["dataset"], job.resources.most
     first, size = dataset["first"], 2 * half
     batches = [first[n : n + size] for n in range(0, len(first), size * workers)]
     dataset["first"] = [image for batch in batches for image in batch[::2] * workers]

@@ -5,7 +5,7 @@ import contextlib
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from bacl_platform.tools.rehearsal.images import Shown
 from bacl_platform.tools.rehearsal.jobs import (
     halved,
     parent_of,
+    placed,
     rehearse_job,
     representatives,
     some_of,
@@ -140,7 +141,6 @@ def rehearse(
         shown = some_of(chosen, prepared, inner, images)
         prepared_datasets.push(store, prepared.digest)
         prepared_datasets.push(inner, shown.prepared.digest)
-        rehearsal = _Rehearsal(plan, store, inner, shown, steps, prepared.val.image_total)
         began = time.perf_counter()
         with ray_for(chosen, address, console), Progress(console) as progress:
             import ray
@@ -148,6 +148,8 @@ def rehearse(
             before = planning + tracking + time.perf_counter() - began
             room = dict(ray.cluster_resources())
             findings += map(Finding, probe_nodes(prepared, inner))
+            total = prepared.val.image_total
+            rehearsal = _Rehearsal(plan, store, inner, shown, steps, total, ray.nodes())
             jobs = Jobs(inner, [rehearsal.listener], progress)
             for job in chosen:
                 stages.append(rehearsal.run(job, jobs, missing))
@@ -191,10 +193,17 @@ class _Rehearsal:
     """The jobs of a rehearsal, one after the other."""
 
     def __init__(
-        self, plan: Plan, store: Store, inner: Store, shown: Shown, steps: int, val_images: int
+        self,
+        plan: Plan,
+        store: Store,
+        inner: Store,
+        shown: Shown,
+        steps: int,
+        val_images: int,
+        nodes: Sequence[Mapping[str, Any]],
     ) -> None:
         self.plan, self.store, self.inner, self.shown = plan, store, inner, shown
-        self.steps, self.val_images = steps, val_images
+        self.steps, self.val_images, self.nodes = steps, val_images, nodes
         self.place = shown.prepared, inner
         self.listener = _Listener()
         self.findings: list[Finding] = []
@@ -206,7 +215,8 @@ class _Rehearsal:
         parent = parent_of(job, self.plan, self.made, self.store)
         if parent is not None and self.store.complete(parent):
             self._give(parent)
-        made = rehearse_job(job, parent, self.shown, self.store, self.steps)
+        now = placed(job, self.nodes)
+        made = rehearse_job(now, parent, self.shown, self.store, self.steps)
         self.made[job.stage] = made
         if parent is not None and not self.inner.complete(parent):
             self.findings.append(

@@ -46,7 +46,7 @@ def _cells(stage: StageRehearsed) -> Iterator[tuple[str, str]]:
     """What is told of a stage, by what it is called."""
     job, figures = stage.job, stage.figures
     if figures is None:
-        yield "workers", f"{job.resources.workers} x ({job.resources.each})"
+        yield "workers", f"{job.resources.span} x ({job.resources.each})"
         yield "rehearsed", "failed"
         return
     yield "workers", f"{figures.workers} x ({job.resources.each})"

@@ -7,6 +7,7 @@ from bacl_platform.tools.rehearsal.rehearse import _Rehearsal
 from bacl_platform.tools.rehearsal.scratch import scratch
 
 GIB = 2**30
+NODES = [{"Alive": True, "Resources": {"CPU": 2.0}}]
 OUT = "job x failed: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
@@ -53,7 +54,7 @@ def test_what_is_missing_follows_from_fewer_images(
     job = planned("stages.features.recipe.schedule.batch=8").jobs[0]
     with scratch(store) as inner:
         shown = some_of([job], prepared, inner, 6)
-        rehearsal = _Rehearsal(planned(), store, inner, shown, 20, prepared.val.image_total)
+        rehearsal = _Rehearsal(planned(), store, inner, shown, 20, prepared.val.image_total, NODES)
         jobs = Acted(room, rehearsal)
         found = rehearsal.run(job, jobs, [job])
     assert found.figures is None and jobs.tried == tried
@@ -67,6 +68,6 @@ def test_gpu_without_room_for_a_pair_is_told_once(planned, prepared, store):
     job = planned().jobs[0]  # two images
     with scratch(store) as inner:
         shown = some_of([job], prepared, inner, 6)
-        rehearsal = _Rehearsal(planned(), store, inner, shown, 20, prepared.val.image_total)
+        rehearsal = _Rehearsal(planned(), store, inner, shown, 20, prepared.val.image_total, NODES)
         rehearsal.run(job, Acted(3, rehearsal), [job])
     assert [str(finding) for finding in rehearsal.findings] == [OUT]
