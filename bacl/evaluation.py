@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from mmengine.dist import barrier, broadcast_object_list, get_dist_info
+from mmengine.dist import broadcast_object_list, get_dist_info
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from bacl.datasets.categories import Category
 from bacl.datasets.prepared import Prepared
 from bacl.digests import sha256
 from bacl.errors import RunError, UsageError
+from bacl.exchange import Attempts, collect
 from bacl.settings import Groups
 
 LVIS_GROUPS = Groups()
@@ -172,11 +173,7 @@ class Evaluator:
 
         area: area in pixels (N,) of the evaluated boxes or masks.
         """
-        kept: Any = slice(None)
-        if self.mode == "lvis":
-            judged = self._judged[detections.image, detections.label]
-            # hotcoco would pass over the others, which are most of what LVIS's detectors find
-            kept = np.flatnonzero(countable(detections, area) & judged)
+        kept = self.counting(detections, area)
         image, score = detections.image[kept], detections.score[kept]
         rows = np.empty((len(score), 7))
         rows[:, 0], rows[:, 1:5], rows[:, 5] = image, detections.bbox[kept], score
@@ -208,6 +205,18 @@ class Evaluator:
         precision = np.asarray(run.eval["precision"])[..., 0, 0].transpose(2, 0, 1)
         by_label = dict(zip(run.params.cat_ids, precision, strict=True))
         return [by_label[label] for label in range(len(self.categories))]
+
+    def counting(self, detections: Detections, area: NDArray[Any]) -> NDArray[Any]:
+        """Rows of the detections that can count: with LVIS's rules, of the 300 best of each image
+        those with an area and of a category that the image is judged for.
+
+        area: area in pixels (N,) of the evaluated boxes or masks.
+        """
+        if self.mode == "coco":
+            return np.arange(len(detections.score))
+        judged = self._judged[detections.image, detections.label]
+        # hotcoco would pass over the others, which are most of what LVIS's detectors find
+        return np.flatnonzero(countable(detections, area) & judged)
 
     def _check(self, detections: Detections) -> None:
         for kind, ids, known in (
@@ -345,8 +354,9 @@ class BankMetric(BaseMetric):
     detections of all variants together: `bboxes` (corners, in pixels of the original image),
     `scores`, `labels` and `variant`, the index into `variants`; with `masks`, also `masks`, each
     pycocotools' RLE over the original image.
-    Each rank writes what it sees to files in columns, so memory stays flat; rank 0 then merges
-    them variant by variant. Images that a sampler repeats to even out the ranks count once.
+    Each rank writes what it sees to files in columns, so memory stays flat; those of ranks on other
+    machines are sent to rank 0, which merges all of them variant by variant. Images that a sampler
+    repeats to even out the ranks count once.
 
     Every rank returns `{"<variant>/AP": ..., ...}`, without metrics that are NaN. For each variant
     rank 0 writes `<folder>/<variant>/{metrics.json, categories.csv, detections.parquet}`.
@@ -356,7 +366,8 @@ class BankMetric(BaseMetric):
         dataset_info: `dataset.json`, which gives the categories in the order of labels.
         variants: names of the variants.
         mode: `lvis` or `coco`.
-        folder: folder for results, on a file system that all ranks share.
+        folder: folder for results, at the same place on every rank; a shared one spares the ranks
+            sending their files.
         masks: whether the detector's masks are evaluated as well.
     """
 
@@ -432,16 +443,19 @@ class BankMetric(BaseMetric):
         self.waiting = []
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Metrics of all variants, the same on every rank; an error of rank 0 is raised on all.
+        """Metrics of all variants, the same on every rank; an error of one rank is raised on all.
 
         size: number of images, as mmengine passes it; not used, because shards name their images.
         """
-        self._flush()
-        for writer in self.writers:
-            writer.close()
-        self._reset()
-        barrier()
         rank, ranks = get_dist_info()
+        attempts = Attempts()
+        with attempts.trying("its detections could not be written"):
+            self._flush()
+            for writer in self.writers:
+                writer.close()
+        self._reset()
+        attempts.agree()
+        collect(self.shards, [self._shard(name, rank).name for name in self.variants])
         outcome: list[Any] = [None]
         if rank == 0:
             try:
@@ -451,6 +465,8 @@ class BankMetric(BaseMetric):
         broadcast_object_list(outcome)
         if isinstance(outcome[0], Exception):
             raise outcome[0]
+        for name in self.variants:  # which rank 0 has removed where it shares the folder
+            self._shard(name, rank).unlink(missing_ok=True)
         return outcome[0]
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:

@@ -422,6 +422,11 @@ class Recipe(EvaluationRecipe):
     """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
 
     @property
+    def pairs(self) -> int:
+        """Pairs of images in each part of a step, each of which is whole on one worker."""
+        return self.schedule.batch // (2 * self.accumulate)
+
+    @property
     def evaluated_with(self) -> list[str]:
         return [*(["EMA"] if self.ema else []), *super().evaluated_with]
 

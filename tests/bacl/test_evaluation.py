@@ -496,19 +496,19 @@ def samples_of(truth):
     return samples
 
 
-def metric(folder, **changes):
+def metric(place, **changes):
     fields = {
-        "annotations": str(folder / "val.json"),
-        "dataset_info": str(folder / "dataset.json"),
+        "annotations": str(place / "val.json"),
+        "dataset_info": str(place / "dataset.json"),
         "variants": VARIANTS,
         "mode": "lvis",
-        "folder": str(folder / "variants"),
+        "folder": str(place / "variants"),
     }
     return BankMetric(**(fields | changes))
 
 
-def run_metric(folder, samples):
-    measured = metric(folder, masks=True)
+def run_metric(place, samples, **changes):
+    measured = metric(place, masks=True, **changes)
     for sample in samples:
         measured.process(None, [sample])
     return measured.evaluate(8)
@@ -587,14 +587,18 @@ def test_metric_without_any_sample_gives_zeros(tmp_path):
     assert metric(tmp_path).evaluate(8)["bacl/AP"] == 0
 
 
-def evaluate_share(folder, spoil):
+def evaluate_share(folder, spoil, apart=False):
     rank = torch.distributed.get_rank()
+    place = folder / f"machine{rank}" if apart else folder
+    place.mkdir(exist_ok=True)
+    os.chdir(place)  # so that a relative path leads each to a folder of its own
     samples = samples_of(json.loads((folder / "val.json").read_text()))
     if spoil:
         samples[0]["pred_instances"].scores[:] = math.nan
     try:
         # The second rank repeats the first images, as a sampler does that evens out the ranks.
-        told = run_metric(folder, samples[:5] if rank == 0 else samples[5:] + samples[:2])
+        own = samples[:5] if rank == 0 else samples[5:] + samples[:2] if rank == 1 else []
+        told = run_metric(folder, own, folder="variants")
     except RunError as error:
         told = str(error)
     (folder / f"told{rank}.json").write_text(json.dumps(told))
@@ -614,3 +618,21 @@ def test_two_ranks_tell_what_one_does_and_share_errors(tmp_path, spoil):
             assert values == pytest.approx(expected, nan_ok=True)
         merged = pq.read_table(tmp_path / "variants" / "bacl" / "detections.parquet")
         assert len(merged) == rows
+
+
+def test_ranks_on_machines_that_share_no_folder_tell_what_one_does(tmp_path):
+    expected = run_metric(tmp_path, samples_of(prepared_case(tmp_path)))
+    on_ranks(evaluate_share, 3, tmp_path, False, True)  # the third of which sees no image
+    for rank in range(3):
+        told = json.loads((tmp_path / f"told{rank}.json").read_text())
+        assert told == pytest.approx(expected, nan_ok=True)
+    for name in VARIANTS:
+        alone, merged = (
+            Detections.read(place / "variants" / name / "detections.parquet")
+            for place in (tmp_path, tmp_path / "machine0")
+        )
+        for column in ("image", "label", "score", "bbox", "mask"):
+            assert np.array_equal(getattr(alone, column), getattr(merged, column)), column
+    left = [path for path in tmp_path.glob("machine[12]/**/*") if path.is_file()]
+    assert left == []
+    assert sorted(os.listdir(tmp_path / "machine0/variants")) == sorted(VARIANTS)

@@ -4,10 +4,12 @@ import copy
 import json
 import math
 import os
+import pickle
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -207,6 +209,24 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture
+def as_nobody() -> Callable[..., AbstractContextManager[None]]:
+    """Makes contexts without root's rights, which no permission holds back."""
+
+    @contextmanager
+    def entered() -> Iterator[None]:
+        if os.geteuid() != 0:
+            yield
+            return
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return entered
 
 
 @pytest.fixture(scope="session")
@@ -521,27 +541,38 @@ def finished(undisturbed: Store, store: Store) -> Callable[[Job], None]:
 def on_two_ranks(tmp_path: Path) -> Callable[..., list[str | None]]:
     """Trains a job on two ranks without Ray and gives the result of each.
 
-    `stopped` variants leave at step 10.
+    `stopped` variants leave at step 10. `machines`: variables of each rank's environment, as on a
+    machine of its own, where BACL_CACHE is among them.
     """
 
     def trained(
-        job: Job, store: Store, stopped: tuple[str, ...] = (), asked_to_stop: bool = False
+        job: Job,
+        store: Store,
+        stopped: tuple[str, ...] = (),
+        asked_to_stop: bool = False,
+        machines: Sequence[Mapping[str, str]] = ({}, {}),
     ) -> list[str | None]:
         folder = tmp_path / f"ranks_{uuid.uuid4().hex}"
         folder.mkdir()
-        on_ranks(_train_share, 2, folder, job, store, stopped, asked_to_stop)
+        on_ranks(_train_share, 2, folder, job, store, stopped, asked_to_stop, machines)
         return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
     return trained
 
 
 def _train_share(
-    folder: Path, job: Job, store: Store, stopped: tuple[str, ...], asked_to_stop: bool
+    folder: Path,
+    job: Job,
+    store: Store,
+    stopped: tuple[str, ...],
+    asked_to_stop: bool,
+    machines: Sequence[Mapping[str, str]],
 ) -> None:
     from bacl_platform.train import worker
 
     rank = torch.distributed.get_rank()
-    os.environ["LOCAL_RANK"] = str(rank)
+    os.environ |= {"LOCAL_RANK": str(rank), **machines[rank]}
+    store = pickle.loads(pickle.dumps(store))  # as the machine gets it
     told = worker.train(
         job, store, lambda *_: None, lambda *_: None, lambda _: stopped, lambda: asked_to_stop
     )

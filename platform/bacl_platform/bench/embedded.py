@@ -21,7 +21,7 @@ stages:
   representation:
     kind: representation
     recipe: &recipe
-      schedule: {{iterations: {features}, warmup: {warmup}}}
+      schedule: {{iterations: {features}, lr: 0.01, warmup: {warmup}}}
       scales: [[128, 128]]
       test_scale: [128, 128]
       proposals: 200

@@ -102,15 +102,7 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
 
 def _of_training(name: str, stage: Training) -> Iterator[str]:
     """Problems of a stage's batch, precision and resources."""
-    batch, workers = stage.recipe.schedule.batch, stage.resources.workers
-    parts = stage.recipe.accumulate
-    if batch % (2 * workers * parts):
-        in_parts = f" in each of {parts} parts" if parts > 1 else ""
-        yield (
-            f"stages.{name}.recipe.schedule.batch: expected a multiple of "
-            f"{2 * workers * parts} (whole image pairs on each of {workers} workers"
-            f"{in_parts}), got {batch}"
-        )
+    yield from _undivided(name, stage)
     if stage.recipe.precision == "float16" and not stage.resources.gpus:
         yield (
             f"stages.{name}.recipe.precision: expected bfloat16 or float32 without GPUs "
@@ -125,6 +117,27 @@ def _of_training(name: str, stage: Training) -> Iterator[str]:
         yield (
             f"stages.{name}.resources.accelerator: expected nothing without GPUs "
             f"(resources.gpus is 0), got {stage.resources.accelerator!r}"
+        )
+
+
+def _undivided(name: str, stage: Training) -> Iterator[str]:
+    """Problems of a batch that workers cannot share in whole pairs of images."""
+    batch, parts, asked = stage.recipe.schedule.batch, stage.recipe.accumulate, stage.resources
+    in_parts = f" in each of {parts} parts" if parts > 1 else ""
+    pairs = stage.recipe.pairs
+    workers = 1 if asked.elastic else asked.least
+    if batch % (2 * workers * parts):
+        yield (
+            f"stages.{name}.recipe.schedule.batch: expected a multiple of "
+            f"{2 * workers * parts} (whole image pairs on each of {workers} workers"
+            f"{in_parts}), got {batch}"
+        )
+    elif pairs % asked.least or pairs % asked.most:
+        which = [str(count) for count in range(1, pairs + 1) if pairs % count == 0]
+        yield (
+            f"stages.{name}.resources.workers: expected bounds that a batch of {batch} can be "
+            f"divided by into whole image pairs{in_parts}, which are {', '.join(which)}, got "
+            f"[{asked.least}, {asked.most}]"
         )
 
 

@@ -89,6 +89,11 @@ class Bucket:
         with self._errors_in_words():
             client.list_objects_v2(Bucket=self.name, Prefix=self.prefix, MaxKeys=1)
 
+    def check_writable(self, name: str) -> None:
+        """Try to write an object, which is removed again."""
+        self.write(name, "")
+        self.remove([name])
+
     def read(self, name: str) -> Object | None:
         """A small object, or None where there is none."""
         found = self._or_none(
@@ -166,6 +171,12 @@ class Bucket:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors_in_words():
             self._client.download_file(self.name, self.prefix + name, str(path))
+
+    def copy(self, source: str, name: str) -> None:
+        """Write an object with the content of another, which does not come here."""
+        with self._errors_in_words():
+            there = {"Bucket": self.name, "Key": self.prefix + source}
+            self._client.copy(there, self.name, self.prefix + name)
 
     def sha256(self, name: str) -> str:
         """SHA-256 of an object, in hex, without keeping it."""

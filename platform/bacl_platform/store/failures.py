@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def logs_command(store: Store, key: str) -> str:
     """What shows the last log lines of a job."""
-    return shlex.join(["bacl", "logs", key, "--store", str(store.root)])
+    return shlex.join(["bacl", "logs", key, "--store", store.url])
 
 
 def note_failure(store: Store, key: str, sentence: str) -> None:

@@ -29,8 +29,8 @@ def push(store: Store, digest: str) -> None:
 
 
 def pull(store: Store, digest: str) -> None:
-    """Download what this machine lacks of a prepared dataset, to the path that it has on every
-    machine.
+    """Download what this machine lacks of a prepared dataset; its description then names the files
+    of this machine.
 
     Images that a user's files name are the user's to provide, on every machine. Raises RunError
     where the bucket lacks the dataset.
@@ -71,4 +71,20 @@ def _unpack(store: Store, name: str) -> None:
             store.bucket.download(_archive(name), Path(file.name))
             with tarfile.open(file.name) as archive:
                 archive.extractall(partial, filter="data")
+        if (described := partial / "dataset.json").exists():
+            _localise(described, store)
         partial.rename(folder)
+
+
+def _localise(described: Path, store: Store) -> None:
+    """Let the description of a dataset that another machine has prepared name files of this one's
+    cache."""
+    content = json.loads(described.read_text(encoding="utf-8"))
+    index = content["train"].get("index")
+    if not index or (there := Path(index).parent.parent) == store.datasets:
+        return
+    for split in (content["train"], content["val"]):
+        for field in ("index", "annotations", "images"):
+            if split[field] and Path(split[field]).is_relative_to(there):
+                split[field] = str(store.datasets / Path(split[field]).relative_to(there))
+    described.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

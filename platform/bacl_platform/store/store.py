@@ -41,9 +41,10 @@ class Store:
     """Finished jobs by key, one folder for each.
 
     The store is a local folder, or a bucket (`s3://bucket/prefix`). A bucket has a local folder
-    too: the same on every machine, below $BACL_CACHE or ~/.cache/bacl. It is a cache of what the
-    bucket has, and where a running job works. What counts is the bucket: an entry is published
-    there before it gets its name here, so that whoever finds it here can rely on it there.
+    too, on every machine one: below its $BACL_CACHE, or else that of the machine which plans, or
+    ~/.cache/bacl. It is a cache of what the bucket has, and where a running job works. What counts
+    is the bucket: an entry is published there before it gets its name here, so that whoever finds
+    it here can rely on it there.
     """
 
     def __init__(self, place: str | Path) -> None:
@@ -51,16 +52,35 @@ class Store:
         self.bucket = Bucket(text) if text.startswith(SCHEME) else None
         if self.bucket is not None:
             self.bucket.check()
-            self.root = _cache_of(self.bucket.url)
+            self._cache = os.environ.get("BACL_CACHE")
+            self.root = _cache_of(self.bucket.url, self._cache)
         else:
             self.root = Path(place).expanduser().resolve()
             if not is_text(str(self.root)):  # Arrow ends the process on such a path
                 raise UsageError(f"--store {place}: expected a path that is text in UTF-8")
+        self.planned_in = self.root
+        """Where the folder is on the machine that plans, whose jobs name files in it."""
         self._verified: dict[str, list[tuple[Any, ...]]] = {}
         self._leases: dict[str, Lease] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_verified": {}, "_leases": {}}  # what is this process's own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.bucket is not None:
+            self.root = _cache_of(self.bucket.url, os.environ.get("BACL_CACHE") or self._cache)
+
+    def localised(self, value: Any) -> Any:
+        """A job's configuration, or a part of it, with the paths that the store's files have on
+        this machine."""
+        if isinstance(value, dict):
+            return {key: self.localised(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self.localised(item) for item in value)
+        if isinstance(value, str) and value.startswith(f"{self.planned_in}{os.sep}"):
+            return str(self.root / Path(value).relative_to(self.planned_in))
+        return value
 
     @property
     def url(self) -> str:
@@ -158,7 +178,7 @@ class Store:
             write_manifest(folder, key=key)
             if self.bucket is not None:
                 self.check_lease(key)
-                self.push_folder(folder, key)
+                self.push_folder(folder, key, beside=f".work/{key}/entry")
             if entry.exists():  # incomplete, or the job would not have run
                 shutil.rmtree(entry)
             folder.rename(entry)
@@ -181,12 +201,21 @@ class Store:
         shutil.rmtree(self.entry(key), ignore_errors=True)
         (self.root / ".descriptions" / f"{key}.json").unlink(missing_ok=True)
 
-    def push_folder(self, folder: Path, name: str) -> None:
-        """Copy a complete folder to the bucket, its manifest last."""
+    def push_folder(self, folder: Path, name: str, beside: str | None = None) -> None:
+        """Copy a complete folder to the bucket, its manifest last.
+
+        beside: a folder of the bucket that may have some of its files, which are then copied there.
+        """
         assert self.bucket is not None
         self.bucket.remove([f"{name}/{MANIFEST}"])  # the files that it lists are about to change
-        for file in [*read_manifest(folder)["files"], MANIFEST]:
-            self.bucket.upload(folder / file, f"{name}/{file}")
+        files = read_manifest(folder)["files"]
+        there = self.bucket.sizes(f"{beside}/") if beside else {}
+        for file, known in files.items():
+            if there.get(f"{beside}/{file}") == known["bytes"]:
+                self.bucket.copy(f"{beside}/{file}", f"{name}/{file}")
+            else:
+                self.bucket.upload(folder / file, f"{name}/{file}")
+        self.bucket.upload(folder / MANIFEST, f"{name}/{MANIFEST}")
 
     def pull_folder(self, name: str, manifest: str) -> bool:
         """Copy a complete folder from the bucket; False where it is not what its manifest says."""
@@ -291,7 +320,7 @@ class Store:
         if self.bucket is None:
             yield
             return
-        with Lease(self.bucket, key, who, self._identity(), patience) as lease:
+        with Lease(self.bucket, key, who, self.identity(), patience) as lease:
             self._leases[key] = lease
             try:
                 yield
@@ -303,7 +332,7 @@ class Store:
         if lease := self._leases.get(key):
             lease.check()
 
-    def _identity(self) -> str:
+    def identity(self) -> str:
         """A random name of this machine's cache of the bucket."""
         path = self.root / ".identity"
         with self.bringing():
@@ -312,6 +341,6 @@ class Store:
         return path.read_text(encoding="utf-8")
 
 
-def _cache_of(url: str) -> Path:
-    base = os.environ.get("BACL_CACHE") or Path("~/.cache/bacl").expanduser()
-    return Path(base).resolve() / hashlib.sha256(url.encode()).hexdigest()[:16]
+def _cache_of(url: str, base: str | None) -> Path:
+    folder = Path(base) if base else Path("~/.cache/bacl").expanduser()
+    return folder.resolve() / hashlib.sha256(url.encode()).hexdigest()[:16]

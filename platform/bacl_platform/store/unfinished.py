@@ -2,16 +2,18 @@
 
 A job works in a local folder. With a bucket, a thread of the job's process copies its checkpoints
 there while training goes on; a process that continues the job on another machine downloads them
-first.
+first. Shards of features have copies of their own, of `bacl_platform.train.shard_copies`.
 """
 
 import contextlib
 import logging
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from bacl.errors import RunError
@@ -59,8 +61,15 @@ def read(store: Store, key: str, name: str) -> str | None:
 def newest_step(store: Store, key: str) -> int | None:
     """Step of a job's newest checkpoint by name, or how many shards of features it has, unverified:
     for display."""
-    shards = sum(1 for _ in (store.work(key) / "entry" / SHARDS).glob("*.json"))
-    return max(_steps_here(store, key) | _steps_there(store, key), default=shards or None)
+    return max(_steps_here(store, key) | _steps_there(store, key), default=_shards(store, key))
+
+
+def _shards(store: Store, key: str) -> int | None:
+    folder = f".work/{key}/entry/{SHARDS}/"
+    names = {path.name for path in (store.root / folder).glob("*.json")}
+    if store.bucket is not None:
+        names |= {Path(name).name for name in store.bucket.sizes(folder) if name.endswith(".json")}
+    return len(names) or None
 
 
 def quiet(store: Store, key: str) -> float:
@@ -117,6 +126,17 @@ def pull(store: Store, key: str) -> None:
         manifest = store.bucket.read_text(f"{name}/{MANIFEST}")
         if manifest is not None and broken(store.root / name):
             store.pull_folder(name, manifest)
+
+
+def drop_finished(store: Store) -> None:
+    """Remove what this machine has of jobs that have ended on others, which cannot remove it."""
+    if store.bucket is None:
+        return
+    here = {path.name for path in (store.root / ".work").glob("*") if path.is_dir()}
+    for key in filter(KEY.fullmatch, here):
+        # one that is held is being made anew
+        if store.bucket.sizes(f"{key}/{MANIFEST}") and not store.held(key):
+            shutil.rmtree(store.work(key), ignore_errors=True)
 
 
 def _is_behind(store: Store, key: str) -> bool:

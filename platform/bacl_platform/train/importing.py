@@ -3,12 +3,13 @@
 import logging
 import time
 
+from bacl.detector.imports.fitting import Account
 from bacl.detector.imports.stage import begin
 from bacl_platform.plan.job import Job
 from bacl_platform.store.disk import write_text
 from bacl_platform.store.names import JOB, SCALARS
 from bacl_platform.store.store import Store
-from bacl_platform.train.bringing import bring
+from bacl_platform.train.bringing import bring, leave
 from bacl_platform.train.hooks.scalars import Scalars
 from bacl_platform.train.messages import Report, Tell
 from bacl_platform.train.model import bare_model
@@ -21,8 +22,8 @@ def take_in(job: Job, store: Store, tell: Tell, report: Report) -> None:
     """Take in the checkpoint, evaluate it over all ranks, and publish the entry."""
     work = store.work(job.key)
     results = work / "entry"
-    together(lambda: bring(job, store))
-    together(lambda: results.mkdir(parents=True, exist_ok=True))
+    at = bring(job, store)
+    at.each(lambda: results.mkdir(parents=True, exist_ok=True))
     together(lambda: write_text(work / JOB, described(job)))
     scalars = Scalars(job, work / SCALARS, tell, report)
     config = runner_config(job, store, results)
@@ -30,9 +31,11 @@ def take_in(job: Job, store: Store, tell: Tell, report: Report) -> None:
     runner = JobRunner.from_cfg(config)
     logging.getLogger("bacl_platform").handlers = runner.logger.handlers
     model = bare_model(runner.model)
+    accounts: list[Account] = []
 
     def load() -> None:
-        for line in begin(model, job.config).lines():
+        at.every(lambda: accounts.append(begin(model, job.config)))
+        for line in accounts[0].lines():
             runner.logger.info("%s", line)
         together(lambda: scalars.start(0))
 
@@ -46,3 +49,4 @@ def take_in(job: Job, store: Store, tell: Tell, report: Report) -> None:
         raise
     seconds = time.perf_counter() - began
     together(lambda: publish(job, store, results, model, seconds))
+    leave(job, at)

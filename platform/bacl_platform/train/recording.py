@@ -1,6 +1,7 @@
 """Makes the entry of a job of kind `features`: shards, and what replays start from.
 
-A shard is whole or not there, so a job that was stopped, or killed, goes on with those that lack.
+A shard is whole or not there, so a job that was stopped, or killed, goes on with those that lack;
+where the store is a bucket, on any machine.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import bacl.register  # noqa: F401  before anything imports mmdet.models
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.dist import barrier, get_dist_info
+from mmengine.dist import get_dist_info
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
@@ -34,13 +35,15 @@ from bacl_platform.plan.stored import bytes_in_all, lack_of_room
 from bacl_platform.store.disk import disk_errors, link, write_text
 from bacl_platform.store.names import CHECKPOINT, JOB, LOG, SCALARS, SHARDS
 from bacl_platform.store.store import Store
-from bacl_platform.train.bringing import bring
-from bacl_platform.train.hooks.checkpoints import Interrupted
-from bacl_platform.train.messages import Asked, Checkpointed, Started, Tell
+from bacl_platform.store.unfinished import Uploads
+from bacl_platform.train.attempts import Attempt, Interrupted
+from bacl_platform.train.bringing import bring, leave
+from bacl_platform.train.messages import Asked, Checkpointed, Reached, Started, Tell
 from bacl_platform.train.model import save_file
 from bacl_platform.train.publish import described
-from bacl_platform.train.ranks import together
+from bacl_platform.train.ranks import Machines, together
 from bacl_platform.train.runner import share
+from bacl_platform.train.shard_copies import ShardCopies
 
 REPORT_EVERY = 15.0
 """Seconds, at least, between reports of progress."""
@@ -48,38 +51,61 @@ REPORT_EVERY = 15.0
 logger = logging.getLogger(__name__)
 
 
-def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> None:
+def record(
+    job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None, attempt: Attempt
+) -> None:
     """Make the shards that lack, and publish the entry once all ranks have made theirs."""
     work = store.work(job.key)
     folder = work / "entry" / SHARDS
-    together(lambda: bring(job, store))
-    together(lambda: folder.mkdir(parents=True, exist_ok=True))
-    together(lambda: shards.clear(folder))
-    together(lambda: write_text(work / JOB, described(job)))
+    at = bring(job, store)
+    at.each(lambda: folder.mkdir(parents=True, exist_ok=True))
+    at.each(lambda: shards.clear(folder))
+    together(lambda: write_text(work / JOB, described(job, workers=get_dist_info()[1])))
     together(lambda: (work / SCALARS).touch())
     with _logged(work / LOG):
         together(lambda: _first(job, store))
-        _record(job, store, folder, tell, asked_to_stop)
+        with Uploads(store, job.key) as uploads, ShardCopies(store, job.key) as copies:
+            seconds = _record(job, at, folder, copies, uploads, tell, asked_to_stop, attempt)
+        together(lambda: _publish(job, store, folder.parent, seconds))
+    leave(job, at)
 
 
-def _record(job: Job, store: Store, folder: Path, tell: Tell, asked_to_stop: Asked | None) -> None:
+def _record(
+    job: Job,
+    at: Machines,
+    folder: Path,
+    copies: ShardCopies,
+    uploads: Uploads,
+    tell: Tell,
+    asked_to_stop: Asked | None,
+    attempt: Attempt,
+) -> float:
+    """Have all shards in rank 0's folder; the seconds that it took."""
+    store = at.store
     recorder = Recorder(_detector(job, store), job.config)
     every = recorder.parts()
-    done = together(lambda: [part.name for part in every if _kept(part, folder, store, job)])
+    here: list[str] = []
+    at.each(lambda: here.extend(part.name for part in every if _kept(part, folder, store, job)))
+    at.each(lambda: _send(here, copies))
+    done = together(lambda: sorted(copies.there() if store.bucket else here))
     missing = [part for part in every if part.name not in done]
     rank, ranks = get_dist_info()
     logger.info("rank %d of %d: %d of %d shards are there", rank, ranks, len(done), len(every))
     if rank == 0:
         tell(Started(job.key, len(done)))
+        uploads.request()
+        if (lost := attempt.start(job.key, len(done), tell)) is not None:
+            logger.info("after an interruption: %s", lost)
     together(lambda: _check_room(job, store, len(missing) / len(every)))
     start = reported = began = time.perf_counter()
     made = recorder.walk(missing[rank::ranks], job.recipe.loader_workers)
-    for _ in range(0, len(missing), ranks):  # shard by shard, so that ranks can stop together
+    for turn in range(0, len(missing), ranks):  # shard by shard, so that ranks can stop together
         for part, content in itertools.islice(made, 1):
             shards.write(folder, part, content)
+            copies.send(part.name)
             logger.info("rank %d: %s", rank, part.name)
         if rank == 0:
-            there = len(list(folder.glob("*.pt")))
+            there = min(len(done) + turn + ranks, len(every))
             seconds = (time.perf_counter() - began) / ranks
             began = time.perf_counter()
             with (store.work(job.key) / SCALARS).open("a", encoding="utf-8") as file:
@@ -87,11 +113,26 @@ def _record(job: Job, store: Store, folder: Path, tell: Tell, asked_to_stop: Ask
             if began - reported > REPORT_EVERY:
                 reported = began
                 tell(Checkpointed(job.key, there))
+                uploads.request()
         if asked_to_stop is not None and together(asked_to_stop):
             raise Interrupted(f"job {job.name} ({job.key}) was stopped between shards")
-    barrier()
+        attempt.check(
+            f"{job.name} ({job.key})",
+            lambda: Reached(there, seconds, seconds * (len(every) - there)),  # noqa: B023
+        )
+    at.every(copies.settle)
+    together(lambda: copies.bring(every))
     together(lambda: _check(every, folder))
-    together(lambda: _publish(job, store, folder.parent, time.perf_counter() - start))
+    return time.perf_counter() - start
+
+
+def _send(names: Sequence[str], copies: ShardCopies) -> None:
+    """Have copies of the shards that this machine has and no other has copied."""
+    there = copies.there()
+    for name in names:
+        if name not in there:
+            copies.send(name)
+    copies.settle()
 
 
 @contextlib.contextmanager

@@ -27,10 +27,16 @@ def lasts(error: BaseException) -> bool:
     return isinstance(error, LASTING)
 
 
+def sentence(error: BaseException) -> str:
+    """What an error says, and its kind where it is none of ours."""
+    if isinstance(error, BaclError):
+        return str(error)
+    lines = unwrapped(str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def failure(name: str, key: str, error: BaseException) -> str:
     """The error message for a job with that name and key that would fail again."""
     if isinstance(error, BaclError):
         return str(error)
-    lines = unwrapped(str(error)).strip().splitlines()
-    reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return f"job {name} ({key}) failed, and would fail again: {reason}"
+    return f"job {name} ({key}) failed, and would fail again: {sentence(error)}"

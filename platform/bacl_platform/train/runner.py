@@ -22,10 +22,12 @@ from bacl_platform.store.checkpoints import latest_checkpoint
 from bacl_platform.store.names import CHECKPOINT, CHECKPOINTS, LOG, SHARDS
 from bacl_platform.store.store import Store
 from bacl_platform.store.weights import localise
+from bacl_platform.train.attempts import Attempt
+from bacl_platform.train.bringing import handed_out
 from bacl_platform.train.hooks.leaving import LeavingVariants
 from bacl_platform.train.hooks.scalars import Scalars
 from bacl_platform.train.model import bare_model
-from bacl_platform.train.ranks import together
+from bacl_platform.train.ranks import Machines, together
 
 
 class StageConfig(Config):
@@ -57,6 +59,8 @@ def runner_config(job: Job, store: Store, results: Path) -> Config:
                     loader.num_workers = job.recipe.loader_workers
                     loader.persistent_workers = job.recipe.loader_workers > 0
                     loader.pin_memory = True
+    if "train_dataloader" in config:  # there may be other ranks than were planned with
+        config.train_dataloader.batch_size = job.recipe.schedule.batch // get_world_size()
     if get_world_size() > 1:
         config.launcher = "pytorch"
         # mmengine hands DDP a device id, which DDP refuses for a model on the CPU
@@ -86,15 +90,22 @@ class JobRunner(Runner):
 
 
 def begin(
-    runner: JobRunner, job: Job, store: Store, scalars: Scalars, stops: LeavingVariants
+    runner: JobRunner,
+    job: Job,
+    at: Machines,
+    scalars: Scalars,
+    stops: LeavingVariants,
+    attempt: Attempt,
 ) -> None:
     """Go on from the newest checkpoint, or start from the parent's weights, or from nothing."""
+    store = at.store
     stops.restore(runner)
     found = together(lambda: latest_checkpoint(store.work(job.key) / CHECKPOINTS))
     step = 0
     if found is not None:
         step, path = found
-        _resume(runner, step, path)
+        with handed_out(path.parent, job.key, at) as folder:
+            _resume(runner, step, folder / path.name)
     elif job.parent is not None:
         fresh = load_trunk(bare_model(runner.model), store.entry(job.parent) / CHECKPOINT)
         runner.logger.info(
@@ -104,6 +115,8 @@ def begin(
         model = bare_model(runner.model)
         share(model, job, store, model.frozen_parts, runner.logger)
     together(lambda: scalars.start(step))
+    if (lost := together(lambda: attempt.start(job.key, step, scalars.tell))) is not None:
+        runner.logger.info("after an interruption: %s", lost)
 
 
 def share(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import random
 import re
 import time
@@ -31,6 +32,7 @@ from bacl_platform.bench.rows import (
     loader,
     loading,
     loss,
+    nodes,
     onnx,
     postprocess,
     predict,
@@ -361,6 +363,19 @@ def test_sweep_bench_measures_both_sides(monkeypatch):
     assert fused.ours > 0 and fused.theirs > 0 and fused.limit == 1 / 8
     assert 0 < whole.ratio < 1 and whole.limit == 0.15
     assert of_bank.theirs == fused.ours and 0 < of_bank.ratio < 1 and of_bank.limit is None
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(480)
+def test_nodes_bench_runs_on_both_clusters(monkeypatch):
+    monkeypatch.setattr(nodes, "STEPS", {SETTING.image: (10, 12, "small", 4)})
+    before = dict(os.environ)
+    whole, loops = nodes.measure(SETTING)
+    assert (whole.name, whole.peer, whole.limit) == ("nodes", "one node of two", 1.1)
+    assert 0 < loops.ours < whole.ours and 0 < loops.theirs < whole.theirs
+    assert loops.limit is None
+    assert os.environ.get("RAY_TMPDIR") == before.get("RAY_TMPDIR")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 The tiny experiment's stages train for 12 steps of 2 images, 24 in all; 20 images are validated.
 """
 
+import copy
 import json
 
 import pytest
@@ -142,6 +143,14 @@ def test_pace_of_an_unlike_job_tells_nothing(planned, store, finish, override):
     finish(job, 100.0)
     assert step_seconds(job, store, store.descriptions()) == 100
     assert step_seconds(unlike, store, store.descriptions()) is None
+
+
+def test_pace_of_a_job_of_before_a_setting_existed_is_known(planned, store, finish):
+    (job, _) = planned().jobs
+    finish(job, 100.0)
+    described = copy.deepcopy(store.descriptions())
+    del described[job.key]["resources"]["grow_after"]
+    assert step_seconds(job, store, described) == 100
 
 
 def test_amounts_and_durations_are_short():

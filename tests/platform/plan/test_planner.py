@@ -47,6 +47,7 @@ def test_same_experiment_has_the_same_keys(planned):
         ("stages.heads.recipe.checkpoint_every=7", [False, False]),
         ("stages.heads.recipe.loader_workers=1", [False, False]),
         ("stages.features.resources.cpus=2", [False, False]),
+        ("stages.features.resources={workers: [1, 1], grow_after: 60}", [False, False]),
         ("baseline=bacl", [False, False]),
         ("name=other", [False, False]),
     ],

@@ -1,12 +1,16 @@
 """Prepared datasets on their way to machines that lack them."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 
+from bacl.datasets.prepare import prepare
+from bacl.datasets.prepared import Prepared
 from bacl.errors import RunError
+from bacl.settings import Dataset
 from bacl_platform.store import prepared_datasets
 from bacl_platform.store.store import Store
 
@@ -44,3 +48,26 @@ def test_images_of_a_user_stay_where_they_are(url, tmp_path):
 def test_dataset_that_the_bucket_lacks_is_told(url):
     with pytest.raises(RunError, match=f"{DIGEST}.tar: expected a prepared dataset, found none"):
         prepared_datasets.pull(Store(url), DIGEST)
+
+
+def test_dataset_of_another_machine_names_the_files_of_this_one(url, tmp_path, monkeypatch):
+    there = Store(url)
+    found = prepare(Dataset(format="embedded", size="small"), there.datasets)
+    prepared_datasets.push(there, found.digest)
+    there.root.rename(tmp_path / "away")
+    monkeypatch.setenv("BACL_CACHE", str(tmp_path / "another cache"))
+    here = pickle.loads(pickle.dumps(there))  # as a Ray task gets it
+    assert here.root.is_relative_to(tmp_path / "another cache")
+    prepared_datasets.pull(here, found.digest)
+    brought = Prepared.load(here.datasets / found.digest / "dataset.json")
+    for name in ("train", "val"):
+        one, other = getattr(found, name), getattr(brought, name)
+        for field in ("index", "annotations", "images"):
+            path = getattr(other, field)
+            assert path == here.localised(getattr(one, field))
+            assert path == "" or Path(path).exists()
+    assert brought.train.images != found.train.images
+    assert here.localised({"a": [found.val.index, 3], "b": ("/other", None)}) == {
+        "a": [brought.val.index, 3],
+        "b": ("/other", None),
+    }

@@ -148,6 +148,40 @@ def test_lock_in_a_bucket_is_held_against_other_machines(url, tmp_path, monkeypa
         assert here.held("k1")
 
 
+def test_cache_of_a_machine_is_its_own_or_where_it_has_none_as_the_planning_one_s(
+    url, tmp_path, monkeypatch
+):
+    here = Store(url)
+    monkeypatch.delenv("BACL_CACHE")
+    there = pickle.loads(pickle.dumps(here))
+    assert there.root == here.root and there.localised(str(here.root / "a")) == str(here.root / "a")
+    monkeypatch.setenv("BACL_CACHE", str(tmp_path / "own"))
+    there = pickle.loads(pickle.dumps(there))
+    assert there.root == tmp_path / "own" / here.root.name
+    assert there.localised(str(here.root / "a")) == str(there.root / "a")
+    assert there.localised(f"{here.root}b") == f"{here.root}b"
+
+
+def test_what_the_bucket_has_of_a_job_s_work_is_published_without_sending_it_again(
+    url, monkeypatch
+):
+    store, sent = Store(url), []
+    folder = store.work("k1") / "entry"
+    folder.mkdir(parents=True)
+    for name in ("made before", "grown since", "new"):
+        (folder / name).write_text(name)
+    for name, text in {"made before": "made before", "grown since": "grown"}.items():
+        store.bucket.write(f".work/k1/entry/{name}", text)
+    upload = Bucket.upload
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "upload", lambda *args: (sent.append(args[2]), upload(*args)))
+        store.publish("k1", folder)
+    assert sorted(sent) == ["k1/grown since", "k1/manifest.json", "k1/new"]
+    shutil.rmtree(store.root)
+    assert store.complete("k1")
+    assert (store.entry("k1") / "made before").read_text() == "made before"
+
+
 def test_publishing_without_the_lock_any_more_is_refused(url):
     store = Store(url)
     with store.lock("k1"):

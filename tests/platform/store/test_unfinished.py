@@ -63,6 +63,19 @@ def test_work_goes_on_on_another_machine(url):
     assert unfinished.keys(other) == []
 
 
+def test_work_of_jobs_that_others_have_finished_is_dropped_and_no_other(url):
+    store = Store(url)
+    keys = {name: f"{number:016x}" for number, name in enumerate(("done", "held", "open"))}
+    for key in keys.values():
+        store.work(key).mkdir(parents=True)
+    for name in ("done", "held"):
+        store.bucket.write(f"{keys[name]}/{MANIFEST}", "{}")
+    with store.lock(keys["held"]):
+        unfinished.drop_finished(store)
+    left = {path.name for path in (store.root / ".work").iterdir() if path.is_dir()}
+    assert left == {keys["held"], keys["open"]}
+
+
 def test_what_is_newer_here_is_not_replaced_by_the_bucket_s(url):
     store = Store(url)
     worked(store, 5)

@@ -6,9 +6,7 @@ worker is; the driver, which tracks, and the server run beside it.
 
 import multiprocessing
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from bacl.errors import RunError
 from bacl_platform.bench.measure import Row, Setting
+from bacl_platform.bench.servers import free_port, serving
 
 if TYPE_CHECKING:
     from bacl_platform.plan.job import Plan
@@ -176,38 +175,17 @@ def _server(folder: Path) -> Iterator[None]:
     """Within, MLFLOW_TRACKING_URI is that of an MLflow server of the bench's own."""
     from bacl_platform.tracking.tracking import sqlite_uri
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     known = os.environ.get("MLFLOW_TRACKING_URI")
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     where = ["--host", "127.0.0.1", "--port", str(port), "--artifacts-destination", str(folder)]
-    with (folder / "server.log").open("w", encoding="utf-8") as log:
-        server = subprocess.Popen(
-            [*command, *where, "--backend-store-uri", sqlite_uri(folder / "mlflow.db")],
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait(server, port, folder / "server.log")
-        os.environ["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
-        yield
-    finally:
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-        if known is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = known
-        server.terminate()
-        server.wait()
-
-
-def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.poll() is None:
+    command += [*where, "--backend-store-uri", sqlite_uri(folder / "mlflow.db")]
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with serving("an MLflow server", command, port, folder / "server.log", env):
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    said = log.read_text(encoding="utf-8")
-    raise RunError(f"bench tracking: expected an MLflow server at port {port}: {said}")
+            os.environ["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
+            yield
+        finally:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+            if known is not None:
+                os.environ["MLFLOW_TRACKING_URI"] = known
