@@ -1,4 +1,5 @@
-"""How fast it is: training steps and inference beside MMDetection's own, benches, and a profile."""
+"""How fast it is: training steps and inference beside MMDetection's own, ways to read a frozen
+trunk, replay, benches, loading, and a profile."""
 
 import gzip
 import shutil
@@ -11,13 +12,16 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from bacl.errors import RunError
 from bacl.settings import Detector
 from bacl_platform import bench
+from bacl_platform.bench.drawn import Size
 from bacl_platform.bench.measure import Row, Setting, quiet
-from bacl_platform.bench.rows import inference, throughput
+from bacl_platform.bench.rows import inference, loading, reduce, replay, throughput, trunk
 from bacl_platform.bench.training import R50, RECIPE, Training
 
-BENCHES = ("loss", "hallucination", "step", "bank", "postprocess", "loader")
+BENCHES = ("loss", "hallucination", "step", "bank", "reduce", "postprocess", "loader")
+LOADED = Size(images=48, annotations=610)
 TINY = Detector(
     backbone="tiny",
     neck_channels=16,
@@ -50,11 +54,38 @@ def fast(device: str, small: bool, folder: Path) -> Iterator[dict[str, Any]]:
     yield {"profile": profiled(setting, detector, folder)}
 
 
+def trunks(device: str, small: bool) -> Iterator[dict[str, Any]]:
+    """Steps over a trunk that is read in other ways, and steps on stored features; what is compiled
+    comes last, because a compiler may be absent, and takes its time where it is."""
+    setting, detector = setting_of(device, small)
+    named = trunk.WAYS | (trunk.ON_GPU if device == "cuda" else {})
+    compiled = [name for name, way in named.items() if "trunk" in way and way["trunk"].compile]
+
+    def read(name: str) -> Callable[[], list[Row]]:
+        return lambda: list(trunk.ways(name, named[name], setting, detector))
+
+    measured = {name: read(name) for name in named if name not in compiled}
+    measured["replay"] = partial(replay.beside_trunk, setting, detector)
+    yield from rows(measured, small)
+    if not small:
+        yield from rows({name: read(name) for name in compiled}, small)
+
+
+def loads(device: str, small: bool) -> Iterator[dict[str, Any]]:
+    """Images that loader processes load a second; on a GPU also by its decoder."""
+    setting, _ = setting_of(device, small)
+    size, seconds = (Size(images=6, annotations=40, categories=5), 0.2) if small else (LOADED, 2.0)
+    yield from rows({"loading": partial(loading.measure, setting, size, seconds)}, small)
+
+
 def benches(device: str, small: bool) -> Iterator[dict[str, Any]]:
     """Rows of the benches that say something about a GPU."""
     setting, _ = setting_of(device, small)
     names = BENCHES[:2] if small else BENCHES
-    yield from rows({name: partial(bench.run, name, setting) for name in names}, small)
+    measured = {name: partial(bench.run, name, setting) for name in names}
+    if small:
+        measured["reduce"] = partial(reduce.measure, setting, banks=(1,), categories=100)
+    yield from rows(measured, small)
 
 
 def rows(measured: dict[str, Callable[[], list[Row]]], small: bool) -> Iterator[dict[str, Any]]:
@@ -70,9 +101,10 @@ def rows(measured: dict[str, Callable[[], list[Row]]], small: bool) -> Iterator[
             total = torch.cuda.get_device_properties(0).total_memory / 2**30
             line = str(error).splitlines()[0]
             yield {name: f"left out: the card's {total:.1f} GiB are too little ({line})"}
-        except torch._dynamo.exc.TorchDynamoException as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            yield {name: f"left out: torch.compile could not ({line})"}
+        except RunError as error:
+            if not str(error).startswith("recipe.trunk.compile"):
+                raise
+            yield {name: f"left out: torch.compile could not ({error})"}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

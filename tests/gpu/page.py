@@ -216,9 +216,18 @@ _TITLES = {
     "right": "Right",
     "waits": "Waits of the host for the device",
     "fast": "Fast",
+    "trunk": "The frozen trunk, and features of it that are replayed",
     "benches": "Benches",
+    "loading": "Loading",
 }
-_PARTS = {"right": _right, "waits": _waits, "fast": _fast, "benches": _fast}
+_PARTS = {
+    "right": _right,
+    "waits": _waits,
+    "fast": _fast,
+    "trunk": _fast,
+    "benches": _fast,
+    "loading": _fast,
+}
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import fast
 import torch
-from torch._dynamo.exc import BackendCompilerFailed
 
+from bacl.errors import RunError
 from bacl_platform.bench.measure import Row
 
 
@@ -14,7 +14,7 @@ def test_what_a_card_cannot_measure_is_left_out_and_the_rest_goes_on(monkeypatch
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore.")
 
     def uncompiled():
-        raise BackendCompilerFailed(lambda: None, RuntimeError("no C compiler"), None)
+        raise RunError("recipe.trunk.compile: expected a backbone that torch.compile can compile")
 
     card = SimpleNamespace(total_memory=8 * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
@@ -26,5 +26,5 @@ def test_what_a_card_cannot_measure_is_left_out_and_the_rest_goes_on(monkeypatch
     assert found["large"] == (
         "left out: the card's 8.0 GiB are too little (CUDA out of memory. Tried to allocate 9 GiB.)"
     )
-    assert found["compiled"].startswith("left out: torch.compile could not (")
+    assert found["compiled"].startswith("left out: torch.compile could not (recipe.")
     assert found["loss"] == [row.as_json()]

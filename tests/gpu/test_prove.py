@@ -25,7 +25,14 @@ def test_all_parts_run_small_on_a_cpu(tmp_path):
     assert found["parts"]["right"]["tests"]["passed"] > 5
     assert found["parts"]["waits"]["step"]
     rows = list(page._rows(found["parts"]["fast"]))
-    assert len(rows) > 10 and all(row["ours"] > 0 for row in rows)
+    assert len(rows) > 8 and all(row["ours"] > 0 for row in rows)
+    measured = {
+        part: {row["name"] for row in page._rows(found["parts"][part])}
+        for part in ("trunk", "benches", "loading")
+    }
+    assert {"trunk_bfloat16", "trunk_channels_last_away", "replay_8"} <= measured["trunk"]
+    assert {"reduce_1", "reduce_1_time"} <= measured["benches"]
+    assert {"loading_multi_scale_2", "loading_decode_torchvision"} <= measured["loading"]
     assert (tmp_path / path.stem / found["parts"]["fast"]["profile"]["trace"]).stat().st_size > 0
     assert "## " in page.text(tmp_path)
 

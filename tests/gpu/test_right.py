@@ -4,13 +4,27 @@ The comparison is in float32 (`device` switches TF32 off), to 1e-3 of what is co
 says which choices are left to rounding. Tests of one device share neither draws nor proposals.
 """
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from beside import Proposals, detected_alike, drawn_on_cpu, losses_alike, moved_alike
-from everything import CONFIGS, OWN, detected, everything
+from everything import BACL_VARIANT, CONFIGS, OWN, detected, everything
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import weights_to_cpu
-from training import build, config_of, exported_and_own, train
+from ranks import on_ranks
+from training import (
+    build,
+    config_of,
+    config_of_features,
+    exported_and_own,
+    on_features,
+    record,
+    train,
+)
+
+from bacl.detector import bank as bank_module
+from bacl.settings import Features, Trunk
 
 pytestmark = pytest.mark.gpu
 
@@ -30,6 +44,9 @@ ALONE = (
     "simcal",
 )
 """With and without state, draws, a classifier of their own and other layers."""
+
+REPLAYED = ("backbone", "neck", "rpn_head", "roi_head.bbox_head.shared_fcs")
+"""Parts that a replay does not train."""
 
 
 def configured(name, dataset_info, folder):
@@ -152,6 +169,75 @@ def test_resumed_equals_undisturbed(bank, device):
     second = build(config, weights_to_cpu(first.state_dict())).to(device)  # as from a checkpoint
     train(config, second, 2, skip=1, optimizer_state=optimizer.state_dict())
     moved_alike(second.state_dict(), undisturbed.state_dict(), start, device)
+
+
+def test_replayed_stage_is_what_it_is_on_the_cpu(dataset_info, tmp_path, device):
+    stored = Features(views=1, dtype="float32")
+    recording = config_of_features(dataset_info, stored)
+    recorder = build(recording)
+    record(recording, recorder, tmp_path / "features")
+    variants = {"softmax": OWN["softmax"], "bacl": BACL_VARIANT}
+    config = config_of(dataset_info, variants, freeze=REPLAYED, replayed=stored)
+    config = on_features(config, tmp_path / "features")
+    start = {**build(config).state_dict(), **recorder.state_dict()}
+    runs = []
+    for place in ("cpu", device):
+        model, told = build(config, start).to(place), []
+        with drawn_on_cpu():
+            train(config, model, 4, told=told)
+        runs.append((told, model.state_dict()))
+    (expected, here), (found, there) = runs
+    losses_alike(found, expected)
+    moved_alike(there, here, start, device)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_trunk_in_bfloat16_hands_on_nearly_what_it_does_in_float32(
+    dataset_info, device, channels_last
+):
+    half = Trunk(precision="bfloat16")
+    config = config_of(dataset_info, OWN, trunk=half, channels_last=channels_last)
+    model = build(config).to(device).train()
+    plain = build(config_of(dataset_info, OWN), model.state_dict()).to(device).train()
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)).to(device)
+    with model.trunk.read():
+        found = model.extract_feat(images)
+    for level, other in zip(found, plain.extract_feat(images), strict=True):
+        assert level.dtype == torch.float32 and not level.requires_grad
+        away = (level - other).norm() / other.norm()
+        assert 0 < away < 2e-2  # bfloat16 has 8 bits of mantissa
+    told = []
+    train(config, model, 2, told=told)
+    assert all(torch.as_tensor(value).isfinite() for step in told for value in step.values())
+    kinds = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
+    assert torch.bfloat16 not in kinds
+
+
+def sum_on_device(folder, device):
+    """For `on_ranks`: whether sums of rows of a rank's tallies are those of the CPU."""
+    rank = torch.distributed.get_rank()
+    draw = torch.Generator().manual_seed(rank)
+    tallies = [
+        {
+            "confusion": torch.randn(9, 10, generator=draw)
+            * (torch.arange(9)[:, None] % 3 == rank),
+            "moments": torch.randn(9, 5, generator=draw, dtype=torch.double),
+            "counts": torch.randn(4, generator=draw),
+        }
+    ]
+    there = [{name: value.to(device) for name, value in tally.items()} for tally in tallies]
+    with patch.object(bank_module, "MANY", 1):
+        expected, found = (bank_module.reduce_sum(one) for one in (tallies, there))
+    same = [
+        own.device.type == torch.device(device).type and torch.equal(own.cpu(), expected[0][name])
+        for name, own in found[0].items()
+    ]
+    torch.save(same, folder / f"{rank}.pth")
+
+
+def test_two_ranks_on_a_device_sum_what_they_sum_on_the_cpu(tmp_path, device):
+    on_ranks(sum_on_device, 2, tmp_path, str(device))
+    assert [torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1)] == [[True] * 3] * 2
 
 
 def exports_equal(config, model, folder):

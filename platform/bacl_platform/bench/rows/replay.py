@@ -42,9 +42,13 @@ FROZEN = ["backbone", "neck", "rpn_head", "roi_head.bbox_head.shared_fcs"]
 
 
 def measure(setting: Setting, detector: Detector = R50) -> list[Row]:
-    """Time of replayed steps, of making features, and their size."""
-    repeat = 3 if setting.repeat is None else setting.repeat
-    image = "x".join(map(str, setting.image))
+    """Time of replayed steps, of making features, and their size; then on the embedded set."""
+    return [*beside_trunk(setting, detector), _embedded(setting, _repeat(setting))]
+
+
+def beside_trunk(setting: Setting, detector: Detector = R50) -> list[Row]:
+    """Time of replayed steps beside those over the trunk, of making features, and their size."""
+    repeat, image = _repeat(setting), "x".join(map(str, setting.image))
     rows = []
     for count, limit in ((1, 1 / 40), (8, 1 / 12)):
         exact = Training(count, setting, detector)
@@ -54,8 +58,11 @@ def measure(setting: Setting, detector: Detector = R50) -> list[Row]:
         what = f"{count} variant{'s' if count > 1 else ''}, {image}"
         bar = limit if setting.full else None  # the smaller an image, the less its trunk takes
         rows.append(Row(f"replay_{count}", what, ours, "the exact step", theirs, bar))
-    rows += [_making(exact, setting, repeat), _size(view), _embedded(setting, repeat)]
-    return rows
+    return [*rows, _making(exact, setting, repeat), _size(view)]
+
+
+def _repeat(setting: Setting) -> int:
+    return 3 if setting.repeat is None else setting.repeat
 
 
 class _Replayed:
