@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := experiments/embedded/demo.yaml
 
-.PHONY: demo test quick soak zoo audit gpu-kit gpu clean
+.PHONY: demo test quick soak zoo lvis-size audit gpu-kit gpu clean
 
 demo: .venv/.installed
 	$(BIN)/bacl run $(DEMO)
@@ -32,6 +32,10 @@ soak: .venv/.installed
 # Every configuration of MMDetection's as a bank: half an hour. ZOO="'cascade-*'" tries some of them.
 zoo: .venv/.installed
 	$(BIN)/python tests/zoo/walk.py $(ZOO)
+
+# What each step takes at LVIS v1's size: twenty minutes, 8 GB. LVIS_SIZE="--folder DIR" keeps the files.
+lvis-size: .venv/.installed
+	$(BIN)/python tests/lvis_size/walk.py $(LVIS_SIZE)
 
 # What a CUDA machine without internet lacks, as wheels; docs/gpu.md. KIT="--python 3.11" is for another.
 gpu-kit: .venv/.installed

@@ -79,6 +79,7 @@ def stage_config(
             "freeze": freeze,
             "channels_last": recipe.channels_last,
             **model,
+            **_trunk(recipe, model),
         },
         "train_dataloader": {
             "batch_size": schedule.batch // workers,
@@ -142,6 +143,16 @@ def stage_config(
     if replayed is not None:
         _replay(config, replayed, variants, recipe)
     return config
+
+
+def _trunk(recipe: Recipe, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `bacl.detector.trunk`, by the name that the detector has for them; nothing where
+    the trunk computes as all else does."""
+    asked: dict[str, Any] = recipe.trunk.model_dump() if recipe.trunk else {}
+    if asked.get("precision") == recipe.precision:  # which it has anyway
+        asked["precision"] = None
+    given = {name: value for name, value in asked.items() if value}
+    return {"trunk": {"parts": frozen_trunk(model), **given}} if given else {}
 
 
 def _replay(
@@ -274,7 +285,7 @@ def bank_heads(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(box_heads(config["model"]["roi_head"]))
 
 
-_NOT_STOCK = ("freeze", "channels_last", "layers")
+_NOT_STOCK = ("freeze", "channels_last", "trunk", "layers")
 _STOCK_TYPES = {bank: stock for stock, bank in ROI_HEADS.items()}
 
 

@@ -173,11 +173,7 @@ class Evaluator:
 
         area: area in pixels (N,) of the evaluated boxes or masks.
         """
-        kept: Any = slice(None)
-        if self.mode == "lvis":
-            judged = self._judged[detections.image, detections.label]
-            # hotcoco would pass over the others, which are most of what LVIS's detectors find
-            kept = np.flatnonzero(countable(detections, area) & judged)
+        kept = self.counting(detections, area)
         image, score = detections.image[kept], detections.score[kept]
         rows = np.empty((len(score), 7))
         rows[:, 0], rows[:, 1:5], rows[:, 5] = image, detections.bbox[kept], score
@@ -209,6 +205,18 @@ class Evaluator:
         precision = np.asarray(run.eval["precision"])[..., 0, 0].transpose(2, 0, 1)
         by_label = dict(zip(run.params.cat_ids, precision, strict=True))
         return [by_label[label] for label in range(len(self.categories))]
+
+    def counting(self, detections: Detections, area: NDArray[Any]) -> NDArray[Any]:
+        """Rows of the detections that can count: with LVIS's rules, of the 300 best of each image
+        those with an area and of a category that the image is judged for.
+
+        area: area in pixels (N,) of the evaluated boxes or masks.
+        """
+        if self.mode == "coco":
+            return np.arange(len(detections.score))
+        judged = self._judged[detections.image, detections.label]
+        # hotcoco would pass over the others, which are most of what LVIS's detectors find
+        return np.flatnonzero(countable(detections, area) & judged)
 
     def _check(self, detections: Detections) -> None:
         for kind, ids, known in (

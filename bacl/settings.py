@@ -243,6 +243,17 @@ class Schedule(Settings):
         return self.iterations, 1
 
 
+class Trunk(Settings):
+    """How the steps of a stage pass a frozen trunk, which they only read: backbone, neck, and what
+    the box head's features come from."""
+
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Precision in which it computes; what it hands on is then float32 again. Null is the recipe's
+    own `precision`. Evaluation is in float32, whatever trains."""
+    compile: bool = False
+    """Whether `torch.compile` compiles the backbone, in the first step."""
+
+
 class ImageRecipe(Settings):
     """What a stage shows a detector of images, and what of them the box head sees."""
 
@@ -283,6 +294,9 @@ class ImageRecipe(Settings):
     """Precision of training's forward pass; float16, with loss scaling, needs GPUs."""
     channels_last: bool = False
     """Memory layout of images and backbone features; faster on many devices."""
+    trunk: Trunk | None = None
+    """`{precision: bfloat16, compile: true}`: how a frozen trunk is read; of stages of kind
+    `classifier` and `features`."""
 
 
 class Features(Settings):
@@ -403,6 +417,11 @@ class Recipe(EvaluationRecipe):
     """Keep each checkpoint at a multiple of so many iterations, in the finished job too."""
     keep_best: bool = False
     """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of images in each part of a step, each of which is whole on one worker."""
+        return self.schedule.batch // (2 * self.accumulate)
 
     @property
     def evaluated_with(self) -> list[str]:

@@ -3,7 +3,7 @@
 MMDetection's implementation multiplies whole images as 64-bit integers and copies every sample
 several times, which takes half of the loading time and hands the detector eight bytes a value.
 
-N objects of the image, S objects pasted, H x W pixels.
+Objects are pasted inside of their own bounds.
 """
 
 from contextlib import nullcontext
@@ -13,10 +13,10 @@ import numpy as np
 from mmdet.datasets import MultiImageMixDataset
 from mmdet.datasets.transforms import CopyPaste
 from mmdet.registry import DATASETS, TRANSFORMS
-from mmdet.structures.mask import BitmapMasks
 from numpy.typing import NDArray
 
 from bacl.datasets.detection import seeded
+from bacl.datasets.masks import parts_of, placed
 from bacl.datasets.samplers import Position
 
 
@@ -80,20 +80,28 @@ class QuickCopyPaste(CopyPaste):
         target, source = dst_results, src_results
         if len(source["gt_bboxes"]) == 0:
             return target
-        pasted = source["gt_masks"].masks  # (S, H, W)
-        covered = pasted.any(axis=0)  # (H, W)
-        left = BitmapMasks(target["gt_masks"].masks * ~covered, *covered.shape)  # (N, H, W)
-        boxes = left.get_bboxes(type(target["gt_bboxes"]))
+        height, width = target["img"].shape[:2]
+        pasted = parts_of(source["gt_masks"])
+        covered = np.zeros((height, width), dtype=bool)
+        for part in pasted:
+            covered[part.place] |= part.pixels.astype(bool)
+        left = [
+            part._replace(pixels=part.pixels * ~covered[part.place])
+            for part in parts_of(target["gt_masks"])
+        ]
+        boxes = placed(left, height, width).get_bboxes(type(target["gt_bboxes"]))
         moved = (boxes.tensor - target["gt_bboxes"].tensor).abs()
         in_place = (moved <= self.bbox_occluded_thr).all(dim=-1).numpy()
-        visible = np.array([np.count_nonzero(mask) for mask in left.masks], dtype=int)
+        visible = np.array([np.count_nonzero(part.pixels) for part in left], dtype=int)
         kept = in_place | (visible > self.mask_occluded_thr)
 
-        target["img"] = np.where(covered[..., None], source["img"], target["img"])
+        for part in pasted:
+            shown = part.pixels.astype(bool)[..., None]
+            np.copyto(target["img"][part.place], source["img"][part.place], where=shown)
         target["gt_bboxes"] = boxes.cat([boxes[kept], source["gt_bboxes"]])
         for name in ("gt_bboxes_labels", "gt_ignore_flags"):
             target[name] = np.concatenate([target[name][kept], source[name]])
         if self.keep_masks:
-            masks = np.concatenate([left.masks[kept], pasted])
-            target["gt_masks"] = BitmapMasks(masks, *covered.shape)
+            masks = [*(left[n] for n in np.flatnonzero(kept)), *pasted]
+            target["gt_masks"] = placed(masks, height, width)
         return target

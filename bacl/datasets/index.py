@@ -141,6 +141,20 @@ class Index:
         found = [part.width > part.height for _, part in self._all()]
         return np.concatenate([np.zeros(0, dtype=bool), *found])
 
+    def shapes(self) -> NDArray[Any]:
+        """Width and height in pixels and number of annotations of each image, (I, 3)."""
+        found = [np.stack([p.width, p.height, p.totals()], axis=1) for _, p in self._all()]
+        return np.concatenate([np.zeros((0, 3), dtype=np.int64), *found])
+
+    def rows(self, places: Sequence[int]) -> pa.Table:
+        """Some images with their annotations, in the columns of `SCHEMA`."""
+        table: pa.Table = self._open().read_all().take(list(places))
+        return table.combine_chunks()
+
+    def files(self) -> list[str]:
+        """The file of each image, by position, relative to the folder of the split's images."""
+        return [file for _, part in self._all() for file in part.file.to_pylist()]
+
     def without_mask(self) -> int | str | None:
         """The id of the first annotation that has no mask; None where all have one."""
         for _, part in self._all():
@@ -261,6 +275,14 @@ def write(path: Path, rows: Iterable[Row]) -> str:
         while part := list(islice(rows, AT_ONCE)):
             writer.write_batch(_batch(part, digest))
     return digest.hexdigest()
+
+
+def write_some(path: Path, index: Index, places: Sequence[int]) -> None:
+    """Write an index of some images of another, those at `places`, in that order."""
+    rows = index.rows(places)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        for batch in rows.to_batches(max_chunksize=AT_ONCE):
+            writer.write_batch(batch)
 
 
 def _batch(rows: Sequence[Row], digest: Any) -> pa.RecordBatch:

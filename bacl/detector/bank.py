@@ -8,7 +8,7 @@ averaging over its stages included, stays as it is. Where variants read more of 
 """
 
 import fnmatch
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ from bacl import rle
 from bacl.detector import views
 from bacl.detector.layers import ConvFCs, layers, passed, read
 from bacl.detector.postprocess import detect
+from bacl.detector.trunk import Trunk
 from bacl.draws import generator
 from bacl.errors import UsageError
 from bacl.hallucination import FeatureStatistics, jitter_boxes, moments
@@ -624,7 +625,8 @@ class BankDetector(TwoStageDetector):
 
     `freeze` lists module paths such as `backbone`, in which `*` stands for anything; one that names
     no module is an error. Frozen parts take no gradient and stay in evaluation mode.
-    `channels_last` lays images and the backbone's weights out so.
+    `channels_last` lays images and the backbone's weights out so. `trunk` has options of
+    `bacl.detector.trunk.Trunk`.
     """
 
     def __init__(
@@ -632,6 +634,7 @@ class BankDetector(TwoStageDetector):
         *args: Any,
         freeze: Sequence[str] = (),
         channels_last: bool = False,
+        trunk: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -649,6 +652,8 @@ class BankDetector(TwoStageDetector):
         self._frozen = [self.get_submodule(name) for name in self.frozen_parts]
         for module in self._frozen:
             module.requires_grad_(False)
+        self.trunk = Trunk(**(trunk or {}))
+        self.trunk.attach(self)
 
     def drop(self, names: Collection[str]) -> list[nn.Parameter]:
         """Leave variants out from now on, in all heads; returns the parameters that they had."""
@@ -681,10 +686,8 @@ class BankDetector(TwoStageDetector):
         """Pyramid of features of images (B, 3, H, W)."""
         trained = torch.is_grad_enabled() and self._trains_pyramid()
         with torch.set_grad_enabled(trained):
-            features: tuple[Tensor, ...] = super().extract_feat(
-                batch_inputs.contiguous(memory_format=self.memory_format)
-            )
-        return features
+            images = batch_inputs.contiguous(memory_format=self.memory_format)
+            return self.trunk.pyramid(super().extract_feat, images)
 
     def _trains_pyramid(self) -> bool:
         parts = [self.backbone, *([self.neck] if self.with_neck else [])]
@@ -692,7 +695,9 @@ class BankDetector(TwoStageDetector):
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         self.place(batch_data_samples)
-        return super().loss(batch_inputs, batch_data_samples)
+        with self.trunk.read():
+            losses: dict[str, Tensor] = super().loss(batch_inputs, batch_data_samples)
+        return losses
 
     def place(self, samples: SampleList) -> None:
         """Tell the samplers of regions at which position of training an image is."""

@@ -2,11 +2,12 @@
 
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bacl.errors import RunError
 from bacl.indicators import ConfusionMatrix
@@ -102,6 +103,28 @@ def load_trunk(model: "BankDetector", path: Path) -> list[str]:
         raise RunError(f"{path}: the checkpoint lacks the frozen part {', '.join(absent)}")
     model.load_state_dict(given, strict=False)
     return [name for name, _ in model.named_parameters() if name not in given]
+
+
+def share_frozen(model: nn.Module, path: Path, parts: Iterable[str]) -> int:
+    """Have the weights of parts that do not train in the pages of the checkpoint that they came
+    from, which the processes of a machine that do so have in memory once; returns how many bytes
+    these are. The model is on the CPU.
+
+    Weights that are not the file's, or lie otherwise in memory (channels-last), stay as they are.
+    Who writes to the others gets pages of their own, and the file stays as it is.
+    """
+    state: dict[str, Tensor] = read_tensors(path, mapped=True)["state_dict"]
+    size = 0
+    for part in parts:
+        module = model.get_submodule(part)
+        for name, own in [*module.named_parameters(), *module.named_buffers()]:
+            found = state.get(f"{part}.{name}")
+            if found is None or own.dtype != found.dtype or own.stride() != found.stride():
+                continue
+            if torch.equal(own, found):
+                own.data = found
+                size += found.nbytes
+    return size
 
 
 def _going_on(model: "BankDetector", parent: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -43,7 +43,8 @@ class Observer:
         """Rows of each training image of a batch, as a dataloader collates them."""
         data = self.model.data_preprocessor(batch, training=False)
         device = data["inputs"].device.type
-        with torch.autocast(device, self.half) if self.half else nullcontext():
+        autocast = torch.autocast(device, self.half) if self.half else nullcontext()
+        with autocast, self.model.trunk.read():
             return list(self._views(data["inputs"], data["data_samples"]))
 
     @torch.no_grad()

@@ -45,12 +45,9 @@ def fast(device: str, small: bool, folder: Path) -> Iterator[dict[str, Any]]:
         "float32": partial(throughput.steps, "float32", setting, detector),
         "inference": partial(inference.measure, setting, detector),
         "bfloat16": partial(throughput.steps, "bfloat16", setting, detector),
-        "channels_last": partial(throughput.channels_last, setting, detector),
     }
     yield from rows(measured, small)
     yield {"profile": profiled(setting, detector, folder)}
-    if device == "cuda":  # last, because a compiler may be absent, and takes its time where it is
-        yield from rows({"compiled": partial(throughput.compiled, setting, detector)}, small)
 
 
 def benches(device: str, small: bool) -> Iterator[dict[str, Any]]:

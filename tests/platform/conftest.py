@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -208,6 +209,24 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture
+def as_nobody() -> Callable[..., AbstractContextManager[None]]:
+    """Makes contexts without root's rights, which no permission holds back."""
+
+    @contextmanager
+    def entered() -> Iterator[None]:
+        if os.geteuid() != 0:
+            yield
+            return
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return entered
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,13 @@ An evaluation keeps means; comparing two runs image by image, or asking what an 
 the matches that they are means of.
 
 Letters: N detections that are judged, G ground-truth boxes, I images, C categories, B weightings
-of the images, P right detections of one category, T IoU thresholds 0.5, 0.55, ..., 0.95, R recall
-thresholds 0, 0.01, ..., 1.
+of the images, P right detections of one category, T IoU thresholds 0.5, 0.55, ..., 0.95 or the
+first of them, R recall thresholds 0, 0.01, ..., 1.
 """
 
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacl import rle
-from bacl.evaluation import MAX_DETECTIONS, Detections, Evaluator, countable
+from bacl.evaluation import MAX_DETECTIONS, Detections, Evaluator
 
 RECALLS = np.linspace(0, 1, 101)
 THRESHOLDS = 10
@@ -78,42 +80,31 @@ Iou = Literal["bbox", "segm"]
 """What overlaps: boxes, or masks where the detections have them."""
 
 
-def match(evaluator: Evaluator, detections: Detections, iou: Iou = "bbox") -> Matched:
+def match(
+    evaluator: Evaluator,
+    detections: Detections,
+    iou: Iou = "bbox",
+    thresholds: int = THRESHOLDS,
+) -> Matched:
     """Match detections with the ground truth as `Evaluator.evaluate` does.
 
-    hotcoco keeps LVIS's 300 best by itself, but of the categories that it is asked for.
+    thresholds: T; time and memory grow with it.
     """
-    kept: NDArray[Any] = np.ones(len(detections.score), dtype=bool)
-    if evaluator.mode == "lvis":
-        kept = countable(detections, _areas(detections, iou))
-    rows = np.flatnonzero(kept)
+    # hotcoco keeps LVIS's 300 best by itself, but of the categories that it is asked for
+    rows = evaluator.counting(detections, _areas(detections, iou))
     truth, images = read_truth(evaluator)
     by_annotation = {number: place for place, number in enumerate(truth.id.tolist())}
     finder = np.full(len(truth.id), -1)
-    columns: list[tuple[NDArray[Any], ...]] = []
-    for entry in _entries(evaluator, detections, rows, iou):
-        scores = np.array(entry["dtScores"], dtype=np.float64)
-        ids = np.array(entry["dtIds"], dtype=np.int64)
-        for annotation, detection in zip(entry["gtIds"], entry["gtMatches"][0]):
-            if detection:  # hotcoco numbers detections from 1
-                finder[by_annotation[annotation]] = rows[detection - 1]
-        if len(ids):
-            columns.append(
-                (
-                    rows[ids - 1],
-                    np.full(len(ids), entry["image_id"]),
-                    np.full(len(ids), entry["category_id"]),
-                    scores,
-                    np.array(entry["dtMatched"], dtype=bool).T,
-                    np.array(entry["dtIgnore"], dtype=bool).T,
-                )
-            )
-    if columns:
-        row, image, label, score, matched, passed = (np.concatenate(c) for c in zip(*columns))
-    else:
-        row = image = label = np.empty(0, dtype=np.int64)
-        score = np.empty(0)
-        matched = passed = np.empty((0, THRESHOLDS), dtype=bool)
+    columns: list[list[NDArray[Any]]] = []
+    for entries in _entries(evaluator, detections, rows, iou, thresholds):
+        for entry in entries:
+            for annotation, detection in zip(entry["gtIds"], entry["gtMatches"][0]):
+                if detection:  # hotcoco numbers detections from 1
+                    finder[by_annotation[annotation]] = rows[detection - 1]
+        columns.append(_columns(entries, rows, thresholds))
+    row, image, label, score, matched, passed = (
+        np.concatenate(parts, axis=-1) for parts in zip(*columns)
+    )
     found = np.full(len(finder), -1.0)
     found[finder >= 0] = detections.score[finder[finder >= 0]]
     order = np.lexsort((image, -score, label))
@@ -125,11 +116,41 @@ def match(evaluator: Evaluator, detections: Detections, iou: Iou = "bbox") -> Ma
         image=image[order],
         label=label[order],
         score=score[order],
-        right=(matched & ~passed).T[:, order],
-        passed=passed.T[:, order],
+        right=(matched & ~passed)[:, order],
+        passed=passed[:, order],
         found=found,
         finder=finder,
     )
+
+
+def _columns(
+    entries: Sequence[dict[str, Any]], rows: NDArray[Any], thresholds: int
+) -> list[NDArray[Any]]:
+    """Row, image, label and score (N,) of some entries' detections, and whether they match and are
+    passed over (T, N)."""
+    lengths = [len(entry["dtIds"]) for entry in entries]
+
+    def joined(name: str, kind: type) -> NDArray[Any]:
+        values = itertools.chain.from_iterable(entry[name] for entry in entries)
+        return np.fromiter(values, kind, sum(lengths))
+
+    def at(name: str, step: int) -> NDArray[Any]:
+        values = itertools.chain.from_iterable(entry[name][step] for entry in entries)
+        return np.fromiter(values, bool, sum(lengths))
+
+    def repeated(name: str) -> NDArray[Any]:
+        return np.repeat(np.array([entry[name] for entry in entries], dtype=np.int64), lengths)
+
+    return [
+        rows[joined("dtIds", int) - 1],
+        repeated("image_id"),
+        repeated("category_id"),
+        joined("dtScores", float),
+        *(
+            np.stack([at(name, step) for step in range(thresholds)])
+            for name in ("dtMatched", "dtIgnore")
+        ),
+    ]
 
 
 def _areas(detections: Detections, iou: Iou) -> NDArray[Any]:
@@ -140,6 +161,7 @@ def _areas(detections: Detections, iou: Iou) -> NDArray[Any]:
     return np.prod(detections.bbox[:, 2:].astype(np.float64), axis=1)
 
 
+@functools.lru_cache(maxsize=1)
 def read_truth(evaluator: Evaluator) -> tuple[Truth, int]:
     """The boxes that an evaluator judges by, and the number I of the split's images."""
     annotations = sorted(
@@ -156,9 +178,14 @@ def read_truth(evaluator: Evaluator) -> tuple[Truth, int]:
 
 
 def _entries(
-    evaluator: Evaluator, detections: Detections, rows: NDArray[Any], iou: Iou
-) -> Iterator[dict[str, Any]]:
-    """hotcoco's matches of each image and category that has any box; settings as for the AP.
+    evaluator: Evaluator,
+    detections: Detections,
+    rows: NDArray[Any],
+    iou: Iou,
+    thresholds: int,
+) -> Iterator[list[dict[str, Any]]]:
+    """hotcoco's matches of each image and category that has any box, some categories at a time;
+    settings as for the AP.
 
     rows: of the detections that count.
     """
@@ -172,12 +199,13 @@ def _entries(
         run = hotcoco.COCOeval(
             evaluator.ground_truth, found, iou, lvis_style=evaluator.mode == "lvis"
         )
+        run.params.iou_thrs = run.params.iou_thrs[:thresholds]
         run.params.max_dets = [MAX_DETECTIONS if evaluator.mode == "lvis" else max(len(rows), 1)]
         run.params.area_rng = [run.params.area_rng[0]]
         run.params.area_rng_lbl = ["all"]
         run.params.cat_ids = labels[start : start + _AT_ONCE]
         run.evaluate()
-        yield from (entry for entry in run.eval_imgs if entry)
+        yield [entry for entry in run.eval_imgs if entry]
 
 
 def _masks(evaluator: Evaluator, detections: Detections, rows: NDArray[Any]) -> list[Any]:
@@ -203,7 +231,7 @@ def average_precision(matched: Matched, weights: NDArray[Any]) -> NDArray[Any]:
     counts twice is what two equal images would be; only where detections of one score and category
     in it are right and wrong, these keep their order instead of taking turns.
     """
-    ap = np.full((len(weights), THRESHOLDS, matched.categories), np.nan)
+    ap = np.full((len(weights), len(matched.right), matched.categories), np.nan)
     counted = matched.truth.counted
     for label in np.unique(matched.truth.label[counted]):
         boxes = matched.truth.image[counted & (matched.truth.label == label)]
@@ -216,7 +244,7 @@ def average_precision(matched: Matched, weights: NDArray[Any]) -> NDArray[Any]:
         right, passed = right[:, :end], passed[:, :end]
         drawn = weights[np.ix_(known, matched.image[one][:end])].astype(np.float64)
         every = np.cumsum(drawn, axis=1)
-        for step in range(THRESHOLDS):
+        for step in range(len(ap[0])):
             seen = every
             if passed[step].any():
                 seen = np.cumsum(np.where(passed[step], 0, drawn), axis=1)

@@ -17,6 +17,7 @@ from bacl.evaluation import Evaluator
 from bacl_platform.analysis.error_types import Confusion, confusion, errors, judged_pairs
 from bacl_platform.analysis.matching import (
     RECALLS,
+    THRESHOLDS,
     Iou,
     Matched,
     Truth,
@@ -73,11 +74,14 @@ def evaluator_of(prepared: Prepared) -> Evaluator:
 
 
 def match_result(
-    evaluator: Evaluator, result: Result, iou: Iou = "bbox"
+    evaluator: Evaluator,
+    result: Result,
+    iou: Iou = "bbox",
+    thresholds: int = THRESHOLDS,
 ) -> tuple[Matched, NDArray[Any]]:
     """A result's matched detections, and the boxes (N, 4) of all its detections."""
     detections = result.detections()
-    return match(evaluator, detections, iou), detections.bbox
+    return match(evaluator, detections, iou, thresholds), detections.bbox
 
 
 def analyse(report: Report, console: "Console") -> Analysis:
@@ -94,7 +98,7 @@ def analyse(report: Report, console: "Console") -> Analysis:
         for variant in report.variants:
             runs = []
             for result in report.of(variant):
-                runs.append(_profile(*match_result(evaluator, result), judged))
+                runs.append(_profile(*match_result(evaluator, result, thresholds=1), judged))
                 progress.advance(task)
             profiles[variant] = _over_seeds(runs)
     by_place = evaluator.ground_truth.imgs  # made anew for whoever asks

@@ -1,5 +1,6 @@
 """An experiment file with the store of its results: planned, run, judged and shipped."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from bacl_platform.report.sweep_report import ResultTable
     from bacl_platform.spec import experiment as spec
     from bacl_platform.store.store import Store
+    from bacl_platform.tools.rehearsal.rehearse import Rehearsed
+
+REHEARSED_STEPS = 40
+"""Steps of each stage in a rehearsal."""
+REHEARSED_IMAGES = 64
+"""Validation images that a rehearsal evaluates on."""
 
 
 class Experiment:
@@ -117,6 +124,39 @@ class Experiment:
         missing = plan.missing(self.store)
         check_weights(missing, self.store)
         return ExperimentPlan(plan, self.store, check_imports(missing))
+
+    def rehearse(
+        self,
+        steps: int = REHEARSED_STEPS,
+        images: int = REHEARSED_IMAGES,
+        address: str | None = None,
+        console: "Console | None" = None,
+    ) -> "ExperimentRehearsal":
+        """Run every stage that the store lacks something of for some steps, at full size and where
+        it would run; returns what that says of the whole run.
+
+        Only figures stay in the store, which `plan` then uses. steps: of each stage, whose first
+        eight do not count. images: of the validation split. address, console: as in `run`. Raises
+        RunError where the cluster cannot be reached or has no room for a job.
+        """
+        from bacl_platform.console import Console
+        from bacl_platform.plan.imports import check_imports
+        from bacl_platform.plan.weights import check_weights, fetch_named
+        from bacl_platform.tools.rehearsal.rehearse import rehearse
+
+        began = time.perf_counter()
+        prepared = self.prepared
+        plan = self.jobs()
+        missing = plan.missing(self.store)
+        check_weights(missing, self.store)
+        fetch_named(missing, self.store)
+        check_imports(missing)
+        console = console or Console()
+        command, planning = self.command, time.perf_counter() - began
+        found = rehearse(
+            plan, prepared, self.store, console, address, steps, images, command, planning
+        )
+        return ExperimentRehearsal(found)
 
     def run(self, address: str | None = None, console: "Console | None" = None) -> "Results":
         """Run what the store lacks, on a new local Ray or on the cluster at `address`; returns the
@@ -347,6 +387,36 @@ class ExperimentPlan(Shown):
     def as_json(self) -> list[dict[str, Any]]:
         made: list[dict[str, Any]] = self.jobs.to_dict("records")
         return made
+
+
+@dataclass(frozen=True, repr=False)
+class ExperimentRehearsal(Shown):
+    """What a rehearsal says of a run. found: all that was measured."""
+
+    found: "Rehearsed"
+
+    @property
+    def breaks(self) -> list[str]:
+        """What a run would break of, and what would mend it, a sentence each."""
+        return [str(finding) for finding in self.found.findings]
+
+    def table(self) -> "pd.DataFrame":
+        """A row for each stage: memory in bytes beside what there is, paces, times in seconds."""
+        import pandas as pd
+
+        from bacl_platform.tools.rehearsal.show import rows
+
+        return pd.DataFrame(rows(self.found))
+
+    def show(self, console: "Console") -> None:
+        from bacl_platform.tools.rehearsal.show import print_rehearsal
+
+        print_rehearsal(self.found, console)
+
+    def as_json(self) -> dict[str, Any]:
+        from bacl_platform.tools.rehearsal.show import as_json
+
+        return as_json(self.found)
 
 
 @dataclass(frozen=True, repr=False)

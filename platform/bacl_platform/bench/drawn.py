@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 640, 480
 ADDRESS = "http://images.cocodataset.org/"
@@ -24,6 +25,10 @@ class Size:
     images: int = 100_170
     annotations: int = 1_270_141
     categories: int = 1203
+    image_counts: tuple[int, ...] = ()
+    """Images of each category; drawn from a long tail where there are none."""
+    negatives: int = 2
+    """Categories that an image names as absent."""
 
 
 def write_annotations(path: Path, size: Size, first: int = 1) -> list[str]:
@@ -33,11 +38,9 @@ def write_annotations(path: Path, size: Size, first: int = 1) -> list[str]:
     """
     draw = np.random.default_rng(first)
     shapes = [_shape(draw) for _ in range(_SHAPES)]
-    chance = 1 / np.arange(2, 2 + size.categories) ** 1.2
-    crowded = draw.gamma(1, size=size.images)
-    owners = np.sort(draw.choice(size.images, size.annotations, p=crowded / crowded.sum()))
-    labels = draw.choice(size.categories, size.annotations, p=chance / chance.sum())
+    owners, labels = _owners_and_labels(draw, size)
     pairs = np.unique(np.stack([owners, labels]), axis=1)
+    absent = _absent(draw, size, pairs)
     images = np.bincount(pairs[1], minlength=size.categories).tolist()
     instances = np.bincount(labels, minlength=size.categories).tolist()
     names = [f"train2017/{number:012d}.jpg" for number in range(first, first + size.images)]
@@ -47,7 +50,7 @@ def write_annotations(path: Path, size: Size, first: int = 1) -> list[str]:
         "images": (
             json.dumps(
                 {"id": first + n, "width": WIDTH, "height": HEIGHT, "coco_url": ADDRESS + name}
-                | {"neg_category_ids": [1, 2], "not_exhaustive_category_ids": []}
+                | {"neg_category_ids": absent[n], "not_exhaustive_category_ids": []}
             )
             for n, name in enumerate(names)
         ),
@@ -71,6 +74,37 @@ def write_annotations(path: Path, size: Size, first: int = 1) -> list[str]:
             file.write("]")
         file.write("}")
     return names
+
+
+def _owners_and_labels(
+    draw: np.random.Generator, size: Size
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Image and category of each annotation, by image."""
+    crowded = draw.gamma(1, size=size.images)
+    crowded /= crowded.sum()
+    if not size.image_counts:
+        chance = 1 / np.arange(2, 2 + size.categories) ** 1.2
+        owners = np.sort(draw.choice(size.images, size.annotations, p=crowded))
+        return owners, draw.choice(size.categories, size.annotations, p=chance / chance.sum())
+    counts = size.image_counts
+    owners = np.concatenate(
+        [draw.choice(size.images, count, replace=False, p=crowded) for count in counts]
+    )
+    labels = np.repeat(np.arange(size.categories), counts)
+    again = draw.integers(len(owners), size=size.annotations - len(owners))
+    owners, labels = np.append(owners, owners[again]), np.append(labels, labels[again])
+    order = np.argsort(owners, kind="stable")
+    return owners[order], labels[order]
+
+
+def _absent(draw: np.random.Generator, size: Size, pairs: NDArray[np.int64]) -> list[list[int]]:
+    """Ids of the categories that each image names as absent; pairs (2, P): who has what."""
+    present = set((pairs[0] * size.categories + pairs[1]).tolist())
+    proposed = draw.integers(size.categories, size=(size.images, size.negatives)).tolist()
+    return [
+        sorted({label + 1 for label in labels if image * size.categories + label not in present})
+        for image, labels in enumerate(proposed)
+    ]
 
 
 def write_photographs(folder: Path, names: list[str]) -> None:

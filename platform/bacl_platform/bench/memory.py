@@ -1,15 +1,11 @@
 """Peak memory of training steps, measured in a process of its own."""
 
-import resource
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 from bacl.settings import Detector
 from bacl_platform.bench.measure import Setting, quiet
-
-STATUS = Path("/proc/self/status")
+from bacl_platform.train.memory import resident
 
 
 def peak_memory(count: int, setting: Setting, detector: Detector) -> float:
@@ -35,14 +31,3 @@ def _peak(count: int, setting: Setting, detector: Detector) -> float:
     if setting.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resident() - before
-
-
-def resident() -> float:
-    """The most MiB that this process has held."""
-    if STATUS.exists():  # where there is /proc, a child's ru_maxrss begins with its parent's
-        fields = dict(
-            line.split(":", 1) for line in STATUS.read_text(encoding="utf-8").splitlines()
-        )
-        return int(fields["VmHWM"].removesuffix("kB")) / 2**10
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

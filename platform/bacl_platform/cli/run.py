@@ -1,5 +1,5 @@
-"""`bacl plan`, `run`, `try`, `sweep`, `submit`, `status`, `stop` and `logs`: running jobs and
-following them.
+"""`bacl plan`, `rehearse`, `run`, `try`, `sweep`, `submit`, `status`, `stop` and `logs`: running
+jobs and following them.
 
 Commands import what they need when they run.
 """
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.api.experiment import REHEARSED_IMAGES, REHEARSED_STEPS
 from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
@@ -55,6 +56,51 @@ def plan(
 
         kind = Sweep if is_sweep(file) else Experiment
         kind.load(file, set_, store_url, seeds_of(seeds)).plan().show(Console())
+
+
+@app.command()
+def rehearse(
+    file: File,
+    store_url: StoreOption = DEFAULT_STORE,
+    address: Address = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    steps: Annotated[
+        int, typer.Option(min=20, metavar="N", help="Steps of each stage.")
+    ] = REHEARSED_STEPS,
+    images: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Validation images to evaluate on.")
+    ] = REHEARSED_IMAGES,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Try every stage for some steps, and forecast the whole run.
+
+    On the cluster and the data of the run, at full size, in minutes: every stage that the store
+    lacks something of trains, beginning with the images that take most memory, is evaluated on some
+    images, and writes a checkpoint, an entry and a report. Shows memory beside what there is, the
+    time and room that the whole run will take, and what will break; exits with 1 if something will.
+    Only figures stay in the store, which `bacl plan` then uses.
+
+    \b
+    Examples:
+      bacl rehearse experiments/embedded/demo.yaml
+      bacl rehearse mine.yaml --address auto --store s3://bacl/store
+    """
+    with report_errors(debug):
+        from bacl_platform.api.experiment import Experiment
+        from bacl_platform.console import Console, say
+
+        console = Console(file=sys.stderr if json_ else sys.stdout)
+        experiment = Experiment.load(file, set_, store_url, seeds_of(seeds))
+        rehearsal = experiment.rehearse(steps, images, address, console)
+        if json_:
+            print(json.dumps(rehearsal.as_json(), indent=1))
+        else:
+            rehearsal.show(console)
+            if not rehearsal.breaks:
+                say(console, f"to run it: {experiment.command}")
+        raise typer.Exit(1 if rehearsal.breaks else 0)
 
 
 @app.command()

@@ -5,13 +5,27 @@ all that start from it either way.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from bacl_platform.plan.rehearsed import (
+    EACH_VARIANT,
+    Figures,
+    bank_cost,
+    devices,
+    evaluations,
+    in_words,
+    interval,
+    rehearsed,
+    whole,
+)
 from bacl_platform.plan.stored import amount, evaluated_on_features, passing, stored_lines
+from bacl_platform.spec.experiment import Resources
 from bacl_platform.store.names import SCALARS
 from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import newest_step
@@ -20,8 +34,6 @@ if TYPE_CHECKING:
     from bacl.datasets.prepared import Prepared
     from bacl_platform.plan.job import Job, Plan
 
-EACH_VARIANT = 0.03
-"""What one more variant of a bank adds to a step, as a share of it (`bacl bench bank`)."""
 _PACE = (
     "augmentation",
     "augmentations",
@@ -31,6 +43,7 @@ _PACE = (
     "proposals_before_nms",
     "precision",
     "channels_last",
+    "trunk",
 )
 """Fields of a recipe that determine how long a step takes."""
 
@@ -81,10 +94,8 @@ def cost_of(
         if job.kind == "imported":
             fused, alone = _more(fused, 1, 0, seen), _more(alone, 1, 0, seen)
             continue
-        every = job.config["train_cfg"]["val_interval"]
         trained = (job.iterations - done) * job.recipe.schedule.batch
-        # the last step is evaluated whether or not it is a multiple
-        evaluated = max(1, -(-job.iterations // every) - done // every) * seen
+        evaluated = evaluations(job, done) * seen
         if job.replayed:  # what passes no trunk is not shared
             trained = 0
         if evaluated_on_features(job):
@@ -126,7 +137,39 @@ def cost_lines(plan: "Plan", store: Store) -> Iterator[str]:
         yield f"{there}, {left.images}"
     else:
         yield f"{there}, {left.images}; with a job for every variant: {left_alone}"
-    yield from _hours(plan, missing, steps, store)
+    known = dict(_by_key(missing, store))
+    yield from _rehearsed_hours(missing, known, val_images, steps)
+    yield from _hours(plan, missing, known.keys(), steps, store)
+
+
+def _by_key(jobs: Iterable["Job"], store: Store) -> Iterator[tuple[str, Figures]]:
+    yield from ((job.key, figures) for job, figures in rehearsed(list(jobs), store))
+
+
+def _rehearsed_hours(
+    missing: Sequence["Job"],
+    known: Mapping[str, Figures],
+    val_images: int,
+    steps: Mapping[str, int],
+) -> Iterator[str]:
+    """How long the jobs to run will take, those that were rehearsed, in a sentence."""
+    jobs = [job for job in missing if job.key in known]
+    if not jobs:
+        return
+    seconds = [whole(job, known[job.key], val_images, steps[job.key]).seconds for job in jobs]
+    hours: dict[str, float] = {}
+    total = np.sum(seconds, axis=0)
+    for job, one in zip(jobs, seconds):
+        count, kind = devices(job, known[job.key].workers)
+        hours[kind] = hours.get(kind, 0.0) + count * float(one[0]) / 3600
+    used = ", ".join(f"{amount:.3g} {kind}-hours" for kind, amount in hours.items())
+    which = "" if len(jobs) == len(missing) else f"{len(jobs)} of the {len(missing)} jobs to run: "
+    figures = max((known[job.key] for job in jobs), key=lambda one: one.date)
+    yield (
+        f"{which}about {in_words(interval(total))} one job after another, with starts, "
+        f"evaluations and checkpoints; {used}: from a rehearsal of {figures.date[:10]} on "
+        f"{figures.machine}"
+    )
 
 
 def _prepared(plan: "Plan") -> "Prepared":
@@ -151,21 +194,27 @@ def _banks(plan: "Plan", val_images: int) -> Iterator[str]:
 
 
 def _hours(
-    plan: "Plan", missing: list["Job"], steps: Mapping[str, int], store: Store
+    plan: "Plan",
+    missing: list["Job"],
+    rehearsed: Collection[str],
+    steps: Mapping[str, int],
+    store: Store,
 ) -> Iterator[str]:
-    """About how long the jobs to run will train, where finished jobs of the plan show the pace.
+    """About how long the jobs to run that were not `rehearsed` (keys) will train, where finished
+    jobs of the plan show the pace.
 
     Other experiments' jobs may have another detector, which a job's description does not say.
     """
     descriptions = store.descriptions() if len(missing) < len(plan.jobs) else {}
     keys = {job.key for job in plan.jobs} - {job.key for job in missing}
     finished = {key: descriptions[key] for key in keys if key in descriptions}
-    known = {job.key: step_seconds(job, store, finished) for job in missing}
+    left = [job for job in missing if job.key not in rehearsed]
+    known = {job.key: step_seconds(job, store, finished) for job in left}
     fused = alone = 0.0
-    for job in missing:
+    for job in left:
         seconds = (known[job.key] or 0.0) * (job.iterations - steps[job.key])
         variants = len(job.variants)
-        fused, alone = fused + seconds, alone + seconds * variants / _bank_cost(variants)
+        fused, alone = fused + seconds, alone + seconds * variants / bank_cost(variants)
     if not fused:
         return
     like = sum(seconds is not None for seconds in known.values())
@@ -195,7 +244,9 @@ def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]
         log = store.entry(key) / SCALARS
         if not log.exists():  # of an entry that only the bucket has
             continue
-        if any(known.get(part) != wanted[part] for part in ("kind", "resources", "dataset_digest")):
+        if any(known.get(part) != wanted[part] for part in ("kind", "dataset_digest")):
+            continue
+        if Resources.model_validate(known.get("resources", {})) != job.resources:
             continue
         if any(known["recipe"].get(part) != wanted["recipe"][part] for part in _PACE):
             continue
@@ -209,13 +260,9 @@ def step_seconds(job: "Job", store: Store, finished: Mapping[str, dict[str, Any]
             if "time" in r
         ]
         if times:
-            share = _bank_cost(len(job.variants)) / _bank_cost(len(known["variants"]))
+            share = bank_cost(len(job.variants)) / bank_cost(len(known["variants"]))
             found[known["stage"] == job.stage, log.stat().st_mtime] = median(times) * share
     return found[max(found)] if found else None
-
-
-def _bank_cost(variants: int) -> float:
-    return 1 + EACH_VARIANT * (variants - 1)
 
 
 def _jobs(count: int) -> str:

@@ -60,6 +60,14 @@ class Job(Settings):
         return "replay" if self.replayed else "exact"
 
     @property
+    def worker_counts(self) -> list[int]:
+        """The numbers of workers that it may train with, ascending."""
+        counts = range(self.resources.least, self.resources.most + 1)
+        if self.kind in ("features", "imported"):  # which have no steps
+            return list(counts)
+        return [count for count in counts if self.recipe.pairs % count == 0]
+
+    @property
     def iterations(self) -> int:
         """Steps; of a job that stores features, shards."""
         return self.config["train_cfg"]["max_iters"]

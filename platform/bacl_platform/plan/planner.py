@@ -256,7 +256,7 @@ class _Planner:
             variants,
             _frozen(name, self.experiment),
             seed,
-            stage.resources.workers,
+            stage.resources.most,
             self.experiment.imports,
             _replayed(name, self.experiment),
         )

@@ -166,4 +166,4 @@ def _learning_rate(job: Job) -> str:
 
 def _asked(resources: Resources) -> str:
     where = f" {resources.placement}" if resources.placement != "PACK" else ""
-    return f"{resources.workers} x ({resources.each}){where}"
+    return f"{resources.span} x ({resources.each}){where}"

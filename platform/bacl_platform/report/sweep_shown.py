@@ -97,7 +97,7 @@ def _print_jobs(jobs: Sequence[Job], store: Store, console: "Console") -> None:
     for number, job in enumerate(jobs, start=1):
         step = 0.0 if store.complete(job.key) else step_seconds(job, store, finished)
         estimate = None if step is None else step * job.iterations
-        seconds += (estimate or 0.0) * job.resources.workers
+        seconds += (estimate or 0.0) * job.resources.most
         shown = "unknown" if estimate is None else duration(estimate) if estimate else ""
         table.add_row(
             str(number),

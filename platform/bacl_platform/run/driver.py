@@ -7,11 +7,13 @@ the workers' messages, shows progress, and writes it to MLflow.
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import RunError
 from bacl_platform.console import say
 from bacl_platform.plan.job import Job, Plan
+from bacl_platform.plan.metric_names import system_metric
 from bacl_platform.run.failures import failure_of
 from bacl_platform.run.mailbox import Mailbox
 from bacl_platform.run.placement import beside_driver, groups_of, waiting_for
@@ -23,10 +25,12 @@ from bacl_platform.store.failures import clear_failure, logs_command, note_failu
 from bacl_platform.store.store import Store
 from bacl_platform.train.messages import (
     Checkpointed,
+    Gathered,
     Logged,
     Measured,
     Message,
     Placed,
+    Short,
     Started,
     Troubled,
     VariantsFailed,
@@ -162,16 +166,18 @@ class Jobs:
     def fits(self, job: Job) -> bool:
         """Whether the cluster has room for a job beside those that run; always, where none runs.
 
+        Of a range of workers the job needs the fewest, and those that run may have the most.
         Ray would let it wait as well, but with a controller and its helpers for each that waits.
         """
         import ray
 
         if not self.running:
             return True
-        asked = [self._jobs[key].resources for key in self.running] + [job.resources]
+        running = [self._jobs[key].resources for key in self.running]
+        asked = [(r, r.most) for r in running] + [(job.resources, job.resources.least)]
         total = ray.cluster_resources()
         return all(
-            sum(r.workers * getattr(r, f"{kind.lower()}s") for r in asked) <= total.get(kind, 0)
+            sum(count * getattr(r, f"{kind.lower()}s") for r, count in asked) <= total.get(kind, 0)
             for kind in ("CPU", "GPU")
         )
 
@@ -257,14 +263,25 @@ class Jobs:
             self.failures[job.key] = failure
 
     def _hear(self, job: Job, message: Message) -> None:
+        import ray
+
         match message:
             case Placed():
                 self._placed.add(job.key)
+            case Short():
+                self.progress.wait(job, waiting_for(job.resources, ray.available_resources()))
             case Started():
                 self._training.add(job.key)
                 self.progress.begin(job, message.step)
                 for listener in self.listeners:
                     listener.start(job)
+            case Gathered():
+                self.progress.gather(job, message)
+                if message.lost is not None:
+                    lost = asdict(message.lost)
+                    named = {system_metric(0, f"lost_{name}"): v for name, v in lost.items()}
+                    for listener in self.listeners:
+                        listener.log(job, [{"step": message.step, **named}])
             case Logged():
                 self.progress.move(job, message.rows)
                 for listener in self.listeners:

@@ -1,10 +1,12 @@
 """Where the driver and its jobs leave each other messages."""
 
-from bacl_platform.train.messages import Message
+import time
+
+from bacl_platform.train.messages import Message, Reached
 
 
 class Mailbox:
-    """Messages of jobs to the driver, and its requests to them. A Ray actor.
+    """Messages of jobs to the driver, and requests to them. A Ray actor.
 
     Not a file in the store: network file systems show a new file to other nodes up to a minute
     late, and a driver that was asked to end has less than that.
@@ -15,6 +17,11 @@ class Mailbox:
         self._stop = False
         self._places: dict[tuple[str, int], tuple[str, int]] = {}
         self._given_up: dict[str, str] = {}
+        self._moves: dict[str, str] = {}
+        self._reached: dict[str, tuple[Reached, float]] = {}
+        """What was last reached by each job, by its key, and when."""
+        self._first: dict[str, float] = {}
+        """When each attempt was first seen to train."""
 
     def give_up(self, attempt: str, sentence: str) -> None:
         """Note that a rank has failed as it would fail again, so that the job is not restarted."""
@@ -48,3 +55,32 @@ class Mailbox:
     def asked_to_stop(self) -> bool:
         """Whether jobs have been asked to end."""
         return self._stop
+
+    def start(self, attempt: str) -> None:
+        """Note that the workers of an attempt start, perhaps again: what the ones before were asked
+        for is done."""
+        self._moves.pop(attempt, None)
+        self._first.pop(attempt, None)
+
+    def ask_to_move(self, attempt: str, why: str) -> None:
+        """Ask an attempt to write a checkpoint and end, so that its job is started again."""
+        self._moves.setdefault(attempt, why)
+
+    def asked_to_move(self, key: str, attempt: str, reached: Reached) -> str | None:
+        """Why an attempt at a job, which tells how far it is, should end; None where it should
+        not."""
+        now = time.time()
+        self._reached[key] = (reached, now)
+        self._first.setdefault(attempt, now)
+        return self._moves.get(attempt)
+
+    def reached(self, key: str) -> tuple[Reached, float] | None:
+        """How far a job was when it was last seen to train, and the seconds since; None before."""
+        if key not in self._reached:
+            return None
+        reached, when = self._reached[key]
+        return reached, time.time() - when
+
+    def training_since(self, attempt: str) -> float | None:
+        """When an attempt was first seen to train, in seconds since 1970; None before."""
+        return self._first.get(attempt)

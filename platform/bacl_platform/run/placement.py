@@ -29,30 +29,27 @@ def lacking(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], where: str)
     for job in jobs:
         asked = job.resources
         counts = [fitting(asked, node) for node in nodes if node["Alive"]]
-        room = _room(asked, counts)
-        if room < asked.workers:
+        room = room_in(asked, counts)
+        if room < asked.least:
             found[job.key] = (
-                f"job {job.name}: expected room for {asked.workers} workers of "
+                f"job {job.name}: expected room for {_fewest(asked)} workers of "
                 f"{asked.each} each{_how[asked.placement]}, {where} has it for {room}"
             )
     return list(found.values())
 
 
 def groups_of(asked: Resources) -> list[dict[str, float]]:
-    """What a job asks Ray for at once: the resources of each of its workers."""
-    return [of_worker(asked)] * asked.workers
+    """What a job asks Ray for at once: the resources of each of its workers, of a range of workers
+    the fewest."""
+    return [of_worker(asked)] * asked.least
 
 
 def waiting_for(asked: Resources, free: Mapping[str, float]) -> str:
     """What a job waits for, as `waiting for 2 CPU, 0 free`; free: what the cluster has left."""
-    worker = of_worker(asked)
-    lacks = {
-        name: amount * asked.workers
-        for name, amount in worker.items()
-        if amount * asked.workers > free.get(name, 0)
-    }
+    whole = {name: amount * asked.least for name, amount in of_worker(asked).items()}
+    lacks = {name: amount for name, amount in whole.items() if amount > free.get(name, 0)}
     if not lacks:  # enough in all, but not where it is asked for
-        return f"waiting for room for {asked.workers} workers of {asked.each} each"
+        return f"waiting for room for {_fewest(asked)} workers of {asked.each} each"
     return "waiting for " + ", ".join(
         f"{_amount(name, amount)}, {_amount(name, free.get(name, 0)).split()[0]} free"
         for name, amount in lacks.items()
@@ -71,7 +68,12 @@ _how = {
 }
 
 
-def _room(asked: Resources, counts: Sequence[int]) -> int:
+def _fewest(asked: Resources) -> str:
+    return f"at least {asked.least}" if asked.elastic else str(asked.least)
+
+
+def room_in(asked: Resources, counts: Sequence[int]) -> int:
+    """How many workers nodes have room for together, that have it for so many each."""
     if asked.placement == "STRICT_PACK":
         return max(counts, default=0)
     if asked.placement == "STRICT_SPREAD":

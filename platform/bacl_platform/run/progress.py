@@ -15,6 +15,7 @@ from rich.text import Text
 from bacl_platform.console import say, shows_bars
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.metric_names import owner
+from bacl_platform.train.messages import Gathered, Lost
 
 if TYPE_CHECKING:
     from bacl_platform.plan.sweep_plan import Cell
@@ -33,6 +34,8 @@ class Progress(AbstractContextManager[Any]):
         self._tasks: dict[str, progress.TaskID] = {}
         self._waits: set[str] = set()
         """Keys of the jobs that were shown as waiting and have not started since."""
+        self._lost: dict[str, list[Lost]] = {}
+        """What the interruptions of running jobs have cost, by key."""
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
@@ -68,6 +71,17 @@ class Progress(AbstractContextManager[Any]):
         self._show(job, step, "")
         self.say(f"{job.name}: {f'goes on from {job.unit} {step}' if step else 'started'}")
 
+    def gather(self, job: Job, message: Gathered) -> None:
+        """A job's workers train; said where it may have more or fewer, or after an interruption."""
+        said = []
+        if job.resources.elastic:
+            said.append(f"{message.workers} of {job.resources.span} workers")
+        if message.lost is not None:
+            self._lost.setdefault(job.key, []).append(message.lost)
+            said.append(f"after an interruption: {message.lost}")
+        if said:
+            self.say(f"{job.name}: {', '.join(said)}")
+
     def wait(self, job: Job, text: str) -> None:
         """A job waits for something; where the output is no terminal, this is printed once."""
         if shows_bars(self.console):
@@ -89,7 +103,10 @@ class Progress(AbstractContextManager[Any]):
         """A job is done or has failed."""
         if job.key in self._tasks:
             self._bars.remove_task(self._tasks.pop(job.key))
-        self.say(f"{job.name}: {text}")
+        lost = self._lost.pop(job.key, [])
+        times = f"{len(lost)} interruption{'' if len(lost) == 1 else 's'}"
+        whole = f", after {times}: {sum(lost, Lost())}" if lost else ""
+        self.say(f"{job.name}: {text}{whole}")
 
     def skip(self, job: Job) -> None:
         """A job is not run, because what it starts from has failed."""

@@ -32,7 +32,7 @@ def ray_for(jobs: list[Job], address: str | None, console: "Console") -> Iterato
     Raises RunError where it cannot be reached, has no room for a job and never will, or has nodes
     that cannot import the jobs' modules.
     """
-    cpus = [job.resources.workers * job.resources.cpus for job in jobs]
+    cpus = [job.resources.least * job.resources.cpus for job in jobs]
     # without a dashboard Ray gives back the resources of a stopped run late, which only others want
     with ray_with(max(cpus, default=1), address, include_dashboard=len(jobs) > 1) as is_cluster:
         import ray

@@ -5,14 +5,16 @@ import os
 import shutil
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bacl_platform.plan.job import Job
+from bacl_platform.plan.rehearsed import REHEARSAL
 from bacl_platform.run.failures import sentence_of
 from bacl_platform.run.placement import of_worker
 from bacl_platform.store.store import Store
-from bacl_platform.train.messages import Message, Placed
+from bacl_platform.train.messages import Message, Moved, Placed, Reached, Troubled
 from bacl_platform.train.retries import failure, lasts
 
 if TYPE_CHECKING:
@@ -38,18 +40,31 @@ def build(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # a worker that was halted, or whose machine was, answers no more: Ray Train replaces it
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.resources.patience)
+    # a machine may be reclaimed within half a minute
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+    earlier = list((store.root / ".work" / ".ray").glob(f"{job.key}-*"))
+    try:
+        while isinstance(ended := _attempt(job, store, mailbox, board), Moved):
+            if ray.get(mailbox.asked_to_stop.remote()):
+                return f"job {job.name} ({job.key}) was stopped at {job.unit} {ended.step}"
+            again = f"{ended.why}: its workers start again from {job.unit} {ended.step}"
+            mailbox.tell.remote(Troubled(job.key, again))
+    except TrainingFailedError as error:
+        return sentence_of(job, error)
+    if ended is None:  # nobody goes on from what the attempts of killed drivers left
+        for left in earlier:
+            shutil.rmtree(left, ignore_errors=True)
+    return ended
+
+
+def _attempt(job: Job, store: Store, mailbox: Any, board: Any) -> Moved | str | None:
+    """One start of a job's workers, which Ray Train repeats where they die; returns what
+    `train_rank` does."""
     # a name of its own for every attempt: Ray Train would restore an earlier run of the same name,
     # and where training goes on is for the store's checkpoints to say
     name, storage = f"{job.key}-{uuid.uuid4().hex[:8]}", store.root / ".work" / ".ray"
-    earlier = list(storage.glob(f"{job.key}-*"))
     try:
-        failure = _trainer(job, store, mailbox, board, name, storage).fit().return_value
-        if failure is None:  # nobody goes on from what the attempts of killed drivers left
-            for left in earlier:
-                shutil.rmtree(left, ignore_errors=True)
-        return failure
-    except TrainingFailedError as error:
-        return sentence_of(job, error)
+        return _trainer(job, store, mailbox, board, name, storage).fit().return_value
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
 
@@ -59,12 +74,26 @@ def _trainer(
 ) -> "TorchTrainer":
     """The Ray Train run of an attempt at a job."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
-    from bacl_platform.run.watcher import Watcher
+    from bacl_platform.run.scaling import DividingPolicy, PolicyTrainer
+    from bacl_platform.run.watcher import Reclaimed, Terminated, Watcher
 
     asked = job.resources
-    return TorchTrainer(
+    scaling = ScalingConfig(
+        num_workers=asked.workers,
+        elastic_resize_monitor_interval_s=asked.grow_after,
+        use_gpu=asked.gpus > 0,
+        resources_per_worker=of_worker(asked),
+        placement_strategy=asked.placement,
+        accelerator_type=asked.accelerator,
+        label_selector=asked.labels or None,
+    )
+    # an evaluation has no checkpoints to go on from
+    moves = (
+        [] if job.kind == "imported" else [one(mailbox, attempt) for one in (Reclaimed, Terminated)]
+    )
+    trainer = PolicyTrainer(
         train_rank,
         train_loop_config={
             "job": job,
@@ -75,22 +104,18 @@ def _trainer(
         },
         # ranks wait for each other while one evaluates or publishes, so their patience stays Ray's
         torch_config=TorchConfig(backend=None if asked.backend == "auto" else asked.backend),
-        scaling_config=ScalingConfig(
-            num_workers=asked.workers,
-            use_gpu=asked.gpus > 0,
-            resources_per_worker=of_worker(asked),
-            placement_strategy=asked.placement,
-            accelerator_type=asked.accelerator,
-            label_selector=asked.labels or None,
-        ),
+        scaling_config=scaling,
         run_config=RunConfig(
             name=attempt,
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=asked.retries),
-            callbacks=[Watcher(mailbox, job.key)],
+            callbacks=[Watcher(mailbox, job.key), *moves],
             worker_runtime_env=_worker_environment(job),
         ),
     )
+    if asked.elastic:
+        trainer.scaling = DividingPolicy(scaling, job, mailbox, attempt)
+    return trainer
 
 
 def _worker_environment(job: Job) -> dict[str, Any]:
@@ -113,7 +138,7 @@ def import_worker() -> None:
     threading.Thread(target=importlib.import_module, args=[name], daemon=True).start()
 
 
-def train_rank(config: dict[str, Any]) -> str | None:
+def train_rank(config: dict[str, Any]) -> Moved | str | None:
     """What each Ray Train worker runs."""
     import ray.train
 
@@ -124,6 +149,7 @@ def train_rank(config: dict[str, Any]) -> str | None:
         return sentence
 
     from bacl_platform.train import worker
+    from bacl_platform.train.attempts import Attempt, Moving
 
     if config["job"].resources.gpus:
         import torch
@@ -137,24 +163,38 @@ def train_rank(config: dict[str, Any]) -> str | None:
     def asked_to_stop() -> bool:
         return ray.get(mailbox.asked_to_stop.remote(), timeout=300)
 
+    def asked_to_move(reached: Reached) -> str | None:
+        return ray.get(mailbox.asked_to_move.remote(job.key, attempt, reached), timeout=300)
+
     job, board = config["job"], config["board"]
     rank, node = ray.train.get_context().get_world_rank(), ray.get_runtime_context().get_node_id()
     ray.get(mailbox.place.remote(job.key, rank, node, os.getpid()))
+    if rank == 0:
+        ray.get(mailbox.start.remote(attempt))
+    before = ray.get(mailbox.reached.remote(job.key))
     names = {key: name for name, key in job.variant_keys.items()}
 
     def stopped(evaluations: int) -> list[str]:
         keys = ray.get(board.verdict.remote(list(names), evaluations), timeout=300)
         return [names[key] for key in keys]
 
+    train: Callable[..., str | None] = worker.train
+    if REHEARSAL in job.config:
+        from bacl_platform.train import rehearsing
+
+        train = rehearsing.train
     try:
-        return worker.train(
+        return train(
             job,
             config["store"],
             tell,
             ray.train.report,
             stopped if board is not None else None,
             asked_to_stop,
+            Attempt(asked_to_move, before),
         )
+    except Moving as moving:
+        return Moved(moving.step, moving.why)
     except Exception as error:
         if lasts(error):
             ray.get(mailbox.give_up.remote(attempt, failure(job.name, job.key, error)))

@@ -6,6 +6,7 @@ from typing import Any
 from bacl.settings import FROZEN_TRUNK
 from bacl_platform.spec.experiment import (
     STORED_WITH,
+    AnyStage,
     ClassifierStage,
     Experiment,
     FeaturesStage,
@@ -80,6 +81,7 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
     owner: dict[str, str] = {}
     for name, stage in experiment.stages.items():
         yield from _replays(name, experiment)
+        yield from _reads_a_trunk(name, stage)
         if isinstance(stage, FeaturesStage):
             continue
         if isinstance(stage, Training):
@@ -99,15 +101,7 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
 
 def _of_training(name: str, stage: Training) -> Iterator[str]:
     """Problems of a stage's batch, precision and resources."""
-    batch, workers = stage.recipe.schedule.batch, stage.resources.workers
-    parts = stage.recipe.accumulate
-    if batch % (2 * workers * parts):
-        in_parts = f" in each of {parts} parts" if parts > 1 else ""
-        yield (
-            f"stages.{name}.recipe.schedule.batch: expected a multiple of "
-            f"{2 * workers * parts} (whole image pairs on each of {workers} workers"
-            f"{in_parts}), got {batch}"
-        )
+    yield from _undivided(name, stage)
     if stage.recipe.precision == "float16" and not stage.resources.gpus:
         yield (
             f"stages.{name}.recipe.precision: expected bfloat16 or float32 without GPUs "
@@ -122,6 +116,27 @@ def _of_training(name: str, stage: Training) -> Iterator[str]:
         yield (
             f"stages.{name}.resources.accelerator: expected nothing without GPUs "
             f"(resources.gpus is 0), got {stage.resources.accelerator!r}"
+        )
+
+
+def _undivided(name: str, stage: Training) -> Iterator[str]:
+    """Problems of a batch that workers cannot share in whole pairs of images."""
+    batch, parts, asked = stage.recipe.schedule.batch, stage.recipe.accumulate, stage.resources
+    in_parts = f" in each of {parts} parts" if parts > 1 else ""
+    pairs = stage.recipe.pairs
+    workers = 1 if asked.elastic else asked.least
+    if batch % (2 * workers * parts):
+        yield (
+            f"stages.{name}.recipe.schedule.batch: expected a multiple of "
+            f"{2 * workers * parts} (whole image pairs on each of {workers} workers"
+            f"{in_parts}), got {batch}"
+        )
+    elif pairs % asked.least or pairs % asked.most:
+        which = [str(count) for count in range(1, pairs + 1) if pairs % count == 0]
+        yield (
+            f"stages.{name}.resources.workers: expected bounds that a batch of {batch} can be "
+            f"divided by into whole image pairs{in_parts}, which are {', '.join(which)}, got "
+            f"[{asked.least}, {asked.most}]"
         )
 
 
@@ -174,6 +189,26 @@ def _replays(name: str, experiment: Experiment) -> Iterator[str]:
                 f"{', '.join(lacking)} of a region, which stage {stage.after!r} does not store: "
                 f"expected stages.{stage.after}.layers: [{', '.join(lacking)}]"
             )
+
+
+def _reads_a_trunk(name: str, stage: AnyStage) -> Iterator[str]:
+    """Problems of a stage whose recipe says how a frozen trunk is read."""
+    if stage.recipe is None or stage.recipe.trunk is None or isinstance(stage, FeaturesStage):
+        return
+    why = ""
+    if isinstance(stage, RepresentationStage):
+        why = "a representation stage trains the trunk"
+    elif isinstance(stage, ImportedStage):
+        why = "an imported stage does not train"
+    elif stage.recipe.features == "replay":
+        why = "the steps of a replay pass no trunk, but those of the stage that stores features do"
+    elif missing := [part for part in FROZEN_TRUNK if part not in stage.freeze]:
+        why = f"the stage trains {', '.join(missing)}"
+    if why:
+        yield (
+            f"stages.{name}.recipe.trunk: expected a stage whose steps pass a frozen trunk, but "
+            f"{why}: remove it"
+        )
 
 
 def _unserved(name: str, stage: Training | ImportedStage) -> Iterator[str]:

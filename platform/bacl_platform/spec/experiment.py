@@ -5,7 +5,7 @@ What a file may say below stage level is in `bacl.settings`. `spec.load` reads f
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from bacl.method_settings.paper import BCE, Softmax
 from bacl.method_settings.registry import Variant
@@ -30,11 +30,23 @@ Title = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Name of an experiment, which names a folder, too."""
 
 
+Count = Annotated[int, Field(gt=0)]
+
+Workers = Annotated[
+    Annotated[Count, Tag("integer")] | Annotated[tuple[Count, Count], Tag("array")],
+    Discriminator(lambda given: "array" if isinstance(given, list | tuple) else "integer"),
+]
+"""A number of workers, or the bounds of a range."""
+
+
 class Resources(Settings):
     """What a job of the stage asks of the cluster."""
 
-    workers: int = Field(1, gt=0)
-    """Training processes; the batch is divided among them."""
+    workers: Workers = 1
+    """Training processes; the batch is divided among them. `[2, 8]` is for a cluster whose nodes
+    come and go: the job trains with as many as there is room for, at least the first and at most
+    the second, of the numbers that the batch can be divided by, of which both bounds are. The batch
+    and the learning rate stay as they are, and so do the images and draws of every step."""
     cpus: int = Field(1, gt=0)
     """CPU cores, and torch threads, of each worker."""
     gpus: float = Field(0, ge=0)
@@ -56,6 +68,38 @@ class Resources(Settings):
     checkpoint. Ray asks it every second, also while it trains or evaluates."""
     retries: int = Field(2, ge=0)
     """How many deaths of a worker a job survives before it counts as failed."""
+    grow_after: int = Field(300, ge=10)
+    """Seconds, at least, that a job whose workers are a range trains before it starts again with
+    more of them, from a checkpoint that it writes then; it does so where it gains twice the time
+    that starting takes."""
+
+    @model_validator(mode="after")
+    def _fewest_first(self) -> "Resources":
+        if self.least > self.most:
+            raise ValueError(
+                f"workers: expected the smaller number first, got [{self.least}, {self.most}]"
+            )
+        return self
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change while a job trains."""
+        return isinstance(self.workers, tuple)
+
+    @property
+    def least(self) -> int:
+        """The fewest workers that a job trains with."""
+        return self.workers[0] if isinstance(self.workers, tuple) else self.workers
+
+    @property
+    def most(self) -> int:
+        """The most workers that a job trains with."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
+
+    @property
+    def span(self) -> str:
+        """How many workers, such as `2` or `2-8`."""
+        return f"{self.least}-{self.most}" if self.elastic else str(self.workers)
 
     @property
     def each(self) -> str:
@@ -214,6 +258,6 @@ def image_recipe(experiment: Experiment, name: str) -> Recipe:
 
 STORED_WITH = tuple(
     ImageRecipe.model_fields.keys()
-    - {"group_aspect_ratio", "loader_workers", "precision", "channels_last"}
+    - {"group_aspect_ratio", "loader_workers", "precision", "channels_last", "trunk"}
 )
 """Fields of a recipe that stored features are made with."""

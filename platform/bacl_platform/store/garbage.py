@@ -11,7 +11,7 @@ from bacl.errors import RunError
 from bacl_platform.store import drivers, unfinished
 from bacl_platform.store.inventory import inventory
 from bacl_platform.store.manifest import broken
-from bacl_platform.store.names import CHECKPOINTS, JOB, MANIFEST
+from bacl_platform.store.names import CHECKPOINTS, JOB, MANIFEST, REHEARSING
 from bacl_platform.store.store import Store
 
 
@@ -147,6 +147,14 @@ def _leftovers(store: Store) -> Iterator[Piece]:
         for path in sorted((store.root / ".work" / owner).glob("*")):
             why = f"left by a killed {'sweep' if owner == '.tune' else 'run'}"
             yield Piece("files", str(path.relative_to(store.root)), why, _bytes(path))
+    for path in sorted((store.root / REHEARSING).glob("*")):
+        why = "left by a killed rehearsal"
+        yield Piece("files", str(path.relative_to(store.root)), why, _bytes(path))
+    if store.bucket is not None:
+        for name in store.bucket.folders(f"{REHEARSING}/"):
+            place = f"{REHEARSING}/{name}"
+            sizes = store.bucket.sizes(f"{place}/")
+            yield Piece("objects", place, "left by a killed rehearsal", sum(sizes.values()))
     for pattern in (".*.partial", ".datasets/.*.partial"):
         for path in sorted(store.root.glob(pattern)):
             name = str(path.relative_to(store.root))

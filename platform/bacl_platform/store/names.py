@@ -33,6 +33,9 @@ LOG = "train.log"
 FAILURE = "failure.txt"
 """How an unfinished job failed, until it is started again."""
 
+REHEARSING = ".rehearsing"
+"""The folder of stores inside a store in which rehearsals run; what is there is nobody's result."""
+
 
 def failure_note(key: str) -> str:
     """The name of the note on how an unfinished job failed."""

@@ -22,6 +22,8 @@ class Unfinished:
     name: str
     key: str
     variants: int
+    workers: str
+    """How many train it, or did, such as `2` or, of a range, `2 of 2-8`."""
     running: bool
     step: int
     steps: int
@@ -59,6 +61,7 @@ def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
         name=job["name"],
         key=key,
         variants=len(job["variants"]),
+        workers=_workers(job),
         running=store.held(key),
         step=last["step"],
         steps=steps,
@@ -72,6 +75,15 @@ def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
     )
 
 
+def _workers(job: dict[str, Any]) -> str:
+    asked = job["resources"]["workers"]
+    now = job.get("workers")
+    if isinstance(asked, int):
+        return str(asked)
+    span = "-".join(map(str, asked))
+    return span if now is None else f"{now} of {span}"
+
+
 def print_status(store: Store, console: "Console") -> None:
     """Show drivers and unfinished jobs."""
     from rich.table import Table
@@ -83,8 +95,8 @@ def print_status(store: Store, console: "Console") -> None:
     if not jobs:
         say(console, f"no unfinished jobs in {store.url}")
         return
-    columns = ("job", "key", "variants", "state", "step", "loss", "images/s", "left", "checkpoint")
-    table = Table(*columns)
+    columns = ("job", "key", "variants", "workers", "state", "step", "loss", "images/s", "left")
+    table = Table(*columns, "checkpoint")
     for job in jobs:
         state = f"running, logged {_ago(job.quiet)} ago"
         if not job.running:
@@ -95,6 +107,7 @@ def print_status(store: Store, console: "Console") -> None:
             job.name,
             job.key,
             str(job.variants),
+            job.workers,
             state,
             f"{job.step}/{job.steps}",
             "" if job.loss is None else f"{job.loss:.3f}",

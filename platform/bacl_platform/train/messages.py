@@ -21,10 +21,45 @@ class Placed(Message):
 
 
 @dataclass(frozen=True)
+class Short(Message):
+    """There is no room for the fewest workers that the job, which has a range, trains with."""
+
+
+@dataclass(frozen=True)
 class Started(Message):
     """The job trains, from a step on."""
 
     step: int
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What interruptions have cost."""
+
+    steps: int = 0
+    """Those, as far as they are known, that are trained once more."""
+    seconds: float = 0.0
+    """About how long they take."""
+    idle: float = 0.0
+    """Seconds between the workers before, when they were last seen to train, and those after."""
+
+    def __add__(self, other: "Lost") -> "Lost":
+        return Lost(self.steps + other.steps, self.seconds + other.seconds, self.idle + other.idle)
+
+    def __str__(self) -> str:
+        steps = f"{self.steps} step{'' if self.steps == 1 else 's'}"
+        again = f" ({self.seconds:.0f} s)" if self.steps else ""
+        return f"{steps} trained again{again}, {self.idle:.0f} s without training"
+
+
+@dataclass(frozen=True)
+class Gathered(Message):
+    """So many workers train the job, from a step on."""
+
+    step: int
+    workers: int
+    lost: Lost | None = None
+    """By the interruption before; None where there was none."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +95,28 @@ class VariantsFailed(Message):
     """Variants left the bank because they failed: a sentence for each, by name."""
 
     sentences: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a job has come."""
+
+    step: int
+    pace: float
+    """Seconds that a step takes."""
+    left: float
+    """Seconds that the steps which lack will take."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How an attempt at a job ended whose workers are to be started again.
+
+    step: what it goes on from. why: what the start is for, in words.
+    """
+
+    step: int
+    why: str
 
 
 Tell = Callable[[Message], None]

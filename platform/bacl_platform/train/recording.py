@@ -36,12 +36,13 @@ from bacl_platform.store.disk import disk_errors, link, write_text
 from bacl_platform.store.names import CHECKPOINT, JOB, LOG, SCALARS, SHARDS
 from bacl_platform.store.store import Store
 from bacl_platform.store.unfinished import Uploads
+from bacl_platform.train.attempts import Attempt, Interrupted
 from bacl_platform.train.bringing import bring, leave
-from bacl_platform.train.hooks.checkpoints import Interrupted
-from bacl_platform.train.messages import Asked, Checkpointed, Started, Tell
+from bacl_platform.train.messages import Asked, Checkpointed, Reached, Started, Tell
 from bacl_platform.train.model import save_file
 from bacl_platform.train.publish import described
 from bacl_platform.train.ranks import Machines, together
+from bacl_platform.train.runner import share
 from bacl_platform.train.shard_copies import ShardCopies
 
 REPORT_EVERY = 15.0
@@ -50,19 +51,21 @@ REPORT_EVERY = 15.0
 logger = logging.getLogger(__name__)
 
 
-def record(job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None) -> None:
+def record(
+    job: Job, store: Store, tell: Tell, asked_to_stop: Asked | None, attempt: Attempt
+) -> None:
     """Make the shards that lack, and publish the entry once all ranks have made theirs."""
     work = store.work(job.key)
     folder = work / "entry" / SHARDS
     at = bring(job, store)
     at.each(lambda: folder.mkdir(parents=True, exist_ok=True))
     at.each(lambda: shards.clear(folder))
-    together(lambda: write_text(work / JOB, described(job)))
+    together(lambda: write_text(work / JOB, described(job, workers=get_dist_info()[1])))
     together(lambda: (work / SCALARS).touch())
     with _logged(work / LOG):
         together(lambda: _first(job, store))
         with Uploads(store, job.key) as uploads, ShardCopies(store, job.key) as copies:
-            seconds = _record(job, at, folder, copies, uploads, tell, asked_to_stop)
+            seconds = _record(job, at, folder, copies, uploads, tell, asked_to_stop, attempt)
         together(lambda: _publish(job, store, folder.parent, seconds))
     leave(job, at)
 
@@ -75,6 +78,7 @@ def _record(
     uploads: Uploads,
     tell: Tell,
     asked_to_stop: Asked | None,
+    attempt: Attempt,
 ) -> float:
     """Have all shards in rank 0's folder; the seconds that it took."""
     store = at.store
@@ -90,6 +94,8 @@ def _record(
     if rank == 0:
         tell(Started(job.key, len(done)))
         uploads.request()
+        if (lost := attempt.start(job.key, len(done), tell)) is not None:
+            logger.info("after an interruption: %s", lost)
     together(lambda: _check_room(job, store, len(missing) / len(every)))
     start = reported = began = time.perf_counter()
     made = recorder.walk(missing[rank::ranks], job.recipe.loader_workers)
@@ -110,6 +116,10 @@ def _record(
                 uploads.request()
         if asked_to_stop is not None and together(asked_to_stop):
             raise Interrupted(f"job {job.name} ({job.key}) was stopped between shards")
+        attempt.check(
+            f"{job.name} ({job.key})",
+            lambda: Reached(there, seconds, seconds * (len(every) - there)),  # noqa: B023
+        )
     at.every(copies.settle)
     together(lambda: copies.bring(every))
     together(lambda: _check(every, folder))
@@ -184,6 +194,7 @@ def _detector(job: Job, store: Store) -> Any:
     init_default_scope(config.default_scope)
     model = MODELS.build(config.model)
     load_trunk(model, store.entry(job.parent) / CHECKPOINT)
+    share(model, job, store, [name for name, _ in model.named_children()], logger)
     device = torch.device("cuda", torch.cuda.current_device()) if job.resources.gpus else "cpu"
     return model.to(device)
 

@@ -1,8 +1,9 @@
 """mmengine's Runner of a job, which begins where the store's checkpoints say."""
 
 import copy
+import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from mmengine.dist import get_world_size
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
+from torch import nn
 
 from bacl.config import config_text
-from bacl.detector.warmstart import load_trunk, read_checkpoint
+from bacl.detector.warmstart import load_trunk, read_checkpoint, share_frozen
 from bacl_platform.plan.job import Job
 from bacl_platform.store.checkpoints import latest_checkpoint
 from bacl_platform.store.names import CHECKPOINT, CHECKPOINTS, LOG, SHARDS
 from bacl_platform.store.store import Store
 from bacl_platform.store.weights import localise
+from bacl_platform.train.attempts import Attempt
 from bacl_platform.train.bringing import handed_out
 from bacl_platform.train.hooks.leaving import LeavingVariants
 from bacl_platform.train.hooks.scalars import Scalars
@@ -56,6 +59,8 @@ def runner_config(job: Job, store: Store, results: Path) -> Config:
                     loader.num_workers = job.recipe.loader_workers
                     loader.persistent_workers = job.recipe.loader_workers > 0
                     loader.pin_memory = True
+    if "train_dataloader" in config:  # there may be other ranks than were planned with
+        config.train_dataloader.batch_size = job.recipe.schedule.batch // get_world_size()
     if get_world_size() > 1:
         config.launcher = "pytorch"
         # mmengine hands DDP a device id, which DDP refuses for a model on the CPU
@@ -85,7 +90,12 @@ class JobRunner(Runner):
 
 
 def begin(
-    runner: JobRunner, job: Job, at: Machines, scalars: Scalars, stops: LeavingVariants
+    runner: JobRunner,
+    job: Job,
+    at: Machines,
+    scalars: Scalars,
+    stops: LeavingVariants,
+    attempt: Attempt,
 ) -> None:
     """Go on from the newest checkpoint, or start from the parent's weights, or from nothing."""
     store = at.store
@@ -101,7 +111,24 @@ def begin(
         runner.logger.info(
             "not in the checkpoint of %s: %s", job.parent, ", ".join(fresh) or "nothing"
         )
+    if job.parent is not None:
+        model = bare_model(runner.model)
+        share(model, job, store, model.frozen_parts, runner.logger)
     together(lambda: scalars.start(step))
+    if (lost := together(lambda: attempt.start(job.key, step, scalars.tell))) is not None:
+        runner.logger.info("after an interruption: %s", lost)
+
+
+def share(
+    model: nn.Module, job: Job, store: Store, parts: Iterable[str], logger: logging.Logger
+) -> None:
+    """Have parts that do not train in memory once for all ranks of a machine, where they are on the
+    CPU."""
+    if get_world_size() == 1 or job.resources.gpus:
+        return
+    assert job.parent is not None
+    size = share_frozen(model, store.entry(job.parent) / CHECKPOINT, parts)
+    logger.info("%.0f MB of frozen weights are in memory once for all ranks here", size / 1e6)
 
 
 def _resume(runner: JobRunner, step: int, path: Path) -> None:

@@ -17,8 +17,9 @@ from bacl_platform.store import unfinished
 from bacl_platform.store.disk import disk_errors, write_text
 from bacl_platform.store.names import CHECKPOINTS, JOB, MOVES, SCALARS, STOPPED
 from bacl_platform.store.store import Store
+from bacl_platform.train.attempts import Attempt, Interrupted, Moving
 from bacl_platform.train.bringing import bring, leave
-from bacl_platform.train.hooks.checkpoints import Checkpoints, Interrupted
+from bacl_platform.train.hooks.checkpoints import Checkpoints
 from bacl_platform.train.hooks.finite_loss import FiniteLoss
 from bacl_platform.train.hooks.leaving import LeavingVariants, NoneLeft
 from bacl_platform.train.hooks.population import PopulationBasedTraining
@@ -40,17 +41,21 @@ def train(
     report: Report,
     stopped: Stopped | None = None,
     asked_to_stop: Asked | None = None,
+    attempt: Attempt | None = None,
 ) -> str | None:
     """Train, evaluate and publish a job, from its newest checkpoint if it has one.
 
     tell: takes the messages of rank 0. report: called by all ranks together. stopped: called with
     the number of evaluations so far; the variants that it returns leave the bank, and a job without
-    any left ends without an entry in the store. asked_to_stop: called every few seconds.
+    any left ends without an entry in the store. asked_to_stop: called every few seconds. attempt:
+    what this start of the job's workers knows of others.
 
     Returns why in a sentence where the job was asked to stop, or would fail again however often it
     is retried, else None. Other errors are raised; so is one that would come again but that only
-    one of several ranks has, because the others wait for that rank.
+    one of several ranks has, because the others wait for that rank. Raises Moving where the attempt
+    should end for another.
     """
+    attempt = attempt or Attempt()
     torch.set_num_threads(job.resources.cpus)
     job = job.model_copy(update={"config": store.localised(job.config)})
     try:
@@ -60,13 +65,15 @@ def train(
                 if job.kind == "features":
                     from bacl_platform.train.recording import record
 
-                    record(job, store, tell, asked_to_stop)
+                    record(job, store, tell, asked_to_stop, attempt)
                 elif job.kind == "imported":
                     from bacl_platform.train.importing import take_in
 
                     take_in(job, store, tell, report)
                 else:
-                    _train(job, store, tell, report, stopped, asked_to_stop)
+                    _train(job, store, tell, report, stopped, asked_to_stop, attempt)
+    except Moving:
+        raise
     except Exception as error:
         if isinstance(error, Agreed) or (lasts(error) and get_world_size() == 1):
             return failure(job.name, job.key, error)
@@ -81,12 +88,13 @@ def _train(
     report: Report,
     stopped: Stopped | None,
     asked_to_stop: Asked | None,
+    attempt: Attempt,
 ) -> None:
     work = store.work(job.key)
     results = work / "entry"
     at = bring(job, store)
     at.each(lambda: results.mkdir(parents=True, exist_ok=True))
-    together(lambda: write_text(work / JOB, described(job)))
+    together(lambda: write_text(work / JOB, described(job, workers=get_world_size())))
     scalars = Scalars(job, work / SCALARS, tell, report)
     runner = JobRunner.from_cfg(runner_config(job, store, results))
     logging.getLogger("bacl_platform").handlers = runner.logger.handlers
@@ -95,7 +103,7 @@ def _train(
     uploads = unfinished.Uploads(store, job.key)
     retention = Retention(job, work)
     try:
-        runner.begin = lambda: begin(runner, job, at, scalars, stops)
+        runner.begin = lambda: begin(runner, job, at, scalars, stops, attempt)
         checkpoints = work / CHECKPOINTS
         runner.register_hook(FiniteLoss(job, checkpoints, stops), priority="VERY_HIGH")
         if moves is not None:  # before what is logged, which tells with which values it was found
@@ -103,7 +111,7 @@ def _train(
         runner.register_hook(scalars, priority="BELOW_NORMAL")
         runner.register_hook(System(tell, job.key, LOG_EVERY, job.iterations), priority="LOW")
         runner.register_hook(stops, priority="LOW")
-        saving = Checkpoints(job, checkpoints, report, retention, uploads, asked_to_stop)
+        saving = Checkpoints(job, checkpoints, report, retention, uploads, asked_to_stop, attempt)
         runner.register_hook(saving, priority="VERY_LOW")
         together(uploads.request)
         with uploads:

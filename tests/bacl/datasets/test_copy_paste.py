@@ -10,7 +10,7 @@ from mmdet.datasets import MultiImageMixDataset
 from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 
-from bacl.datasets import index
+from bacl.datasets import detection, index
 from bacl.datasets.categories import Category
 from bacl.datasets.copy_paste import CopyPasteDataset
 from bacl.datasets.detection import seeded
@@ -85,9 +85,28 @@ def ours(images, keep_masks):
     return CopyPasteDataset(images, pipeline, seed=4)
 
 
-def test_samples_are_mmdetections_to_the_last_bit(images):
+JITTERED = [
+    *LOAD[:2],
+    {"type": "RandomResize", "scale": (SIDE,) * 2, "ratio_range": (0.8, 1.25), "keep_ratio": True},
+    {
+        "type": "RandomCrop",
+        "crop_type": "absolute_range",
+        "crop_size": (SIDE, SIDE),
+        "recompute_bbox": True,
+        "allow_negative_crop": True,
+    },
+    {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2), "keep_empty": False},
+    *LOAD[2:],
+]
+
+
+@pytest.mark.parametrize("pipeline", [LOAD, JITTERED], ids=["plain", "jittered"])
+def test_samples_are_mmdetections_to_the_last_bit(images, pipeline, monkeypatch):
+    images = {**images, "pipeline": pipeline}
     quick = ours(images, keep_masks=True)
+    monkeypatch.setattr(detection, "_in_parts", lambda step: step)
     stock = MultiImageMixDataset(images, [{"type": "CopyPaste", "max_num_pasted": 100}, PACK])
+    monkeypatch.undo()
     pasted = hidden = 0
     for number in range(60):
         position = Position(number, number % 10)

@@ -256,3 +256,21 @@ def test_file_that_is_no_index_is_told(path, how):
     damage(path, how)
     with pytest.raises(RunError, match=f"^{path}: expected an index that .* has prepared, got"):
         len(Index(path))
+
+
+def test_some_images_are_those_of_the_whole(path, rows, tmp_path):
+    places = random.Random(2).sample(range(30), 19)  # in parts of 8
+    index.write_some(tmp_path / "some.arrow", Index(path), places)
+    whole, some = Index(path), Index(tmp_path / "some.arrow")
+    assert len(some) == 19
+    for number, place in enumerate(places):
+        own, theirs = some.image(number), whole.image(place)
+        assert (own.id, own.file) == (theirs.id, theirs.file)
+        assert own.boxes.tolist() == theirs.boxes.tolist()
+        assert list(map(listed, some.masks(number))) == list(map(listed, whole.masks(place)))
+    assert some.files() == [rows[place][1] for place in places]
+
+
+def test_shapes_count_all_annotations(path, rows):
+    expected = [[40, 30, len(annotations)] for _, _, annotations in rows]
+    assert Index(path).shapes().tolist() == expected

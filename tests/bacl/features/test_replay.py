@@ -26,7 +26,7 @@ from bacl.datasets.samplers import OrderedSampler, Position
 from bacl.errors import RunError, UsageError
 from bacl.features.stored import StoredFeatures, StoredProposals, collate_images
 from bacl.precision import BFloat16OptimWrapper
-from bacl.settings import Features
+from bacl.settings import Features, Trunk
 
 TRUNK = ("backbone", "neck", "rpn_head", "roi_head.bbox_head.shared_fcs")
 VARIANTS = {"bacl": BACL_VARIANT, "softmax": OWN["softmax"], "bce": OWN["bce"]}
@@ -249,8 +249,9 @@ FEWER = {"views": 1, "negatives": 64, "layers": []}
         {"proposal_nms": [0.9, 0.8, 0.7]},
         {"augmentation": "copy_paste", "copy_paste_size": 96},
         {"precision": "bfloat16"},
+        {"trunk": Trunk(precision="bfloat16")},
     ],
-    ids=["resampling", "copy_paste", "bfloat16"],
+    ids=["resampling", "copy_paste", "bfloat16", "trunk"],
 )
 def test_first_epoch_of_every_recipe_is_replayed(dataset_info, tmp_path, recipe):
     split = small(dataset_info, tmp_path)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import time
 
 import numpy as np
@@ -40,6 +41,7 @@ from bacl_platform.bench.rows import (
     sweep,
     throughput,
     tracking,
+    trunk,
     zoo,
 )
 from bacl_platform.cli import main as cli
@@ -195,9 +197,9 @@ def test_prediction_is_measured_alone_and_by_several_images():
 
 
 @pytest.mark.slow
-def test_throughput_has_stages_banks_precisions_and_layouts():
+def test_throughput_has_stages_banks_and_precisions():
     rows = {row.name: row for row in throughput.measure(SETTING, TINY)}
-    expected = {"channels_last_float32": None, "channels_last_bfloat16": None}
+    expected = {}
     for precision in ("float32", "bfloat16"):
         expected[f"stage1_{precision}"] = None
         expected |= {f"stage2_{n}_{precision}": limit for n, limit in throughput.BANKS.items()}
@@ -208,6 +210,22 @@ def test_throughput_has_stages_banks_precisions_and_layouts():
         assert list(taken) == [part for part in training.PARTS if part != "masks"]
         idle = {"feature statistics"} if whose == "MMDetection" else set()
         assert {name for name, time_ in taken.items() if not time_} == idle
+
+
+@pytest.mark.parametrize("way", ["bfloat16", "channels_last", "bfloat16_channels_last"])
+def test_trunk_is_measured_as_it_is_read(way):
+    step, away = trunk.ways(way, trunk.WAYS[way], SETTING, TINY)
+    assert (step.name, away.name) == (f"trunk_{way}", f"trunk_{way}_away")
+    assert step.ours > 0 and step.theirs > 0
+    # bfloat16 has 8 bits of mantissa, float32 24
+    assert (1e-4 < away.ratio < 2e-2) if "bfloat16" in way else away.ratio < 1e-4
+
+
+@pytest.mark.slow
+def test_compiled_trunk_is_measured_after_it_was_compiled():
+    step, away = trunk.ways("compiled", trunk.WAYS["compiled"], SETTING, TINY)
+    assert re.match(r"1 variant, frozen trunk, compiled in \d+ s, [\d.]+ images/s$", step.what)
+    assert step.ours < 5 * step.theirs and away.ratio < 1e-4
 
 
 def test_end_to_end_step_trains_all_that_mmdetection_s_own_trains():

@@ -50,6 +50,7 @@ def test_jobs_come_in_the_order_of_the_data(planned):
         ("stages.stored.val=false", {"stored", "heads"}),
         ("stages.stored.recipe={scales: [[64, 64]]}", {"stored", "heads"}),
         ("stages.stored.recipe={precision: bfloat16}", {"stored", "heads"}),
+        ("stages.stored.recipe={trunk: {precision: bfloat16}}", {"stored", "heads"}),
         ("stages.heads.recipe.schedule.lr=0.01", {"heads"}),
         ("stages.heads.recipe.sampler=repeat_factor", {"heads"}),
         ("stages.heads.variants.bacl.alpha=0.5", {"heads"}),

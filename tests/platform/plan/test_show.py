@@ -102,3 +102,9 @@ def test_shown_plan_tells_states_and_the_scaled_learning_rate(planned, store):
     assert "0.0025 = 0.02 x 2/16" in text
     assert "sampler random" in text
     assert "1 of 2 jobs are in the store, 1 to run" in text
+
+
+def test_range_of_workers_is_shown(planned, store):
+    batch = "stages.features.recipe.schedule.batch=16"
+    plan = planned(batch, "stages.features.resources={workers: [2, 8], cpus: 4}")
+    assert "2-8 x (4 CPU)" in shown(plan, store)

@@ -36,6 +36,7 @@ def test_worker_asks_in_rays_words():
         {"workers": 8, "gpus": 0.5},
         {"workers": 2, "gpus": 2, "placement": "STRICT_SPREAD"},
         {"workers": 4, "placement": "STRICT_PACK"},
+        {"workers": (4, 64), "gpus": 1},
     ],
 )
 def test_what_fits_is_not_told(planned, asked):
@@ -49,6 +50,7 @@ def test_what_fits_is_not_told(planned, asked):
         ({"workers": 1, "cpus": 5}, "1 workers of 5 CPU each, the cluster has it for 0"),
         ({"workers": 3, "gpus": 1, "placement": "STRICT_PACK"}, "each on one node, .* for 2"),
         ({"workers": 3, "placement": "STRICT_SPREAD"}, "each on a node of its own, .* for 2"),
+        ({"workers": (5, 64), "gpus": 1}, "at least 5 workers of 1 CPU, 1 GPU each, .* for 4"),
         ({"gpus": 1, "accelerator": "H100"}, r"1 CPU, 1 GPU \(H100\) each, .* for 0"),
         ({"memory": 9}, "1 CPU, 9 GiB each, .* for 0"),
         ({"custom": {"nvme": 1}}, "1 CPU, 1 nvme each, .* for 0"),
@@ -89,6 +91,12 @@ def test_cluster_that_may_grow_is_waited_for(planned, capsys):
             {"memory": 4, "custom": {"nvme": 1}},
             {"memory": 2**30},
             "waiting for 1 CPU, 0 free, 4 GiB, 1 free, 1 nvme, 0 free",
+        ),
+        ({"workers": (2, 8), "cpus": 2}, {"CPU": 3.0}, "waiting for 4 CPU, 3 free"),
+        (
+            {"workers": (2, 8), "cpus": 2},
+            {"CPU": 4},
+            "waiting for room for at least 2 workers of 2 CPU each",
         ),
         ({"workers": 2, "cpus": 2}, {"CPU": 4}, "waiting for room for 2 workers of 2 CPU each"),
     ],

@@ -8,7 +8,9 @@ from rich.text import Text
 
 from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
 from bacl_platform.plan.trials import SweepFile
-from bacl_platform.run.progress import TrialProgress
+from bacl_platform.run.progress import Progress, TrialProgress
+from bacl_platform.spec.experiment import Resources
+from bacl_platform.train.messages import Gathered, Lost
 
 SWEEP = """
 name: alphas
@@ -232,3 +234,29 @@ def test_terminal_shows_what_a_job_waits_for_now(plan, terminal):
         assert "2 CPU, 1 free" in shown and "0 free" not in shown
         progress.begin(job, 0)
         assert "free" not in "\n".join(screen())
+
+
+def test_interruptions_are_told_with_what_they_cost_and_in_all_at_the_end(planned):
+    fixed = planned().jobs[0]
+    ranged = fixed.model_copy(update={"resources": Resources(workers=(2, 8)), "name": "ranged"})
+    file = io.StringIO()
+    with Progress(Console(file=file, width=200)) as progress:
+        for job in (fixed, ranged):
+            progress.gather(job, Gathered(job.key, 0, 2))
+            progress.gather(job, Gathered(job.key, 4, 2, Lost(1, 2.0, 10.0)))
+            progress.gather(job, Gathered(job.key, 8, 2, Lost(0, 0.0, 5.0)))
+            progress.end(job, "done")
+            progress.end(job, "done")
+    cost = "1 step trained again (2 s), 10 s without training"
+    little = "0 steps trained again, 5 s without training"
+    assert file.getvalue().splitlines() == [
+        f"features: after an interruption: {cost}",
+        f"features: after an interruption: {little}",
+        "features: done, after 2 interruptions: 1 step trained again (2 s), 15 s without training",
+        "features: done",
+        "ranged: 2 of 2-8 workers",
+        f"ranged: 2 of 2-8 workers, after an interruption: {cost}",
+        f"ranged: 2 of 2-8 workers, after an interruption: {little}",
+        "ranged: done, after 2 interruptions: 1 step trained again (2 s), 15 s without training",
+        "ranged: done",
+    ]

@@ -7,7 +7,8 @@ import ray
 
 from bacl_platform.run import driver
 from bacl_platform.run.placement import groups_of
-from bacl_platform.train.messages import Placed, Troubled
+from bacl_platform.spec.experiment import Resources
+from bacl_platform.train.messages import Placed, Short, Troubled
 
 
 class Told:
@@ -71,3 +72,20 @@ def test_short_wait_is_not_told(jobs):
     jobs.pending = []
     jobs._look_who_waits()
     assert jobs.progress.waits == []
+
+
+def test_job_with_a_range_of_workers_waits_for_the_fewest(jobs):
+    first, _ = jobs._jobs.values()
+    ranged = first.model_copy(update={"resources": Resources(workers=(2, 8))})
+    jobs._hear(ranged, Short(ranged.key))
+    assert jobs.progress.waits == [(ranged.name, "waiting for 2 CPU, 0 free")]
+
+
+def test_job_fits_with_its_fewest_workers_beside_the_most_of_those_that_run(jobs, monkeypatch):
+    first, second = jobs._jobs.values()
+    jobs.running = {first.key: None}
+    jobs._jobs[first.key] = first.model_copy(update={"resources": Resources(workers=(1, 4))})
+    ranged = second.model_copy(update={"resources": Resources(workers=(2, 8))})
+    for cpus, room in ((5, False), (6, True)):
+        monkeypatch.setattr(ray, "cluster_resources", lambda cpus=cpus: {"CPU": cpus})
+        assert jobs.fits(ranged) == room

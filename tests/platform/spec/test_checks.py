@@ -1,6 +1,7 @@
 """What no single field of an experiment can know, each told in a sentence."""
 
 import pytest
+import yaml
 
 from bacl_platform.spec.load import load
 
@@ -85,3 +86,55 @@ def test_stages_in_a_circle_are_told_whatever_is_in_them(tiny, problems, kind):
     more = ["stages.heads.after=other", "stages.heads.recipe.features=replay"]
     (found,) = problems(tiny, other, *more, "stages.heads.variants.mine={method: disalign}")
     assert "expected stages without a cycle, got heads -> other -> heads" in found
+
+
+SIXTEEN = "stages.features.recipe.schedule.batch=16"
+
+
+@pytest.mark.parametrize("bounds", ["[1, 8]", "[2, 4]", "[8, 8]"])
+def test_range_of_workers_between_which_the_batch_divides_is_taken(tiny, bounds):
+    asked = load(tiny, [SIXTEEN, f"stages.features.resources.workers={bounds}"])
+    resources = asked.stages["features"].resources
+    assert [resources.least, resources.most] == yaml.safe_load(bounds) and resources.elastic
+
+
+@pytest.mark.parametrize("bounds", ["[1, 6]", "[3, 8]", "[5, 7]", "[8, 16]"])
+def test_bounds_that_the_batch_cannot_be_divided_by_are_told_with_those_that_can(
+    tiny, problems, bounds
+):
+    assert problems(tiny, SIXTEEN, f"stages.features.resources.workers={bounds}") == [
+        "stages.features.resources.workers: expected bounds that a batch of 16 can be divided by "
+        f"into whole image pairs, which are 1, 2, 4, 8, got {bounds}"
+    ]
+
+
+def test_bounds_are_those_of_each_part_of_a_batch(tiny, problems):
+    overrides = [
+        "stages.features.recipe.schedule.batch=24",
+        "stages.features.recipe.accumulate=2",
+        "stages.features.resources.workers=[2, 4]",
+    ]
+    assert problems(tiny, *overrides) == [
+        "stages.features.resources.workers: expected bounds that a batch of 24 can be divided by "
+        "into whole image pairs in each of 2 parts, which are 1, 2, 3, 6, got [2, 4]"
+    ]
+    overrides[1] = "stages.features.recipe.accumulate=5"
+    (said,) = problems(tiny, *overrides)
+    assert "recipe.schedule.batch: expected a multiple of 10 (whole image pairs on each" in said
+
+
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [
+        ("[4, 2]", "resources: workers: expected the smaller number first, got [4, 2]"),
+        ("[1, 2, 4]", "resources.workers: expected a whole number > 0 or a list of 2 values, got "),
+        ("[2]", "resources.workers: expected "),
+        ("[0, 2]", "resources.workers.0: expected a whole number > 0, got 0"),
+        ("many", "resources.workers: expected a whole number > 0 or a list of 2 values, got "),
+        ("0", "resources.workers: expected a whole number > 0 or a list of 2 values, got 0"),
+        ("true", "resources.workers: expected a number, got true"),
+    ],
+)
+def test_what_is_no_number_or_range_of_workers_is_told(tiny, problems, workers, said):
+    (found,) = problems(tiny, f"stages.features.resources.workers={workers}")
+    assert found.startswith(f"stages.features.{said}")

@@ -116,3 +116,51 @@ def test_accumulation_is_refused_where_features_are_replayed(tiny, problems):
     assert problems(tiny, *overrides) == [
         f"{RECIPE}.accumulate: expected 1 with features: replay, whose steps load no images, got 2"
     ]
+
+
+def test_trunk_is_read_as_asked_in_stages_that_pass_one_frozen(tiny):
+    asked = "{precision: bfloat16, compile: true}"
+    kept = f"stages.kept={{kind: features, after: features, recipe: {{trunk: {asked}}}}}"
+    stages = load(tiny, [f"{RECIPE}.trunk={asked}", kept]).stages
+    for name in ("heads", "kept"):
+        assert stages[name].recipe.trunk.model_dump() == {"precision": "bfloat16", "compile": True}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stage", "why"),
+    [
+        (
+            ["stages.features.recipe.trunk={compile: true}"],
+            "features",
+            "a representation stage trains the trunk",
+        ),
+        (
+            [
+                "stages.features={kind: imported, checkpoint: a.pth, "
+                "recipe: {trunk: {compile: true}}}"
+            ],
+            "features",
+            "an imported stage does not train",
+        ),
+        (
+            [
+                "stages.kept={kind: features, after: features}",
+                "stages.heads.after=kept",
+                f"{RECIPE}.features=replay",
+                f"{RECIPE}.trunk={{compile: true}}",
+            ],
+            "heads",
+            "the steps of a replay pass no trunk, but those of the stage that stores features do",
+        ),
+        (
+            ["stages.heads.freeze=[backbone, rpn_head]", f"{RECIPE}.trunk={{compile: true}}"],
+            "heads",
+            "the stage trains neck, roi_head.bbox_head*.shared_fcs",
+        ),
+    ],
+)
+def test_trunk_is_refused_where_none_is_frozen_and_passed(tiny, problems, overrides, stage, why):
+    assert problems(tiny, *overrides) == [
+        f"stages.{stage}.recipe.trunk: expected a stage whose steps pass a frozen trunk, but "
+        f"{why}: remove it"
+    ]

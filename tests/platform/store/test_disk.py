@@ -1,7 +1,5 @@
 """Errors of the disk, each told in a sentence."""
 
-import contextlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,19 +8,6 @@ import pytest
 
 from bacl.errors import RunError
 from bacl_platform.store.disk import disk_errors
-
-
-@contextlib.contextmanager
-def as_nobody():
-    """Without root's rights, which no permission holds back."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +22,7 @@ def as_nobody():
         (0o555, lambda folder: (folder / "y").write_bytes(b""), "expected a writable place"),
     ],
 )
-def test_what_may_not_be_read_is_not_told_as_a_place_to_write(mode, use, expected):
+def test_what_may_not_be_read_is_not_told_as_a_place_to_write(mode, use, expected, as_nobody):
     base = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own is for one user alone
     try:
         base.chmod(0o755)
@@ -53,7 +38,7 @@ def test_what_may_not_be_read_is_not_told_as_a_place_to_write(mode, use, expecte
         shutil.rmtree(base)
 
 
-def test_file_that_may_not_be_read_is_told_as_such():
+def test_file_that_may_not_be_read_is_told_as_such(as_nobody):
     base = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
         base.chmod(0o755)

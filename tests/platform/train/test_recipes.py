@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from bacl.variants import Softmax
 from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
 from bacl_platform.plan.trials import SweepFile
-from bacl_platform.store.names import MOVES
+from bacl_platform.store.names import LOG, MOVES
 from bacl_platform.train import worker
 from bacl_platform.train.hooks.scalars import Scalars
 from bacl_platform.train.messages import Logged
@@ -162,6 +163,8 @@ def test_two_ranks_end_with_the_weights_of_one(planned, store, undisturbed, fini
     assert on_two_ranks(two, store) == [None, None]
     found, expected = (weights(s.entry(one.key)) for s in (store, undisturbed))
     assert_close(found, expected, rtol=1e-3, atol=2e-4)
+    log = (store.entry(one.key) / LOG).read_text(encoding="utf-8")
+    assert re.search(r" \d+ MB of frozen weights are in memory once for all ranks", log)
 
 
 def _needs_images(option):

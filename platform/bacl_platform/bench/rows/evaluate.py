@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from bacl.errors import RunError
 from bacl_platform.bench.measure import Row, Setting, quiet
-from bacl_platform.bench.memory import resident
+from bacl_platform.train.memory import resident
 
 if TYPE_CHECKING:
     from bacl.datasets.categories import Category

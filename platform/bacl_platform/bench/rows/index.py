@@ -14,7 +14,7 @@ import numpy as np
 from bacl import settings
 from bacl_platform.bench.drawn import Size, write_annotations, write_blanks
 from bacl_platform.bench.measure import Row, Setting, quiet
-from bacl_platform.bench.memory import resident
+from bacl_platform.train.memory import resident
 
 WHOLE, PART = Size(), Size(images=2_000, annotations=25_400)
 MOST_SECONDS, MOST_MIB = 2.0, 300e6 / 2**20

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from bacl_platform.bench.measure import Row, Setting
-from bacl_platform.bench.memory import resident
 from bacl_platform.bench.rows.evaluate import (
     PART,
     WHOLE,
@@ -27,6 +26,7 @@ from bacl_platform.bench.rows.evaluate import (
     read_categories,
     shards,
 )
+from bacl_platform.train.memory import resident
 
 _ROUNDS = 5
 _RESULTS = "results.json"

@@ -1,4 +1,4 @@
-"""Training steps of two images as they run on a GPU: stages, banks, precisions, memory layouts.
+"""Training steps of two images as they run on a GPU: stages, banks, precisions.
 
 MMDetection's own detector steps beside ours, in turns, in the same precision.
 """
@@ -6,7 +6,6 @@ MMDetection's own detector steps beside ours, in turns, in the same precision.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -20,13 +19,8 @@ BANKS = {1: 1.1, 8: 1.3, 32: 2.0}
 
 
 def measure(setting: Setting, detector: Detector = R50) -> list[Row]:
-    """Steps in float32, on a GPU with TF32; then what bfloat16, another memory layout and a
-    compiled trunk change."""
-    rows = [*steps("float32", setting, detector), *steps("bfloat16", setting, detector)]
-    rows += channels_last(setting, detector)
-    if setting.device == "cuda":  # what is compiled for a CPU says nothing about a GPU
-        rows += compiled(setting, detector)
-    return rows
+    """Steps in float32, on a GPU with TF32, and in bfloat16."""
+    return [*steps("float32", setting, detector), *steps("bfloat16", setting, detector)]
 
 
 def steps(precision: str, setting: Setting, detector: Detector = R50) -> list[Row]:
@@ -42,39 +36,6 @@ def steps(precision: str, setting: Setting, detector: Detector = R50) -> list[Ro
         for count, limit in BANKS.items():
             what = f"{count} variant{'s' if count > 1 else ''}, frozen trunk"
             rows += _beside(f"stage2_{count}_{precision}", what, make(count), theirs, limit)
-    return rows
-
-
-def channels_last(setting: Setting, detector: Detector = R50) -> list[Row]:
-    """A step of one variant with images and features laid out channels-last, beside as they are."""
-    rows = []
-    for precision in ("float32", "bfloat16"):
-        recipe = RECIPE.model_copy(update={"precision": precision})
-        last = recipe.model_copy(update={"channels_last": True})
-        with tf32():
-            ours, theirs = (
-                Training(1, setting, detector, recipe=one, images=IMAGES) for one in (last, recipe)
-            )
-            found = _times([ours.step, theirs.step], setting)
-        what = _with_rate("1 variant, frozen trunk", found[0])
-        rows.append(Row(f"channels_last_{precision}", what, found[0], "contiguous", found[1], None))
-    return rows
-
-
-def compiled(setting: Setting, detector: Detector = R50) -> list[Row]:
-    """A step of one variant whose frozen backbone and neck `torch.compile` has compiled."""
-    rows = []
-    for precision in ("float32", "bfloat16"):
-        recipe = RECIPE.model_copy(update={"precision": precision})
-        make = partial(Training, 1, setting, detector, recipe=recipe, images=IMAGES)
-        with tf32():
-            ours, theirs = make(), make()
-            model: Any = ours.model
-            model.backbone.compile()
-            model.neck.compile()
-            found = _times([ours.step, theirs.step], setting)
-        what = _with_rate("1 variant, frozen trunk", found[0])
-        rows.append(Row(f"compiled_{precision}", what, found[0], "as it is", found[1], None))
     return rows
 
 
@@ -95,11 +56,11 @@ def _beside(
     name: str, what: str, ours: Training, theirs: Training, limit: float | None
 ) -> list[Row]:
     setting = ours.setting
-    found = _times([ours.step, theirs.step], setting)
+    found = times([ours.step, theirs.step], setting)
     repeat = 2 if setting.repeat is None else setting.repeat
     parts = {what: ours.parts(repeat), "MMDetection": theirs.parts(repeat)}
     rows = [
-        Row(name, _with_rate(what, found[0]), found[0], "MMDetection", found[1], limit, parts=parts)
+        Row(name, with_rate(what, found[0]), found[0], "MMDetection", found[1], limit, parts=parts)
     ]
     if setting.device == "cuda":
         memory = [_peak(ours), _peak(theirs)]
@@ -109,13 +70,15 @@ def _beside(
     return rows
 
 
-def _times(steps: list[Callable[[], None]], setting: Setting) -> list[float]:
+def times(steps: list[Callable[[], None]], setting: Setting) -> list[float]:
+    """Median milliseconds of each step, in turns."""
     on_gpu = setting.device == "cuda"
     repeat = (10 if on_gpu else 2) if setting.repeat is None else setting.repeat
     return in_turns(steps, repeat, 3 if on_gpu else 1, setting.device)
 
 
-def _with_rate(what: str, milliseconds: float) -> str:
+def with_rate(what: str, milliseconds: float) -> str:
+    """What is measured, and how many images a second that is."""
     return f"{what}, {1000 * IMAGES / milliseconds:.3g} images/s"
 
 
