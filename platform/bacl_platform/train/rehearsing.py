@@ -89,6 +89,8 @@ def train(job: Job, store: Store, tell: Tell, report: Report, *rest: Any) -> str
     """
     began, free = time.perf_counter(), available()
     real = Store(job.config[REHEARSAL]["store"])
+    real.planned_in = Path(job.config[REHEARSAL]["planned_in"])
+    job = job.model_copy(update={"config": real.localised(job.config)})
     prepared_datasets.pull(real, job.config[REHEARSAL]["dataset"])
     seen: dict[str, float] = {}
     if job.resources.gpus:
