@@ -88,11 +88,10 @@ def train(job: Job, store: Store, tell: Tell, report: Report, *rest: Any) -> str
     Each rank tells what it has measured, as a row with its `rank`, also where the job fails.
     """
     began, free = time.perf_counter(), available()
-    known = job.config[REHEARSAL]
-    real = Store(known["store"])
-    prepared_datasets.pull(real, known["dataset"])
-    config = moved(job.config, known["root"], str(real.root))
-    job = job.model_copy(update={"config": config})
+    real = Store(job.config[REHEARSAL]["store"])
+    real.planned_in = Path(job.config[REHEARSAL]["planned_in"])
+    job = job.model_copy(update={"config": real.localised(job.config)})
+    prepared_datasets.pull(real, job.config[REHEARSAL]["dataset"])
     seen: dict[str, float] = {}
     if job.resources.gpus:
         torch.cuda.reset_peak_memory_stats()
