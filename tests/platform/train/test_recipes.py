@@ -34,6 +34,7 @@ OPTIONS = [
     for stage in ("features", "heads")
     for field, value in RICH.items()
 ]
+OPTIONS.append("stages.heads.recipe.trunk={precision: bfloat16}")
 
 
 class Killed(Exception):
@@ -167,8 +168,12 @@ def test_two_ranks_end_with_the_weights_of_one(planned, store, undisturbed, fini
     assert re.search(r" \d+ MB of frozen weights are in memory once for all ranks", log)
 
 
+IMAGES = ("accumulate", "augmentations", "trunk", "tta")
+"""Fields that steps on stored features have no use for."""
+
+
 def _needs_images(option):
-    return any(f".recipe.{field}=" in option for field in ("accumulate", "augmentations", "tta"))
+    return any(f".recipe.{field}=" in option for field in IMAGES)
 
 
 REPLAYED = [
