@@ -120,18 +120,6 @@ def train(job: Job, store: Store, tell: Tell, report: Report, *rest: Any) -> str
         tell(Measured(job.key, [row | {"told": time.perf_counter()}]))
 
 
-def moved(value: Any, before: str, after: str) -> Any:
-    """A configuration whose paths in one folder are in another; on another machine, the cache of a
-    bucket may be elsewhere."""
-    if isinstance(value, dict):
-        return {name: moved(item, before, after) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(moved(item, before, after) for item in value)
-    if isinstance(value, str) and value.startswith(f"{before}/"):
-        return after + value.removeprefix(before)
-    return value
-
-
 def machine() -> str:
     """This kind of machine: its processor, cores, memory and GPU."""
     name = platform.processor() or platform.machine()
