@@ -76,7 +76,7 @@ def _unfinished(store: Store, key: str, job: dict[str, Any]) -> Unfinished:
 
 
 def _workers(job: dict[str, Any]) -> str:
-    asked = job["resources"]["workers"]
+    asked = job.get("resources", {}).get("workers", 1)
     now = job.get("workers")
     if isinstance(asked, int):
         return str(asked)
