@@ -1,8 +1,9 @@
 """Where the driver and its jobs leave each other messages."""
 
 import time
+from dataclasses import replace
 
-from bacl_platform.train.messages import Message, Reached
+from bacl_platform.train.messages import Gathered, Message, Reached
 
 
 class Mailbox:
@@ -42,6 +43,9 @@ class Mailbox:
     def tell(self, message: Message) -> None:
         """Leave a message of a job for the driver."""
         self._messages.append(message)
+        if isinstance(message, Gathered) and message.key in self._reached:
+            reached, _ = self._reached[message.key]  # what lay before is told
+            self._reached[message.key] = (replace(reached, step=message.step), time.time())
 
     def drain(self) -> list[Message]:
         """The messages of jobs since the last call, which are removed."""

@@ -88,11 +88,10 @@ def train(job: Job, store: Store, tell: Tell, report: Report, *rest: Any) -> str
     Each rank tells what it has measured, as a row with its `rank`, also where the job fails.
     """
     began, free = time.perf_counter(), available()
-    known = job.config[REHEARSAL]
-    real = Store(known["store"])
-    prepared_datasets.pull(real, known["dataset"])
-    config = moved(job.config, known["root"], str(real.root))
-    job = job.model_copy(update={"config": config})
+    real = Store(job.config[REHEARSAL]["store"])
+    real.planned_in = Path(job.config[REHEARSAL]["planned_in"])
+    job = job.model_copy(update={"config": real.localised(job.config)})
+    prepared_datasets.pull(real, job.config[REHEARSAL]["dataset"])
     seen: dict[str, float] = {}
     if job.resources.gpus:
         torch.cuda.reset_peak_memory_stats()
@@ -119,18 +118,6 @@ def train(job: Job, store: Store, tell: Tell, report: Report, *rest: Any) -> str
             row |= {"machine": machine(), "bank_bytes": _bank_bytes(job, store)}
             row |= _judged(job, store)
         tell(Measured(job.key, [row | {"told": time.perf_counter()}]))
-
-
-def moved(value: Any, before: str, after: str) -> Any:
-    """A configuration whose paths in one folder are in another; on another machine, the cache of a
-    bucket may be elsewhere."""
-    if isinstance(value, dict):
-        return {name: moved(item, before, after) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(moved(item, before, after) for item in value)
-    if isinstance(value, str) and value.startswith(f"{before}/"):
-        return after + value.removeprefix(before)
-    return value
 
 
 def machine() -> str:

@@ -8,7 +8,7 @@ import ray
 from bacl_platform.run import driver
 from bacl_platform.run.placement import groups_of
 from bacl_platform.spec.experiment import Resources
-from bacl_platform.train.messages import Placed, Short, Troubled
+from bacl_platform.train.messages import Gathered, Lost, Placed, Short, Troubled
 
 
 class Told:
@@ -21,6 +21,9 @@ class Told:
         self.waits.append((job.name, text))
 
     def say(self, text):
+        pass
+
+    def gather(self, job, message):
         pass
 
 
@@ -89,3 +92,19 @@ def test_job_fits_with_its_fewest_workers_beside_the_most_of_those_that_run(jobs
     for cpus, room in ((5, False), (6, True)):
         monkeypatch.setattr(ray, "cluster_resources", lambda cpus=cpus: {"CPU": cpus})
         assert jobs.fits(ranged) == room
+
+
+def test_what_an_interruption_cost_is_logged_among_system_metrics(jobs):
+    rows = []
+    jobs.listeners = [SimpleNamespace(log=lambda job, found: rows.extend(found))]
+    first, _ = jobs._jobs.values()
+    jobs._hear(first, Gathered(first.key, 0, 2))
+    jobs._hear(first, Gathered(first.key, 7, 1, Lost(3, 1.5, 20.0)))
+    assert rows == [
+        {
+            "step": 7,
+            "system/rank0/lost_steps": 3,
+            "system/rank0/lost_seconds": 1.5,
+            "system/rank0/lost_idle": 20.0,
+        }
+    ]

@@ -12,7 +12,7 @@ from ray.train.v2._internal.execution.controller.state import PreemptingState, R
 
 from bacl_platform.run.mailbox import Mailbox
 from bacl_platform.run.watcher import Reclaimed, Terminated
-from bacl_platform.train.messages import Reached
+from bacl_platform.train.messages import Gathered, Lost, Reached
 
 REACHED = Reached(1, 1.0, 9.0)
 
@@ -93,3 +93,13 @@ def test_what_was_asked_of_workers_is_not_asked_of_those_that_start_after_them()
     box.start("attempt")
     assert box.training_since("attempt") is None and box.reached("key") is not None
     assert box.asked_to_move("key", "attempt", REACHED) is None
+
+
+def test_time_without_training_is_counted_once(monkeypatch):
+    box, clock = Mailbox(), iter([100.0, 130.0, 135.0])
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    box.tell(Gathered("key", 0, 2))
+    assert box.reached("key") is None
+    box.asked_to_move("key", "attempt", Reached(9, 2.0, 80.0))
+    box.tell(Gathered("key", 5, 2, Lost(4, 8.0, 30.0)))  # and dies before it is seen to train
+    assert box.reached("key") == (Reached(5, 2.0, 80.0), 5.0)

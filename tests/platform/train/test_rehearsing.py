@@ -138,12 +138,6 @@ def test_detections_are_repeated_over_a_larger_split():
     assert more.bbox.tolist() == np.eye(3, 4)[[0, 1, 2, 0, 1]].tolist()
 
 
-def test_paths_of_a_cache_are_moved_and_no_others():
-    config = {"a": ["/c/x/1", "/c/xy", ("/c/x", 3)], "b": {"c": "see /c/x/1"}}
-    expected = {"a": ["/d/1", "/c/xy", ("/c/x", 3)], "b": {"c": "see /c/x/1"}}
-    assert rehearsing.moved(config, "/c/x", "/d") == expected
-
-
 WATCHED = """
 from bacl_platform.train.memory import MemoryWatch
 with MemoryWatch() as watch:

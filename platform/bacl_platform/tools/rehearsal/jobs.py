@@ -95,7 +95,7 @@ def rehearse_job(job: Job, parent: str | None, shown: Shown, store: Store, steps
     config["custom_hooks"] = [*config.get("custom_hooks", []), {"type": "Stopwatch"}]
     config[REHEARSAL] = {
         "store": store.url,
-        "root": str(store.root),
+        "planned_in": str(store.planned_in),
         "dataset": job.dataset_digest,
         "dataset_info": str(store.datasets / job.dataset_digest / "dataset.json"),
         "val_images": shown.prepared.val.image_total,

@@ -48,6 +48,8 @@ def test_parts_are_the_fewest_that_fit(heads, figures):
     # in n parts: 1 + 2/n GiB, of which 95 % of what there is may be used
     assert settings(with_resources(heads(), memory=2.2), figures())[0] == "recipe.accumulate=2"
     assert settings(with_resources(heads(), memory=1.7), figures())[0] == "recipe.accumulate=4"
+    # three parts would fit 1.8 GiB, but leave no whole pairs
+    assert settings(with_resources(heads(), memory=1.8), figures())[0] == "recipe.accumulate=4"
     again = settings(with_resources(heads("accumulate=2"), memory=2.2), figures(pass_images=4))
     assert again[0] == "recipe.accumulate=4"
 
