@@ -242,7 +242,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(%(default)s)")
     parser.add_argument(
-        "--small", action="store_true", help="small detectors and few tests, within a minute"
+        "--small", action="store_true", help="small detectors and few tests, within two minutes"
     )
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(all, in this order)"
