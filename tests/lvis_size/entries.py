@@ -73,9 +73,8 @@ def make_entry(job: Job, store: Store) -> None:
     for image, instances in drawn(truth, len(prepared.categories), list(job.variants)):
         metric.process(None, [{"img_id": image, "pred_instances": instances}])
     metrics = metric.evaluate(len(truth["images"]))
-    step = {"step": job.iterations}
-    rows = [{**step, "lr": 0.1, "loss": 1.0, "time": 1.0}, {**step, **metrics}]
-    (work / SCALARS).write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    row = {"step": job.iterations, **metrics}
+    (work / SCALARS).write_text(json.dumps(row) + "\n", encoding="utf-8")
     (work / LOG).touch()
     torch.manual_seed(0)
     model = MODELS.build(ConfigDict(job.config["model"]))

@@ -75,15 +75,16 @@ def test_step_that_fails_says_how_it_ended(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.ray
 @pytest.mark.timeout(400)
-def test_walk_takes_every_step(tmp_path, monkeypatch):
+def test_walk_judges_reports_and_compares_drawn_detections(tmp_path, monkeypatch):
+    monkeypatch.setattr(walk, "TRAIN", SMALL)
+    monkeypatch.setattr(walk, "VAL", SMALL)
     few = Size(4, 12, len(COUNTS), (3, 2, 1, 1), negatives=2)
-    for name, size in (("TRAIN", SMALL), ("VAL", SMALL), ("FEW", few)):
-        monkeypatch.setattr(walk, name, size)
+    monkeypatch.setattr(walk, "FEW", few)
     tiny = "{backbone: tiny, neck_channels: 16, fc_channels: 32, test_proposals: 50}"
     monkeypatch.setattr(walk, "TRAINED", walk.TRAINED.replace("{backbone: resnet50}", tiny))
-    taken = walk.walk(tmp_path, "", Console(quiet=True))
-    assert [one.name for one in taken] == [step.name for step in walk.steps(tmp_path / "store")]
-    assert all(one.seconds > 0 for one in taken)
-    assert not [one.trouble for one in taken if one.trouble]
+    for name in ("evaluate 5", "report of 5", "compare"):
+        (taken,) = walk.walk(tmp_path, name, Console(quiet=True))
+        assert taken.seconds > 0 and not taken.trouble
+    for file in ("report.html", "compare_softmax_bacl.html"):
+        assert (tmp_path / "store/reports/lvis-size-judged" / file).exists()

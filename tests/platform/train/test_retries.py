@@ -79,7 +79,7 @@ class Rank:
 
     def __init__(self, job, monkeypatch, error):
         self.mailbox, self.trained = Mailbox(), 0
-        methods = ("tell", "asked_to_stop", "place", "give_up", "given_up")
+        methods = ("tell", "asked_to_stop", "place", "start", "reached", "give_up", "given_up")
         mailbox = SimpleNamespace(**{name: Call(getattr(self.mailbox, name)) for name in methods})
         self.config = {
             "job": job,

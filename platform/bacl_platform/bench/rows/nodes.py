@@ -137,7 +137,7 @@ def _run(folder: Path, name: str, address: str, store: str, access: dict[str, st
         env=_environment(folder, access),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         timeout=PATIENCE,
     )
     if run.returncode:
@@ -156,7 +156,7 @@ def _loop_seconds(store: str, folder: Path, access: dict[str, str]) -> float:
         env=_environment(folder, access),
         stdout=subprocess.PIPE,
         check=True,
-        text=True,
+        encoding="utf-8",
     )
     return float(json.loads(said.stdout))
 

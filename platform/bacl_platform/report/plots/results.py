@@ -321,7 +321,10 @@ def _trunk_losses(report: Report, jobs: list[Job]) -> list[str]:
 def _curve(
     axes: "Axes", steps: NDArray[Any], values: NDArray[Any], label: str, style: dict[str, Any]
 ) -> None:
-    """Draw values (T,) by step, as a running mean when there are many."""
+    """Draw values (T,) by step, as a running mean when there are many; nothing where there are
+    none."""
+    if not len(steps):
+        return
     window = _window(len(steps))
     smooth, middle = (
         np.convolve(series, np.full(window, 1 / window), "valid") for series in (values, steps)
