@@ -260,6 +260,7 @@ def test_lvis_mode_equals_lvis_api_on_masks_of_random_federated_cases(seed, tmp_
 
 
 @pytest.mark.skipif(not LVIS_VAL.exists(), reason="LVIS's real ground truth is not here")
+@pytest.mark.slow
 def test_lvis_mode_equals_lvis_api_on_masks_of_real_ground_truth(tmp_path, lvis):
     truth = json.loads(LVIS_VAL.read_text())
     detections = with_masks(truth, guesses(truth, 0, false=0.1), 0)

@@ -110,6 +110,7 @@ def test_state_of_a_variant_holds_no_other_variants_weights(trained):
 
 
 @pytest.mark.parametrize("settings", [LOCE(method="loce", slots=5), RIO(method="rio", slots=5)])
+@pytest.mark.slow
 def test_exported_variant_has_what_its_detector_reads_and_no_memory(
     dataset_info, tmp_path, settings
 ):

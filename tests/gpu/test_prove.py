@@ -87,6 +87,7 @@ def test_error_of_a_part_is_told_beside_what_came_before(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.slow
 def test_machine_without_a_gpu_is_told_what_to_do(tmp_path):
     command = [sys.executable, str(PROVE), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)

@@ -44,6 +44,7 @@ def test_weights_of_torchvision_are_of_a_network_with_the_same_parameters(name):
     assert config["backbone"]["init_cfg"]["checkpoint"] == place
 
 
+@pytest.mark.slow
 def test_convnext_computes_as_torchvisions_before_its_norms():
     torch.manual_seed(0)
     theirs = torchvision.models.convnext_tiny().eval()

@@ -118,6 +118,7 @@ def test_job_killed_in_its_evaluation_evaluates_again_without_training(planned, 
     assert steps == [10, 12, 12]
 
 
+@pytest.mark.slow
 def test_finished_job_is_not_trained_again(planned, store, finished):
     job = planned().jobs[0]
     finished(job)
