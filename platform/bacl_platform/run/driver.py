@@ -136,6 +136,8 @@ class Jobs:
         self.failed_variants: dict[str, str] = {}
         """Sentences of single variants that did, of jobs that went on, by the variant's key."""
         self._jobs: dict[str, Job] = {}
+        self._noted: set[str] = set()
+        """Datasets whose images this driver has taken a sample of."""
         self._results: dict[str, ObjectRef] = {}
         self._training: set[str] = set()
         self._placed: set[str] = set()
@@ -158,7 +160,9 @@ class Jobs:
         parent = self._results.get(job.parent) if job.parent else None
         self._jobs[job.key] = job
         prepared_datasets.push(self.store, job.dataset_digest)
-        sample.note(self.store, job.dataset_digest)
+        if job.dataset_digest not in self._noted:
+            sample.note(self.store, job.dataset_digest)
+            self._noted.add(job.dataset_digest)
         weights.push(self.store, job.config)
         started = self._build.remote(job, self.store, self.mailbox, self.board, parent)
         self._results[job.key] = self.running[job.key] = started

@@ -29,7 +29,8 @@ Facts = list[Any] | None
 
 
 def note(store: Store, digest: str) -> None:
-    """Note what a sample of a dataset's images is like on this machine, once for a dataset."""
+    """Note what a sample of a dataset's images is like on this machine now, in place of what was
+    noted before: images may have been mended. Those that it cannot read are not compared."""
     prepared = Prepared.load(store.datasets / digest / "dataset.json")
     splits = {"train": prepared.train, "val": prepared.val}
     outside = {
@@ -37,12 +38,13 @@ def note(store: Store, digest: str) -> None:
         for name, split in splits.items()
         if not Path(split.images).is_relative_to(store.datasets.resolve())
     }
-    if not outside or store.note(_name(digest)) is not None:
+    if not outside:
         return
     content: dict[str, Any] = {"host": socket.gethostname()}
     for name, split in outside.items():
         files = list(_drawn(Index(split.index)))
-        content[name] = dict(zip(files, _facts(Path(split.images), files), strict=True))
+        facts = zip(files, _facts(Path(split.images), files), strict=True)
+        content[name] = {file: found for file, found in facts if found is not None}
     store.write_note(_name(digest), json.dumps(content))
 
 
@@ -57,11 +59,11 @@ def check(store: Store, digest: str, config: Mapping[str, Any]) -> None:
         return
     noted = json.loads(text)
     for split, folder in folders.items():
-        expected: dict[str, Facts] = noted.get(split, {})
+        expected: dict[str, list[Any]] = noted.get(split, {})
         for (file, before), now in zip(expected.items(), _facts(folder, expected), strict=True):
             if before != now:
                 raise RunError(
-                    f"{folder / file}: expected {_said(before)}, as the file is on "
+                    f"{folder / file}: expected {before[0]} bytes, as the file is on "
                     f"{noted['host']}, where the job was planned, got {_said(now, before)}: let "
                     "all nodes see the same images"
                 )
@@ -98,9 +100,7 @@ def _folders(config: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
             yield split, Path(dataset["images"])
 
 
-def _said(facts: Facts, beside: Facts = None) -> str:
+def _said(facts: Facts, before: list[Any]) -> str:
     if facts is None:
         return "no file that can be read"
-    if beside is not None and beside[0] == facts[0]:
-        return f"other content of {facts[0]} bytes"
-    return f"{facts[0]} bytes"
+    return f"{'other content of ' if facts[0] == before[0] else ''}{facts[0]} bytes"

@@ -78,12 +78,24 @@ def test_image_that_differs_is_named(noted, photos, damage, got):
     sample.check(store, digest, reading(None))  # a replay, which reads none
 
 
+def test_image_that_was_mended_is_noted_anew_and_one_that_was_missing_not_at_all(noted, photos):
+    store, digest = noted
+    mended, missing = list(
+        json.loads((store.datasets / f"{digest}.images.json").read_text())["val"]
+    )[:2]
+    content = (photos / missing).read_bytes()
+    (photos / mended).write_bytes(b"another")
+    (photos / missing).unlink()
+    sample.note(store, digest)
+    (photos / missing).write_bytes(content)
+    sample.check(store, digest, reading(photos, photos))
+
+
 def test_sample_of_a_large_split_is_the_same_everywhere(noted, photos, monkeypatch):
     store, digest = noted
     drawn = []
     monkeypatch.setattr(sample, "FILES", 10)
     for _ in range(2):
-        store.drop_note(f".datasets/{digest}.images.json")
         sample.note(store, digest)
         drawn.append(store.note(f".datasets/{digest}.images.json"))
     assert drawn[0] == drawn[1]
