@@ -33,7 +33,7 @@ soak: .venv/.installed
 zoo: .venv/.installed
 	$(BIN)/python tests/zoo/walk.py $(ZOO)
 
-# What each step takes at LVIS v1's size: twenty minutes, 8 GB. LVIS_SIZE="--folder DIR" keeps the files.
+# What each step takes at LVIS v1's size: half an hour, 15 GB of disk. LVIS_SIZE="--folder DIR" keeps the files.
 lvis-size: .venv/.installed
 	$(BIN)/python tests/lvis_size/walk.py $(LVIS_SIZE)
 

@@ -6,7 +6,7 @@ The annotations have LVIS v1's numbers of images, instances and categories, and 
 as many training images as it is there; what the images show is drawn. Each step is a process of its
 own, watched with all that it starts. The exit code is 1 where a step failed or passed a limit.
 
-About 8 GB of disk. A folder that is given is kept, and what is in it already is not made again.
+About 15 GB of disk. A folder that is given is kept, and what is in it already is not made again.
 """
 
 import argparse
