@@ -3,6 +3,7 @@
 The configuration is saved with each job; anyone can run it again by hand with mmengine alone.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pprint import pformat
@@ -16,7 +17,8 @@ from bacl.detector.shape import cells_of, is_paper_head, layer_names, regressor_
 from bacl.detector.two_stage import frozen_trunk, model_config
 from bacl.errors import UsageError
 from bacl.features.parts import parts as shards_of
-from bacl.method_settings.base import Context
+from bacl.method_settings.base import Context, Method
+from bacl.method_settings.corrections import Correction
 from bacl.method_settings.registry import Variant
 from bacl.optimizer_settings import SGD
 from bacl.settings import FROZEN_TRUNK, Detector, Features, Recipe, SeveralViews
@@ -240,6 +242,36 @@ def imported_config(
     }
 
 
+def corrections_config(
+    trained: Mapping[str, Any],
+    prepared: Prepared,
+    recipe: Recipe,
+    corrections: Mapping[str, Correction],
+    shown: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The configuration in which corrections of a job's variants are evaluated, but not trained.
+
+    trained: configuration of the job. shown: the `train_dataloader` by which its stage shows
+    training images, where a correction needs statistics of them.
+    """
+    training = ("train_dataloader", "optim_wrapper", "param_scheduler", "custom_hooks", "imported")
+    config = copy.deepcopy({n: value for n, value in trained.items() if n not in training})
+    config["model"]["backbone"]["init_cfg"] = None
+    images, model = images_that_train(prepared, recipe), config["model"]
+    for head in bank_heads(config):
+        bases = head["variants"]
+        head["variants"] = {
+            name: variant_options(name, settings, prepared, model, images, 0, recipe.schedule.batch)
+            | {"base": bases[settings.of]}
+            for name, settings in corrections.items()
+        }
+    config["val_evaluator"]["variants"] = list(corrections)
+    config["train_cfg"] = {"max_iters": 0}
+    if shown is not None:
+        config["statistics_dataloader"] = copy.deepcopy(dict(shown))
+    return config
+
+
 def _check_storable(roi_head: Mapping[str, Any]) -> None:
     """Raise UsageError where features of regions do not determine what a box head learns."""
     head = box_heads(roi_head)[0]
@@ -380,7 +412,7 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def variant_options(
     name: str,
-    settings: Variant,
+    settings: Method,
     prepared: Prepared,
     model: Mapping[str, Any],
     images: int,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bacl.config import bank_heads, config_text, stock_config
 from bacl.datasets.categories import Category
-from bacl.variants import METHODS
+from bacl.variants import METHODS, Variant
 
 
 def stock_classifier(settings: Mapping[str, Any], categories: int) -> dict[str, Any]:
@@ -31,20 +31,28 @@ def stock_classifier(settings: Mapping[str, Any], categories: int) -> dict[str, 
 
 
 def variant_state(
-    state: Mapping[str, Tensor], name: str, whole: bool = False, left_out: Sequence[str] = ()
+    state: Mapping[str, Tensor],
+    name: str,
+    whole: bool = False,
+    left_out: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Tensor]:
     """Weights of a stock detector with one variant's classifier, from a bank's weights. whole:
     export the whole variant, except its modules `left_out`, because its classifier alone does not
-    give its scores."""
-    part = "" if whole else r"fc_cls\."
-    mine = re.compile(rf"\.variants\.{re.escape(name)}\.{part}")
-    target = ".fc_cls.variant." if whole else ".fc_cls."
-    return {
-        mine.sub(target, key): value
-        for key, value in state.items()
-        if (mine.search(key) and not any(f".{module}." in key for module in left_out))
-        or (".variants." not in key and ".statistics." not in key)
-    }
+    give its scores. settings: of the variant, where its method may make a classifier of more than
+    its `fc_cls`."""
+    mine = re.compile(rf"(?P<head>.*)\.variants\.{re.escape(name)}\.(?P<rest>.+)")
+    kept = {k: v for k, v in state.items() if ".variants." not in k and ".statistics." not in k}
+    own: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        if (match := mine.fullmatch(key)) and not any(f".{part}." in key for part in left_out):
+            own.setdefault(match["head"], {})[match["rest"]] = value
+    method = Variant if settings is None else METHODS.get(settings["method"])
+    for head, values in own.items():
+        target = f"{head}.fc_cls.variant." if whole else f"{head}.fc_cls."
+        found = values if whole else method.stock_state(settings or {}, values)
+        kept |= {f"{target}{rest}": value for rest, value in found.items()}
+    return kept
 
 
 def export_variants(
@@ -79,6 +87,7 @@ def export_variants(
                     name,
                     "cls_predictor_cfg" in classifier,
                     METHODS.get(settings["method"]).training_only,
+                    settings,
                 ),
                 "meta": {"dataset_meta": named, "variant": settings},
             },

@@ -7,6 +7,7 @@ operators.install()
 
 from bacl import (  # noqa: E402
     averaging,  # noqa: F401
+    corrections,  # noqa: F401
     draws,  # noqa: F401
     evaluation,  # noqa: F401
     extensions,

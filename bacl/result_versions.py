@@ -21,7 +21,7 @@ VERSIONS: dict[str, int] = {}
 - `resampling`: `recipe.proposal_nms`;
 - `features`: what is stored of images, and how banks train on it;
 - `imported`: what is taken of other projects' checkpoints;
-- `method.NAME`, `indicator.NAME`, `hallucination`.
+- `method.NAME`, `correction.NAME`, `indicator.NAME`, `hallucination`.
 """
 
 

@@ -166,6 +166,15 @@ class Variant(nn.Module):
         """`plain_loss` of a variant with these settings."""
         return cls.plain_loss
 
+    @classmethod
+    def stock_state(
+        cls, settings: Mapping[str, Any], own: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """State of the linear classifier that `stock_loss` goes with, of a variant with these
+        settings and the state `own`."""
+        place = "fc_cls."
+        return {n.removeprefix(place): v for n, v in own.items() if n.startswith(place)}
+
     def classifier(self, width: int, columns: int, generator: torch.Generator) -> nn.Module:
         """What makes logits (N, columns) of features (N, width), drawn from `generator`."""
         linear = nn.Linear(width, columns)
@@ -181,6 +190,16 @@ class Variant(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Logits (N, K) of features h (N, D)."""
         logits: Tensor = self.fc_cls(features)
+        return logits
+
+    @property
+    def source(self) -> "Variant":
+        """The variant whose logits `adjusted` makes this one's of: itself, where it is none that
+        corrects another."""
+        return self
+
+    def adjusted(self, logits: Tensor) -> Tensor:
+        """This variant's logits (N, K) of those of `source`."""
         return logits
 
     def refine(self, pooled: Tensor, features: Tensor, deltas: Tensor) -> Tensor:

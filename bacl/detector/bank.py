@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from bacl import rle
+from bacl.corrections.corrected import share_bases
 from bacl.detector import views
 from bacl.detector.layers import ConvFCs, layers, passed, read
 from bacl.detector.postprocess import detect
@@ -120,6 +121,7 @@ class BankBBoxHead(ConvFCs):
                 for name, settings in variants.items()
             }
         )
+        share_bases(self.bank().values())
         betas = {
             variant.hallucination["beta"]
             for variant in self.bank().values()
@@ -166,8 +168,16 @@ class BankBBoxHead(ConvFCs):
         found, deltas = passed(self, x, list(bank))
         if self.training:
             return read(found, self._handed_on()), deltas
-        logits = [variant.logits(read(found, variant.reads)) for variant in bank]
-        return torch.cat(logits, dim=1), deltas
+        return self.logits(found), deltas
+
+    def logits(self, found: dict[str, Tensor]) -> Tensor:
+        """Logits of all variants, (N, sum of K_v), of the layers of regions; those that several
+        variants correct are computed once."""
+        known: dict[Variant, Tensor] = {}
+        for variant in self.bank().values():
+            if (source := variant.source) not in known:
+                known[source] = source.logits(read(found, source.reads))
+        return torch.cat([v.adjusted(known[v.source]) for v in self.bank().values()], dim=1)
 
     def _layers(self, handed_on: Tensor) -> dict[str, Tensor]:
         """What `forward` handed on while training, by name."""

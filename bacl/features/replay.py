@@ -11,7 +11,6 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from bacl.detector.bank import BankBBoxHead, BankDetector, settled
-from bacl.detector.layers import read
 from bacl.errors import UsageError
 from bacl.variants import LAYERS
 
@@ -97,14 +96,13 @@ class ReplayDetector(BankDetector):
         """What every variant detects in an image, of its stored proposals."""
         head = self.head
         found = {name: stored[name].float() for name in LAYERS if name in stored}
-        logits = [variant.logits(read(found, variant.reads)) for variant in head.bank().values()]
         boxes = stored["priors"]
         rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
         # a detector with masks suppresses before it rescales
         at_once = not self.roi_head.with_mask
         detections = head._predict_by_feat_single(
             rois,
-            torch.cat(logits, dim=1),
+            head.logits(found),
             head.fc_reg(found["fc2"]),
             sample.metainfo,
             rescale=at_once,

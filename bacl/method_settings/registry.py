@@ -9,6 +9,7 @@ from pydantic import Field
 from bacl.errors import UsageError
 from bacl.method_settings import others, paper
 from bacl.method_settings.base import Method
+from bacl.method_settings.corrections import CORRECTIONS
 from bacl.schema import rebuild
 
 METHODS: dict[str, type[Method]] = {}
@@ -28,6 +29,19 @@ Variant = Annotated[Method, _Registered]
 """Settings of a variant in an experiment file: those of one of METHODS."""
 
 
+class _RegisteredOrCorrected:
+    """Pydantic's schema of `AnyVariant`."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        known: Any = reduce(or_, [*METHODS.values(), *CORRECTIONS.values()])
+        return handler.generate_schema(Annotated[known, Field(discriminator="method")])
+
+
+AnyVariant = Annotated[Method, _RegisteredOrCorrected]
+"""Settings of a variant that trains, or of one that corrects another."""
+
+
 def register(settings: type[Method]) -> type[Method]:
     """Register a method that is not BACL's own, so that experiments can name it; decorates its
     settings.
@@ -39,10 +53,10 @@ def register(settings: type[Method]) -> type[Method]:
             it.
     """
     name = _name(settings)
-    if name in METHODS:
+    if (known := {**METHODS, **CORRECTIONS}.get(name)) is not None:
         raise UsageError(
             f"method {name} of {settings.__module__} is registered already by "
-            f"{METHODS[name].__module__}: expected another name"
+            f"{known.__module__}: expected another name"
         )
     METHODS[name] = settings
     rebuild()

@@ -171,8 +171,10 @@ def collect(plan: Plan, store: Store, command: str) -> Report:
 
 
 def _of_seeds(job: Job, plan: Plan) -> list[Job]:
-    """A job as each seed has it: an imported detector is the same for all."""
-    if job.kind != "imported":
+    """A job as each seed has it: an imported detector is the same for all, and so is what corrects
+    its scores."""
+    imported = {one.key for one in plan.jobs if one.kind == "imported"}
+    if job.key not in imported and not (job.kind == "corrections" and job.parent in imported):
         return [job]
     return [job.model_copy(update={"seed": seed}) for seed in plan.experiment.seeds]
 

@@ -52,13 +52,14 @@ def methods(context: typer.Context, file: Imports = None, debug: Debug = False) 
 def _known(file: Path | None) -> "dict[str, type[Method]]":
     """Settings by method: BACL's own, those of installed packages, and those a file imports."""
     from bacl.extensions import load_installed
+    from bacl.method_settings.corrections import CORRECTIONS
     from bacl.method_settings.registry import METHODS
     from bacl_platform.spec.load import load_unresolved
 
     load_installed()
     if file is not None:
         load_unresolved(file, [])
-    return METHODS
+    return {**METHODS, **CORRECTIONS}
 
 
 @app.command()

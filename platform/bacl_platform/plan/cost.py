@@ -91,8 +91,10 @@ def cost_of(
             alone = _more(alone, 1, round(left * views), round(left * images))
             continue
         seen = val_images * job.recipe.test_views
-        if job.kind == "imported":
-            fused, alone = _more(fused, 1, 0, seen), _more(alone, 1, 0, seen)
+        if job.only_evaluated:
+            passed = 0 if evaluated_on_features(job) else seen
+            fused = _more(fused, 1, 0, passed)
+            alone = _more(alone, len(job.variants) if passed else 1, 0, passed)
             continue
         trained = (job.iterations - done) * job.recipe.schedule.batch
         evaluated = evaluations(job, done) * seen

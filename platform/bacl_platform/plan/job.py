@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from bacl.method_settings.registry import Variant
+from bacl.method_settings.registry import AnyVariant
 from bacl.schema import Settings
 from bacl.settings import Recipe
 from bacl_platform.plan.population import Population
@@ -25,11 +25,13 @@ class Job(Settings):
     stage: str
     kind: str
     seed: int
-    variants: dict[str, Variant]
+    variants: dict[str, AnyVariant]
     variant_keys: dict[str, str]
     """Key of each variant, the same whichever other variants it is trained with."""
     parent: str | None
     """Key of the job whose checkpoint this one starts from."""
+    features_from: str | None = None
+    """Key of the job of kind `features` that stored what corrections are evaluated on."""
     recipe: Recipe
     resources: Resources
     config: dict[str, Any]
@@ -50,20 +52,31 @@ class Job(Settings):
         return self.kind == "classifier" and self.recipe.features == "replay"
 
     @property
+    def only_evaluated(self) -> bool:
+        """Whether it trains nothing and stores no features."""
+        return self.kind in ("imported", "corrections")
+
+    @property
+    def reads_features_of(self) -> str | None:
+        """Key of the job of kind `features` whose features it reads."""
+        return self.parent if self.replayed else self.features_from
+
+    @property
     def unit(self) -> str:
         """What its progress is counted in."""
         return "shard" if self.kind == "features" else "step"
 
     @property
     def features(self) -> Fidelity:
-        """What its variants are trained on."""
-        return "replay" if self.replayed else "exact"
+        """What its variants are trained on; of corrections, those that they correct."""
+        corrected = self.kind == "corrections" and self.recipe.features == "replay"
+        return "replay" if self.replayed or corrected else "exact"
 
     @property
     def worker_counts(self) -> list[int]:
         """The numbers of workers that it may train with, ascending."""
         counts = range(self.resources.least, self.resources.most + 1)
-        if self.kind in ("features", "imported"):  # which have no steps
+        if self.kind == "features" or self.only_evaluated:  # which have no steps
             return list(counts)
         return [count for count in counts if self.recipe.pairs % count == 0]
 

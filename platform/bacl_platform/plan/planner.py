@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +11,25 @@ import bacl
 from bacl.detector.two_stage import has_masks
 from bacl.digests import sha256
 from bacl.errors import UsageError
-from bacl.method_settings.registry import Variant
+from bacl.method_settings.base import Method
+from bacl.method_settings.corrections import Correction
 from bacl.result_versions import version_of, versions_of, versions_of_features
 from bacl.schema import Settings
 from bacl.settings import Features
+from bacl_platform.plan.corrections import (
+    corrected_config,
+    correction_key,
+    correction_versions,
+    features_read,
+    needs_images,
+)
 from bacl_platform.plan.job import Job, Plan, digest_of, grouped
 from bacl_platform.plan.population import Population
 from bacl_platform.plan.weights import held_weights
 from bacl_platform.spec.experiment import (
     AnyStage,
     ClassifierStage,
+    CorrectionsStage,
     Experiment,
     FeaturesStage,
     First,
@@ -107,11 +116,15 @@ class _Planner:
                 before = made[stage.after]
                 parent = next((job for job in before if self.complete(job.key)), before[0])
             try:
-                made[name] = self._jobs(name, seed, parent)
+                if isinstance(stage, CorrectionsStage):
+                    made[name] = self._corrections(name, stage, seed, made[stage.after])
+                else:
+                    made[name] = self._jobs(name, seed, parent)
             except UsageError as error:
                 raise UsageError(_placed(str(error), name, stage)) from error
             self.jobs |= {job.key: job for job in made[name]}
-            if isinstance(stage, ImportedStage):
+            corrects_imported = isinstance(stage, CorrectionsStage) and stage.after in self.imported
+            if isinstance(stage, ImportedStage) or corrects_imported:
                 self.imported[name] = made[name]
             yield from made[name]
 
@@ -122,19 +135,7 @@ class _Planner:
             return [self._features(name, stage, seed, parent)]
         variants = variants_of(name, stage)
         keys = {v: self._key(name, seed, parent, {v: s}) for v, s in variants.items()}
-        finished: dict[str, dict[str, Any]] = {}
-        missing: dict[str, Any] = {}
-        for variant, key in keys.items():
-            entry = self.known.get(key)
-            if entry is not None and self.complete(entry):
-                finished.setdefault(entry, {})[variant] = variants[variant]
-            else:
-                missing[variant] = variants[variant]
-        size = getattr(stage, "variants_per_job", None)
-        groups: list[tuple[str, dict[str, Any]]] = [
-            *finished.items(),
-            *((digest_of([keys[v] for v in group]), group) for group in grouped(missing, size)),
-        ]
+        groups = self._groups(variants, keys, getattr(stage, "variants_per_job", None))
         return [
             Job(
                 key=key,
@@ -158,6 +159,76 @@ class _Planner:
             )
             for number, (key, group) in enumerate(groups, start=1)
         ]
+
+    def _groups(
+        self, variants: Mapping[str, Any], keys: Mapping[str, str], size: int | None
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """Keys of jobs with the variants of each: those that entries have, and the others in groups
+        of at most `size`."""
+        finished: dict[str, dict[str, Any]] = {}
+        missing: dict[str, Any] = {}
+        for variant, key in keys.items():
+            entry = self.known.get(key)
+            if entry is not None and self.complete(entry):
+                finished.setdefault(entry, {})[variant] = variants[variant]
+            else:
+                missing[variant] = variants[variant]
+        new = grouped(missing, size) if missing else ()
+        return [*finished.items(), *((digest_of([keys[v] for v in own]), own) for own in new)]
+
+    def _corrections(
+        self, name: str, stage: CorrectionsStage, seed: int, before: list[Job]
+    ) -> list[Job]:
+        """Jobs of a stage of kind `corrections`, at least one for each job of the stage before that
+        has trained a variant which is corrected."""
+        recipe = image_recipe(self.experiment, name)
+        made: list[tuple[Job, str, dict[str, str], dict[str, Correction]]] = []
+        shown = self._shown_in_training(stage, seed) if needs_images(stage.variants) else None
+        for parent in before:
+            own = {v: s for v, s in stage.variants.items() if s.of in parent.variants}
+            keys = {v: correction_key(v, s, parent, shown) for v, s in own.items()}
+            made += [(parent, key, keys, group) for key, group in self._groups(own, keys, None)]
+        alike = stage.after in self.imported
+        return [
+            Job(
+                key=key,
+                name=name + _of_many(number, len(made)) + ("" if alike else self._of(seed)),
+                stage=name,
+                kind=stage.kind,
+                seed=seed,
+                variants=group,
+                variant_keys={variant: keys[variant] for variant in group},
+                parent=parent.key,
+                features_from=features_read(parent, group),
+                recipe=recipe,
+                resources=stage.resources,
+                config=corrected_config(parent, self.prepared, group, shown),
+                dataset_digest=self.prepared.digest,
+                versions=self.versions,
+                result_versions=correction_versions(group),
+                code=self.code,
+            )
+            for number, (parent, key, keys, group) in enumerate(made, start=1)
+        ]
+
+    def _shown_in_training(self, stage: CorrectionsStage, seed: int) -> dict[str, Any]:
+        """The `train_dataloader` by which the stage before shows training images."""
+        from bacl.config import stage_config
+
+        config = stage_config(
+            self.experiment.detector,
+            self.prepared,
+            self.dataset_info,
+            image_recipe(self.experiment, stage.after),
+            {},
+            [],
+            0 if stage.after in self.imported else seed,
+            1,
+            self.experiment.imports,
+            _replayed(stage.after, self.experiment),
+        )
+        found: dict[str, Any] = config["train_dataloader"]
+        return found
 
     def _of(self, seed: int) -> str:
         return f" seed {seed}" if len(self.experiment.seeds) > 1 else ""
@@ -262,7 +333,7 @@ class _Planner:
         )
 
 
-def _chosen(settings: Variant, options: dict[str, Any]) -> dict[str, Any]:
+def _chosen(settings: Method, options: dict[str, Any]) -> dict[str, Any]:
     """A variant's options that are not defaults, and what else its parts are given: so an option
     that a method gains leaves keys as they are. Where a default changes, a version does."""
     given = settings.model_dump(exclude_defaults=True)

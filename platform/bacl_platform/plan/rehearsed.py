@@ -180,7 +180,7 @@ def whole(job: "Job", figures: Figures, val_images: int, done: int = 0) -> Whole
         evaluating = left * stored / figures.workers * images
         return Whole(once(figures.start), training, evaluating, once(0), once(figures.end))
     more = bank_cost(len(job.variants)) / bank_cost(figures.variants)
-    steps = 0 if job.kind == "imported" else job.iterations - done
+    steps = 0 if job.only_evaluated else job.iterations - done
     judging = figures.judging + len(job.variants) * (
         figures.judging_variant + val_images * figures.judging_image
     )
@@ -201,7 +201,7 @@ def bank_cost(variants: int) -> float:
 
 def evaluations(job: "Job", done: int = 0) -> int:
     """How often a job will be evaluated after a step; the last one is whether or not it is due."""
-    if job.kind == "imported":
+    if job.only_evaluated:
         return 1
     every = job.config["train_cfg"]["val_interval"]
     return max(1, -(-job.iterations // every) - done // every)
@@ -209,7 +209,7 @@ def evaluations(job: "Job", done: int = 0) -> int:
 
 def checkpoints(job: "Job", done: int = 0) -> int:
     """How many checkpoints a job will write after a step, one of them at its end."""
-    if job.kind in ("imported", "features"):
+    if job.only_evaluated or job.kind == "features":
         return 0
     every = job.recipe.checkpoint_every
     return -(-job.iterations // every) - done // every

@@ -26,6 +26,8 @@ def description(trained: Trained, experiment: str, name: str, version: str) -> s
     how = f"trained for {length} with a batch of {schedule.batch}"
     if job.kind == "imported":
         how = "imported"
+    elif job.kind == "corrections":
+        how = "corrected without training"
     facts = {
         "Method": f"{method} ({told})" if told else method,
         "Stage": f"{job.stage}, {how}" + (", on stored features" if job.replayed else ""),

@@ -157,7 +157,8 @@ class Jobs:
             return
         self.failures.pop(job.key, None)
         clear_failure(self.store, job.key)
-        parent = self._results.get(job.parent) if job.parent else None
+        before = [key for key in (job.parent, job.features_from) if key in self._results]
+        parent = self._results[before[0]] if before else None  # which waits for its own
         self._jobs[job.key] = job
         prepared_datasets.push(self.store, job.dataset_digest)
         if job.dataset_digest not in self._noted:

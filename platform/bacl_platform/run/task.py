@@ -90,9 +90,7 @@ def _trainer(
         label_selector=asked.labels or None,
     )
     # an evaluation has no checkpoints to go on from
-    moves = (
-        [] if job.kind == "imported" else [one(mailbox, attempt) for one in (Reclaimed, Terminated)]
-    )
+    moves = [] if job.only_evaluated else [one(mailbox, attempt) for one in (Reclaimed, Terminated)]
     trainer = PolicyTrainer(
         train_rank,
         train_loop_config={

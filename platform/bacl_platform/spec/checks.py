@@ -6,8 +6,8 @@ from typing import Any
 from bacl.settings import FROZEN_TRUNK
 from bacl_platform.spec.experiment import (
     STORED_WITH,
-    AnyStage,
     ClassifierStage,
+    CorrectionsStage,
     Experiment,
     FeaturesStage,
     First,
@@ -19,8 +19,12 @@ from bacl_platform.spec.experiment import (
 )
 from bacl_platform.spec.problems import one_of, show
 
-KINDS = ("representation", "imported", "classifier", "features")
+KINDS = ("representation", "imported", "classifier", "features", "corrections")
 """Of stages."""
+
+
+TrunkStage = Training | ImportedStage | FeaturesStage
+"""Stages whose recipe says how images are shown."""
 
 
 def broken_edges(stages: Any) -> Iterator[str]:
@@ -59,12 +63,17 @@ def _wrong_parent(name: str, stages: dict[str, Any]) -> Iterator[str]:
     wanted = {
         "classifier": ("features",) if replayed else ("representation", "imported"),
         "features": ("representation", "imported", "classifier"),
+        "corrections": ("representation", "imported", "classifier"),
     }.get(stage.get("kind", ""), ())
     kind = parent.get("kind")
     if not wanted or kind not in KINDS or kind in wanted:
         return
     why = ""
-    if kind == "features":
+    if kind == "corrections":
+        why = ": it trains nothing that a stage could start from"
+    elif kind == "features" and stage.get("kind") == "corrections":
+        why = ": it has no variants to correct"
+    elif kind == "features":
         why = ": recipe.features: replay trains on what it stores"
     elif replayed:
         why = ": recipe.features: replay trains on what such a stage stores"
@@ -80,9 +89,12 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
         yield f"seeds: expected each seed once, got {experiment.seeds}"
     owner: dict[str, str] = {}
     for name, stage in experiment.stages.items():
-        yield from _replays(name, experiment)
-        yield from _reads_a_trunk(name, stage)
-        yield from _without_gpus(name, stage)
+        if isinstance(stage, CorrectionsStage):
+            yield from _corrected(name, stage, experiment)
+        else:
+            yield from _replays(name, experiment)
+            yield from _reads_a_trunk(name, stage)
+            yield from _without_gpus(name, stage)
         if isinstance(stage, FeaturesStage):
             continue
         if isinstance(stage, Training):
@@ -94,10 +106,27 @@ def disagreements(experiment: Experiment) -> Iterator[str]:
                     f"got {variant!r}, which stage {owner[variant]!r} has"
                 )
             owner.setdefault(variant, name)
+        if isinstance(stage, CorrectionsStage):
+            continue
         yield from _unserved(name, stage)
         yield from _followers(name, stage, experiment)
     if experiment.baseline is not None and experiment.baseline not in owner:
         yield f"baseline: expected {one_of(owner)}, got {experiment.baseline!r}"
+
+
+def _corrected(name: str, stage: CorrectionsStage, experiment: Experiment) -> Iterator[str]:
+    """Problems of corrections that name no variant of the stage before, or are not defined for
+    it."""
+    before = experiment.stages.get(stage.after)
+    if before is None or isinstance(before, FeaturesStage | CorrectionsStage):
+        return  # `broken_edges` says so
+    known = variants_of(stage.after, before)
+    for variant, settings in stage.variants.items():
+        place = f"stages.{name}.variants.{variant}"
+        if settings.of not in known:
+            yield f"{place}.of: expected {one_of(known)}, got {settings.of!r}"
+        elif problem := settings.misfit(known[settings.of]):
+            yield f"{place}.of: correction {settings.method}: {problem}"
 
 
 def _of_training(name: str, stage: Training) -> Iterator[str]:
@@ -144,7 +173,7 @@ def _undivided(name: str, stage: Training) -> Iterator[str]:
 def _replays(name: str, experiment: Experiment) -> Iterator[str]:
     """Problems of a stage that stores features, or trains on stored ones."""
     stage = experiment.stages[name]
-    if isinstance(stage, ImportedStage):
+    if isinstance(stage, ImportedStage | CorrectionsStage):
         return
     if isinstance(stage, RepresentationStage):
         if stage.recipe.features != "exact":
@@ -192,7 +221,7 @@ def _replays(name: str, experiment: Experiment) -> Iterator[str]:
             )
 
 
-def _reads_a_trunk(name: str, stage: AnyStage) -> Iterator[str]:
+def _reads_a_trunk(name: str, stage: TrunkStage) -> Iterator[str]:
     """Problems of a stage whose recipe says how a frozen trunk is read."""
     if stage.recipe is None or stage.recipe.trunk is None or isinstance(stage, FeaturesStage):
         return
@@ -212,7 +241,7 @@ def _reads_a_trunk(name: str, stage: AnyStage) -> Iterator[str]:
         )
 
 
-def _without_gpus(name: str, stage: AnyStage) -> Iterator[str]:
+def _without_gpus(name: str, stage: TrunkStage) -> Iterator[str]:
     """Problems of a stage that has no GPUs and decodes images on one."""
     trains = not isinstance(stage, ImportedStage)  # which only tells the stages after it
     if trains and not stage.resources.gpus and stage.recipe and stage.recipe.decoder == "nvjpeg":

@@ -3,10 +3,13 @@
 What a file may say below stage level is in `bacl.settings`. `spec.load` reads files into these.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
+from bacl.method_settings.base import Method
+from bacl.method_settings.corrections import Corrected
 from bacl.method_settings.paper import BCE, Softmax
 from bacl.method_settings.registry import Variant
 from bacl.schema import Settings, meaning
@@ -185,13 +188,25 @@ class ImportedStage(Settings):
         return self
 
 
+class CorrectionsStage(Settings):
+    """Corrects the scores of variants that a stage has trained, and evaluates what comes of it;
+    nothing trains."""
+
+    kind: Literal["corrections"]
+    after: Annotated[str, meaning("the name of a representation, imported or classifier stage")]
+    """The stage whose variants are corrected; images are shown and evaluated as there."""
+    variants: dict[Name, Corrected] = Field(min_length=1)
+    """All of them are found in one pass of the trunk."""
+    resources: Resources = Resources()
+
+
 First = RepresentationStage | ImportedStage
 """Stages that start from no other."""
 
 Training = RepresentationStage | ClassifierStage
 """Stages that train variants."""
 
-AnyStage = RepresentationStage | ClassifierStage | FeaturesStage | ImportedStage
+AnyStage = RepresentationStage | ClassifierStage | FeaturesStage | ImportedStage | CorrectionsStage
 
 Stage = Annotated[AnyStage, Field(discriminator="kind")]
 
@@ -224,12 +239,12 @@ class Experiment(Settings):
     """The published table whose rows are the variants, by name."""
 
 
-def variants_of(name: str, stage: AnyStage) -> dict[str, Variant]:
+def variants_of(name: str, stage: AnyStage) -> Mapping[str, Method]:
     """The stage's variants by name; a representation or imported stage has one, called like the
     stage."""
     if isinstance(stage, FeaturesStage):
         return {}
-    return stage.variants if isinstance(stage, ClassifierStage) else {name: stage.classifier}
+    return {name: stage.classifier} if isinstance(stage, First) else stage.variants
 
 
 def trained(experiment: Experiment) -> dict[str, Training]:
@@ -245,6 +260,8 @@ def image_recipe(experiment: Experiment, name: str) -> Recipe:
         return stage.recipe
     if isinstance(stage, ImportedStage):  # nothing of the schedule is used
         return Recipe(schedule=Schedule(iterations=1), **stage.recipe.model_dump())
+    if isinstance(stage, CorrectionsStage):
+        return image_recipe(experiment, stage.after)
     before = experiment.stages[stage.after]
     if isinstance(stage, ClassifierStage):
         if not isinstance(before, FeaturesStage):

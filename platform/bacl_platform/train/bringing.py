@@ -37,11 +37,13 @@ def _have(job: Job, store: Store) -> None:
     store.bucket.check_writable(f".work/{job.key}/.written-by-{store.identity()}")
     prepared_datasets.pull(store, job.dataset_digest)
     weights.pull(store, job.config)
-    if job.parent is not None and not store.complete(job.parent):
-        raise RunError(
-            f"job {job.name} ({job.key}): expected its parent {job.parent} in {store.url}, found "
-            "none that is whole: run the same command again, which makes it anew"
-        )
+    needed = {"parent": job.parent, "features": job.features_from}
+    for what, key in needed.items():
+        if key is not None and not store.complete(key):
+            raise RunError(
+                f"job {job.name} ({job.key}): expected its {what} {key} in {store.url}, found "
+                "none that is whole: run the same command again, which makes it anew"
+            )
 
 
 def _check_data(job: Job, store: Store) -> None:

@@ -1,52 +1,23 @@
 """Makes the entry of a job of kind `imported`: a trained detector, taken in and evaluated once."""
 
-import logging
-import time
-
 from bacl.detector.imports.fitting import Account
 from bacl.detector.imports.stage import begin
 from bacl_platform.plan.job import Job
-from bacl_platform.store.disk import write_text
-from bacl_platform.store.names import JOB, SCALARS
 from bacl_platform.store.store import Store
-from bacl_platform.train.bringing import bring, leave
-from bacl_platform.train.hooks.scalars import Scalars
+from bacl_platform.train.evaluating import evaluate
 from bacl_platform.train.messages import Report, Tell
 from bacl_platform.train.model import bare_model
-from bacl_platform.train.publish import described, publish
-from bacl_platform.train.ranks import together
-from bacl_platform.train.runner import JobRunner, runner_config
+from bacl_platform.train.ranks import Machines
+from bacl_platform.train.runner import JobRunner
 
 
 def take_in(job: Job, store: Store, tell: Tell, report: Report) -> None:
     """Take in the checkpoint, evaluate it over all ranks, and publish the entry."""
-    work = store.work(job.key)
-    results = work / "entry"
-    at = bring(job, store)
-    at.each(lambda: results.mkdir(parents=True, exist_ok=True))
-    together(lambda: write_text(work / JOB, described(job)))
-    scalars = Scalars(job, work / SCALARS, tell, report)
-    config = runner_config(job, store, results)
-    config.pop("train_cfg")  # which says that nothing trains
-    runner = JobRunner.from_cfg(config)
-    logging.getLogger("bacl_platform").handlers = runner.logger.handlers
-    model = bare_model(runner.model)
-    accounts: list[Account] = []
 
-    def load() -> None:
-        at.every(lambda: accounts.append(begin(model, job.config)))
+    def load(runner: JobRunner, at: Machines) -> None:
+        accounts: list[Account] = []
+        at.every(lambda: accounts.append(begin(bare_model(runner.model), job.config)))
         for line in accounts[0].lines():
             runner.logger.info("%s", line)
-        together(lambda: scalars.start(0))
 
-    runner.begin = load
-    runner.register_hook(scalars, priority="BELOW_NORMAL")
-    began = time.perf_counter()
-    try:
-        runner.val()
-    except Exception:
-        runner.logger.exception("job %s stopped", job.key)
-        raise
-    seconds = time.perf_counter() - began
-    together(lambda: publish(job, store, results, model, seconds))
-    leave(job, at)
+    evaluate(job, store, tell, report, load)

@@ -50,17 +50,18 @@ def runner_config(job: Job, store: Store, results: Path) -> Config:
     config.visualizer = {"type": "Visualizer", "vis_backends": []}
     config.default_hooks = {"checkpoint": None}
     config.val_evaluator.folder = str(results / "variants")
-    if job.replayed:
-        assert job.parent is not None
-        for loader in (config.train_dataloader, config.val_dataloader):
+    if (features := job.reads_features_of) is not None:
+        loaders = ("train_dataloader", "statistics_dataloader", "val_dataloader")
+        for loader in (config[name] for name in loaders if name in config):
             if loader.dataset.type.startswith("Stored"):
-                loader.dataset.folder = str(store.entry(job.parent) / SHARDS)
+                loader.dataset.folder = str(store.entry(features) / SHARDS)
                 if job.resources.gpus:  # which takes a batch faster than the host puts it together
                     loader.num_workers = job.recipe.loader_workers
                     loader.persistent_workers = job.recipe.loader_workers > 0
                     loader.pin_memory = True
-    if "train_dataloader" in config:  # there may be other ranks than were planned with
-        config.train_dataloader.batch_size = job.recipe.schedule.batch // get_world_size()
+    for name in ("train_dataloader", "statistics_dataloader"):
+        if name in config:  # there may be other ranks than were planned with
+            config[name].batch_size = job.recipe.schedule.batch // get_world_size()
     if get_world_size() > 1:
         config.launcher = "pytorch"
         # mmengine hands DDP a device id, which DDP refuses for a model on the CPU

@@ -70,6 +70,10 @@ def train(
                     from bacl_platform.train.importing import take_in
 
                     take_in(job, store, tell, report)
+                elif job.kind == "corrections":
+                    from bacl_platform.train.correcting import correct
+
+                    correct(job, store, tell, report)
                 else:
                     _train(job, store, tell, report, stopped, asked_to_stop, attempt)
     except Moving:

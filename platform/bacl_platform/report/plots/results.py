@@ -52,7 +52,7 @@ def _kinds(report: Report) -> list[str]:
 
 def _stages(report: Report) -> list[str]:
     """The stages that train variants."""
-    training = [job for job in report.finished if job.variants and job.kind != "imported"]
+    training = [job for job in report.finished if job.variants and not job.only_evaluated]
     return list(dict.fromkeys(job.stage for job in training))
 
 
