@@ -178,7 +178,7 @@ QUOTES = ": put it in quotes, which make it text"
         ),
         (("stages",), {}, "expected a mapping with at least one entry, got an empty mapping"),
         (("stages", "one"), 5, "expected a mapping with a field `kind` (one of classifier, "
-         "features, imported, representation), got 5"),
+         "corrections, features, imported, representation), got 5"),
         (("stages", "one", "recipe", "keep_best"), "maybe", "expected true or false, got 'maybe'"),
         (("stages", "one", "recipe", "test_scale"), [1], "expected a list of 2 values, got [1]"),
         (("stages", "one", "recipe", "scales"), 5, "expected a list of lists, got 5"),
