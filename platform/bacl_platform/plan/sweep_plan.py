@@ -15,8 +15,8 @@ from bacl_platform.plan.job import Job, Plan
 from bacl_platform.plan.metric_names import precisions
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.plan.population import Population
-from bacl_platform.plan.trials import SweepFile, Trial, with_variants
-from bacl_platform.spec.experiment import image_recipe, variants_of
+from bacl_platform.plan.trials import SweepFile, Trial, with_corrected_alone, with_variants
+from bacl_platform.spec.experiment import CorrectionsStage, image_recipe, variants_of
 from bacl_platform.spec.sweep import VARIANT, Pbt, Sweep
 from bacl_platform.store.disk import disk_errors
 from bacl_platform.store.store import Store
@@ -117,6 +117,7 @@ def plan_sweeps(
             for name, settings in variants_of(stage, trial.experiment.stages[stage]).items()
         }
         experiment = with_variants(first.experiment, stage, together)
+        experiment = with_corrected_alone(experiment, stage)
         prepared = prepare(experiment.dataset)
         try:
             planned[shared] = make_plan(experiment, prepared, store, populations[shared])
@@ -157,6 +158,11 @@ def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
         raise UsageError(
             f"{file.path}: metric: expected one that trials can be judged by, got {sweep.metric}: "
             f"{absent}"
+        )
+    if sweep.scheduler is not None and isinstance(experiment.stages[trial.stage], CorrectionsStage):
+        raise UsageError(
+            f"{file.path}: scheduler: expected none for stage {trial.stage}, whose trials are "
+            f"evaluated once, got {sweep.scheduler.type}"
         )
     if sweep.scheduler is not None and recipe.evaluate_every is None:
         raise UsageError(

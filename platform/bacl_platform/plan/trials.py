@@ -13,16 +13,25 @@ from typing import Any
 from pydantic import ValidationError
 
 from bacl.errors import UsageError
-from bacl.method_settings.registry import Variant
+from bacl.method_settings.base import Method
 from bacl.settings import ImageRecipe
 from bacl_platform.plan.job import Fidelity, digest_of
 from bacl_platform.spec.checks import disagreements
-from bacl_platform.spec.experiment import ClassifierStage, Experiment, FeaturesStage
+from bacl_platform.spec.experiment import (
+    ClassifierStage,
+    CorrectionsStage,
+    Experiment,
+    FeaturesStage,
+    image_recipe,
+)
 from bacl_platform.spec.load import resolve_paths, validate
 from bacl_platform.spec.problems import translate, truths
 from bacl_platform.spec.sweep import OF_STAGE, STAGE, SWEEP_FIELDS, VARIANT, Screen, Sweep
 from bacl_platform.spec.yaml_files import assign, override_field, read_with_bases, read_yaml
 from bacl_platform.store.store import Store
+
+Several = ClassifierStage | CorrectionsStage
+"""Stages that may have several variants."""
 
 Point = tuple[tuple[str, str], ...]
 """The values of a trial in short, by field."""
@@ -44,8 +53,7 @@ class Trial:
     @property
     def features(self) -> Fidelity:
         """What it is trained on."""
-        stage = self.experiment.stages[self.stage]
-        return stage.recipe.features if isinstance(stage, ClassifierStage) else "exact"
+        return image_recipe(self.experiment, self.stage).features
 
     @property
     def point(self) -> Point:
@@ -59,8 +67,9 @@ class Trial:
         return f"{values} (replayed)" if self.features == "replay" else values
 
 
-def _is_classifier(stage: Any) -> bool:
-    return isinstance(stage, dict) and stage.get("kind") == "classifier"
+def _has_variants(stage: Any) -> bool:
+    """Whether a stage of raw content may have several variants."""
+    return isinstance(stage, dict) and stage.get("kind") in ("classifier", "corrections")
 
 
 def _steps(path: str, stage: str, raw: dict[str, Any]) -> list[str]:
@@ -69,7 +78,7 @@ def _steps(path: str, stage: str, raw: dict[str, Any]) -> list[str]:
         return ["stages", stage, *path.split(".")]
     if not path.startswith(VARIANT):
         return path.split(".")
-    place = ["variants", "trial"] if _is_classifier(raw["stages"][stage]) else ["classifier"]
+    place = ["variants", "trial"] if _has_variants(raw["stages"][stage]) else ["classifier"]
     return ["stages", stage, *place, *path.removeprefix(VARIANT).split(".")]
 
 
@@ -128,7 +137,7 @@ class SweepFile:
                 break
             kept.add(after)
         raw["stages"] = {n: value for n, value in raw["stages"].items() if n in kept}
-        if _is_classifier(stage):
+        if _has_variants(stage):
             stage["variants"] = {"trial": self._variant(stage.get("variants"))}
             if self.sweep.variants_per_job is not None:
                 stage["variants_per_job"] = self.sweep.variants_per_job
@@ -151,13 +160,13 @@ class SweepFile:
     def baseline(self) -> str | None:
         """The name of a trial's variant that equals the base's baseline; None without one."""
         stage = self.base["stages"][self.sweep.stage]
-        variants = stage.get("variants", {}) if _is_classifier(stage) else {}
+        variants = stage.get("variants", {}) if _has_variants(stage) else {}
         if self._baseline not in variants:
             return None
         raw = self._pruned(self.sweep.stage)
         raw["stages"][self.sweep.stage]["variants"] = {"trial": variants[self._baseline]}
         content = self._validated(raw).stages[self.sweep.stage]
-        assert isinstance(content, ClassifierStage)
+        assert isinstance(content, Several)
         return _named(content.variants["trial"])
 
     def _validated(self, raw: dict[str, Any]) -> Experiment:
@@ -187,7 +196,7 @@ class SweepFile:
                 "\n".join(f"{self.path}: trial {label}: {line}" for line in shown)
             ) from None
         content = experiment.stages[stage]
-        if not isinstance(content, ClassifierStage):
+        if not isinstance(content, Several):
             return Trial(values, varied, stage, stage, experiment)
         settings = content.variants["trial"]
         name = _named(settings)
@@ -238,7 +247,7 @@ class SweepFile:
         return self.trial(next(self.sweep.draws(1)))
 
 
-def _named(settings: Variant) -> str:
+def _named(settings: Method) -> str:
     """A name made of a variant's settings, such as `bacl-9b1dfb55`."""
     chosen = settings.model_dump(mode="json", exclude_defaults=True)  # as in keys of jobs
     return f"{settings.method}-{digest_of(chosen)[:8]}"
@@ -251,7 +260,10 @@ def screened(experiment: Experiment, stage: str, screen: Screen) -> Experiment:
     """
     content = experiment.stages[stage]
     if not isinstance(content, ClassifierStage) or content.recipe.features == "replay":
-        kind = "replays features already" if isinstance(content, ClassifierStage) else "is stage 1"
+        kind = "is stage 1"
+        if isinstance(content, Several):
+            trains = isinstance(content, ClassifierStage)
+            kind = "replays features already" if trains else "trains nothing"
         raise UsageError(f"screen: expected a classifier stage that trains exactly, {stage} {kind}")
     names = itertools.chain(["screen"], (f"screen-{number}" for number in itertools.count(2)))
     name = next(name for name in names if name not in experiment.stages)
@@ -284,10 +296,24 @@ SHOWN = ImageRecipe.model_fields.keys()
 
 def with_variants(experiment: Experiment, stage: str, variants: dict[str, Any]) -> Experiment:
     content = experiment.stages[stage]
-    if not isinstance(content, ClassifierStage):
+    if not isinstance(content, Several):
         return experiment
     stages = {**experiment.stages, stage: content.model_copy(update={"variants": variants})}
     return experiment.model_copy(update={"stages": stages})
+
+
+def with_corrected_alone(experiment: Experiment, stage: str) -> Experiment:
+    """An experiment whose stage before `stage`, where that corrects a classifier stage, trains what
+    is corrected and nothing else."""
+    content = experiment.stages[stage]
+    if not isinstance(content, CorrectionsStage):
+        return experiment
+    before = experiment.stages[content.after]
+    if not isinstance(before, ClassifierStage):
+        return experiment
+    corrected = {settings.of for settings in content.variants.values()}
+    kept = {name: own for name, own in before.variants.items() if name in corrected}
+    return with_variants(experiment, content.after, kept)
 
 
 def _short_names(paths: list[str]) -> dict[str, str]:
