@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bacl.method_settings.base import Method
 from bacl.method_settings.corrections import Correction
 from bacl.result_versions import version_of
 from bacl_platform.plan.job import Job, digest_of
@@ -57,3 +58,18 @@ def corrected_config(
 
     used = shown if needs_images(corrections) else None
     return corrections_config(parent.config, prepared, parent.recipe, corrections, used)
+
+
+def images_observed(job: Job) -> int:
+    """How many training images pass the trunk for statistics of a job of corrections."""
+    from bacl.config import bank_heads
+
+    loader = job.config.get("statistics_dataloader")
+    if loader is None or loader["dataset"]["type"] == "StoredFeatures":
+        return 0
+    options = bank_heads(job.config)[0]["variants"]
+    return max(options[name]["images"] for name, own in job.variants.items() if _samples(own))
+
+
+def _samples(settings: Method) -> bool:
+    return isinstance(settings, Correction) and settings.samples

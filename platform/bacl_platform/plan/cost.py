@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bacl_platform.plan.corrections import images_observed
 from bacl_platform.plan.rehearsed import (
     EACH_VARIANT,
     Figures,
@@ -92,9 +93,9 @@ def cost_of(
             continue
         seen = val_images * job.recipe.test_views
         if job.only_evaluated:
-            passed = 0 if evaluated_on_features(job) else seen
-            fused = _more(fused, 1, 0, passed)
-            alone = _more(alone, len(job.variants) if passed else 1, 0, passed)
+            passed, shown = 0 if evaluated_on_features(job) else seen, images_observed(job)
+            fused = _more(fused, 1, shown, passed)
+            alone = _more(alone, len(job.variants) if passed or shown else 1, shown, passed)
             continue
         trained = (job.iterations - done) * job.recipe.schedule.batch
         evaluated = evaluations(job, done) * seen

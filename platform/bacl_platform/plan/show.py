@@ -10,6 +10,7 @@ from bacl_platform.plan.job import Job, Plan, grouped
 from bacl_platform.plan.stored import images_that_train
 from bacl_platform.spec.experiment import (
     ClassifierStage,
+    CorrectionsStage,
     Experiment,
     First,
     Resources,
@@ -116,6 +117,12 @@ def sharing(experiment: Experiment) -> Iterator[str]:
             )
             reason = different or "they are separate stages"
             yield f"{first} and {second} do not share a trunk: {reason}"
+    for name, corrected in experiment.stages.items():
+        if isinstance(corrected, CorrectionsStage):
+            yield (
+                f"{name}: {' + '.join(corrected.variants)} from one pass of the trunk of "
+                f"{corrected.after}; nothing trains"
+            )
     yield from _whole_detectors(experiment)
 
 
