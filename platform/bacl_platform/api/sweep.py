@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from bacl_platform.analysis.cross_fitting import CrossFitted
     from bacl_platform.analysis.results import Report
     from bacl_platform.plan.sweep_plan import Preparation, SweepPlan
     from bacl_platform.plan.trials import SweepFile
@@ -152,12 +153,17 @@ class Sweep:
         return Results.of(self.found)
 
     def report(
-        self, out: str | Path | None = None, paper: bool = False, mixed: bool = False
+        self,
+        out: str | Path | None = None,
+        paper: bool = False,
+        mixed: bool = False,
+        cross_fit: bool = False,
     ) -> "SweepReport":
         """Write the table of all trials to the folder `out`, which is STORE/reports/NAME if not
         given.
 
         paper: beside the paper's. mixed: its exact numbers may stand beside replayed ones.
+        cross_fit: say as well what the best trial is worth on images that did not choose it.
         """
         from bacl_platform.plan.screening import confirmations
         from bacl_platform.report import sweep_report
@@ -165,9 +171,23 @@ class Sweep:
         plan = self._only()
         confirmed = next(iter(confirmations([plan], self.prepare, self.store)), None)
         table = sweep_report.collect(plan, self.store, paper, confirmed, mixed)
+        if cross_fit:
+            table = replace(table, notes=[self._cross_fitted(plan).sentence, *table.notes])
         folder = Path(out or self.store.root / "reports" / table.name)
         sweep_report.write(table, folder)
         return SweepReport(table, folder)
+
+    def _cross_fitted(self, plan: "SweepPlan") -> "CrossFitted":
+        """What the best of the finished trials is worth on images that did not choose it."""
+        from bacl_platform.analysis.cross_fitting import cross_fit
+
+        found = self.found
+        rows = {name: found.of(name) for name in found.variants}
+        if len(rows) < 2:
+            raise UsageError(
+                f"--cross-fit: expected several finished trials to choose among, got {len(rows)}"
+            )
+        return cross_fit(rows, found.prepared, plan.file.sweep.metric, plan.file.sweep.mode)
 
     def _only(self) -> "SweepPlan":
         if len(self.files) != 1:

@@ -53,6 +53,14 @@ def report(
         bool, typer.Option("--paper", help="Also write the paper's table beside ours.")
     ] = False,
     mixed: Mixed = False,
+    cross_fit: Annotated[
+        bool,
+        typer.Option(
+            "--cross-fit",
+            help="Of a sweep: also choose the best trial on one half of the validation images and "
+            "judge it on the other, both ways.",
+        ),
+    ] = False,
     quick: Annotated[
         bool,
         typer.Option(
@@ -103,8 +111,10 @@ def report(
                 given = ", ".join([*chosen, *(["--quick"] if quick else [])])
                 raise UsageError(f"{given}: expected an experiment, got the sweep {file}")
             sweep = Sweep.load(file, set_, store_url, seeds_of(seeds))
-            shown: Shown = sweep.report(out, paper, mixed)
+            shown: Shown = sweep.report(out, paper, mixed, cross_fit)
         else:
+            if cross_fit:
+                raise UsageError(f"--cross-fit: expected a sweep, got the experiment {file}")
             experiment = Experiment.load(file, set_, store_url, seeds_of(seeds))
             drawn = draw.split(",") if draw else None
             shown = experiment.report(out, quick, paper, mixed, drawn, score_threshold, images)

@@ -11,7 +11,7 @@ from bacl.datasets.prepared import Prepared
 from bacl.detector.two_stage import has_masks
 from bacl.settings import Detector, Groups
 from bacl_platform.plan.metric_names import group_precision, precisions
-from bacl_platform.spec.experiment import Experiment
+from bacl_platform.spec.experiment import CorrectionsStage, Experiment
 from bacl_platform.store.store import Store
 
 WORDS = {"r": "rare", "c": "common", "f": "frequent"}
@@ -71,10 +71,29 @@ def why_absent(metric: str, prepared: Prepared, detector: Detector) -> str | Non
     return "the validation split has no box of that group"
 
 
+def chosen_on_val(experiments: Iterable[Experiment | None]) -> Iterator[str]:
+    """That the best of several corrections of a variant is chosen on the split that is reported, in
+    a sentence for each kind; nothing where there are no several."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for experiment in experiments:
+        for stage in experiment.stages.values() if experiment else ():
+            for settings in stage.variants.values() if isinstance(stage, CorrectionsStage) else ():
+                own = found.setdefault((settings.method, settings.of), set())
+                own.add(settings.model_dump_json())
+    for (method, of), several in found.items():
+        if len(several) > 1:
+            yield (
+                f"The best of the {len(several)} {method} corrections of {of} is optimistic, for "
+                "the validation split that is reported chooses it: `bacl report --cross-fit` of a "
+                "sweep over them chooses it on one half of the images and judges it on the other"
+            )
+
+
 def notes(experiments: Iterable[tuple[Experiment | None, Prepared]]) -> list[str]:
     """What a reader must know to interpret the results of experiments, each sentence once; None
     stands for detections of any detector."""
-    said: dict[str, None] = {}
+    experiments = list(experiments)
+    said: dict[str, None] = dict.fromkeys(chosen_on_val(one for one, _ in experiments))
     for experiment, prepared in experiments:
         said |= dict.fromkeys(absence(prepared))
         if experiment is None:
