@@ -14,9 +14,11 @@ _CLASSIFIERS = (
     "roi_head.bbox_head.fc_cls.variant.copy.fc_cls.weight",
     "roi_head.bbox_head.fc_cls.variant.fc_cls.weight",
     "roi_head.bbox_head.fc_cls.variant.fc_cls.2.weight",
+    "roi_head.bbox_head.fc_cls.variant.base.fc_cls.weight",
 )
 """Keys of classifier weights in an exported detector: a linear classifier's; and, in a whole
-variant, a copy's, a linear classifier's, or that of a classifier behind a hidden layer."""
+variant, a copy's, a linear classifier's, that of a classifier behind a hidden layer, or that of the
+variant which it corrects."""
 
 
 def weight_norms_of(checkpoint: Path, categories: int) -> NDArray[Any] | None:

@@ -85,7 +85,7 @@ class _Plain:
 def _plain_classifier(head: Any, variant: type[Variant], settings: Mapping[str, Any]) -> _Plain:
     loss = variant.plain(settings)
     own = getattr(head.fc_cls, "variant", None)
-    classifier = head.fc_cls if own is None else own.fc_cls
+    classifier = head.fc_cls if own is None else own.source.fc_cls
     predictor = _predictor(classifier)
     if loss is None or predictor is None:
         why = variant.not_plain if loss is None else "its classifier is neither linear nor cosine"

@@ -66,8 +66,7 @@ class NorCal(Correction):
     """Whether N_j counts the training images that show category j, as the release does, or its
     boxes."""
     source: ClassVar[str] = (
-        "Pan et al., On Model Calibration for Long-Tailed Object Detection and Instance "
-        "Segmentation, 2021"
+        "Pan et al., On Model Calibration for Long-Tailed Object Detection, 2021"
     )
     equations: ClassVar[str] = (
         "softmax: exp(z_j) / N_j^gamma over their sum and exp(z_b); sigmoids: e_j / (1 + e_j), "

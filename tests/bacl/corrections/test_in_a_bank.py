@@ -7,10 +7,12 @@ import pytest
 import torch
 from everything import BACL_VARIANT, OWN, detected
 from field import VARIANTS
+from mmdet.apis import init_detector
 from mmdet.registry import DATASETS
 from ranks import on_ranks
 from simulated import DEVICE, here, simulated
 from training import (
+    CATEGORIES,
     DETECTOR,
     RECIPE,
     batch_of,
@@ -28,7 +30,9 @@ from bacl.config import corrections_config
 from bacl.corrections.statistics import observe
 from bacl.corrections.warmstart import load_corrected
 from bacl.datasets.prepared import Prepared
-from bacl.errors import RunError
+from bacl.detector.plain import plain_detector
+from bacl.errors import RunError, UsageError
+from bacl.export import export_variants
 from bacl.features.stored import collate_images, collate_views
 from bacl.method_settings.corrections import CORRECTIONS
 from bacl.settings import FROZEN_TRUNK, Features
@@ -166,6 +170,29 @@ def test_exported_corrections_detect_as_in_the_bank(bank, tmp_path):
     for name, linear in (("norcal", True), ("logn", True), ("of_cosine", False), ("alpha", False)):
         text = (tmp_path / name / "config.py").read_text()
         assert ("VariantBBoxHead" not in text) is linear, name
+
+
+@pytest.mark.parametrize("name", ["norcal", "tempered", "logn"])
+def test_linear_corrections_are_detectors_of_mmdetections_own_types(bank, tmp_path, name):
+    config, model = bank
+    export_variants(config, model.state_dict(), CATEGORIES, tmp_path)
+    files = [str(tmp_path / name / file) for file in ("config.py", "checkpoint.pth")]
+    stock = init_detector(*files, device="cpu")
+    settings = torch.load(files[1], weights_only=True)["meta"]["variant"]
+    plain, state = plain_detector(stock.cfg.to_dict(), stock, settings)
+    assert plain["roi_head"]["bbox_head"]["type"] == "Shared2FCBBoxHead"
+    weight = state["roi_head.bbox_head.fc_cls.weight"]
+    assert torch.equal(weight, stock.roi_head.bbox_head.fc_cls.weight[: len(weight)])
+
+
+def test_corrections_of_other_classifiers_have_no_such_types(bank, tmp_path):
+    config, model = bank
+    export_variants(config, model.state_dict(), CATEGORIES, tmp_path)
+    files = [str(tmp_path / "of_cosine" / file) for file in ("config.py", "checkpoint.pth")]
+    stock = init_detector(*files, device="cpu")
+    settings = torch.load(files[1], weights_only=True)["meta"]["variant"]
+    with pytest.raises(UsageError, match="it corrects the scores of a classifier that is not lin"):
+        plain_detector(stock.cfg.to_dict(), stock, settings)
 
 
 def test_cascade_corrects_the_mean_of_its_stages_logits(dataset_info, tmp_path):

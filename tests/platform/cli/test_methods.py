@@ -7,8 +7,11 @@ import pytest
 from foreign import METHOD, forgotten
 from typer.testing import CliRunner
 
+from bacl.method_settings.corrections import CORRECTIONS
 from bacl.method_settings.registry import METHODS
 from bacl_platform.cli.main import app
+
+ALL = {**METHODS, **CORRECTIONS}
 
 
 def output_of(*words):
@@ -19,15 +22,15 @@ def output_of(*words):
 def test_list_names_every_method_and_its_source():
     code, output = output_of()
     assert code == 0
-    for name, method in METHODS.items():
+    for name, method in ALL.items():
         assert f" {name} " in output and method.source in output
         first = inspect.getdoc(method).split("\n\n")[0]
         assert first.endswith(".") and not re.search(r"\. [A-Z]", first)  # one sentence
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_card_tells_source_equations_options_and_open_points(name):
-    method = METHODS[name]
+    method = ALL[name]
     code, output = output_of("show", name)
     assert code == 0 and method.source and method.equations
     for text in (method.source, method.equations, *method.open_points):

@@ -1,5 +1,7 @@
 """Stages that correct scores: what they may say, and one sentence for what they may not."""
 
+import re
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -118,6 +120,24 @@ def test_variant_of_several_passes_is_not_corrected(tiny):
         "stages.corrected.variants.one.of: correction norcal: expected a variant of one pass, got "
         "method pcb with several"
     )
+
+
+def test_documents_examples_are_files_that_can_be_run(tmp_path, sweep, tiny):
+    text = (Path(__file__).parents[3] / "docs/corrections.md").read_text(encoding="utf-8")
+    experiment, gammas = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "corrected.yaml").write_text(
+        experiment.replace("stages:", "base: tiny.yaml\nstages:").replace(
+            "after: classifier ", "after: heads "
+        )
+    )
+    stage = load(tmp_path / "corrected.yaml").stages["corrected"]
+    assert stage.variants["softmax_adjusted"].tau == 1
+    assert len(list(sweep(gammas).sweep.values())) == 6
+
+
+def test_documents_table_names_every_correction():
+    text = (Path(__file__).parents[3] / "docs/corrections.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(CORRECTIONS)
 
 
 def test_scores_that_corrections_know_are_methods():

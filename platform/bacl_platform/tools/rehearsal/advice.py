@@ -97,7 +97,7 @@ def _images_pass(job: Job) -> bool:
 
 def _loaders(job: Job, need: Need) -> Ways:
     workers = job.recipe.loader_workers
-    if need.loaders and job.kind != "imported":
+    if need.loaders and not job.only_evaluated:
         for fewer in range(workers - 1, -1, -1):
             yield f"recipe.loader_workers={fewer}", need.most - need.loaders * (1 - fewer / workers)
 

@@ -68,7 +68,7 @@ def figures_of(
 
 def pass_images(job: Job) -> int:
     """Images that are in a rank's memory together."""
-    if job.kind in ("features", "imported"):
+    if job.kind == "features" or job.only_evaluated:
         return 1
     return int(job.config["train_dataloader"]["batch_size"]) // job.recipe.accumulate
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bacl.config import bank_heads
 from bacl.datasets.index import Index
 from bacl.datasets.prepared import Prepared
 from bacl.features.parts import EACH, parts
@@ -110,7 +111,9 @@ def rehearse_job(job: Job, parent: str | None, shown: Shown, store: Store, steps
         )
         val = shown.prepared.val.image_total if config["features"]["val"] else 0
         config["train_cfg"]["max_iters"] = len(parts(views, val))
-    elif job.kind != "imported":
+    elif job.kind == "corrections":
+        _observe_less(config, steps * recipe.schedule.batch)
+    elif not job.only_evaluated:
         config["train_cfg"] |= {"max_iters": steps, "val_interval": steps}
         recipe = recipe.model_copy(
             update={"checkpoint_every": steps, "keep_every": None, "keep_best": False}
@@ -130,6 +133,14 @@ def rehearse_job(job: Job, parent: str | None, shown: Shown, store: Store, steps
             "dataset_digest": shown.prepared.digest,
         }
     )
+
+
+def _observe_less(config: dict[str, Any], images: int) -> None:
+    """Have corrections take their statistics of few training images."""
+    for head in bank_heads(config):
+        for options in head["variants"].values():
+            if "images" in options:
+                options["images"] = min(options["images"], images)
 
 
 def _evaluate_on(config: dict[str, Any], shown: Shown) -> None:
