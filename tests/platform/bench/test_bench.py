@@ -25,6 +25,7 @@ from bacl_platform.bench.memory import peak_memory
 from bacl_platform.bench.rows import (
     bank,
     checkpoint,
+    corrections,
     evaluate,
     hallucination,
     index,
@@ -174,6 +175,16 @@ def test_postprocessing_is_measured_with_many_candidates_and_with_few():
     rows = postprocess.measure(SETTING, size)
     assert {row.name: row.limit for row in rows} == {"postprocess_flat": 1.1, "postprocess": 0.1}
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
+
+
+def test_eight_corrections_are_measured_beside_the_variant_alone():
+    (row,) = corrections.measure(SETTING, TINY)
+    assert (row.name, row.limit) == ("corrections", 1.15) and row.ours > 0 and row.theirs > 0
+    one, eight = corrections.detectors(TINY, "cpu")
+    variants = list(eight.roi_head.bbox_head.variants.values())
+    assert len(variants) == 8 and len({id(variant.base) for variant in variants}) == 1
+    weight = one.roi_head.bbox_head.variants["softmax"].fc_cls.weight
+    assert variants[0].base.fc_cls.weight.equal(weight)
 
 
 def test_inference_is_measured_with_one_variant_and_with_eight():

@@ -6,6 +6,7 @@ drawn wide, so that scores are as far apart as a trained one's.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,9 +45,9 @@ def measure(setting: Setting, detector: Detector = R50) -> list[Row]:
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=draw)
 
-    def passes(model: nn.Module) -> None:
+    def passes(model: Any) -> None:
         with torch.no_grad():
-            model.test_step(_batch(pixels))  # type: ignore[operator]
+            model.test_step(_batch(pixels))
 
     repeat = 5 if setting.repeat is None else setting.repeat
     ours, theirs = in_turns([lambda: passes(eight), lambda: passes(one)], repeat, 1, setting.device)
@@ -54,14 +55,15 @@ def measure(setting: Setting, detector: Detector = R50) -> list[Row]:
     return [Row("corrections", what, ours, "softmax alone", theirs, LIMIT)]
 
 
-def detectors(detector: Detector, device: str) -> tuple[nn.Module, nn.Module]:
+def detectors(detector: Detector, device: str) -> tuple[Any, Any]:
     """A bank of softmax alone, and one of its corrections, with the same weights."""
     prepared = stand_in(CATEGORIES)
     variants = {"softmax": Softmax(method="softmax")}
     trained = stage_config(detector, prepared, Path("-"), RECIPE, variants, [], 0, workers=1)
     corrected = corrections_config(trained, prepared, RECIPE, CORRECTIONS, None)
     torch.manual_seed(0)
-    one, eight = build(trained["model"]), build(corrected["model"])
+    one: Any = build(trained["model"])
+    eight: Any = build(corrected["model"])
     base = one.roi_head.bbox_head.variants["softmax"]
     nn.init.normal_(base.fc_cls.weight, std=SPREAD)
     eight.load_state_dict(one.state_dict(), strict=False)
