@@ -73,20 +73,22 @@ def why_absent(metric: str, prepared: Prepared, detector: Detector) -> str | Non
 
 def chosen_on_val(experiments: Iterable[Experiment | None]) -> Iterator[str]:
     """That the best of several corrections of a variant is chosen on the split that is reported, in
-    a sentence for each kind; nothing where there are no several."""
+    a sentence; nothing where there are no several of a kind."""
     found: dict[tuple[str, str], set[str]] = {}
     for experiment in experiments:
         for stage in experiment.stages.values() if experiment else ():
             for settings in stage.variants.values() if isinstance(stage, CorrectionsStage) else ():
                 own = found.setdefault((settings.method, settings.of), set())
                 own.add(settings.model_dump_json())
-    for (method, of), several in found.items():
-        if len(several) > 1:
-            yield (
-                f"The best of the {len(several)} {method} corrections of {of} is optimistic, for "
-                "the validation split that is reported chooses it: `bacl report --cross-fit` of a "
-                "sweep over them chooses it on one half of the images and judges it on the other"
-            )
+    several = [
+        f"{len(own)} {method} of {of}" for (method, of), own in found.items() if len(own) > 1
+    ]
+    if several:
+        yield (
+            f"The best of several corrections ({', '.join(several)}) is optimistic, for the "
+            "validation split that is reported chooses it: `bacl report --cross-fit` of a sweep "
+            "chooses it on one half of the images and judges it on the other"
+        )
 
 
 def notes(experiments: Iterable[tuple[Experiment | None, Prepared]]) -> list[str]:

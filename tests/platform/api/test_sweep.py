@@ -43,6 +43,19 @@ def test_results_and_report_have_the_trials(grid, fill):
     assert len(report.as_json()["trials"]) == 6
 
 
+def test_report_tells_what_the_best_is_worth_elsewhere(grid, fill, monkeypatch):
+    jobs = grid.plans()[0].jobs
+    values = iter((0.1, 0.9, 0.2, 0.3, 0.4, 0.5, 0.6))
+    fill(jobs, {(name, job.seed): next(values) for job in jobs for name in job.variants})
+    words = ["report", str(grid.files[0].path), "--store", grid.store.url, "--cross-fit"]
+    refused = CliRunner().invoke(cli.app, words)
+    assert refused.exit_code == 2 and "expected at least 40 validation images" in refused.stderr
+    monkeypatch.setattr("bacl_platform.analysis.cross_fitting.FEWEST_IMAGES", 5)
+    said = CliRunner().invoke(cli.app, [*words, "--json"])
+    first = json.loads(said.stdout)["notes"][0]
+    assert first.startswith("Cross-fitted: alpha=0,threshold=0.6 is the best of 6 by AP on all")
+
+
 def test_several_files_are_planned_together_and_reported_one_by_one(sweep, alphas, store):
     other = sweep(alphas.replace("name: alphas", "name: others"), "other.yaml")
     both = bp.Sweep.load([sweep(alphas).path, other.path], store=store)

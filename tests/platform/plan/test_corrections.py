@@ -3,6 +3,7 @@
 import pytest
 
 from bacl.errors import UsageError
+from bacl_platform.plan.judged import notes, prepared_of
 from bacl_platform.plan.show import sharing
 
 STAGE = (
@@ -121,6 +122,17 @@ def test_sweep_trains_what_it_corrects_and_nothing_else(gammas, plan_sweep_files
     heads = plan.jobs[1]
     assert list(heads.variants) == ["softmax"]
     assert heads.variant_keys["softmax"] == planned(STAGE).jobs[1].variant_keys["softmax"]
+
+
+def test_notes_begin_with_who_chose_the_best(gammas, plan_sweep_files, planned, store):
+    (plan,) = plan_sweep_files(gammas())
+    dataset = prepared_of(plan.jobs[0].dataset_digest, store)
+    said = notes((cell.trial.experiment, dataset) for cell in plan.cells)
+    assert said[0].startswith(
+        "The best of several corrections (6 norcal of softmax, 6 norcal of bacl) is optimistic, "
+        "for the validation split that is reported chooses it: "
+    )
+    assert not any("optimistic" in one for one in notes([(planned(STAGE).experiment, dataset)]))
 
 
 def test_scheduler_has_nothing_to_stop(gammas, plan_sweep_files):
