@@ -157,7 +157,8 @@ figure {{ margin: 1.5rem 0; }}
 .wide {{ width: 94vw; margin-left: calc(50% - 47vw); }}
 .wide img {{ margin: auto; }}
 figcaption {{ font-size: .85rem; color: #444; margin-top: .3rem; }}
-.scrolled {{ overflow-x: auto; }}
+.scrolled {{ overflow-x: auto; box-sizing: border-box; width: max-content; min-width: 100%;
+            max-width: 94vw; margin-left: 50%; transform: translateX(-50%); }}
 .names td, td:not(:first-child) {{ white-space: nowrap; }}
 .left td {{ white-space: normal; }}
 .left {{ font-size: .85rem; }}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacl_platform.report.plots.style import named
-from bacl_platform.report.result_table.best import find_best
+from bacl_platform.report.result_table.best import best_first, find_best
 from bacl_platform.report.result_table.rows import ResultTable, Row
 from bacl_platform.texts import shortened
 
@@ -27,7 +27,9 @@ SCALE = "viridis"
 _MOST_LABELS = 12
 """Values of a field that an axis has room to name."""
 _MOST_LETTERS = 46
-"""Most letters of a row's label; longer ones are cut in their middle."""
+"""Most letters of a row's label; of longer ones, values are cut in their middle."""
+_LEAST_LETTERS = 10
+"""Letters of a value that are left."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,19 @@ def best_row(table: ResultTable) -> tuple[Row | None, str]:
     best = find_best(table)
     if best is None or best.next is None:
         return None, ""
+    if best.level is None:
+        return best.row, "best, seeds too few to tell"
     return best.row, "clearly best" if best.clearly else "best, not clearly"
 
 
 def row_label(table: ResultTable, row: Row, only: Sequence[Field]) -> str:
     """A row's values without their names, in the order of the fields, of which it may lack some."""
     values = [row.varied[field.name] for field in only if field.name in row.varied] or [row.label]
-    return shortened(" · ".join(values), _MOST_LETTERS)
+    whole = " · ".join(values)
+    if len(whole) > _MOST_LETTERS:
+        each = max(_LEAST_LETTERS, _MOST_LETTERS // len(values) - 3)
+        whole = " · ".join(shortened(value, each) for value in values)
+    return shortened(whole, 2 * _MOST_LETTERS)
 
 
 def shown_rows(table: ResultTable, most: int) -> tuple[list[Row], str]:
@@ -107,21 +115,20 @@ def shown_rows(table: ResultTable, most: int) -> tuple[list[Row], str]:
     rows = [row for row in table.rows if row.found or row.state != "-"]
     if len(rows) <= most:
         return rows, ""
-    sign = -1 if table.mode == "max" else 1
-
-    def rank(row: Row) -> tuple[bool, float]:
-        points = list(row.found.get(table.metric, {}).values())
-        return not points, sign * float(np.mean(points)) if points else 0.0
-
     states = [state_of(row) for row in rows]
     without = [f"{states.count(s)} {s}" for s in STATES if s in states]
     also = f" ({', '.join(without)})" if without else ""
-    kept = sorted(rows, key=rank)[:most]
-    return kept, f"The best {most} of {len(rows)} rows{also}; the table has all."
+    return best_first(table)[
+        :most
+    ], f"The best {most} of {len(rows)} rows{also}; the table has all."
 
 
-def some_labels(field: Field) -> tuple[list[int], list[str]]:
-    """Places and texts of ticks; of many values, some."""
+def some_labels(field: Field, most: int | None = None) -> tuple[list[int], list[str]]:
+    """Places and texts of ticks; of many values, some. most: letters of a text."""
     step = -(-len(field.labels) // _MOST_LABELS)
     places = list(range(0, len(field.labels), step))
-    return places, [named(field.labels[place]) for place in places]
+    return places, [_cut(field.labels[place], most) for place in places]
+
+
+def _cut(text: str, most: int | None) -> str:
+    return named(text) if most is None else shortened(text, most)

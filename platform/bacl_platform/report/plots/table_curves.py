@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import NullLocator
 
 from bacl_platform.report.plots.fields import PAPER, STATES, Field, best_row, fields, state_of
 from bacl_platform.report.plots.registry import Page, Picture, plot
@@ -133,12 +133,9 @@ def _curves(
                 )[0]
         if field.logarithmic:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            ticks = _apart(sorted(set(places)))
-            axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
+            axes.xaxis.set_minor_locator(NullLocator())
+        ticks = _apart(sorted(set(places)), field.logarithmic)
+        axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
         axes.set_title(metric)
         axes.set_xlabel(named(field.name), fontsize=8)
         axes.set_ylabel(label, fontsize=8)
@@ -153,11 +150,12 @@ def _curves(
     return figure
 
 
-def _apart(values: Sequence[float]) -> list[float]:
+def _apart(values: Sequence[float], logarithmic: bool) -> list[float]:
     """Of rising values, those that have room for their labels."""
-    least = (values[-1] - values[0]) / 10
-    kept = [values[0]]
-    for value in values[1:]:
-        if value - kept[-1] >= least:
-            kept.append(value)
-    return kept
+    turned = np.log(values) if logarithmic else np.asarray(values)
+    least = (turned[-1] - turned[0]) / (6 if logarithmic else 9)
+    kept = [0]
+    for place in range(1, len(values)):
+        if turned[place] - turned[kept[-1]] >= least:
+            kept.append(place)
+    return [values[place] for place in kept]

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 
 from bacl_platform.report.plots.fields import (
     SCALE,
@@ -22,7 +23,7 @@ from bacl_platform.report.plots.fields import (
     state_of,
 )
 from bacl_platform.report.plots.registry import Page, Picture, plot
-from bacl_platform.report.plots.style import COLOURS, named, plain_axes
+from bacl_platform.report.plots.style import COLOURS, legend_below, named, plain_axes
 from bacl_platform.report.result_table.rows import ResultTable, Row
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ def _dots(table: ResultTable, down: Field, across: Field) -> Picture:
         axes.plot(xs[n], ys[n], "*", color=COLOURS[1], markersize=18, label=word, zorder=5)
     axes.set_xlabel(named(across.name))
     axes.set_ylabel(named(down.name))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+    legend_below(figure, axes)
     title = f"{table.metric} by {down.name} and {across.name}"
     return Picture("map.png", title, figure)
 
@@ -137,6 +137,8 @@ def _on(axes: "Axes", field: Field, rows: Sequence[Row], which: str) -> Any:
     if field.numeric and not field.gaps:
         if field.logarithmic:
             (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
         return field.places(rows)
     places, texts = some_labels(field)
     axis.set_ticks(places, texts)

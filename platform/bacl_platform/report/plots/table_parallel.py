@@ -16,7 +16,6 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
 from bacl_platform.report.plots.fields import (
-    ABSENT,
     SCALE,
     STATES,
     Field,
@@ -26,8 +25,8 @@ from bacl_platform.report.plots.fields import (
     state_of,
 )
 from bacl_platform.report.plots.registry import Page, Picture, plot
-from bacl_platform.report.plots.style import named
 from bacl_platform.report.result_table.rows import ResultTable, Row
+from bacl_platform.texts import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +72,9 @@ def parallel_axes(table: ResultTable) -> Picture | None:
         elif row is best:
             seen[word] = line
     for place, field in enumerate(varied):
-        _axis(axes, place, named(field.name), _ticks(field, table.rows))
+        letters = max(_LEAST_LETTERS, _WIDTH // (len(varied) + 1))
+        ticks = _ticks(field, table.rows, letters)
+        _axis(axes, place, shortened(field.name, letters + 4), ticks)
     ticks = [(float(norm(v)), f"{v:.1f}") for v in np.linspace(low, high, 5 if high > low else 1)]
     kind = " (replayed)" if table.screened else ""
     _axis(axes, len(varied), f"{table.metric}{kind}", ticks, right=True)
@@ -89,6 +90,9 @@ def parallel_axes(table: ResultTable) -> Picture | None:
     return Picture("values.png", title, figure, caption)
 
 
+_WIDTH = 90
+"""Letters that fit between the first axis and the last."""
+_LEAST_LETTERS = 9
 _ABSENT = -0.05
 """Height at which a row stands that has no number of a field."""
 
@@ -119,12 +123,12 @@ def _heights(field: Field, rows: Sequence[Row], table: ResultTable) -> Any:
     return made
 
 
-def _ticks(field: Field, rows: Sequence[Row]) -> list[tuple[float, str]]:
+def _ticks(field: Field, rows: Sequence[Row], letters: int) -> list[tuple[float, str]]:
     if not field.numeric:
         share = 1 / max(1, len(field.labels) - 1)
-        places, texts = some_labels(field)
+        places, texts = some_labels(field, letters)
         return [(place * share, text) for place, text in zip(places, texts, strict=True)]
-    absent = [(_ABSENT, ABSENT)] if field.gaps else []
+    absent = [(_ABSENT, field.labels[0])] if field.gaps else []
     numbers = np.unique(field.places(rows))
     numbers = numbers[~np.isnan(numbers)]
     if len(numbers) > 6:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+from bacl_platform.report.result_table.points import bracket, number
 from bacl_platform.report.result_table.rows import BySeed, ResultTable, Row
 from bacl_platform.report.result_table.statistics import (
     LEAST_SEEDS,
@@ -74,6 +75,17 @@ def _ranked(table: ResultTable, exact: bool) -> list[tuple[Row, BySeed]]:
     return sorted(found, key=lambda one: sign * mean(one[1].values()))
 
 
+def best_first(table: ResultTable) -> list[Row]:
+    """All rows, those with the table's metric first and the best of them at the top."""
+    sign = -1 if table.mode == "max" else 1
+
+    def place(row: Row) -> tuple[bool, float]:
+        points = row.found.get(table.metric)
+        return not points, sign * mean(points.values()) if points else 0.0
+
+    return sorted(table.rows, key=place)
+
+
 def best_sentences(table: ResultTable) -> list[str]:
     """What is best, and whether clearly; nothing where there is only one row."""
     found = find_best(table)
@@ -108,8 +120,8 @@ def _difference(values: Sequence[float]) -> str:
     if not values:
         return "no seed in common"
     spread = interval(values)
-    shown = f"{mean(values):+.1f}"
-    return shown if spread is None else f"{shown} [{spread[0]:.1f}, {spread[1]:.1f}]"
+    shown = number(mean(values), "+")
+    return shown if spread is None else f"{shown} {bracket(spread)}"
 
 
 def _seeds(count: int) -> str:

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import Literal
 
 from bacl_platform.report.pages import Bold
 from bacl_platform.report.result_table.best import Best, find_best
 from bacl_platform.report.result_table.gains import first_row, gains, papers_gain
+from bacl_platform.report.result_table.points import EMPTY, number, spread
 from bacl_platform.report.result_table.rows import ResultTable, Row
-from bacl_platform.report.result_table.statistics import interval
-
-EMPTY = "-"
 
 
 @dataclass(frozen=True)
@@ -100,26 +98,6 @@ def differences(table: ResultTable, metric: str) -> list[str]:
         value = mean(own.values()) - theirs if own and theirs is not None else None
         made.append(number(value, "+"))
     return made
-
-
-def number(value: float | None, sign: str = "") -> str:
-    """Points with one decimal; never -0.0."""
-    return EMPTY if value is None else f"{round(value, 1) + 0.0:{sign}.1f}"
-
-
-def spread(values: Sequence[float], sign: str = "", short: bool = False) -> str:
-    """`20.0 ± 10.0 [10.0, 30.0]`: mean, standard deviation and interval over seeds (S,).
-
-    short: the mean alone.
-    """
-    if not values:
-        return EMPTY
-    shown = number(mean(values), sign)
-    if short or len(values) == 1:
-        return shown
-    bounds = interval(values)
-    text = f"{shown} ± {stdev(values):.1f}"
-    return text if bounds is None else f"{text} [{number(bounds[0])}, {number(bounds[1])}]"
 
 
 def _marked(cells: list[str], table: ResultTable, best: Best | None) -> list[str]:

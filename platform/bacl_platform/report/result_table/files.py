@@ -1,9 +1,8 @@
 """A table of results as files: Markdown, a page, LaTeX, CSV, pictures, and as plain values."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from bacl_platform import texts
@@ -18,15 +17,16 @@ from bacl_platform.report.pages import (
     markdown_picture,
     markdown_table,
 )
-from bacl_platform.report.result_table.best import best_sentences
+from bacl_platform.report.result_table.best import best_first, best_sentences
 from bacl_platform.report.result_table.columns import columns
 from bacl_platform.report.result_table.gains import first_row, gains, gains_note, papers_gain
 from bacl_platform.report.result_table.rows import ResultTable, Row
 from bacl_platform.store.disk import disk_errors
 
 LEGEND = (
-    "AP in points; over several seeds, mean ± standard deviation and, from three on, the 95 % "
-    "interval of the mean by Student's t."
+    "Metrics in points, times 100; over several seeds, mean ± standard deviation and, from three "
+    "on, the 95 % interval of the mean by Student's t. Seeds share their validation images, which "
+    "these intervals say nothing of."
 )
 
 
@@ -76,17 +76,11 @@ def markdown(table: ResultTable, pictures: Sequence[Shown] = ()) -> str:
 
 def summary(table: ResultTable, rows_at_most: int) -> str:
     """The table, best rows first, and notes in Markdown; of more rows than so many, the best."""
-    sign = -1 if table.mode == "max" else 1
-    points = [row.found.get(table.metric) or {} for row in table.rows]
-    order = sorted(
-        range(len(points)),
-        key=lambda n: (not points[n], sign * mean(points[n].values() or [0.0])),
-    )
-    head, lines = _cells(table)
+    head, lines = _cells(replace(table, rows=best_first(table)))
     found = []
     for sentence in before(table):
         found += [texts.markdown(sentence), ""]
-    found += markdown_table(head, [lines[number] for number in order[:rows_at_most]])
+    found += markdown_table(head, lines[:rows_at_most])
     if len(lines) > rows_at_most:
         found += ["", f"{len(lines) - rows_at_most} more are in the report."]
     for sentence in [*after(table), LEGEND]:
@@ -104,7 +98,8 @@ def html(table: ResultTable, pictures: Sequence[Shown] = ()) -> str:
     """The table as a page of its own, pictures and all."""
     head, lines = _cells(table)
     body = [f"<p>{texts.html(sentence)}</p>" for sentence in before(table)]
-    cells = [[_html_cell(cell) for cell in line] for line in lines]
+    numbers = [column.kind == "number" for column in columns(table)]
+    cells = [list(map(_html_cell, line, numbers)) for line in lines]
     # a table that is wider than the page scrolls by itself
     scrolled = html_table(list(map(texts.html, head)), cells)
     body.append(f'<div class="scrolled">\n{scrolled}\n</div>')
@@ -114,8 +109,13 @@ def html(table: ResultTable, pictures: Sequence[Shown] = ()) -> str:
     return html_page(table.name, body)
 
 
-def _html_cell(cell: str) -> str:
-    return f"<b>{texts.html(cell)}</b>" if isinstance(cell, Bold) else texts.html(cell)
+def _html_cell(cell: str, is_number: bool) -> str:
+    """A cell's HTML; the interval of a mean stands below it."""
+    points, bracket, bounds = cell.partition(" [") if is_number else (cell, "", "")
+    shown = texts.html(points)
+    if isinstance(cell, Bold):
+        shown = f"<b>{shown}</b>"
+    return shown + (f"<small>{texts.html(bracket.strip() + bounds)}</small>" if bracket else "")
 
 
 def as_csv(table: ResultTable) -> str:

@@ -1,6 +1,7 @@
 """A table of results on a terminal: as many columns as fit, the most important ones first."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,18 +9,16 @@ from typing import TYPE_CHECKING
 
 from bacl_platform.console import say
 from bacl_platform.report.pages import Bold
-from bacl_platform.report.result_table.best import find_best
+from bacl_platform.report.result_table.best import best_first, find_best
 from bacl_platform.report.result_table.columns import (
-    EMPTY,
     Column,
     differences,
     field_columns,
     gain_columns,
-    number,
     origin_columns,
-    spread,
 )
 from bacl_platform.report.result_table.files import after, before
+from bacl_platform.report.result_table.points import EMPTY, bracket, number, spread
 from bacl_platform.report.result_table.rows import ResultTable
 from bacl_platform.report.result_table.statistics import interval
 from bacl_platform.texts import one_line, shortened
@@ -32,13 +31,15 @@ _NO_EDGE = 160
 _GAP = 2
 _FIELD_LETTERS = (40, 28, 20)
 """Most letters of a field's value, tried in turn until the columns that must be there fit."""
-_LEAST_LABEL = 24
+_LEAST_LABEL = 34
 """Least width of the column that holds all fields, where a column for each does not fit."""
 _MOST_TEXT = 24
 """Most letters in a line of a state or another text."""
 _MOST_LEFT_OUT = 8
 """Columns left out that are named; of more, only their number is."""
 _MOST_ERRORS = 5
+_MOST_ROWS = 60
+"""Rows on a terminal; of more, the best. Files and pipes have all."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,15 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     for sentence in before(table):
         say(console, sentence)
     if table.rows:
-        _print_columns(table, _ranked(table), room, console)
+        short = console.is_terminal and len(table.rows) > _MOST_ROWS
+        shown = replace(table, rows=best_first(table)[:_MOST_ROWS]) if short else table
+        _print_columns(shown, _ranked(shown), room, console)
+        if short:
+            say(console, f"the best {_MOST_ROWS} of {len(table.rows)} rows; {_open(table)}")
     else:
         say(console, "no rows yet")
-    same = {row.seeds for row in table.rows if row.state != EMPTY}
-    if len(same) == 1 and max(same) > 1:
-        say(console, f"{max(same)} seeds each; AP in points, mean ± standard deviation")
+    if len(_seeds(table)) == 1 and max(_seeds(table)) > 1:
+        say(console, f"{max(_seeds(table))} seeds each; points, mean ± standard deviation")
     for sentence in after(table):
         say(console, sentence)
     failed = [row for row in table.rows if row.error]
@@ -71,6 +75,13 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     if len(failed) > _MOST_ERRORS:
         say(console, f"{len(failed) - _MOST_ERRORS} more failed: the page says why")
     print_written(folder, console)
+
+
+def _open(table: ResultTable) -> str:
+    """How many rows have no result, and where all rows are."""
+    counts = Counter(row.state for row in table.rows if row.state != "done")
+    without = "".join(f"{count} rows {state}, " for state, count in counts.items())
+    return f"{without}the page has all"
 
 
 def print_written(folder: Path, console: "Console") -> None:
@@ -84,11 +95,16 @@ def _room(console: "Console") -> int:
     return max(console.width, _NO_EDGE)
 
 
+def _seeds(table: ResultTable) -> set[int]:
+    """How many seeds rows have that have any."""
+    return {row.seeds for row in table.rows if row.seeds}
+
+
 def _ranked(table: ResultTable) -> list[_Ranked]:
     """What stands right of the fields, in the order in which it is shown."""
     origin = {column.name: column for column in origin_columns(table)}
     made = []
-    if len({row.seeds for row in table.rows if row.state != EMPTY}) > 1:
+    if len(_seeds(table)) > 1:
         made.append(_Ranked(1, [origin["seeds"]]))
     if "features" in origin:
         made.append(_Ranked(0, [_below(origin["features"])]))
@@ -144,8 +160,8 @@ def _mean(values: Sequence[float], deviations: bool) -> str:
 def _interval(table: ResultTable, metric: str) -> list[Column]:
     """The interval of each row's mean over seeds."""
     bounds = [interval(list(table.compared(r).get(metric, {}).values())) for r in table.rows]
-    cells = ["" if b is None else f"[{number(b[0])}, {number(b[1])}]" for b in bounds]
-    return [Column(f"{metric} 95 %", cells)]
+    cells = ["" if b is None else bracket(b) for b in bounds]
+    return [Column(f"{metric} 95%", cells)]
 
 
 def _beside(table: ResultTable, metric: str) -> list[Column]:
@@ -195,7 +211,8 @@ def _print_columns(
     from rich.text import Text
 
     least = [_sized(column) for one in ranked if one.rank == 0 for column in one.columns]
-    fields = _fields(table, room + _GAP - _needed(least))
+    more = [_sized(column) for one in ranked if 0 < one.rank <= 2 for column in one.columns]
+    fields = _fields(table, room + _GAP - _needed(least), _needed(more))
     kept = _kept(ranked, room + _GAP - _needed(fields))
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     placed = [*fields, *(_sized(column) for one in kept for column in one.columns)]
@@ -228,9 +245,12 @@ def _kept(ranked: Sequence[_Ranked], room: int) -> list[_Ranked]:
     return [one for place, one in enumerate(ranked) if place in chosen]
 
 
-def _fields(table: ResultTable, room: int) -> list[_Sized]:
+def _fields(table: ResultTable, room: int, wanted: int) -> list[_Sized]:
     """The fields as columns, with long names and values cut in their middle where they must; else
-    all of a row's fields in one column, which breaks between words."""
+    all of a row's fields in one column, which breaks between words.
+
+    wanted: room that other columns would like, which that one column leaves to them if it can.
+    """
     columns = field_columns(table)
     for letters in _FIELD_LETTERS:
         cut = [
@@ -241,5 +261,5 @@ def _fields(table: ResultTable, room: int) -> list[_Sized]:
         if _needed(sized) <= room:
             return sized
     labels = [one_line(row.label) for row in table.rows]
-    width = max(_LEAST_LABEL, room - _GAP)
+    width = max(min(_LEAST_LABEL, room - _GAP), room - _GAP - wanted)
     return [_Sized(Column("trial", labels, "field"), min(width, max(map(len, labels))))]

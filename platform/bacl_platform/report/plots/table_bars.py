@@ -5,7 +5,7 @@ R rows, S seeds.
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -57,7 +57,7 @@ def rows_by_metric(table: ResultTable) -> Picture | None:
             _bar(axes, place - (0.2 if theirs else 0), own, height, colour, exact)
             if theirs and (points := row.paper.get(metric)) is not None:
                 axes.barh(place + 0.2, points, 0.36, color=PAPER)
-            _say_state(axes, place, row)
+            _say_state(axes, place - (0.2 if theirs else 0), row)
         axes.set_xlim(left=min(0, axes.get_xlim()[0]))
         axes.set_title(metric)
     names = {COLOURS[0]: "replayed" if table.screened else "ours"}
@@ -90,9 +90,11 @@ def gains_of_rows(table: ResultTable) -> Picture | None:
             if row is not first:
                 colour = COLOURS[2] if row is best and metric == table.metric else COLOURS[0]
                 _bar(axes, place - 0.2, gains(table, row, metric, first), 0.4, colour)
+            else:
+                _say(axes, place, "first row", "#777777")
             if (points := papers_gain(row, metric, first)) is not None:
                 axes.barh(place + 0.2, points, 0.36, color=PAPER)
-            _say_state(axes, place, row)
+            _say_state(axes, place - 0.2, row)
         axes.axvline(0, color="#333333", linewidth=0.8)
         axes.set_title(metric)
     names = {COLOURS[0]: "ours"} | ({COLOURS[2]: word} if best in rows else {})
@@ -175,19 +177,15 @@ def _bar(
     axes.margins(x=0.22)
 
 
-def _say_state(axes: "Axes", place: int, row: Row) -> None:
+def _say_state(axes: "Axes", place: float, row: Row) -> None:
     """Why a row has no bar."""
     if state := state_of(row):
-        word = state if row.state != "-" else "not in ours"
-        axes.annotate(
-            word,
-            (0, place),
-            (3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=6.5,
-            color=STATES[state][0],
-        )
+        _say(axes, place, state if row.state != "-" else "not in ours", STATES[state][0])
+
+
+def _say(axes: "Axes", place: float, word: str, colour: str) -> None:
+    looks: dict[str, Any] = {"va": "center", "fontsize": 6.5, "color": colour}
+    axes.annotate(word, (0, place), (3, 0), textcoords="offset points", **looks)
 
 
 def _legend(figure: Figure, names: dict[str, str], diamond: str = "") -> None:
