@@ -1,6 +1,7 @@
 """The table of a sweep's trials, read from the store, beside the paper's where they repeat it."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +116,8 @@ def _seeds(
         its.cells.append(cell)
         if store.complete(cell.job.key):
             for name, value in result_of(cell, store).items():
-                its.points.setdefault(name, {})[cell.seed] = 100 * value
+                if math.isfinite(value):  # an entry of long ago may say NaN for no category
+                    its.points.setdefault(name, {})[cell.seed] = 100 * value
             continue
         if cell.key in failed:
             its.error = its.error or failed[cell.key]

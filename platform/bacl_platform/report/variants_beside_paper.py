@@ -1,5 +1,6 @@
 """An experiment's variants beside the rows of the paper's table that have their names."""
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def beside_paper(report: Report, file: Path, mixed: bool = False) -> ResultTable
         for result in report.of(name):
             for metric in metrics:
                 value = result.metrics.get(metric)
-                if value is not None and result.seed is not None:
+                if value is not None and math.isfinite(value) and result.seed is not None:
                     found.setdefault(metric, {})[result.seed] = 100 * value
         there = name in report.variants
         rows.append(

@@ -1,6 +1,7 @@
 """Reports of sweeps: points beside the paper's, over seeds, and what has none."""
 
 import json
+import math
 import re
 
 import pytest
@@ -74,6 +75,16 @@ def test_report_over_seeds_tells_mean_deviation_and_interval(alphas, filled, sto
     assert line[head.index("seeds")] == "3"
     assert table.rows[0].found["AP"] == pytest.approx({0: 10, 1: 20, 2: 30})
     assert table.rows[0].values == {"alpha": 0.5}
+
+
+def test_metric_that_is_no_number_or_missing_in_an_entry_is_left_out(filled, store, monkeypatch):
+    plan = filled()
+    found = [{"AP": math.nan, "AP_r": 0.1}, {"AP": 0.2}, *({"AP": 0.3, "AP75": 0.4},) * 4]
+    of_cells = {cell.key: metrics for cell, metrics in zip(plan.cells, found)}
+    monkeypatch.setattr(sweep_report, "result_of", lambda cell, _: of_cells[cell.key])
+    table = sweep_report.collect(plan, store, False)
+    assert [set(row.found) for row in table.rows[:3]] == [{"AP_r"}, {"AP"}, {"AP", "AP75"}]
+    assert "nan" not in files.markdown(table).lower()
 
 
 def test_report_tells_what_failed_and_what_is_to_run(sweep, plan_sweep_files, store):

@@ -36,16 +36,18 @@ _INTERVALS = "Lines are 95 % intervals over seeds (of two seeds: the two), dots 
 @plot(Page.TABLE)
 def rows_by_metric(table: ResultTable) -> Picture | None:
     """A bar for each row in a panel for each metric of the ranking metric's family, and the paper's
-    points where they compare; None of a single number that varies, which a curve shows."""
+    points where they compare; None of numbers alone, which curves, maps and lines show."""
     varied = fields(table)
-    if (len(varied) == 1 and varied[0].numeric and not varied[0].gaps) or _all_numbers(varied):
+    theirs = table.paper is not None and not table.paper.unlike
+    if len(varied) == 1 and varied[0].numeric and not varied[0].gaps:
+        return None
+    if _all_numbers(varied) and not theirs:
         return None
     rows, left_out = shown_rows(table, _MOST_ROWS)
     metrics = [metric for metric in table.family if any(metric in row.found for row in rows)]
     if len(rows) < 2 or not metrics:
         return None
     figure, panels = _panels(table, rows, varied, metrics)
-    theirs = table.paper is not None and not table.paper.unlike
     best, word = best_row(table)
     for axes, metric in zip(panels, metrics, strict=True):
         for place, row in enumerate(rows):

@@ -149,7 +149,10 @@ def rows_as_json(table: ResultTable) -> list[dict[str, Any]]:
             "features": row.features,
             "evaluated_with": row.evaluated_with,
             "points": {metric: list(of.values()) for metric, of in row.found.items()},
-            "by_seed": {metric: dict(of) for metric, of in row.found.items()},
+            "by_seed": {
+                metric: {str(seed): value for seed, value in of.items()}
+                for metric, of in row.found.items()
+            },
             "paper": dict(row.paper),
             **(_gains_as_json(table, row) if table.paper and table.paper.unlike else {}),
             **(
