@@ -15,6 +15,7 @@ from bacl_platform.report.result_table.mixture import mixture
 from bacl_platform.report.result_table.paper_data import why_unlike
 from bacl_platform.report.result_table.rows import PaperTable, ResultTable, Row
 from bacl_platform.spec.paper_table import Published, published
+from bacl_platform.spec.space import Axis
 from bacl_platform.spec.sweep import Sweep
 from bacl_platform.store.names import MOVES
 from bacl_platform.store.store import Store
@@ -169,15 +170,15 @@ def _theirs(table: Published | None, point: Point) -> dict[str, float]:
 
 
 def _logarithmic(sweep: Sweep, rows: list[Row]) -> set[str]:
-    """Fields, by their short names, that are drawn by factors or listed so."""
-    spaced = {path for space in sweep.spaces for path, axis in space.items() if axis.loguniform}
-    found = set()
-    for name in {name for row in rows for name in row.varied}:
-        if any(path == name or path.endswith(f".{name}") for path in spaced):
-            found.add(name)
-            continue
-        values: list[Any] = [row.values[name] for row in rows if name in row.values]
-        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-        if len(set(numbers)) > 2 and min(numbers) > 0:
-            found |= {name} if max(numbers) >= _LOG_RATIO * min(numbers) else set()
-    return found
+    """Fields, by their short names, that are drawn or listed by factors."""
+    spaced = [path for space in sweep.spaces for path, axis in space.items() if _by_factors(axis)]
+    names = {name for row in rows for name in row.varied}
+    return {n for n in names if any(path == n or path.endswith(f".{n}") for path in spaced)}
+
+
+def _by_factors(axis: Axis) -> bool:
+    values: list[Any] = axis.choice or []
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values):
+        return False
+    listed = len(values) > 2 and max(values) >= _LOG_RATIO * min(values)
+    return axis.loguniform is not None or listed

@@ -87,6 +87,32 @@ def test_metric_that_is_no_number_or_missing_in_an_entry_is_left_out(filled, sto
     assert "nan" not in files.markdown(table).lower()
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("{loguniform: [0.01, 0.02]}", {"lr"}),
+        ("{uniform: [0.0001, 0.5]}", set()),
+        ("{choice: [0.0001, 0.001, 0.01]}", {"lr"}),
+        ("{choice: [0.01, 0.02, 0.03]}", set()),
+        ("{choice: [0.001, 1]}", set()),
+    ],
+)
+def test_fields_that_are_spaced_by_factors_are_known(
+    values, expected, sweep, plan_sweep_files, store
+):
+    text = f"""
+name: rates
+base: tiny.yaml
+stage: heads
+variant: bacl
+search: random
+samples: 4
+space: {{stages.heads.recipe.schedule.lr: {values}}}
+"""
+    (plan,) = plan_sweep_files(sweep(text))
+    assert sweep_report.collect(plan, store, False).logarithmic == expected
+
+
 def test_report_tells_what_failed_and_what_is_to_run(sweep, plan_sweep_files, store):
     (found,) = plan_sweep_files(sweep())
     Notes(found, store, "failed").write({found.cells[0].key: "job heads: loss is not finite"})

@@ -163,7 +163,7 @@ def _bar(
         low, high = interval(values) or (min(values), max(values))
         axes.plot([low, high], [place, place], color="#222222", linewidth=1)
         axes.plot(values, [place] * len(values), ".", color="#222222", markersize=2.5)
-        end = max(high, middle) if middle >= 0 else min(low, middle)
+        end = max(high, *values) if middle >= 0 else min(low, *values)
     if exact:
         axes.plot(mean(exact), place, "D", color="black", markersize=4, zorder=4)
         end = max(end, mean(exact))
