@@ -64,6 +64,31 @@ def test_report_compares_gains_with_the_papers_where_the_data_is_another(
     assert trial["paper_gains"] == {"AP": pytest.approx(0.6)}
 
 
+def test_report_subtracts_the_papers_points_where_the_data_is_the_same(
+    alphas, filled, store, tiny, prepared
+):
+    described = (
+        f"{{title: Tiny, categories: {len(prepared.categories)}, val_images: "
+        f"{prepared.val.image_total}, least_train_images: {prepared.train.image_total}}}"
+    )
+    paper = PAPER.replace("dataset: lvis_v1", "dataset: embedded")
+    text = paper.replace("datasets: {", f"datasets: {{embedded: {described}, ")
+    (tiny.parent / "paper.yaml").write_text(text)
+    text = alphas.replace("  variant.threshold: [0.6, 0.7]\n", "")
+    text += "paper: {file: paper.yaml, table: IV}\n"
+    table = sweep_report.collect(filled(text, (0.1, 0.2, 0.3)), store, True)
+    head, lines = cells_of(table)
+    place = head.index("AP")
+    assert head[place : place + 3] == ["AP", "paper's AP", "AP difference"]
+    assert [line[place : place + 3] for line in lines] == [
+        ["10.0", "27.2", "-17.2"],
+        ["20.0", "-", "-"],
+        ["30.0", "27.8", "+2.2"],
+    ]
+    assert not any("gain" in name for name in head)
+    assert "gains" not in files.as_json(table)["trials"][0]
+
+
 def test_report_over_seeds_tells_mean_deviation_and_interval(alphas, filled, store):
     text = alphas.replace("  variant.threshold: [0.6, 0.7]\n", "").replace(
         "[0, 0.5, 0.85]", "[0.5]"
