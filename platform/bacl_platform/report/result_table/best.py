@@ -93,7 +93,8 @@ def best_sentences(table: ResultTable) -> list[str]:
         return []
     by = table.metric if table.mode == "max" else f"{table.metric} (lower is better)"
     kind = "exact " if found.exact else "replayed " if table.screened else ""
-    of = f"of {found.rows} {kind}rows"
+    known = "" if found.exact or found.rows == len(table.rows) else " with results"
+    of = f"of {found.rows} {kind}rows{known}"
     difference = _difference(found.differences)
     ahead = f"{difference} to the next, {found.next.label}"
     if found.level is None:

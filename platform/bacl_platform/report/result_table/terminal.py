@@ -1,7 +1,6 @@
 """A table of results on a terminal: as many columns as fit, the most important ones first."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,10 +58,13 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
         say(console, sentence)
     if table.rows:
         short = console.is_terminal and len(table.rows) > _MOST_ROWS
-        shown = replace(table, rows=best_first(table)[:_MOST_ROWS]) if short else table
-        _print_columns(shown, _ranked(shown), room, console)
+        rows = best_first(table)[:_MOST_ROWS] if short else table.rows
+        _print_columns(table, [table.rows.index(row) for row in rows], room, console)
         if short:
-            say(console, f"the best {_MOST_ROWS} of {len(table.rows)} rows; {_open(table)}")
+            without = sum(not row.found for row in table.rows)
+            also = f" ({without} without a result)" if without else ""
+            of = f"the best {_MOST_ROWS} of {len(table.rows)} rows{also}"
+            say(console, f"{of}; the page has all")
     else:
         say(console, "no rows yet")
     if len(_seeds(table)) == 1 and max(_seeds(table)) > 1:
@@ -75,13 +77,6 @@ def print_table(table: ResultTable, folder: Path, console: "Console") -> None:
     if len(failed) > _MOST_ERRORS:
         say(console, f"{len(failed) - _MOST_ERRORS} more failed: the page says why")
     print_written(folder, console)
-
-
-def _open(table: ResultTable) -> str:
-    """How many rows have no result, and where all rows are."""
-    counts = Counter(row.state for row in table.rows if row.state != "done")
-    without = "".join(f"{count} rows {state}, " for state, count in counts.items())
-    return f"{without}the page has all"
 
 
 def print_written(folder: Path, console: "Console") -> None:
@@ -136,20 +131,21 @@ def _of_metric(table: ResultTable, metric: str, deviations: bool = False) -> Col
     """A metric's means; of a sweep that screens, exact points below replayed ones. The best is
     marked with a star."""
     best = find_best(table) if metric == table.metric else None
-    starred = best is not None and best.next is not None
+    if best is not None and best.next is None:
+        best = None
     cells = []
     for row in table.rows:
         lines = [_mean(list(row.found.get(metric, {}).values()), deviations)]
         if exact := list(row.exact.get(metric, {}).values()):
             lines.append(_mean(exact, deviations))
-        if starred:  # digits stay below each other
-            mark = starred and best is not None and row is best.row
-            lines = [f"{line} " for line in lines]
-            place = -1 if best is not None and best.exact else 0
-            lines[place] = lines[place][:-1] + "*" if mark else lines[place]
-            cells.append(Bold("\n".join(lines)) if mark else "\n".join(lines))
-        else:
+        if best is None:
             cells.append("\n".join(lines))
+            continue
+        marks = [" "] * len(lines)  # so that digits stay below each other
+        if row is best.row:
+            marks[-1 if best.exact else 0] = "*"
+        cell = "\n".join(line + mark for line, mark in zip(lines, marks, strict=True))
+        cells.append(Bold(cell) if row is best.row else cell)
     return Column(metric, cells)
 
 
@@ -204,15 +200,20 @@ def _needed(columns: Sequence[_Sized]) -> int:
 
 
 def _print_columns(
-    table: ResultTable, ranked: Sequence[_Ranked], room: int, console: "Console"
+    table: ResultTable, places: Sequence[int], room: int, console: "Console"
 ) -> None:
+    """Show rows of the table, by their places in it, in columns that fit into so many letters."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    ranked = [
+        replace(one, columns=[_rows_of(column, places) for column in one.columns])
+        for one in _ranked(table)
+    ]
     least = [_sized(column) for one in ranked if one.rank == 0 for column in one.columns]
     more = [_sized(column) for one in ranked if 0 < one.rank <= 2 for column in one.columns]
-    fields = _fields(table, room + _GAP - _needed(least), _needed(more))
+    fields = _fields(table, places, room + _GAP - _needed(least), _needed(more))
     kept = _kept(ranked, room + _GAP - _needed(fields))
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     placed = [*fields, *(_sized(column) for one in kept for column in one.columns)]
@@ -233,6 +234,10 @@ def _print_columns(
         say(console, f"the page has {len(out)} more columns{names}")
 
 
+def _rows_of(column: Column, places: Sequence[int]) -> Column:
+    return replace(column, cells=[column.cells[place] for place in places])
+
+
 def _kept(ranked: Sequence[_Ranked], room: int) -> list[_Ranked]:
     """What fits, in the order in which it is shown."""
     chosen = set()
@@ -245,13 +250,13 @@ def _kept(ranked: Sequence[_Ranked], room: int) -> list[_Ranked]:
     return [one for place, one in enumerate(ranked) if place in chosen]
 
 
-def _fields(table: ResultTable, room: int, wanted: int) -> list[_Sized]:
+def _fields(table: ResultTable, places: Sequence[int], room: int, wanted: int) -> list[_Sized]:
     """The fields as columns, with long names and values cut in their middle where they must; else
     all of a row's fields in one column, which breaks between words.
 
     wanted: room that other columns would like, which that one column leaves to them if it can.
     """
-    columns = field_columns(table)
+    columns = [_rows_of(column, places) for column in field_columns(table)]
     for letters in _FIELD_LETTERS:
         cut = [
             Column(shortened(c.name, letters), [shortened(v, letters) for v in c.cells], "field")
@@ -260,6 +265,6 @@ def _fields(table: ResultTable, room: int, wanted: int) -> list[_Sized]:
         sized = list(map(_sized, cut))
         if _needed(sized) <= room:
             return sized
-    labels = [one_line(row.label) for row in table.rows]
+    labels = [one_line(table.rows[place].label) for place in places]
     width = max(min(_LEAST_LABEL, room - _GAP), room - _GAP - wanted)
     return [_Sized(Column("trial", labels, "field"), min(width, max(map(len, labels))))]

@@ -62,6 +62,15 @@ def test_fewer_than_three_seeds_are_too_few(row, table):
     assert find_best(table(*rows)).level is None
 
 
+def test_rows_without_a_result_are_not_counted_silently(row, table):
+    rows = [
+        row({"alpha": 0}, aps(30)),
+        row({"alpha": 1}, aps(40)),
+        row({"alpha": 2}, {}, "1 failed"),
+    ]
+    assert best_sentences(table(*rows))[0].startswith("Best of 2 rows with results by AP: alpha=1")
+
+
 def test_lower_is_better_where_the_sweep_says_so(row, table):
     rows = [row({"gamma": g}, {"ECE": [5.0 + g, 5.1 + g, 5 + g]}) for g in (0, 1)]
     found = table(*rows, metric="ECE", mode="min")

@@ -125,6 +125,14 @@ def test_terminal_has_the_best_of_many_rows_and_a_file_has_all(row, table, shown
     assert sum(bool(re.match(r"\d+ +\d+\.0", line)) for line in shown(table(*rows))) == 130
 
 
+def test_gains_of_the_best_rows_are_over_a_first_row_that_is_not_shown(row, table, shown):
+    rows = [row({"n": n}, {"AP": [float(n)]}, paper={"AP": 20.0}) for n in range(130)]
+    paper = PaperTable("Table", [({"n": "0"}, {"AP": 20.0})], "Another set")
+    lines = shown(table(*rows, paper=paper), 80)
+    (last,) = [line for line in lines if line.startswith("129 ")]
+    assert last.split()[:4] == ["129", "129.0*", "+129.0", "+0.0"]
+
+
 def test_notes_come_first_and_empty_tables_say_so(table, row, shown):
     found = table(row({"gamma": 1}, {"AP": [3.0]}), notes=["Corrections, applied after training."])
     assert shown(found, 80)[:2] == ["sweep", "Corrections, applied after training."]
