@@ -3,24 +3,11 @@
 import json
 
 from bacl.datasets.prepared import Prepared
-from bacl.method_settings.others import (
-    ACSL,
-    BAGS,
-    BALMS,
-    EQL,
-    FASA,
-    LOCE,
-    PCB,
-    RIO,
-    TDE,
-    Cosine,
-    DisAlign,
-    DropLoss,
-    EQLv2,
-    Forest,
-    Seesaw,
-    SimCal,
-)
+from bacl.method_settings.adaptive import PCB, EQLv2, Seesaw
+from bacl.method_settings.classifiers import BAGS, TDE, Cosine, DisAlign, Forest
+from bacl.method_settings.priors import BALMS
+from bacl.method_settings.resampling import FASA, LOCE, RIO, SimCal
+from bacl.method_settings.suppression import ACSL, EQL, DropLoss
 
 VARIANTS = {
     "eql": EQL(method="eql"),

@@ -9,8 +9,8 @@ from scalars import softmax
 from training import build, config_of
 
 from bacl.detector.warmstart import load_trunk
-from bacl.method_settings.others import SimCal
 from bacl.method_settings.paper import Softmax
+from bacl.method_settings.resampling import SimCal
 
 POOLED = 18
 SETTINGS = {"method": "simcal", "threshold": 100, "pooled": POOLED, "counts": COUNTS}

@@ -1,0 +1,112 @@
+"""Settings and cards of losses that follow the classifier's own scores or gradients."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from bacl.method_settings.base import Context, Method
+
+
+class EQLv2(Method):
+    """Equalization loss v2: each category's encouraging and discouraging gradients are balanced by
+    weights that depend on their accumulated ratio.
+
+    Sigmoid classifier with objectness.
+    """
+
+    method: Literal["eqlv2"]
+    mu: float = Field(0.8, ge=0)
+    """Ratio of gradients at which discouraging ones get half their weight; the release's."""
+    gamma: float = Field(12.0, gt=0)
+    """Steepness of the weight's rise with the ratio; the release's."""
+    alpha: float = Field(4.0, ge=0)
+    """Factor by which encouraging gradients gain weight when discouraging ones lose it; the
+    release's."""
+    source: ClassVar[str] = "Tan et al., Equalization Loss v2, 2021"
+    equations: ClassVar[str] = (
+        "g_j = G+_j / G-_j; negative weight n_j = sigma(gamma (g_j - mu)), positive weight "
+        "1 + alpha (1 - n_j); G sums |sigma(z_j) - y_j| times weight over all samples before"
+    )
+    open_points: ClassVar[tuple[str, ...]] = (
+        "g is 100 before a category's first gradient, and background's column has weight 1 and no "
+        "part in G, as in the release",
+    )
+
+
+class Seesaw(Method):
+    """Seesaw loss: softmax in which samples of a category discourage rarer categories less, and
+    those that they are mistaken for more.
+
+    A second softmax of two columns tells objects from background.
+    """
+
+    method: Literal["seesaw"]
+    p: float = Field(0.8, ge=0)
+    """Power of the ratio of counts (mitigation)."""
+    q: float = Field(2.0, ge=0)
+    """Power of the ratio of scores (compensation)."""
+    classifier: Literal["linear", "cosine"] = "linear"
+    """`cosine` is the official configurations' normalised classifier with temperature 20."""
+    source: ClassVar[str] = "Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, 2021"
+    equations: ClassVar[str] = (
+        "z_j + log min(1, n_j / n_i)^p + log max(1, p_j / p_i)^q, cross-entropy on foreground; "
+        "score softmax(z)_j P(object)"
+    )
+    open_points: ClassVar[tuple[str, ...]] = (
+        "which classifier BACL's row used is unknown",
+        "counts are of all ranks and of the steps before; the release counts on each GPU, the "
+        "step's own samples included",
+    )
+
+
+class PCB(Method):
+    """Pairwise class balance: towards the end of training, a sample's target is mixed with the
+    frequencies at which other categories are predicted as its category.
+
+    With several passes, RoI features go through the box head several times, refined each time by
+    its outputs.
+    """
+
+    method: Literal["pcb"]
+    counted: ClassVar[bool] = True
+    mixing: float = Field(0.4, ge=0, le=1)
+    """a: share of the mixed target; the release's for its last pass."""
+    momentum: float = Field(0.99, ge=0, lt=1)
+    """Share of the old row of the confusion matrix in the row after a step."""
+    start: float = Field(2 / 3, ge=0, lt=1)
+    """Share of training before the target is mixed: 16 of 24 epochs in the release."""
+    passes: list[Annotated[float, Field(ge=0)]] = Field([1.0], min_length=1)
+    """Weight of each pass's loss. Several weights make the iterative head, in the release [0.2,
+    0.2, 0.6], which only a stage of kind representation can train."""
+    source: ClassVar[str] = "He et al., Relieving Long-tailed Instance Segmentation via PCB, 2022"
+    equations: ClassVar[str] = (
+        "(1 - a) CE + a KL(column i of the confusion matrix, normalised || softmax) on foreground "
+        "of category i, CE on background; F <- F s(deltas) + b(z) between passes, of which the "
+        "last gives boxes and scores; a grows from 0 in the first pass to `mixing` in the last"
+    )
+    cost: ClassVar[str] = (
+        "a matrix of categories by categories for each pass in the step's reduction; the box head "
+        "once more for each further pass, at test too"
+    )
+    open_points: ClassVar[tuple[str, ...]] = (
+        "whether BACL's row has the iterative head is unknown: an option",
+        "every pass updates the matrix, as in the release, but only after the step",
+        "the refinement between passes begins as the identity, and gradients pass through it",
+        "mixing begins once every category has been seen, as in the release, except categories "
+        "that no training image shows",
+    )
+
+    @property
+    def end_to_end(self) -> bool:
+        return len(self.passes) > 1
+
+    def options(self, context: Context) -> dict[str, Any]:
+        options = super().options(context)
+        options["start"] = round(self.start * context.iterations) * context.batch
+        if self.end_to_end:
+            options["refined"] = {
+                "channels": context.channels,
+                "places": context.pooled,
+                "deltas": context.deltas,
+            }
+        return options
