@@ -7,6 +7,32 @@ from pydantic import Field
 from bacl.method_settings.base import Context, Method
 
 
+class Focal(Method):
+    """Focal loss: sigmoids whose samples count the less the better they are classified already.
+
+    Sigmoid classifier without a background column.
+    """
+
+    method: Literal["focal"]
+    gamma: float = Field(2.0, ge=0)
+    """Power of the distance of a probability from its target; 0 is plain binary cross-entropy."""
+    alpha: float = Field(0.25, ge=0, le=1)
+    """Weight of a sample's own category; others have the rest."""
+    prior: float = Field(0.01, gt=0, lt=1)
+    """Probability of every category before training, by the biases."""
+    source: ClassVar[str] = "Lin et al., Focal Loss for Dense Object Detection, 2017"
+    equations: ClassVar[str] = (
+        "sum_j alpha_t (1 - p_t)^gamma bce(z_j, y_j), over the number of foreground samples; score "
+        "sigma(z_j)"
+    )
+    open_points: ClassVar[tuple[str, ...]] = (
+        "the paper trains all anchors of a detector of one stage, most of them easy; here it is "
+        "sampled regions",
+        "it is divided by the number of foreground samples as in the paper, other methods' losses "
+        "by that of all: with a quarter foreground it weighs four times as much",
+    )
+
+
 class EQLv2(Method):
     """Equalization loss v2: each category's encouraging and discouraging gradients are balanced by
     weights that depend on their accumulated ratio.
@@ -110,3 +136,38 @@ class PCB(Method):
                 "deltas": context.deltas,
             }
         return options
+
+
+class ROG(Method):
+    """Object-level and global-level objectives reconciled: sigmoids with objectness, and a loss on
+    how all scores of an image rank, whose gradients are balanced over categories."""
+
+    method: Literal["rog"]
+    weight: float = Field(0.1, ge=0)
+    """lambda: factor of the ranking loss's gradient."""
+    gamma: float = Field(1.0, ge=0)
+    """Power of the inverse number of a category's samples so far in its ranking errors' weight."""
+    slack: float = Field(0.5, gt=0)
+    """Difference of logits within which two are ranked in part, each above and below."""
+    source: ClassVar[str] = (
+        "Zhang et al., Reconciling Object-Level and Global-Level Objectives for Long-Tail "
+        "Detection, 2023"
+    )
+    equations: ClassVar[str] = (
+        "BCE* + GAP: for each category, the mean over its positive logits z of F / (F + P), where "
+        "sums of H(z' - z) over all negative logits are F, over its positives P, "
+        "H(x) = clamp(x / (2 slack) + 1/2, 0, 1); z takes the gradient -F / (F + P), a negative "
+        "H / (F + P), times weight n_j^-gamma scaled to a mean of 1"
+    )
+    cost: ClassVar[str] = "each foreground sample's logit is compared with all logits of its image"
+    open_points: ClassVar[tuple[str, ...]] = (
+        "logits of an image are ranked, which is what shares a limit of detections at test, and "
+        "categories of images are averaged, so that ranks do not matter; the release ranks those "
+        "of a GPU's batch, of four images",
+        "numbers of samples are of all ranks and of the steps before, at least 1; the release "
+        "counts on each GPU, the step's own samples included",
+        "logits are ranked without objectness, though scores have it, as in the release; positives "
+        "of other categories are not negatives",
+        "the release also adds the ranking loss to Seesaw, and clips gradients at 5; here it is "
+        "with sigmoids",
+    )

@@ -90,5 +90,13 @@ METHODS |= {
         classifiers.Forest,
         resampling.LOCE,
         resampling.RIO,
+        adaptive.Focal,
+        priors.ClassBalanced,
+        priors.LDAM,
+        priors.LogitAdjusted,
+        suppression.Federated,
+        suppression.GOL,
+        priors.ECM,
+        adaptive.ROG,
     )
 }
