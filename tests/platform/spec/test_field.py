@@ -85,3 +85,9 @@ def test_field_of_a_large_dataset_is_planned(name, prepared, store):
         data = prepared.model_copy(update={"categories": stand_in(1203).categories})
     plan = make_plan(experiment, data, store)
     assert len(plan.jobs) == len(experiment.stages)
+
+
+def test_page_of_the_field_has_every_method_of_others():
+    page = (FOLDER.parent / "docs" / "field.md").read_text(encoding="utf-8")
+    own = {"softmax", "sigmoid", "bce", "fcbl", "bacl"}
+    assert {name for name in METHODS if f"`{name}`" not in page} == own
