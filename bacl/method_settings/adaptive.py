@@ -149,10 +149,7 @@ class ROG(Method):
     """Power of the inverse number of a category's samples so far in its ranking errors' weight."""
     slack: float = Field(0.5, gt=0)
     """Difference of logits within which two are ranked in part, each above and below."""
-    source: ClassVar[str] = (
-        "Zhang et al., Reconciling Object-Level and Global-Level Objectives for Long-Tail "
-        "Detection, 2023"
-    )
+    source: ClassVar[str] = "Zhang et al., Reconciling Object- and Global-Level Objectives, 2023"
     equations: ClassVar[str] = (
         "BCE* + GAP: for each category, the mean over its positive logits z of F / (F + P), where "
         "sums of H(z' - z) over all negative logits are F, over its positives P, "

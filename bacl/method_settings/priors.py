@@ -131,9 +131,7 @@ class ECM(Method):
     release's, measured on a Mask R-CNN."""
     classifier: Literal["linear", "cosine"] = "linear"
     """`cosine` is the release's normalised classifier with temperature 20."""
-    source: ClassVar[str] = (
-        "Cho and Kraehenbuehl, Long-tail Detection with Effective Class-Margins, 2022"
-    )
+    source: ClassVar[str] = "Cho and Krähenbühl, Effective Class-Margins (ECM), 2022"
     equations: ClassVar[str] = (
         "p_j = exp(z_j + m+_j) / (exp(z_j + m+_j) + exp(-z_j + m-_j)), m+- = log(1 + (n+- / "
         "n-+)^(1/4)), n+ positives, n- all others; a_j = n- / n+; sum_j a_j log(1 + 1 / a_j) "

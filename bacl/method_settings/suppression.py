@@ -58,9 +58,7 @@ class GOL(DropLoss):
     """
 
     method: Literal["gol"]  # type: ignore[assignment]
-    source: ClassVar[str] = (
-        "Alexandridis et al., Long-tailed Instance Segmentation using Gumbel Optimized Loss, 2022"
-    )
+    source: ClassVar[str] = "Alexandridis et al., Gumbel Optimized Loss (GOL), 2022"
     equations: ClassVar[str] = (
         "p_j = exp(-exp(-z_j)), z_j kept in [-4, 10] in training; "
         "-sum_j w_j (y_j log p_j + (1 - y_j) log(1 - p_j)), w as DropLoss's; score p_j"

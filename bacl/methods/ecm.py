@@ -1,4 +1,4 @@
-"""Effective class-margin loss, Cho and Kraehenbuehl 2022."""
+"""Effective class-margin loss, Cho and Krähenbühl 2022."""
 
 from collections.abc import Mapping
 from typing import Any
