@@ -156,7 +156,7 @@ class ROG(Method):
         "H(x) = clamp(x / (2 slack) + 1/2, 0, 1); z takes the gradient -F / (F + P), a negative "
         "H / (F + P), times weight n_j^-gamma scaled to a mean of 1"
     )
-    cost: ClassVar[str] = "each foreground sample's logit is compared with all logits of its image"
+    cost: ClassVar[str] = "a search for each logit of an image among its foreground samples'"
     open_points: ClassVar[tuple[str, ...]] = (
         "logits of an image are ranked, which is what shares a limit of detections at test, and "
         "categories of images are averaged, so that ranks do not matter; the release ranks those "

@@ -5,11 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bacl.precision import at_least_float32
+from bacl.rows import rows_of
 from bacl.variants import BCE, METHODS, Batch
-
-_AT_ONCE = 16
-"""Foreground samples that are compared with all logits of an image at a time: 40 MB for each
-intermediate result with 512 samples and 1203 categories."""
 
 
 @METHODS.register_module(name="rog")
@@ -65,35 +62,67 @@ class ROG(BCE):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Updates (N, C), the sum of mean errors over categories, and the number of categories.
 
-        weights: how many samples each stands for, (N,).
+        weights: how many samples each stands for, (N,). Samples of background are taken for
+        positives that nothing is above.
         """
-        rows = (labels < self.categories).nonzero()[:, 0]
-        own = labels[rows]
-        positives = logits[rows, own]
-        numbers = own.bincount(minlength=self.categories)
-        share = 1 / numbers[own].to(logits)
-        balance = self.seen.clamp_min(1).to(logits) ** -self.gamma
+        foreground = labels < self.categories
+        own = labels.clamp_max(self.categories - 1)
+        positives = logits.gather(1, own[:, None])[:, 0].double()
+        positives = torch.where(foreground, positives, torch.inf)
+        same = (labels[:, None] == labels) & foreground
+        share = torch.where(foreground, 1 / same.sum(dim=1).clamp_min(1).double(), 0.0)
+        balance = self.seen.clamp_min(1).double() ** -self.gamma
         factor = self.weight * share * (balance / balance.mean())[own]
+        steps = (positives - positives[:, None]) / (2 * self.slack) + 0.5
+        right = torch.where(same, steps.clamp(0, 1), 0.0).sum(dim=1)
 
-        counted = weights[:, None].expand_as(logits).clone()
-        counted[rows, own] = 0  # of no category are positives negatives
-        same = own[:, None] == own[None]
-        above = (self._above(positives, positives) * same).sum(dim=1)
-        update = torch.zeros_like(logits).flatten()
-        error = torch.zeros_like(positives)
-        for some in torch.arange(len(rows), device=rows.device).split(_AT_ONCE):
-            wrong = self._above(logits.flatten(), positives[some]) * counted.flatten()
-            false = wrong.sum(dim=1)
-            rank = above[some] + false
-            error[some] = false / rank
-            update += (wrong * (factor[some] / rank)[:, None]).sum(dim=0)
-        update = update.view_as(logits)
-        update[rows, own] = -factor * error
-        return update, (share * error).sum(), (numbers > 0).sum()
+        targets = F.one_hot(labels, self.categories + 1)[:, :-1]
+        negative = (1 - targets) * weights[:, None]
+        error, update = self._ranked(positives, right, factor, logits, negative)
+        update = update - targets * (factor * error)[:, None]
+        found = targets.any(dim=0).sum()  # of no category are positives negatives
+        return update.to(logits), (share * error).sum().to(logits), found
 
-    def _above(self, these: Tensor, those: Tensor) -> Tensor:
-        """How far each of `these` (K,) is above each of `those` (P,), (P, K) in [0, 1]."""
-        return ((these - those[:, None]) / (2 * self.slack) + 0.5).clamp(0, 1)
+    def _ranked(
+        self, positives: Tensor, right: Tensor, factor: Tensor, logits: Tensor, negative: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Errors F / (F + P) of positives (N,), and what they add to the updates of negatives
+        (N, C).
+
+        right: P, (N,); negative: how many negatives each logit is, (N, C). A logit counts in full
+        for positives that lie `slack` and more below it and in part for those nearer than that.
+        Among sorted positives both are ranges, so that sums over logits and over positives are
+        differences of running sums.
+        """
+        order = positives.argsort()
+        z, factor, right = positives[order], factor[order], right[order]
+        known = z.isfinite()
+        z = torch.where(known, z, z.new_zeros(()))
+        edges = torch.where(known, z, torch.inf)
+        rows = rows_of(logits.flatten() > edges[:1] - self.slack)  # others are above no positive
+        some, counted = logits.flatten()[rows].double(), negative.flatten()[rows].double()
+        low = torch.searchsorted(edges, some - self.slack)
+        high = torch.searchsorted(edges, some + self.slack)
+
+        def up_to(place: Tensor, values: Tensor) -> Tensor:
+            return z.new_zeros(len(z) + 1).index_add_(0, place, values).cumsum(0)
+
+        below = up_to(low, counted)
+        partly = (below - up_to(high, counted))[:-1]
+        moment = (up_to(low, counted * some) - up_to(high, counted * some))[:-1]
+        wrong = below[-1] - below[:-1] + (moment - z * partly) / (2 * self.slack) + partly / 2
+        wrong = torch.where(known, wrong.clamp_min(0), 0.0)
+        rank = torch.where(known, wrong + right, 1.0)
+
+        each = F.pad((factor / rank).cumsum(0), (1, 0))
+        weighted = F.pad((factor / rank * z).cumsum(0), (1, 0))
+        update = each[low] + (each[high] - each[low]) * (some / (2 * self.slack) + 0.5)
+        update = update - (weighted[high] - weighted[low]) / (2 * self.slack)
+        error = torch.empty_like(wrong)
+        error[order] = wrong / rank
+        of_all = update.new_zeros(logits.numel())
+        of_all[rows] = update * counted
+        return error, of_all.view_as(logits)
 
     def increment(self, logits: Tensor, batch: Batch) -> Tensor:
         """Samples of each category (C,)."""
