@@ -15,10 +15,13 @@ from bacl.errors import UsageError
 from bacl.method_settings.base import Context, Method
 from bacl.schema import meaning
 
+_SOFTMAX = ("softmax", "cosine", "disalign", "fasa", "ldam", "loce", "logit_adjusted", "pcb", "rio")
+_SIGMOID = ("sigmoid", "eql", "droploss", "balms", "acsl", "federated", "focal")
+_OBJECTNESS = ("bce", "fcbl", "bacl", "eqlv2", "ecm", "rog")
 SCORES: dict[str, str] = {
-    **dict.fromkeys(("softmax", "cosine", "disalign", "fasa", "loce", "pcb", "rio"), "softmax"),
-    **dict.fromkeys(("sigmoid", "eql", "droploss", "balms", "acsl"), "sigmoid"),
-    **dict.fromkeys(("bce", "fcbl", "bacl", "eqlv2"), "objectness"),
+    **dict.fromkeys(_SOFTMAX, "softmax"),
+    **dict.fromkeys(_SIGMOID, "sigmoid"),
+    **dict.fromkeys(_OBJECTNESS, "objectness"),
     "tde": "tde",
 }
 """What makes a method's scores of its logits: a `softmax` over categories and background, a
