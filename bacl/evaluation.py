@@ -72,6 +72,18 @@ class Detections:
         return cls._from_table(_read(paths))
 
     @classmethod
+    def join(cls, *parts: "Detections") -> "Detections":
+        """All detections of the parts, which may be of the same images; masks if all have them."""
+        masks = [part.mask for part in parts if part.mask is not None]
+        return cls(
+            np.concatenate([part.image for part in parts]),
+            np.concatenate([part.label for part in parts]),
+            np.concatenate([part.score for part in parts]),
+            np.concatenate([part.bbox for part in parts]),
+            np.concatenate(masks) if len(masks) == len(parts) else None,
+        )
+
+    @classmethod
     def _from_table(cls, table: pa.Table) -> "Detections":
         sides = [table[name].to_numpy() for name in ("x", "y", "width", "height")]
         return cls(
@@ -206,17 +218,21 @@ class Evaluator:
         by_label = dict(zip(run.params.cat_ids, precision, strict=True))
         return [by_label[label] for label in range(len(self.categories))]
 
-    def counting(self, detections: Detections, area: NDArray[Any]) -> NDArray[Any]:
+    def counting(
+        self, detections: Detections, area: NDArray[Any], limit: bool = True
+    ) -> NDArray[Any]:
         """Rows of the detections that can count: with LVIS's rules, of the 300 best of each image
         those with an area and of a category that the image is judged for.
 
         area: area in pixels (N,) of the evaluated boxes or masks.
+        limit: whether only the 300 best of an image count; AP-Fixed knows no such limit.
         """
         if self.mode == "coco":
             return np.arange(len(detections.score))
         judged = self._judged[detections.image, detections.label]
         # hotcoco would pass over the others, which are most of what LVIS's detectors find
-        return np.flatnonzero(countable(detections, area) & judged)
+        counted = countable(detections, area) if limit else area > 0
+        return np.flatnonzero(counted & judged)
 
     def _check(self, detections: Detections) -> None:
         for kind, ids, known in (

@@ -248,6 +248,29 @@ def test_lvis_mode_equals_lvis_api_on_real_ground_truth(seed, tmp_path, lvis):
     assert_same(result, *lvis(LVIS_VAL, detections))
 
 
+def test_counting_has_a_limit_per_image_only_where_it_is_asked_for(tmp_path):
+    truth = federated_case(0)
+    found = guesses(truth, 0, false=150)
+    area = found.bbox[:, 2] * found.bbox[:, 3]
+    judge = Evaluator(written(tmp_path / "a.json", normalised(truth)), categories_of(truth), "lvis")
+    limited = judge.counting(found, area)
+    unlimited = judge.counting(found, area, limit=False)
+    assert np.isin(limited, unlimited).all()
+    judged = judge._judged[found.image, found.label]
+    assert len(limited) < len(unlimited) == np.sum(judged & (area > 0))
+
+
+def test_joined_detections_keep_all_of_an_image_of_several_parts():
+    truth = federated_case(0)
+    found = guesses(truth, 0)
+    joined = Detections.join(found, found)
+    assert np.array_equal(joined.image, np.tile(found.image, 2))
+    assert np.array_equal(joined.bbox, np.tile(found.bbox, (2, 1)))
+    assert joined.mask is None
+    masked = with_masks(truth, found, 0)
+    assert len(Detections.join(masked, masked).mask) == 2 * len(found.score)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_lvis_mode_equals_lvis_api_on_masks_of_random_federated_cases(seed, tmp_path, lvis):
     truth = federated_case(seed)

@@ -11,7 +11,7 @@ from bacl.errors import RunError
 from bacl_platform.plan.job import Fidelity, Job, Plan
 from bacl_platform.plan.judged import notes, prepared_of, words
 from bacl_platform.spec.experiment import Experiment
-from bacl_platform.store.names import CHECKPOINT, DETECTIONS, SCALARS
+from bacl_platform.store.names import BEYOND, CHECKPOINT, DETECTIONS, SCALARS
 from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
@@ -54,6 +54,16 @@ class Result:
         from bacl.evaluation import Detections
 
         return self.found or Detections.read(self.folder / DETECTIONS)
+
+    def unlimited(self) -> tuple["Detections", bool]:
+        """What was found on the validation split without a limit per image, and whether that is all
+        that AP-Fixed counts; it is not in entries that were stored without it."""
+        from bacl.evaluation import Detections
+
+        found, beyond = self.detections(), self.folder / BEYOND
+        if self.found is not None or not beyond.exists():
+            return found, False
+        return Detections.join(found, Detections.read(beyond)), True
 
 
 @dataclass(frozen=True)
