@@ -25,6 +25,10 @@ RECALLS = np.linspace(0, 1, 101)
 THRESHOLDS = 10
 _AT_ONCE = 50
 """Categories whose matches hotcoco hands over together: they come as Python objects."""
+_MOST_AT_ONCE = 10_000_000
+"""Detections times weightings that are ranked at a time: some hundred MB."""
+_MET = (np.arange(101) / 100 >= RECALLS).astype(np.int32)
+"""Whether a recall of k / 100 (101,) reaches its threshold, rounded as it is."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +89,20 @@ def match(
     detections: Detections,
     iou: Iou = "bbox",
     thresholds: int = THRESHOLDS,
+    limit: bool = True,
 ) -> Matched:
     """Match detections with the ground truth as `Evaluator.evaluate` does.
 
-    thresholds: T; time and memory grow with it.
+    thresholds: T; time and memory grow with it. limit: whether only LVIS's 300 best of an image
+    count.
     """
     # hotcoco keeps LVIS's 300 best by itself, but of the categories that it is asked for
-    rows = evaluator.counting(detections, _areas(detections, iou))
+    rows = evaluator.counting(detections, _areas(detections, iou), limit)
     truth, images = read_truth(evaluator)
     by_annotation = {number: place for place, number in enumerate(truth.id.tolist())}
     finder = np.full(len(truth.id), -1)
     columns: list[list[NDArray[Any]]] = []
-    for entries in _entries(evaluator, detections, rows, iou, thresholds):
+    for entries in _entries(evaluator, detections, rows, iou, thresholds, limit):
         for entry in entries:
             for annotation, detection in zip(entry["gtIds"], entry["gtMatches"][0]):
                 if detection:  # hotcoco numbers detections from 1
@@ -183,6 +189,7 @@ def _entries(
     rows: NDArray[Any],
     iou: Iou,
     thresholds: int,
+    limit: bool,
 ) -> Iterator[list[dict[str, Any]]]:
     """hotcoco's matches of each image and category that has any box, some categories at a time;
     settings as for the AP.
@@ -200,7 +207,8 @@ def _entries(
             evaluator.ground_truth, found, iou, lvis_style=evaluator.mode == "lvis"
         )
         run.params.iou_thrs = run.params.iou_thrs[:thresholds]
-        run.params.max_dets = [MAX_DETECTIONS if evaluator.mode == "lvis" else max(len(rows), 1)]
+        limited = limit and evaluator.mode == "lvis"
+        run.params.max_dets = [MAX_DETECTIONS if limited else max(len(rows), 1)]
         run.params.area_rng = [run.params.area_rng[0]]
         run.params.area_rng_lbl = ["all"]
         run.params.cat_ids = labels[start : start + _AT_ONCE]
@@ -232,27 +240,118 @@ def average_precision(matched: Matched, weights: NDArray[Any]) -> NDArray[Any]:
     in it are right and wrong, these keep their order instead of taking turns.
     """
     ap = np.full((len(weights), len(matched.right), matched.categories), np.nan)
+    times = np.ascontiguousarray(weights.T)
     counted = matched.truth.counted
     for label in np.unique(matched.truth.label[counted]):
         boxes = matched.truth.image[counted & (matched.truth.label == label)]
-        total = weights[:, boxes].sum(axis=1).astype(np.float64)
-        known = total > 0
         one = matched.of(label)
-        right, passed = matched.right[:, one], matched.passed[:, one]
-        # what scores lower than all that is right cannot matter
-        end = int(np.flatnonzero(right.any(axis=0)).max(initial=-1)) + 1
-        right, passed = right[:, :end], passed[:, :end]
-        drawn = weights[np.ix_(known, matched.image[one][:end])].astype(np.float64)
-        every = np.cumsum(drawn, axis=1)
-        for step in range(len(ap[0])):
-            seen = every
-            if passed[step].any():
-                seen = np.cumsum(np.where(passed[step], 0, drawn), axis=1)
-            places = np.flatnonzero(right[step])
-            hits = np.cumsum(drawn[:, places], axis=1)
-            best, share = _steps(hits, seen[:, places], total[known])
-            ap[known, step, label] = (best * share).sum(axis=1) / len(RECALLS)
+        ap[..., label] = _ranked(
+            times, matched.image[one], matched.right[:, one], matched.passed[:, one], boxes
+        )
     return ap
+
+
+def pooled_precision(matched: Matched, weights: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """AP (B, T) of the categories `labels` ranked together as if they were one; NaN where no box
+    of them counts. weights: as for `average_precision`."""
+    truth = matched.truth
+    boxes = truth.image[truth.counted & np.isin(truth.label, labels)]
+    mine = np.flatnonzero(np.isin(matched.label, labels))
+    mine = mine[np.argsort(-matched.score[mine], kind="stable")]
+    return _ranked(
+        np.ascontiguousarray(weights.T),
+        matched.image[mine],
+        matched.right[:, mine],
+        matched.passed[:, mine],
+        boxes,
+    )
+
+
+def average_recall(matched: Matched, weights: NDArray[Any]) -> NDArray[Any]:
+    """The part (B, T, C) of each category's boxes that is found; NaN where no box of it counts.
+
+    weights: as for `average_precision`.
+    """
+    recall = np.full((len(weights), len(matched.right), matched.categories), np.nan)
+    times = np.ascontiguousarray(weights.T)
+    truth = matched.truth
+    for label in np.unique(truth.label[truth.counted]):
+        boxes = truth.image[truth.counted & (truth.label == label)]
+        total = times[boxes].sum(axis=0, dtype=np.int64)
+        one = matched.of(label)
+        for step, right in enumerate(matched.right[:, one]):
+            hits = times[matched.image[one][right]].sum(axis=0, dtype=np.int64)
+            np.divide(hits, total, out=recall[:, step, label], where=total > 0)
+    return recall
+
+
+def _ranked(
+    times: NDArray[Any],
+    image: NDArray[Any],
+    right: NDArray[Any],
+    passed: NDArray[Any],
+    boxes: NDArray[Any],
+) -> NDArray[Any]:
+    """AP (B, T) of N detections by falling score; NaN where no box counts.
+
+    times (I, B): how often each image counts. image (N,), right and passed (T, N): of the
+    detections. boxes: the image of each box.
+    """
+    weightings = times.shape[1]
+    ap = np.full((weightings, len(right)), np.nan)
+    size = max(1, _MOST_AT_ONCE // max(len(image), len(boxes), 1))
+    for start in range(0, weightings, size):
+        some = times[:, start : start + size]
+        total = some[boxes].sum(axis=0, dtype=np.int64)
+        made = _of_boxes(some, image, right, passed, np.maximum(total, 1))
+        ap[start : start + size] = np.where(total[:, None] > 0, made, np.nan)
+    return ap
+
+
+def _of_boxes(
+    times: NDArray[Any],
+    image: NDArray[Any],
+    right: NDArray[Any],
+    passed: NDArray[Any],
+    total: NDArray[Any],
+) -> NDArray[Any]:
+    """AP (B, T) where total (B,) boxes count; where none does, total is 1."""
+    ap = np.zeros((len(total), len(right)))
+    ever = np.flatnonzero(right.any(axis=0))  # what scores lower than the last cannot matter
+    if not len(ever):
+        return ap
+    end = ever[-1] + 1
+    drawn = times[image[:end]]  # (N, B)
+    # all that is seen down to each place at which anything is right
+    starts = np.concatenate([[0], ever[:-1] + 1])
+    every = np.add.reduceat(drawn, starts, axis=0, dtype=np.int32)
+    np.cumsum(every, axis=0, out=every)
+    for step in range(len(right)):
+        places = np.flatnonzero(right[step])
+        if not len(places):
+            continue
+        hits = np.cumsum(drawn[places], axis=0, dtype=np.int32)
+        seen = every[np.searchsorted(ever, places)]
+        out = np.flatnonzero(passed[step, :end])
+        if len(out):
+            less = np.zeros((len(out) + 1, len(total)), dtype=np.int32)
+            np.cumsum(drawn[out], axis=0, out=less[1:])
+            seen = seen - less[np.searchsorted(out, places)]
+        precision = hits / np.maximum(seen, 1)
+        best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+        share = np.diff(_reached(hits, total), axis=0, prepend=0)
+        ap[:, step] = np.einsum("pb,pb->b", best, share) / len(RECALLS)
+    return ap
+
+
+def _reached(hits: NDArray[Any], total: NDArray[Any]) -> NDArray[Any]:
+    """How many of `RECALLS` are at most hits / total (P, B).
+
+    Searching for each quotient would take most of the time. A quotient lies on a threshold only
+    where it is k / 100, and there RECALLS may be larger by rounding, as in pycocotools.
+    """
+    whole = np.floor(hits * (100 / total) + 1e-9).astype(np.int32)
+    return whole + np.where(whole * total == hits * 100, _MET[whole], 1)
 
 
 def precision_at(right: NDArray[Any], total: float) -> NDArray[Any]:
@@ -261,22 +360,10 @@ def precision_at(right: NDArray[Any], total: float) -> NDArray[Any]:
     right (N,): of its detections by falling score, those that count; total: its boxes.
     """
     places = np.flatnonzero(right)
-    hits = np.arange(1.0, len(places) + 1)[None]
-    best, share = _steps(hits, (places + 1.0)[None], np.array([total]))
+    hits = np.arange(1.0, len(places) + 1)
+    best = np.maximum.accumulate((hits / (places + 1.0))[::-1])[::-1]
+    share = np.diff(np.searchsorted(RECALLS, hits / total, side="right"), prepend=0)
     curve = np.zeros(len(RECALLS))
-    reached = np.repeat(best[0], share[0])
+    reached = np.repeat(best, share)
     curve[: len(reached)] = reached
     return curve
-
-
-def _steps(
-    hits: NDArray[Any], seen: NDArray[Any], total: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Precision at each right detection or beyond, and the recall thresholds it holds for, (B, P).
-
-    hits, seen (B, P): right detections, and all, down to each of the P right ones; total (B,).
-    """
-    precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
-    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    reached = np.searchsorted(RECALLS, hits / total[:, None], side="right")
-    return best, np.diff(reached, axis=1, prepend=0)

@@ -43,6 +43,8 @@ class Result:
     """Detections that are in memory already."""
     evaluated_with: str = ""
     """Averaged weights, several views or soft suppression, in words; empty without."""
+    stage1: str | None = None
+    """Key of the job that it all began with, as far as the store has it; None of a file."""
 
     @property
     def checkpoint(self) -> Path | None:
@@ -192,7 +194,17 @@ def read_result(job: Job, variant: str, store: Store) -> Result:
     folder = store.entry(job.key) / "variants" / variant
     facts = variant, job.seed, job.key, job.kind, job.features, folder
     with_ = ", ".join(job.recipe.evaluated_with)
-    return Result(*facts, *read_folder(folder), evaluated_with=with_)
+    found = read_folder(folder)
+    return Result(*facts, *found, evaluated_with=with_, stage1=_stage1(job, store))
+
+
+def _stage1(job: Job, store: Store) -> str:
+    """The key of the first of the jobs that a job follows, one after the other."""
+    key, parent = job.key, job.parent
+    while parent is not None:
+        key = parent
+        parent = (store.description(key) or {}).get("parent")  # its entry may have been removed
+    return key
 
 
 def read_folder(
