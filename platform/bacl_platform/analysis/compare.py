@@ -172,7 +172,12 @@ def compare_each(
                     name: changes_of_categories(judge, name, found, meeting.paired)
                     for name in (names if judge.scopes else ())
                 },
-                notes=[*meeting.notes, *cut_notes(judge, [meeting], reached)],
+                notes=[
+                    *meeting.notes,
+                    *meeting.stage1_notes,
+                    *evaluated_notes([one, meeting.other]),
+                    *cut_notes(judge, [meeting], reached),
+                ],
                 features=(one.features, meeting.other.features),
                 evaluated_with=(one.evaluated_with, meeting.other.evaluated_with),
             )
@@ -217,16 +222,23 @@ class Meeting:
         # detectors that are the same for all seeds say the same with each
         apart = {(identity(a), identity(b)): (a, b) for a, b in reversed(found)}
         found = list(apart.values())[::-1]
-        if len(found) > 1 and not paired:
-            said.append(
-                f"{one.name} and {other.name} do not share stage 1: their seeds count as "
-                "independent of each other."
-            )
-        said += [
-            *_evaluated(one, other),
-            *notes([(c.experiment, c.prepared) for c in (one, other)]),
-        ]
+        said += notes([(c.experiment, c.prepared) for c in (one, other)])
         return cls(one, other, found, paired, said)
+
+    @property
+    def strangers(self) -> bool:
+        """Whether several seeds are compared that do not mean the same training on both sides."""
+        return len(self.pairs) > 1 and not self.paired
+
+    @property
+    def stage1_notes(self) -> list[str]:
+        """How seeds count where stage 1 is not shared, in a sentence."""
+        if not self.strangers:
+            return []
+        return [
+            f"{self.one.name} and {self.other.name} do not share stage 1: their seeds count as "
+            "independent of each other."
+        ]
 
     @property
     def seeds(self) -> list[int]:
@@ -278,12 +290,12 @@ def _masked(contender: Contender) -> bool:
     return "mask_AP" in contender.results[0].metrics
 
 
-def _evaluated(one: Contender, other: Contender) -> list[str]:
-    """With what two contenders were evaluated, in a sentence, where not as usual."""
-    unlike = [f"{c.name} with {c.evaluated_with}" for c in (one, other) if c.evaluated_with]
+def evaluated_notes(contenders: Sequence[Contender]) -> list[str]:
+    """With what contenders were evaluated, in a sentence, where not as usual."""
+    unlike = [f"{c.name} with {c.evaluated_with}" for c in contenders if c.evaluated_with]
     if not unlike:
         return []
-    same = one.evaluated_with == other.evaluated_with
+    same = len({c.evaluated_with for c in contenders}) == 1
     may = "" if same else "; part of the difference may come from that and not from the variants"
     return [f"Evaluated in other ways than usual: {', '.join(unlike)}{may}."]
 

@@ -16,6 +16,7 @@ from bacl.datasets.categories import Category
 from bacl_platform.analysis.measures import Judge, Reached
 from bacl_platform.analysis.uncertainty import (
     MOST_SEEDS,
+    Pooled,
     Spread,
     images_suffice,
     seeds_to_settle,
@@ -85,8 +86,10 @@ class CategoryChange(Change):
     boxes: int
 
 
-def changes_of_metrics(judge: Judge, pairs: Pairs, paired: bool) -> dict[str, Change]:
-    """The change of each metric; paired: as `Spread.of` has it."""
+def changes_of_metrics(
+    judge: Judge, pairs: Pairs, paired: bool, pooled: Pooled | None = None
+) -> dict[str, Change]:
+    """The change of each metric; paired, pooled: as `Spread.of` has them."""
     names = list(judge.metrics)
     if not names:
         return {}
@@ -97,7 +100,7 @@ def changes_of_metrics(judge: Judge, pairs: Pairs, paired: bool) -> dict[str, Ch
     drawn = np.stack(
         [np.stack([b.drawn[name] - a.drawn[name] for name in names], axis=1) for a, b in pairs]
     )
-    spread = Spread.of(first, second, drawn, shown, paired)
+    spread = Spread.of(first, second, drawn, shown, paired, pooled)
     falling = [judge.falling(name) for name in names]
     return {
         name: Change(**fields, falling=falls)

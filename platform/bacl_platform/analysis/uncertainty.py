@@ -15,7 +15,12 @@ both in half of the cases only, and such an interval is far too narrow. Nor is o
 Satterthwaite's degrees of freedom: with two seeds that happen to agree it trusts them, and covers
 87 instead of 95 per cent. This one covers 94 to 98 per cent, whichever source is the larger.
 
-Letters: B resamples, K quantities that are compared, S seeds, P pairs.
+Where many variants share their seeds, what a seed changes is known better than from two of them:
+`Pooled` takes it from all, with (V - 1)(S - 1) degrees of freedom. A pair whose own seeds differ by
+more keeps its own variance. So a family of claims over all pairs is wrong no more often than it
+says where variants differ in their variance by up to four times.
+
+Letters: B resamples, K quantities that are compared, S seeds, P pairs, V variants.
 """
 
 from dataclasses import dataclass, replace
@@ -34,12 +39,31 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """The variance (K,) over seeds of one seed's difference between two variants, from several
+    that have the same seeds, and its degrees of freedom."""
+
+    variance: Values
+    freedom: int
+
+    @classmethod
+    def of(cls, points: Values) -> "Pooled":
+        """From what V variants reach with each of S seeds (V, S, K): what is left of it after the
+        means of variants and of seeds."""
+        variants, seeds = points.shape[:2]
+        left = points - points.mean(axis=0) - points.mean(axis=1, keepdims=True)
+        left = left + points.mean(axis=(0, 1))
+        freedom = (variants - 1) * (seeds - 1)
+        return cls(2 * (left**2).sum(axis=(0, 1)) / freedom, freedom)
+
+
+@dataclass(frozen=True)
 class Spread:
     """Variances (K,) of K differences, in squares of their unit, and what they are known from.
 
     images: v_I. seeds: v_S, NaN with one seed, of which nothing is known. alone: what other images
     would change for the very detectors that were compared. shown (K,): images that show what the
-    difference is of. resamples: B. seeds_count: S.
+    difference is of. resamples: B. seeds_count: S. freedom: degrees of freedom of v_S.
     """
 
     images: Values
@@ -48,19 +72,27 @@ class Spread:
     shown: Values
     resamples: int
     seeds_count: int
+    freedom: float
 
     @classmethod
     def of(
-        cls, first: Values, second: Values, drawn: Values, shown: Values, paired: bool
+        cls,
+        first: Values,
+        second: Values,
+        drawn: Values,
+        shown: Values,
+        paired: bool,
+        pooled: Pooled | None = None,
     ) -> "Spread":
         """From what both sides reach with each seed (S, K), and differences in resamples of the
         images (S, B, K), NaN where a resample has nothing to compare.
 
         paired: whether a seed means the same training on both sides up to what is compared, so that
         what it changes on both cancels out; otherwise the two sides vary independently of each
-        other.
+        other. pooled: what is known of the seeds from other variants, too.
         """
         seeds, resamples = drawn.shape[:2]
+        freedom = seeds - 1
         shown = np.asarray(shown, dtype=np.float64)
         # a resample of n images varies as n - 1 do
         grown = shown / np.maximum(shown - 1, 1)
@@ -73,7 +105,10 @@ class Spread:
             images = np.maximum((seeds**2 * of_mean - each) / (seeds * (seeds - 1)), 0)
             apart = [second - first] if paired else [first, second]
             by_seed = sum(np.var(one, axis=0, ddof=1) for one in apart) / seeds
-        return cls(images, by_seed, of_mean, shown, resamples, seeds)
+            if pooled is not None:
+                by_seed = np.maximum(by_seed, pooled.variance / seeds)
+                freedom = pooled.freedom
+        return cls(images, by_seed, of_mean, shown, resamples, seeds, freedom)
 
     @property
     def total(self) -> Values:
@@ -108,7 +143,8 @@ class Spread:
     def with_seeds(self, count: int) -> "Spread":
         """What is to be expected of another number of seeds, at least two."""
         by_seed = self.seeds * self.seeds_count / count
-        return replace(self, seeds=by_seed, seeds_count=count)
+        freedom = self.freedom / (self.seeds_count - 1) * (count - 1)
+        return replace(self, seeds=by_seed, seeds_count=count, freedom=freedom)
 
     def of_these(self) -> "Spread":
         """The variance of the very detectors that were compared, over images alone."""
@@ -120,7 +156,7 @@ class Spread:
         of_images = stats.t.isf(tail, known)
         if self.seeds_count == 1:
             return np.asarray(of_images)
-        of_seeds = stats.t.isf(tail, self.seeds_count - 1)
+        of_seeds = stats.t.isf(tail, self.freedom)
         share = np.nan_to_num(self.of_seeds)
         return np.asarray((1 - share) * of_images + share * of_seeds)
 

@@ -63,20 +63,21 @@ def legend(comparison: Comparison) -> str:
     return said
 
 
-def about_seeds(seeds: Sequence[int]) -> str:
-    """What an interval over so many seeds says, in sentences."""
+def about_seeds(seeds: Sequence[int], pooled: bool = False) -> str:
+    """What intervals over so many seeds say, in sentences; pooled: whether the seeds' variance is
+    known from more than two variants."""
     if not seeds:
-        return "It says what other images would have said of these very detections."
+        return "Intervals say what other images would have said of these very detections."
     if len(seeds) == 1:
         return (
-            "With one seed, it says what other images would have said of these very detectors, and "
-            "nothing of what training again would change."
+            "With one seed, intervals say what other images would have said of these very "
+            "detectors, and nothing of what training again would change."
         )
     said = (
-        "It says what training again and other images would give; ± is the standard deviation of "
-        "the difference over seeds."
+        "Intervals say what training again and other images would give; ± is the standard "
+        "deviation of the difference over seeds."
     )
-    if len(seeds) == 2:
+    if len(seeds) == 2 and not pooled:
         said += (
             " Two seeds tell little of how far seeds differ, so that intervals are wide unless "
             "these two agree; a third narrows them most."

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from bacl.evaluation import Detections
-from bacl_platform.analysis.matching import RECALLS, average_precision, match, precision_at
+from bacl_platform.analysis.matching import (
+    RECALLS,
+    _reached,
+    average_precision,
+    average_recall,
+    match,
+    pooled_precision,
+    precision_at,
+)
 
 MODES = ("lvis", "coco")
 
@@ -77,6 +85,67 @@ def copies(one, counts):
             content["annotations"].append({**annotation, "id": number, "image_id": new})
     rows = [(new, *row[1:]) for row in one.rows for new in numbers[row[0]]]
     return dataclasses.replace(one, content=copy.deepcopy(content), rows=rows)
+
+
+def greedy_ap(rows, total):
+    """AP of (score, weight, right, passed) rows, by a loop over recall thresholds."""
+    rows = sorted((row for row in rows if row[1] and not row[3]), key=lambda row: -row[0])
+    hits, seen, curve = 0, 0, []
+    for _, weight, right, _ in rows:
+        hits, seen = hits + weight * right, seen + weight
+        curve.append((hits / total, hits / seen))
+    return np.mean([max((p for r, p in curve if r >= recall), default=0) for recall in RECALLS])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(3))
+def test_pooled_precision_and_recall_are_those_of_loops(trial, tmp_path, mode, seed):
+    matched = match(trial(seed, mode).untied().evaluator(tmp_path), trial(seed, mode).detections)
+    truth = matched.truth
+    weights = np.random.default_rng(seed).integers(0, 3, (4, matched.images))
+    labels = np.array([1, 2, 4])
+    pooled = pooled_precision(matched, weights, labels)
+    recall = average_recall(matched, weights)
+    for b, times in enumerate(weights):
+        for step in (0, 5):
+            rows = [
+                (score, times[image], right, passed)
+                for image, label, score, right, passed in zip(
+                    matched.image,
+                    matched.label,
+                    matched.score + 1e-9 * np.arange(len(matched.score))[::-1],
+                    matched.right[step],
+                    matched.passed[step],
+                )
+                if label in labels
+            ]
+            mine = truth.counted & np.isin(truth.label, labels)
+            total = times[truth.image[mine]].sum()
+            assert pooled[b, step] == pytest.approx(greedy_ap(rows, total), abs=0.02)
+        for label in np.unique(truth.label[truth.counted]):
+            total = times[truth.image[truth.counted & (truth.label == label)]].sum()
+            mine = (matched.label == label) & matched.right[5]
+            found = times[matched.image[mine]].sum()
+            expected = found / total if total else np.nan
+            assert recall[b, 5, label] == pytest.approx(expected, nan_ok=True)
+
+
+def test_recall_thresholds_are_reached_as_by_searching_them():
+    for total in (1, 3, 7, 25, 29, 50, 100, 200, 203, 1000):
+        hits = np.arange(total + 1)[:, None]
+        expected = np.searchsorted(RECALLS, hits / total, side="right")
+        np.testing.assert_array_equal(_reached(hits, np.array([total])), expected)
+
+
+def test_without_a_limit_more_than_300_of_an_image_count(trial, tmp_path):
+    one = trial(2)
+    crowd = [(0, 1, 0.5 + k / 1000, 5.0, 5.0, 9.0, 9.0) for k in range(400)]
+    evaluator = dataclasses.replace(one, rows=[*one.rows, *crowd]).evaluator(tmp_path)
+    found = dataclasses.replace(one, rows=[*one.rows, *crowd]).detections
+    judged = evaluator.counting(found, np.ones(len(found.score)), limit=False)
+    matched = match(evaluator, found, limit=False)
+    assert sorted(matched.row) == judged.tolist()
+    assert (matched.image == 0).sum() > 300
 
 
 def test_category_without_a_drawn_box_is_unknown(trial, tmp_path):

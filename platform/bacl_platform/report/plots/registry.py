@@ -22,6 +22,7 @@ class Page(Enum):
     ERRORS = "under `Where the AP is lost` of `bacl report` (report, analysis)"
     GUIDES = "under `What guided training` of `bacl report` (report, analysis)"
     COMPARISON = "below the table of `bacl compare` (comparison)"
+    MATRIX = "at the top of `bacl compare --all` (matrix)"
 
 
 @dataclass(frozen=True)
