@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bacl.errors import BaclError, RunError, UsageError
+from bacl.metric_names import lower_is_better
 from bacl_platform.analysis.compare import Comparison, compare
 from bacl_platform.console import say
 from bacl_platform.registry.register import check_alias
@@ -41,7 +42,8 @@ def promote(
     resamples: int = RESAMPLES,
 ) -> Promoted:
     """Move an alias to a version, if a paired bootstrap over the validation images shows that it is
-    better than the alias's present holder: the whole interval of the difference is above zero.
+    better than the alias's present holder: the whole interval of the difference is above zero, or
+    below it for an error.
 
     version: the newest if not given. metric: such as AP or AP_r. anyway: move it whatever the
     comparison says, or where none can be made. mixed: compare exact and replayed variants.
@@ -127,6 +129,10 @@ def _doubt(comparison: Comparison, metric: str, console: "Console") -> str | Non
         say(console, note)
     say(console, comparison.verdict(metric))
     change = comparison.metrics[metric]
-    if change.low > 0:  # NaN is not
+    if lower_is_better(metric):
+        better, where = change.high < 0, "below"
+    else:
+        better, where = change.low > 0, "above"
+    if better:  # NaN is not
         return None
-    return f"no improvement of {metric} is shown, which takes an interval above zero"
+    return f"no improvement of {metric} is shown, which takes an interval {where} zero"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from bacl.metric_names import kind_of
 from bacl_platform.report.plots.registry import Page, Picture, plot
 from bacl_platform.report.plots.style import COLOURS, named, plain_axes
 
@@ -23,7 +24,7 @@ def changes(comparison: "Comparison", kind: str = "AP") -> Picture:
     kind: `AP`, or `mask_AP` for those of masks.
     """
     changed = [*comparison.gained(kind), *reversed(comparison.lost(kind))]
-    metrics = {name: one for name, one in comparison.metrics.items() if name.startswith(kind)}
+    metrics = {name: one for name, one in comparison.metrics.items() if kind_of(name) == kind}
     figure = Figure(figsize=(8, 1.6 + 0.19 * max(len(changed), 6)), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, names, of in (
