@@ -26,7 +26,7 @@ from bacl_platform.analysis.differences import (
     source_text,
     spread_text,
 )
-from bacl_platform.analysis.measures import MEASURES, Judge, Reached, chosen
+from bacl_platform.analysis.measures import MEASURES, Judge, Reached, chosen, of_masks
 from bacl_platform.analysis.results import Result
 from bacl_platform.console import shows_bars
 from bacl_platform.plan.judged import notes
@@ -87,9 +87,9 @@ class Comparison:
     @property
     def kinds(self) -> list[str]:
         """The measures whose categories are shown: the first of boxes and the first of masks."""
-        of_masks = [name for name in self.categories if name.startswith("mask_")]
-        of_boxes = [name for name in self.categories if name not in of_masks]
-        return [*of_boxes[:1], *of_masks[:1]]
+        masks = [name for name in self.categories if of_masks(name)]
+        boxes = [name for name in self.categories if name not in masks]
+        return [*boxes[:1], *masks[:1]]
 
     def gained(self, kind: str = "AP") -> list[CategoryChange]:
         """The categories that gained most."""
@@ -158,7 +158,7 @@ def compare_each(
     made = []
     for meeting in meetings:
         found = [(reached[identity(a)], reached[identity(b)]) for a, b in meeting.pairs]
-        names = [name for name in judge.names if MEASURES[name].of is not None]
+        names = [name for name in judge.names if MEASURES[name].each is not None]
         made.append(
             Comparison(
                 title=" and ".join(dict.fromkeys((one.place, meeting.other.place))),

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacl.datasets.categories import Category
+from bacl.metric_names import lower_is_better
 from bacl_platform.analysis.measures import Judge, Reached
 from bacl_platform.analysis.uncertainty import (
     MOST_SEEDS,
@@ -101,7 +102,7 @@ def changes_of_metrics(
         [np.stack([b.drawn[name] - a.drawn[name] for name in names], axis=1) for a, b in pairs]
     )
     spread = Spread.of(first, second, drawn, shown, paired, pooled)
-    falling = [judge.falling(name) for name in names]
+    falling = [lower_is_better(name) for name in names]
     return {
         name: Change(**fields, falling=falls)
         for name, fields, falls in zip(names, _fields(first, second, spread), falling, strict=True)
@@ -122,7 +123,7 @@ def changes_of_categories(
         [(b.categories_drawn[name] - a.categories_drawn[name])[:, known] for a, b in pairs]
     )
     spread = Spread.of(first, second, drawn, shown, paired)
-    falls = judge.falling(name)
+    falls = lower_is_better(name)
     found = [
         CategoryChange(
             **fields,

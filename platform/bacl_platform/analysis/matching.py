@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacl import rle
-from bacl.evaluation import MAX_DETECTIONS, Detections, Evaluator
+from bacl.evaluation import MAX_DETECTIONS, Detections, Evaluator, masks, matching
+from bacl.evaluation.calibration import BINS
 
 RECALLS = np.linspace(0, 1, 101)
 THRESHOLDS = 10
@@ -51,28 +52,23 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Matched:
+class Ranked:
     """The judged detections of one run, by label and then by falling score.
 
     Not judged, and so not here, are detections of a category that an image is not annotated for.
 
-    images: I; row (N,): index into the run's `Detections`; image (N,): position in the split;
-    label, score (N,); right (T, N): matches a counted box; passed (T, N): counts neither as right
-    nor as wrong; finder (G,): row of the detection that matches the box at IoU 0.5, else -1; found
-    (G,): its score, else -1.
+    images: I; image (N,): position in the split; label, score (N,); right (T, N): matches a counted
+    box; passed (T, N): counts neither as right nor as wrong.
     """
 
     images: int
     truth: Truth
     categories: int
-    row: NDArray[Any]
     image: NDArray[Any]
     label: NDArray[Any]
     score: NDArray[Any]
     right: NDArray[Any]
     passed: NDArray[Any]
-    found: NDArray[Any]
-    finder: NDArray[Any]
 
     def of(self, label: int) -> slice:
         """Where the detections of a category are."""
@@ -80,8 +76,23 @@ class Matched:
         return slice(int(start), int(end))
 
 
+@dataclass(frozen=True)
+class Matched(Ranked):
+    """Judged detections, and which of them find which boxes.
+
+    row (N,): index into the run's `Detections`; finder (G,): row of the detection that matches the
+    box at IoU 0.5, else -1; found (G,): its score, else -1.
+    """
+
+    row: NDArray[Any]
+    found: NDArray[Any]
+    finder: NDArray[Any]
+
+
 Iou = Literal["bbox", "segm"]
 """What overlaps: boxes, or masks where the detections have them."""
+Overlap = Iou | Literal["boundary"]
+"""The same, or masks and their boundaries both."""
 
 
 def match(
@@ -89,20 +100,18 @@ def match(
     detections: Detections,
     iou: Iou = "bbox",
     thresholds: int = THRESHOLDS,
-    limit: bool = True,
 ) -> Matched:
     """Match detections with the ground truth as `Evaluator.evaluate` does.
 
-    thresholds: T; time and memory grow with it. limit: whether only LVIS's 300 best of an image
-    count.
+    thresholds: T; time and memory grow with it.
     """
     # hotcoco keeps LVIS's 300 best by itself, but of the categories that it is asked for
-    rows = evaluator.counting(detections, _areas(detections, iou), limit)
+    rows = evaluator.counting(detections, _areas(detections, iou))
     truth, images = read_truth(evaluator)
     by_annotation = {number: place for place, number in enumerate(truth.id.tolist())}
     finder = np.full(len(truth.id), -1)
     columns: list[list[NDArray[Any]]] = []
-    for entries in _entries(evaluator, detections, rows, iou, thresholds, limit):
+    for entries in _entries(evaluator, detections, rows, iou, thresholds):
         for entry in entries:
             for annotation, detection in zip(entry["gtIds"], entry["gtMatches"][0]):
                 if detection:  # hotcoco numbers detections from 1
@@ -127,6 +136,82 @@ def match(
         found=found,
         finder=finder,
     )
+
+
+def rank(
+    evaluator: Evaluator, detections: Detections, overlap: Overlap = "bbox", limit: bool = True
+) -> Ranked:
+    """Match detections as `match` does, in a fraction of its time, without saying which of them
+    find which boxes.
+
+    overlap: what must overlap. limit: whether only LVIS's 300 best of an image count.
+    """
+    rows = evaluator.counting(
+        detections, _areas(detections, "bbox" if overlap == "bbox" else "segm"), limit
+    )
+    rows = rows[np.argsort(detections.image[rows], kind="stable")]
+    truth, images = read_truth(evaluator)
+    boxes = matching.Boxes(truth.image, truth.label, truth.bbox, ~truth.counted)
+    image, label, score = (
+        column[rows] for column in (detections.image, detections.label, detections.score)
+    )
+    made = matching.match(
+        image,
+        label,
+        score,
+        boxes,
+        _overlap(evaluator, detections, rows, boxes, overlap),
+        _vague(evaluator)[image, label],
+    )
+    order = np.lexsort((image, -score.astype(np.float64), label))
+    return Ranked(
+        images=images,
+        truth=truth,
+        categories=len(evaluator.categories),
+        image=image[order],
+        label=label[order],
+        score=score[order],
+        right=made.right[:, order],
+        passed=made.passed[:, order],
+    )
+
+
+def _overlap(
+    evaluator: Evaluator,
+    detections: Detections,
+    rows: NDArray[Any],
+    boxes: matching.Boxes,
+    overlap: Overlap,
+) -> matching.Overlap:
+    """How much detections in some rows overlap with the ground truth."""
+    if overlap == "bbox":
+        return matching.box_overlap(detections.bbox[rows], boxes)
+    images = evaluator.ground_truth.imgs  # made anew for whoever asks
+    sizes = {number: [image["height"], image["width"]] for number, image in images.items()}
+    counts = detections.mask
+    assert counts is not None
+
+    def of_detection(number: int) -> masks.Rle:
+        row = rows[number]
+        return {"size": sizes[int(detections.image[row])], "counts": counts[row]}
+
+    def of_truth(number: int) -> masks.Rle:
+        return evaluator.ground_truth.ann_to_rle(_annotations(evaluator)[number])
+
+    if overlap == "segm":
+        return masks.mask_overlap(of_detection, boxes, of_truth)
+    return masks.boundary_overlap(of_detection, boxes, of_truth, matching.THRESHOLDS[0])
+
+
+@functools.lru_cache(maxsize=1)
+def _vague(evaluator: Evaluator) -> NDArray[Any]:
+    """Whether the ground truth of a category is not exhaustive in an image (I, C)."""
+    images = evaluator.ground_truth.imgs
+    vague = np.zeros((len(images), len(evaluator.categories)), dtype=bool)
+    if evaluator.mode == "lvis":
+        for place, image in images.items():
+            vague[place, image.get("not_exhaustive_category_ids", [])] = True
+    return vague
 
 
 def _columns(
@@ -168,11 +253,15 @@ def _areas(detections: Detections, iou: Iou) -> NDArray[Any]:
 
 
 @functools.lru_cache(maxsize=1)
+def _annotations(evaluator: Evaluator) -> list[dict[str, Any]]:
+    """The annotations of all boxes, by image and then in the order of the file."""
+    return sorted(evaluator.ground_truth.dataset["annotations"], key=lambda one: one["image_id"])
+
+
+@functools.lru_cache(maxsize=1)
 def read_truth(evaluator: Evaluator) -> tuple[Truth, int]:
     """The boxes that an evaluator judges by, and the number I of the split's images."""
-    annotations = sorted(
-        evaluator.ground_truth.dataset["annotations"], key=lambda one: one["image_id"]
-    )
+    annotations = _annotations(evaluator)
     truth = Truth(
         id=np.array([one["id"] for one in annotations], dtype=np.int64),
         image=np.array([one["image_id"] for one in annotations], dtype=np.int64),
@@ -189,7 +278,6 @@ def _entries(
     rows: NDArray[Any],
     iou: Iou,
     thresholds: int,
-    limit: bool,
 ) -> Iterator[list[dict[str, Any]]]:
     """hotcoco's matches of each image and category that has any box, some categories at a time;
     settings as for the AP.
@@ -207,8 +295,7 @@ def _entries(
             evaluator.ground_truth, found, iou, lvis_style=evaluator.mode == "lvis"
         )
         run.params.iou_thrs = run.params.iou_thrs[:thresholds]
-        limited = limit and evaluator.mode == "lvis"
-        run.params.max_dets = [MAX_DETECTIONS if limited else max(len(rows), 1)]
+        run.params.max_dets = [MAX_DETECTIONS if evaluator.mode == "lvis" else max(len(rows), 1)]
         run.params.area_rng = [run.params.area_rng[0]]
         run.params.area_rng_lbl = ["all"]
         run.params.cat_ids = labels[start : start + _AT_ONCE]
@@ -232,7 +319,7 @@ def _masks(evaluator: Evaluator, detections: Detections, rows: NDArray[Any]) -> 
 # Average precision
 
 
-def average_precision(matched: Matched, weights: NDArray[Any]) -> NDArray[Any]:
+def average_precision(matched: Ranked, weights: NDArray[Any]) -> NDArray[Any]:
     """AP (B, T, C) where image i counts weights[b, i] times; NaN where no box of it counts.
 
     weights: (B, I) whole numbers, as drawing images with replacement gives them. An image that
@@ -251,13 +338,13 @@ def average_precision(matched: Matched, weights: NDArray[Any]) -> NDArray[Any]:
     return ap
 
 
-def pooled_precision(matched: Matched, weights: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+def pooled_precision(matched: Ranked, weights: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
     """AP (B, T) of the categories `labels` ranked together as if they were one; NaN where no box
     of them counts. weights: as for `average_precision`."""
     truth = matched.truth
     boxes = truth.image[truth.counted & np.isin(truth.label, labels)]
     mine = np.flatnonzero(np.isin(matched.label, labels))
-    mine = mine[np.argsort(-matched.score[mine], kind="stable")]
+    mine = mine[np.lexsort((matched.image[mine], -matched.score[mine].astype(np.float64)))]
     return _ranked(
         np.ascontiguousarray(weights.T),
         matched.image[mine],
@@ -267,7 +354,7 @@ def pooled_precision(matched: Matched, weights: NDArray[Any], labels: NDArray[An
     )
 
 
-def average_recall(matched: Matched, weights: NDArray[Any]) -> NDArray[Any]:
+def average_recall(matched: Ranked, weights: NDArray[Any]) -> NDArray[Any]:
     """The part (B, T, C) of each category's boxes that is found; NaN where no box of it counts.
 
     weights: as for `average_precision`.
@@ -283,6 +370,26 @@ def average_recall(matched: Matched, weights: NDArray[Any]) -> NDArray[Any]:
             hits = times[matched.image[one][right]].sum(axis=0, dtype=np.int64)
             np.divide(hits, total, out=recall[:, step, label], where=total > 0)
     return recall
+
+
+def calibration_error(matched: Ranked, weights: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """Expected calibration error (B,) of the categories `labels` at IoU 0.5, as
+    `bacl.evaluation.calibration` has it; NaN where no box of them counts, and where scores are no
+    probabilities. weights: as for `average_precision`."""
+    truth = matched.truth
+    boxes = truth.image[truth.counted & np.isin(truth.label, labels)]
+    mine = np.isin(matched.label, labels) & ~matched.passed[0]
+    score = matched.score[mine].astype(np.float64)
+    none = np.full(len(weights), np.nan)
+    if not len(score) or score.min() < 0 or score.max() > 1:
+        return none
+    place = matched.image[mine] * BINS + np.minimum((score * BINS).astype(np.int64), BINS - 1)
+    sums, hits, counts = (
+        weights @ np.bincount(place, of, minlength=matched.images * BINS).reshape(-1, BINS)
+        for of in (score, matched.right[0, mine], np.ones(len(score)))
+    )
+    total = np.where(weights[:, boxes].any(axis=1), counts.sum(axis=1), 0)
+    return np.divide(np.abs(sums - hits).sum(axis=1), total, out=none, where=total > 0)
 
 
 def _ranked(

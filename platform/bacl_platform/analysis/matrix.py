@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bacl.errors import UsageError
+from bacl.metric_names import lower_is_better
 from bacl_platform.analysis.compare import (
     Meeting,
     cut_notes,
@@ -189,7 +190,7 @@ def compare_all(
             )
             for places, meeting in meetings.items()
         },
-        falling=[name for name in judge.metrics if judge.falling(name)],
+        falling=[name for name in judge.metrics if lower_is_better(name)],
         notes=list(said),
     )
 

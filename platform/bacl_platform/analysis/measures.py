@@ -7,7 +7,7 @@ Letters: B resamples, C categories, I images, T IoU thresholds.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,23 @@ from numpy.typing import NDArray
 
 from bacl.datasets.prepared import Prepared
 from bacl.errors import UsageError
-from bacl.evaluation import Detections
+from bacl.metric_names import (
+    BOUNDARY,
+    CALIBRATION,
+    FIXED,
+    MASK_KINDS,
+    POOL,
+    RECALL,
+    kind_of,
+)
 from bacl_platform.analysis.matching import (
-    Iou,
-    Matched,
+    Overlap,
+    Ranked,
     average_precision,
     average_recall,
-    match,
+    calibration_error,
     pooled_precision,
+    rank,
     read_truth,
 )
 from bacl_platform.analysis.profiles import evaluator_of
@@ -31,8 +40,6 @@ from bacl_platform.plan.metric_names import group_precision
 
 _BATCH = 100
 """Weightings at a time."""
-_AP = {"": slice(None), "50": slice(0, 1), "75": slice(5, 6)}
-_MEAN = {"": slice(None)}
 
 Values = NDArray[Any]
 
@@ -41,32 +48,46 @@ Values = NDArray[Any]
 class Measure:
     """A metric that is compared, with those of frequency groups.
 
-    iou: what overlaps. limit: whether only LVIS's 300 best detections of an image count. of:
-    values (B, T, C) of categories under weights (B, I) of images; None where all categories are
-    ranked together. parts: what follows the name, and the IoU thresholds that it is the mean of.
-    falling: whether less is better.
+    overlap: what must overlap. limit: whether only LVIS's 300 best detections of an image count.
+    parts: what follows the name, and the IoU thresholds that it is the mean of. each: values (B, T,
+    C) of categories under weights (B, I) of images. together: the value (B,) of some categories, of
+    a metric that is no mean over categories; one of the two is given.
     """
 
-    iou: Iou
-    limit: bool
-    of: Callable[[Matched, Values], Values] | None
-    parts: dict[str, slice] = field(default_factory=lambda: dict(_MEAN))
-    falling: bool = False
+    overlap: Overlap = "bbox"
+    limit: bool = True
+    parts: dict[str, slice] = field(default_factory=lambda: {"": slice(None)})
+    each: Callable[[Ranked, Values], Values] | None = None
+    together: Callable[[Ranked, Values, Values], Values] | None = None
 
+
+def _pooled(matched: Ranked, weights: Values, labels: Values) -> Values:
+    """AP-Pool (B,) of some categories: the mean over IoU thresholds."""
+    return np.asarray(pooled_precision(matched, weights, labels).mean(axis=1))
+
+
+_AP = {"": slice(None), "50": slice(0, 1), "75": slice(5, 6)}
 
 MEASURES = {
-    "AP": Measure("bbox", True, average_precision, _AP),
-    "APFixed": Measure("bbox", False, average_precision),
-    "APPool": Measure("bbox", False, None),
-    "AR": Measure("bbox", True, average_recall),
-    "mask_AP": Measure("segm", True, average_precision, _AP),
-    "mask_APFixed": Measure("segm", False, average_precision),
-    "mask_APPool": Measure("segm", False, None),
-    "mask_AR": Measure("segm", True, average_recall),
+    "AP": Measure(parts=_AP, each=average_precision),
+    FIXED: Measure(limit=False, each=average_precision),
+    POOL: Measure(limit=False, together=_pooled),
+    RECALL: Measure(each=average_recall),
+    CALIBRATION: Measure(together=calibration_error),
+    "mask_AP": Measure("segm", parts=_AP, each=average_precision),
+    f"mask_{FIXED}": Measure("segm", limit=False, each=average_precision),
+    f"mask_{POOL}": Measure("segm", limit=False, together=_pooled),
+    f"mask_{RECALL}": Measure("segm", each=average_recall),
+    BOUNDARY: Measure("boundary", each=average_precision),
 }
 """By name, in the order in which they are shown."""
-USUAL = ("AP", "APFixed", "mask_AP", "mask_APFixed")
-"""Those that are compared where nothing else is asked for, of what the results have."""
+USUAL = ("AP", FIXED, "mask_AP", f"mask_{FIXED}")
+"""Those that are compared where nothing else is asked for, of what all the results have."""
+
+
+def of_masks(metric: str) -> bool:
+    """Whether a metric is of masks."""
+    return kind_of(metric) in MASK_KINDS
 
 
 @dataclass(frozen=True)
@@ -138,6 +159,10 @@ class Judge:
         }
         self.scopes = {name: labels for name, labels in scopes.items() if len(labels)}
         """Labels with boxes in the split: of all categories by "", and of each frequency group."""
+        self._members = {
+            name: np.flatnonzero(groups == name) if name else np.arange(len(groups))
+            for name in self.scopes
+        }
 
     @property
     def metrics(self) -> dict[str, str]:
@@ -147,10 +172,6 @@ class Judge:
             found |= {f"{name}{part}": "" for part in MEASURES[name].parts}
             found |= {group_precision(s, name): s for s in self.scopes if s}
         return found
-
-    def falling(self, metric: str) -> bool:
-        """Whether less of a metric is better."""
-        return False
 
     @property
     def passes(self) -> int:
@@ -174,13 +195,15 @@ class Judge:
         rows: dict[str, list[Values]] = {}
         of_categories: dict[str, list[Values]] = {}
         complete = True
-        for (iou, limit), names in self._sources().items():
+        for (overlap, limit), names in self._sources().items():
             if limit:
                 found = result.detections()
             else:
+                # In a resample the same detections count as on the split. The limit is in effect a
+                # score that those of a category must reach; what it leaves out is not stored, and
+                # could not take the places of images that were not drawn.
                 found, complete = result.unlimited()
-                found = best_of_categories(found)
-            matched = match(self._evaluator, found, iou, limit=limit)
+            matched = rank(self._evaluator, found, overlap, limit)
             del found
             for weights in self._batches():
                 for name in names:
@@ -202,12 +225,12 @@ class Judge:
             complete,
         )
 
-    def _sources(self) -> dict[tuple[Iou, bool], list[str]]:
+    def _sources(self) -> dict[tuple[Overlap, bool], list[str]]:
         """The measures by what their detections are matched by, and whether these are limited."""
-        found: dict[tuple[Iou, bool], list[str]] = {}
+        found: dict[tuple[Overlap, bool], list[str]] = {}
         for name in self.names if self.scopes else ():
             measure = MEASURES[name]
-            found.setdefault((measure.iou, measure.limit), []).append(name)
+            found.setdefault((measure.overlap, measure.limit), []).append(name)
         return found
 
     def _batches(self) -> list[Values]:
@@ -218,16 +241,18 @@ class Judge:
         return [np.concatenate([once, first]), *parts]
 
     def _values(
-        self, matched: Matched, name: str, weights: Values
+        self, matched: Ranked, name: str, weights: Values
     ) -> tuple[dict[str, Values], Values | None]:
         """A measure's metrics (B,) under weights (B, I), and its values of categories (B, C)."""
         measure = MEASURES[name]
-        if measure.of is None:
-            return {
-                _metric(name, scope): pooled_precision(matched, weights, labels).mean(axis=1)
-                for scope, labels in self.scopes.items()
-            }, None
-        of_all = measure.of(matched, weights)
+        if measure.together is not None:
+            of_scopes = {
+                _metric(name, scope): measure.together(matched, weights, labels)
+                for scope, labels in self._members.items()
+            }
+            return of_scopes, None
+        assert measure.each is not None
+        of_all = measure.each(matched, weights)
         parts = {part: of_all[:, steps].mean(axis=1) for part, steps in measure.parts.items()}
         every = self.scopes[""]
         metrics = {f"{name}{part}": _mean(of, every) for part, of in parts.items()}
@@ -249,35 +274,6 @@ def _mean(values: Values, labels: Values) -> Values:
     return np.divide(sums, count, out=np.full(len(sums), np.nan), where=count > 0)
 
 
-MOST_OF_CATEGORY = 10_000
-"""Detections of a category over the whole split that AP-Fixed counts (Dave et al. 2021)."""
-
-
-def best_of_categories(detections: Detections) -> Detections:
-    """The detections that AP-Fixed counts: the best `MOST_OF_CATEGORY` of each category.
-
-    In a resample the same ones count: the limit is in effect a score that a category's detections
-    must reach, which is found once, over the whole split. Those that the limit leaves out are not
-    stored and could not take the places of images that were not drawn.
-    """
-    label = detections.label
-    crowded = np.flatnonzero(np.bincount(label)[label] > MOST_OF_CATEGORY)
-    if not len(crowded):
-        return detections
-    ordered = crowded[np.lexsort((-detections.score[crowded], label[crowded]))]
-    place = np.arange(len(ordered)) - np.searchsorted(label[ordered], label[ordered])
-    kept = np.ones(len(label), dtype=bool)
-    kept[ordered[place >= MOST_OF_CATEGORY]] = False
-    return replace(
-        detections,
-        image=detections.image[kept],
-        label=label[kept],
-        score=detections.score[kept],
-        bbox=detections.bbox[kept],
-        mask=None if detections.mask is None else detections.mask[kept],
-    )
-
-
 def chosen(asked: Sequence[str] | None, runs: Sequence[Result]) -> list[str]:
     """The measures to compare runs by: those asked for, or the usual ones that all runs have.
 
@@ -292,7 +288,7 @@ def chosen(asked: Sequence[str] | None, runs: Sequence[Result]) -> list[str]:
                 f"--metrics: expected some of {', '.join(MEASURES)}, each with its frequency "
                 f"groups, got {name!r}"
             )
-        if name.startswith("mask_") and not masked:
+        if of_masks(name) and not masked:
             bare = next(run.variant for run in runs if "mask_AP" not in run.metrics)
             raise UsageError(
                 f"--metrics: expected {name} of detections with masks, {bare} has none"

@@ -31,7 +31,7 @@ from scipy import stats
 
 MOST_SEEDS = 50
 """Seeds up to which it is said how many would settle an open question."""
-_HALVINGS = 80
+_HALVINGS = 50
 _SMALLEST = 1e-300
 """Of the p-values that are told apart."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bacl.errors import UsageError
+from bacl.metric_names import kind_of
 from bacl_platform import texts
 from bacl_platform.console import say
 from bacl_platform.plan.job import Fidelity
@@ -136,7 +137,7 @@ def collect(
                     if cell.key in stopped
                     else "to run"
                 )
-        metrics |= dict.fromkeys(found)
+        metrics |= dict.fromkeys(name for name in found if kind_of(name) in ("AP", "mask_AP"))
         open_ = [state for state in states if state != "done"]
         numbers = [f"{open_.count(state)} {state}" for state in dict.fromkeys(open_)]
         also, left = exact.get(varied, ({}, []))

@@ -11,6 +11,7 @@ from bacl_platform.store.names import JOB, SCALARS
 from bacl_platform.store.store import Store
 from bacl_platform.train.bringing import bring, leave
 from bacl_platform.train.hooks.scalars import Scalars
+from bacl_platform.train.hooks.unlimited import Unlimited
 from bacl_platform.train.messages import Report, Tell
 from bacl_platform.train.model import bare_model
 from bacl_platform.train.publish import described, publish
@@ -41,6 +42,7 @@ def take_in(job: Job, store: Store, tell: Tell, report: Report) -> None:
 
     runner.begin = load
     runner.register_hook(scalars, priority="BELOW_NORMAL")
+    runner.register_hook(Unlimited(), priority="NORMAL")
     began = time.perf_counter()
     try:
         runner.val()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from bacl_platform.analysis.measures import of_masks
 from bacl_platform.report.plots.registry import Page, Picture, plot
 from bacl_platform.report.plots.style import COLOURS, named, plain_axes
 
@@ -23,8 +24,8 @@ def changes(comparison: "Comparison", kind: str = "AP") -> Picture:
     kind: the measure of the categories, such as `AP`, or `mask_AP` for masks.
     """
     changed = [*comparison.gained(kind), *reversed(comparison.lost(kind))]
-    masks = kind.startswith("mask_")
-    metrics = {n: one for n, one in comparison.metrics.items() if n.startswith("mask_") == masks}
+    masks = of_masks(kind)
+    metrics = {name: one for name, one in comparison.metrics.items() if of_masks(name) == masks}
     rows = max(len(changed), len(metrics), 6)
     figure = Figure(figsize=(8, 1.6 + 0.19 * rows), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -50,9 +51,9 @@ def changes(comparison: "Comparison", kind: str = "AP") -> Picture:
     left.set_title("metrics", fontsize=10)
     right.set_title("most changed (training images)", fontsize=10)
     figure.suptitle(f"{named(comparison.second)} against {named(comparison.first)}")
-    of_masks = " by mask AP" if masks else ""
+    words = " by mask AP" if masks else ""
     return Picture(
         f"{'mask_' if masks else ''}{comparison.stem}.png",
-        f"{comparison.second} against {comparison.first}{of_masks}",
+        f"{comparison.second} against {comparison.first}{words}",
         figure,
     )

@@ -1,0 +1,15 @@
+"""Evaluations that count what lies beyond the detector's limit per image."""
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from bacl.detector.unlimited import hand_on
+from bacl_platform.train.model import bare_model
+
+
+class Unlimited(Hook):
+    """Lets the detector hand on to the evaluation what AP-Fixed counts beyond the limit."""
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        for metric in runner.val_evaluator.metrics:
+            hand_on(bare_model(runner.model), metric.beyond)
