@@ -230,7 +230,7 @@ def compare(
         typer.Option(
             metavar="NAME,NAME,...",
             help="Metrics to compare by, each with its frequency groups: AP, APFixed, APPool, AR, "
-            "and those of masks, such as mask_AP.",
+            "ECE, and of masks mask_AP, mask_APFixed, mask_APPool, mask_AR, boundary_AP.",
             show_default="AP and APFixed, of boxes and masks, as far as the results have them",
         ),
     ] = None,

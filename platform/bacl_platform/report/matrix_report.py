@@ -13,6 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from bacl_platform.analysis.differences import (
     CONFIDENCE,
     FEWEST_IMAGES,
+    Change,
     interval_text,
     settling_text,
     signed,
@@ -20,6 +21,7 @@ from bacl_platform.analysis.differences import (
     spread_text,
 )
 from bacl_platform.analysis.matrix import LETTERS, Matrix
+from bacl_platform.analysis.uncertainty import MOST_SEEDS
 from bacl_platform.console import say
 from bacl_platform.report.comparison_report import about_seeds, change_as_json
 from bacl_platform.report.pages import (
@@ -61,18 +63,25 @@ def order(matrix: Matrix) -> list[int]:
 
 
 def legend(matrix: Matrix) -> str:
-    """What the marks and numbers are."""
+    """What the marks on a terminal are."""
     said = (
         "+ where the variant of the row is better than that of the column's letter, - where it is "
-        f"worse, each with {CONFIDENCE:.0%} confidence for all {len(matrix.pairs)} pairs of a "
-        "metric together (Holm's correction); . where that is open. Values are in points. Over "
-        f"{matrix.resamples} resamples of the {matrix.images} validation images, the same for all."
+        f"worse, . where that is open. {claims_text(matrix)}"
     )
     if any(
         math.isnan(change.p_value) for pair in matrix.pairs.values() for change in pair.values()
     ):
         said += f" ? where fewer than {FEWEST_IMAGES} validation images show what a metric is of."
     return said
+
+
+def claims_text(matrix: Matrix) -> str:
+    """What is claimed of all pairs together, and from what, in sentences."""
+    return (
+        f"What is said of all {len(matrix.pairs)} pairs of a metric is right together with "
+        f"{CONFIDENCE:.0%} confidence (Holm's correction). Values are in points. Over "
+        f"{matrix.resamples} resamples of the {matrix.images} validation images, the same for all."
+    )
 
 
 def seeds_text(matrix: Matrix) -> str:
@@ -143,7 +152,7 @@ def sections(matrix: Matrix) -> list[Section]:
     from bacl_platform.report.plots.registry import Page, shown
 
     pictures = shown(Page.MATRIX, matrix) if matrix.measures else []
-    first = [legend(matrix), seeds_text(matrix)] if matrix.measures else []
+    first = [claims_text(matrix), seeds_text(matrix)] if matrix.measures else []
     made = [Section("Every pair of variants", [*first, *matrix.notes], pictures=pictures)]
     for measure in matrix.measures:
         made.append(
@@ -188,7 +197,6 @@ def pair_table(matrix: Matrix, metric: str) -> Table:
     rows = []
     for (first, second), pair in matrix.pairs.items():
         change, corrected = pair[metric], matrix.corrected[metric][first, second]
-        open_ = settling_text(change)
         rows.append(
             (
                 corrected,
@@ -201,13 +209,32 @@ def pair_table(matrix: Matrix, metric: str) -> Table:
                     _probability(change.p_value),
                     _probability(corrected),
                     source_text(change),
-                    open_,
+                    _settling(change),
                 ],
             )
         )
     rows.sort(key=lambda row: [math.inf if math.isnan(value) else value for value in row[:2]])
-    head = ["pair", "difference", "95% interval", "over seeds", "p", "p (Holm)", "mostly from", ""]
+    head = [
+        "pair",
+        "difference",
+        "95% interval",
+        "over seeds",
+        "p",
+        "p (Holm)",
+        "mostly from",
+        "seeds to settle",
+    ]
     return Table(head, [cells for *_, cells in rows])
+
+
+def _settling(change: Change) -> str:
+    """How many seeds would settle an open question; empty where it is settled or nothing is known
+    of seeds."""
+    if not settling_text(change):
+        return ""
+    if change.settling is not None:
+        return str(change.settling)
+    return f">{MOST_SEEDS} (images)" if change.limited else f">{MOST_SEEDS}"
 
 
 def _probability(value: float) -> str:
