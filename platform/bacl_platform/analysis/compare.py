@@ -280,9 +280,11 @@ def cut_notes(
     cut = dict.fromkeys(name for name, run in sides if not reached[identity(run)].complete)
     if not unlimited or not cut:
         return []
+    whole = dict.fromkeys(name for name, run in sides if reached[identity(run)].complete)
+    may = "; part of a difference to the others may come from that" if whole else ""
     return [
-        f"{' and '.join(unlimited)} of {', '.join(cut)} are of results that were cut at a limit of "
-        "detections for each image, and so no better than AP."
+        f"{', '.join(unlimited)}: the results of {', '.join(cut)} were cut at a limit of detections "
+        f"for each image, and what lies beyond it is missing{may}."
     ]
 
 
