@@ -283,8 +283,8 @@ def cut_notes(
     whole = dict.fromkeys(name for name, run in sides if reached[identity(run)].complete)
     may = "; part of a difference to the others may come from that" if whole else ""
     return [
-        f"{', '.join(unlimited)}: the results of {', '.join(cut)} were cut at a limit of detections "
-        f"for each image, and what lies beyond it is missing{may}."
+        f"{', '.join(unlimited)}: the results of {', '.join(cut)} were cut at a limit of "
+        f"detections for each image, and what lies beyond it is missing{may}."
     ]
 
 
