@@ -109,5 +109,12 @@ class Matched:
         right nor as wrong are left out. NaN where no category has ground truth."""
         if not self.totals[members].any():
             return math.nan
-        some = self.limited & members[self.label] & ~self.matches.passed[0]
-        return calibration_error(self.score[some], self.matches.right[0][some])
+        label, score, right = self._scored
+        some = members[label]
+        return calibration_error(score[some], right[some])
+
+    @cached_property
+    def _scored(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Label, score and whether they are right, of the detections that calibration counts."""
+        some = np.flatnonzero(self.limited & ~self.matches.passed[0])
+        return self.label[some], self.score[some], self.matches.right[0][some]
