@@ -159,7 +159,7 @@ class Evaluator:
         """
         prefix = "mask_" if iou == "segm" else ""
         kept = self.counting(detections, area)
-        precision, recall = self.curves(iou, detections, kept)
+        precision, recall = self._curves(iou, detections, kept)
         values.add_means(f"{prefix}AP", precision.mean(axis=(1, 2)), precision.mean(axis=2))
         matched = self._match(iou, detections, area, kept, unlimited)
         if matched.fixed is not None:
@@ -234,7 +234,15 @@ class Evaluator:
             return boundary_overlap(of_detection, self._truth, self._masks_of_truth, THRESHOLDS[0])
         return mask_overlap(of_detection, self._truth, self._masks_of_truth)
 
-    def curves(
+    def average_precision(self, detections: Detections) -> NDArray[Any]:
+        """AP (C,) of boxes alone; NaN for categories without ground truth. Raises what `evaluate`
+        raises."""
+        self._check(detections)
+        area = detections.bbox[:, 2].astype(np.float64) * detections.bbox[:, 3]
+        precision, _ = self._curves("bbox", detections, self.counting(detections, area))
+        return precision.mean(axis=(1, 2))
+
+    def _curves(
         self, iou: Iou, detections: Detections, kept: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Precision (C, T, R) and recall (C, T) by hotcoco; NaN for categories without ground
