@@ -1,6 +1,6 @@
 """Detectors that hand on what they find beyond their limit per image, for AP-Fixed."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmdet.structures.bbox import scale_boxes
 from mmengine.config import ConfigDict
@@ -8,14 +8,16 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from bacl.detector.postprocess import Found, detect, detect_all, hands_on
-from bacl.evaluation.beyond import Beyond
+
+if TYPE_CHECKING:  # which detectors that are served do without
+    from bacl.evaluation.beyond import Beyond
 
 
 class HandsOn:
     """A box head that hands on what each of its variants finds beyond the limit, where `beyond` is
     there to take it."""
 
-    beyond: Beyond | None = None
+    beyond: "Beyond | None" = None
 
     def limited(
         self,
@@ -41,7 +43,7 @@ class HandsOn:
         return found
 
 
-def hand_on(model: nn.Module, beyond: Beyond) -> bool:
+def hand_on(model: nn.Module, beyond: "Beyond") -> bool:
     """Let a detector hand on what it finds to `beyond` from now on; returns whether it can.
 
     It cannot where its box head is not one of BACL's, or where it suppresses in a way that

@@ -234,6 +234,14 @@ class Evaluator:
             return boundary_overlap(of_detection, self._truth, self._masks_of_truth, THRESHOLDS[0])
         return mask_overlap(of_detection, self._truth, self._masks_of_truth)
 
+    def average_precision(self, detections: Detections) -> NDArray[Any]:
+        """AP (C,) of boxes alone; NaN for categories without ground truth. Raises what `evaluate`
+        raises."""
+        self._check(detections)
+        area = detections.bbox[:, 2].astype(np.float64) * detections.bbox[:, 3]
+        precision, _ = self._curves("bbox", detections, self.counting(detections, area))
+        return precision.mean(axis=(1, 2))
+
     def _curves(
         self, iou: Iou, detections: Detections, kept: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -122,8 +122,13 @@ def read_unlimited(found: Detections, path: Path) -> Unlimited:
 
 def best_of_categories(found: Detections, categories: int, most: int = BEST) -> NDArray[Any]:
     """Whether detections (N,) are among the best of their category."""
-    columns = (found.image, found.label, found.score)
-    return Cuts.of(lambda: [columns], categories, most).within(*columns)
+    within = np.ones(len(found.score), dtype=bool)
+    crowded = np.bincount(found.label, minlength=categories) > most
+    rows = np.flatnonzero(crowded[found.label])
+    if len(rows):
+        columns = (found.image[rows], found.label[rows], found.score[rows])
+        within[rows] = Cuts.of(lambda: [columns], categories, most).within(*columns)
+    return within
 
 
 def limit_of(found: Detections) -> int | None:

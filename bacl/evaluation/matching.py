@@ -171,12 +171,17 @@ def box_overlap(detections: NDArray[Any], truth: Boxes) -> Overlap:
     crowds = bool(truth.crowd.any())
 
     def overlap(detection: NDArray[Any], box: NDArray[Any]) -> NDArray[Any]:
-        shared = _extent(one, other, detection, box, 0) * _extent(one, other, detection, box, 1)
+        width = _extent(one, other, detection, box, 0)
+        iou = np.zeros(len(width))
+        some = np.flatnonzero(width)
+        detection, box = detection[some], box[some]
+        shared = width[some] * _extent(one, other, detection, box, 1)
         areas = one.area[detection]
         union = areas + other.area[box] - shared
         if crowds:
             union = np.where(truth.crowd[box], areas, union)
-        return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+        iou[some] = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+        return iou
 
     return overlap
 

@@ -81,14 +81,20 @@ class Matched:
     totals: NDArray[Any]
 
     @cached_property
-    def _by_score(self) -> NDArray[Any]:
+    def by_score(self) -> NDArray[Any]:
         """Numbers (N,) of the detections by falling score; equal scores stay by image."""
-        return np.argsort(-self.score, kind="stable")
+        if self.score.dtype != np.float32:
+            return np.argsort(-self.score, kind="stable")
+        # a score and a number in one integer: numbers are sorted much faster than by `argsort`
+        bits = self.score.view(np.int32).astype(np.int64)
+        falling = np.where(bits < 0, bits & 0x7FFFFFFF, -bits)
+        keys = np.sort((falling << 32) | np.arange(len(bits)))
+        return keys & 0xFFFFFFFF
 
     def of_categories(self, counted: NDArray[Any]) -> NDArray[Any]:
         """AP (C,) of each category, from the detections that are `counted` (N,)."""
         small = np.int16 if len(self.totals) < 2**15 else np.int64  # which sorts much faster
-        ranked = self._by_score[counted[self._by_score]]
+        ranked = self.by_score[counted[self.by_score]]
         labels = self.label[ranked].astype(small)
         order = np.argsort(labels, kind="stable")
         found = average_precision(self.matches, ranked[order], labels[order], self.totals)
@@ -98,7 +104,7 @@ class Matched:
         """AP-Pool of the categories in `members` (C,): their detections ranked together, each
         matched within its category (Dave et al. 2021, section 5)."""
         assert self.fixed is not None
-        ranked = self._by_score[(self.fixed & members[self.label])[self._by_score]]
+        ranked = self.by_score[(self.fixed & members[self.label])[self.by_score]]
         total = self.totals[members].sum(keepdims=True)
         one = np.zeros(len(ranked), dtype=np.int64)
         return float(average_precision(self.matches, ranked, one, total).mean())
@@ -109,5 +115,12 @@ class Matched:
         right nor as wrong are left out. NaN where no category has ground truth."""
         if not self.totals[members].any():
             return math.nan
-        some = self.limited & members[self.label] & ~self.matches.passed[0]
-        return calibration_error(self.score[some], self.matches.right[0][some])
+        label, score, right = self._scored
+        some = members[label]
+        return calibration_error(score[some], right[some])
+
+    @cached_property
+    def _scored(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Label, score and whether they are right, of the detections that calibration counts."""
+        some = np.flatnonzero(self.limited & ~self.matches.passed[0])
+        return self.label[some], self.score[some], self.matches.right[0][some]
