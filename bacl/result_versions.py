@@ -11,7 +11,9 @@ from bacl.method_settings.indicators import INDICATORS
 from bacl.method_settings.registry import METHODS, Variant
 from bacl.settings import Detector, Recipe
 
-VERSIONS: dict[str, int] = {}
+VERSIONS: dict[str, int] = {
+    "method.simcal": 2,  # 1 froze the FCs of its own box head together with the trunk's
+}
 """Version of each part; parts that are not listed have version 1. The parts are:
 
 - `training`: the parts common to all stages, such as box losses, sampling of regions, optimizer,

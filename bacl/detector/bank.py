@@ -697,7 +697,8 @@ class BankDetector(TwoStageDetector):
     """Two-stage detector over a bank, with the named parts frozen.
 
     `freeze` lists module paths such as `backbone`, in which `*` stands for anything; one that names
-    no module is an error. Frozen parts take no gradient and stay in evaluation mode.
+    no module is an error. Parts of variants are meant only by patterns that name `variants`. Frozen
+    parts take no gradient and stay in evaluation mode.
     `channels_last` lays images and the backbone's weights out so. `trunk` has options of
     `bacl.detector.trunk.Trunk`.
     """
@@ -713,7 +714,15 @@ class BankDetector(TwoStageDetector):
         super().__init__(*args, **kwargs)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         names = [name for name, _ in self.named_modules()]
-        matches = {pattern: fnmatch.filter(names, pattern) for pattern in freeze}
+        matches = {
+            pattern: [
+                name
+                for name in fnmatch.filter(names, pattern)
+                # `*` crosses dots, but a pattern for the trunk is not meant for variants' parts
+                if ".variants." not in name or "variants" in pattern
+            ]
+            for pattern in freeze
+        }
         absent = [pattern for pattern, found in matches.items() if not found]
         if absent:
             known = ", ".join(name for name, _ in self.named_children())

@@ -7,7 +7,14 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from bacl.errors import UsageError
-from bacl.method_settings import others, paper
+from bacl.method_settings import (
+    adaptive,
+    classifiers,
+    paper,
+    priors,
+    resampling,
+    suppression,
+)
 from bacl.method_settings.base import Method
 from bacl.schema import rebuild
 
@@ -67,21 +74,29 @@ METHODS |= {
         paper.BCE,
         paper.FCBL,
         paper.BACL,
-        others.EQL,
-        others.DropLoss,
-        others.BALMS,
-        others.EQLv2,
-        others.Seesaw,
-        others.ACSL,
-        others.BAGS,
-        others.DisAlign,
-        others.Cosine,
-        others.TDE,
-        others.PCB,
-        others.FASA,
-        others.SimCal,
-        others.Forest,
-        others.LOCE,
-        others.RIO,
+        suppression.EQL,
+        suppression.DropLoss,
+        priors.BALMS,
+        adaptive.EQLv2,
+        adaptive.Seesaw,
+        suppression.ACSL,
+        classifiers.BAGS,
+        classifiers.DisAlign,
+        classifiers.Cosine,
+        classifiers.TDE,
+        adaptive.PCB,
+        resampling.FASA,
+        resampling.SimCal,
+        classifiers.Forest,
+        resampling.LOCE,
+        resampling.RIO,
+        adaptive.Focal,
+        priors.ClassBalanced,
+        priors.LDAM,
+        priors.LogitAdjusted,
+        suppression.Federated,
+        suppression.GOL,
+        priors.ECM,
+        adaptive.ROG,
     )
 }

@@ -29,3 +29,11 @@ class Counts:
             return self.frequency() < below
         groups = torch.tensor(self.groups)
         return groups < groups.max()
+
+    def class_balanced(self, beta: float) -> Tensor:
+        """Weights (C,) of mean 1, in proportion to the inverse effective number of instances,
+        (1 - beta) / (1 - beta^n), Cui et al. 2019."""
+        known = torch.tensor(self.instances, dtype=torch.double).clamp_min(1)
+        # 1 - beta^n, which rounds badly where it is small; the factor 1 - beta falls away
+        weights = -1 / torch.expm1(known * torch.tensor(beta, dtype=torch.double).log())
+        return (weights / weights.mean()).float()

@@ -37,7 +37,9 @@ class EQL(Sigmoid):
         labels, logits = batch.labels, at_least_float32(logits)
         targets = F.one_hot(labels, self.categories + 1)[:, :-1]
         weights = self.kept(labels, batch) | targets.bool()
-        losses = F.binary_cross_entropy_with_logits(
-            logits, targets.to(logits), weights.to(logits), reduction="none"
-        )
+        losses = self.of_columns(logits, targets.to(logits)) * weights
         return {"cls": batch.total(losses.sum(dim=1))}
+
+    def of_columns(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss (N, C) of each logit, all of which are (N, C) and of equal type."""
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")

@@ -6,7 +6,7 @@ from mmdet.registry import DATASETS
 from training import config_of
 
 from bacl.indicators import INDICATORS
-from bacl.method_settings.others import PCB
+from bacl.method_settings.adaptive import PCB
 from bacl.method_settings.paper import BACL, BCE, FCBL, Hallucination, Sigmoid, Softmax
 
 HALLUCINATION = Hallucination(categories=3, samples=4)

@@ -3,24 +3,11 @@
 import json
 
 from bacl.datasets.prepared import Prepared
-from bacl.method_settings.others import (
-    ACSL,
-    BAGS,
-    BALMS,
-    EQL,
-    FASA,
-    LOCE,
-    PCB,
-    RIO,
-    TDE,
-    Cosine,
-    DisAlign,
-    DropLoss,
-    EQLv2,
-    Forest,
-    Seesaw,
-    SimCal,
-)
+from bacl.method_settings.adaptive import PCB, ROG, EQLv2, Focal, Seesaw
+from bacl.method_settings.classifiers import BAGS, TDE, Cosine, DisAlign, Forest
+from bacl.method_settings.priors import BALMS, ECM, LDAM, ClassBalanced, LogitAdjusted
+from bacl.method_settings.resampling import FASA, LOCE, RIO, SimCal
+from bacl.method_settings.suppression import ACSL, EQL, GOL, DropLoss, Federated
 
 VARIANTS = {
     "eql": EQL(method="eql"),
@@ -40,6 +27,16 @@ VARIANTS = {
     "fasa": FASA(method="fasa", held_out=0.5),
     "simcal": SimCal(method="simcal", threshold=20),
     "forest": Forest(method="forest", trees="trees.json"),
+    "focal": Focal(method="focal"),
+    "class_balanced": ClassBalanced(method="class_balanced"),
+    "class_balanced_focal": ClassBalanced(method="class_balanced", base="sigmoid", gamma=2),
+    "ldam": LDAM(method="ldam", deferred=0),
+    "logit_adjusted": LogitAdjusted(method="logit_adjusted"),
+    "federated": Federated(method="federated", trained=3),
+    "gol": GOL(method="gol"),
+    "ecm": ECM(method="ecm"),
+    "ecm_cosine": ECM(method="ecm", classifier="cosine"),
+    "rog": ROG(method="rog"),
 }
 """They take sampler `class_aware`; `forest` has trees once it is `grown`."""
 

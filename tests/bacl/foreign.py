@@ -9,7 +9,7 @@ from bacl.datasets import formats
 from bacl.method_settings import indicators, registry
 
 METHOD = '''
-"""Focal loss, in a module of a user's."""
+"""Label smoothing, in a module of a user's."""
 
 from typing import Literal
 
@@ -18,28 +18,28 @@ import torch.nn.functional as F
 
 from bacl.method_settings.registry import register
 from bacl.method_settings.base import Method
-from bacl.variants import METHODS, Sigmoid
+from bacl.variants import METHODS, Softmax
 
 
 @register
-class Focal(Method):
-    """Focal loss: what is classified well already counts little."""
+class Smoothed(Method):
+    """Label smoothing: a share of each target is all classes' alike."""
 
-    method: Literal["focal"]
-    gamma: float = 2.0
-    """How fast a sample's weight falls with its probability."""
+    method: Literal["smoothed"]
+    smoothing: float = 0.1
+    """Share of a target that all classes have alike."""
 
 
-@METHODS.register_module(name="focal")
-class FocalVariant(Sigmoid):
-    def __init__(self, width, categories, generator, gamma):
+@METHODS.register_module(name="smoothed")
+class SmoothedVariant(Softmax):
+    def __init__(self, width, categories, generator, smoothing):
         super().__init__(width, categories, generator)
-        self.gamma = gamma
+        self.smoothing = smoothing
 
     def loss(self, logits, labels):
-        own = F.one_hot(labels, self.categories + 1)[:, :-1].bool()
-        right = torch.where(own, logits, -logits)
-        return ((1 - right.sigmoid()) ** self.gamma * -F.logsigmoid(right)).sum(dim=1)
+        chances = logits.float().log_softmax(dim=1)
+        own = F.nll_loss(chances, labels, reduction="none")
+        return (1 - self.smoothing) * own - self.smoothing * chances.mean(dim=1)
 '''
 
 INDICATOR = '''

@@ -111,7 +111,7 @@ def _trained(
     own: dict[str, Values] = {variant: {} for variant in variants}
     for loss in told[0]:
         values = [float(torch.as_tensor(losses[loss]).detach()) for losses in told]
-        variant = next((v for v in variants if f"{v}.loss" in loss), None)
+        variant = next((v for v in variants if v in loss.split(".")[:-1]), None)
         if variant is not None:
             own[variant][loss.replace(f"{variant}.", "")] = values
         elif loss != "loss":

@@ -19,3 +19,9 @@ def softmax(row):
 
 def cross_entropy(row, label):
     return math.log(sum(map(math.exp, row))) - row[label]
+
+
+def effective(beta, instances):
+    """Weights of mean 1, in proportion to the inverse effective number of instances."""
+    inverse = [(1 - beta) / (1 - beta ** max(n, 1)) for n in instances]
+    return [len(inverse) * weight / sum(inverse) for weight in inverse]

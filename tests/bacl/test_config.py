@@ -24,8 +24,9 @@ from bacl.config import bank_heads, portable, stage_config
 from bacl.datasets.prepared import Prepared
 from bacl.datasets.samplers import Position
 from bacl.errors import UsageError
-from bacl.method_settings.others import BALMS, FASA
 from bacl.method_settings.paper import BACL, BCE, FCBL, Hallucination, Sigmoid, Softmax
+from bacl.method_settings.priors import BALMS
+from bacl.method_settings.resampling import FASA
 from bacl.settings import Detector, Recipe, Schedule
 
 SMALL = Hallucination(categories=3, samples=4)

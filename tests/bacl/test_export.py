@@ -17,8 +17,8 @@ from bacl.datasets.decoding import read
 from bacl.detector.stock import TopKBBoxHead
 from bacl.export import export_variants, variant_state
 from bacl.inspection import confusions_of, weight_norms_of
-from bacl.method_settings.others import LOCE, RIO
 from bacl.method_settings.paper import BACL, Hallucination, Sigmoid, Softmax
+from bacl.method_settings.resampling import LOCE, RIO
 
 VARIANTS = {
     "bacl": BACL(method="bacl", hallucination=Hallucination(categories=4)),

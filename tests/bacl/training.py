@@ -153,6 +153,7 @@ def build(config, state=None):
     """The detector of a configuration, on the weights `state` where given."""
     torch.manual_seed(0)
     model = MODELS.build(ConfigDict(config["model"]))
+    torch.manual_seed(0)  # so that the trunk is the same whichever variants were made before
     model.init_weights()
     if state is not None:
         model.load_state_dict(state)

@@ -20,7 +20,7 @@ from bacl.export import export_variants
 from bacl.method_settings.registry import METHODS as SETTINGS
 from bacl.variants import METHODS, Softmax
 
-REFUSED = {"bags", "disalign", "forest", "rio", "simcal", "tde"}
+REFUSED = {"bags", "disalign", "forest", "gol", "rio", "simcal", "tde"}
 
 
 @pytest.fixture(scope="module")

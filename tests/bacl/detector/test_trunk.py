@@ -175,7 +175,7 @@ def test_ranks_over_a_trunk_in_bfloat16_train_as_one(dataset_info, tmp_path):
 
 
 def test_variants_with_a_box_head_of_their_own_keep_it_in_float32(dataset_info):
-    from bacl.method_settings.others import SimCal
+    from bacl.method_settings.resampling import SimCal
 
     config = config_of(
         dataset_info, {"simcal": SimCal(method="simcal")}, trunk=HALF, sampler="class_aware"

@@ -15,8 +15,9 @@ from bacl.detector import zoo
 from bacl.detector.refusals import refusal
 from bacl.detector.two_stage import frozen_trunk, model_config, plain_model
 from bacl.errors import UsageError
-from bacl.method_settings.others import Forest, SimCal
+from bacl.method_settings.classifiers import Forest
 from bacl.method_settings.paper import BCE
+from bacl.method_settings.resampling import SimCal
 from bacl.settings import FROZEN_TRUNK, Detector, Features
 
 

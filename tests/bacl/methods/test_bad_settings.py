@@ -8,8 +8,10 @@ from bacl.config import variant_options
 from bacl.datasets.prepared import Prepared
 from bacl.detector.two_stage import plain_model
 from bacl.errors import UsageError
-from bacl.method_settings.others import ACSL, BAGS, LOCE, TDE
+from bacl.method_settings.classifiers import BAGS, TDE
 from bacl.method_settings.registry import METHODS
+from bacl.method_settings.resampling import LOCE
+from bacl.method_settings.suppression import ACSL
 
 COUNTED = [name for name, method in METHODS.items() if method.counted]
 

@@ -12,7 +12,7 @@ from training import (
     train_and_save,
 )
 
-from bacl.method_settings.others import PCB
+from bacl.method_settings.adaptive import PCB
 
 PASSES = [0.2, 0.2, 0.6]
 MINE = "roi_head.bbox_head.variants.mine"

@@ -6,11 +6,12 @@ import pytest
 import torch
 from batches import COUNTS, C, D, batch_of, built, drawn_labels, logits_of, slopes
 from scalars import softmax
-from training import build, config_of
+from training import build, config_of, train
 
 from bacl.detector.warmstart import load_trunk
-from bacl.method_settings.others import SimCal
 from bacl.method_settings.paper import Softmax
+from bacl.method_settings.resampling import SimCal
+from bacl.settings import FROZEN_TRUNK
 
 POOLED = 18
 SETTINGS = {"method": "simcal", "threshold": 100, "pooled": POOLED, "counts": COUNTS}
@@ -119,3 +120,31 @@ def test_copy_starts_from_the_box_head_and_the_classifier_before(dataset_info, t
     torch.testing.assert_close(first, second)
     mine = model.roi_head.bbox_head.variants.mine
     assert not mine.fc_cls.weight.requires_grad and mine.copy.fc_cls.weight.requires_grad
+
+
+CALIBRATION = (*FROZEN_TRUNK, "rpn_head", "roi_head.bbox_head*.fc_reg")
+"""What `experiments/*/table13.yaml` freeze while SimCal trains."""
+
+
+def test_whole_copy_trains_while_the_trunk_is_frozen(dataset_info):
+    variants = {"mine": SimCal(method="simcal")}
+    config = config_of(dataset_info, variants, freeze=CALIBRATION, sampler="class_aware")
+    model = build(config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(config, model, 2)
+    moved = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    layers = ("shared_fcs.0", "shared_fcs.1", "fc_cls")
+    assert moved == {
+        f"roi_head.bbox_head.variants.mine.copy.{layer}.{kind}"
+        for layer in layers
+        for kind in ("weight", "bias")
+    }
+
+
+def test_copy_is_frozen_where_a_pattern_names_it(dataset_info):
+    variants = {"mine": SimCal(method="simcal")}
+    freeze = (*FROZEN_TRUNK, "roi_head.bbox_head.variants.*.shared_fcs")
+    model = build(config_of(dataset_info, variants, freeze=freeze, sampler="class_aware"))
+    own = model.roi_head.bbox_head.variants.mine.copy
+    assert not any(parameter.requires_grad for parameter in own.shared_fcs.parameters())
+    assert own.fc_cls.weight.requires_grad

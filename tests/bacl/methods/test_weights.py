@@ -17,7 +17,7 @@ C, D = 6, DETECTOR.fc_channels
 IMAGES = [[0, 1, C, C, 3], [2, C, 4, 4], [C, C, 1], [3, 0, C]]
 FEW = [[0, C, C, 3, 5], [C, C, 2, 4], [C, 5, C], [2, C, C]]
 """With one sample at most of a group of BAGS, and of the category that an image is drawn for."""
-DRAWING = {"acsl", "droploss", "bags", "simcal"}
+DRAWING = {"acsl", "droploss", "gol", "bags", "simcal"}
 """Methods that draw for each sample of theirs, so that repeated ones are drawn for apart."""
 
 

@@ -75,8 +75,8 @@ def test_methods_that_a_file_imports_have_cards(tiny):
     file.write_text("base: tiny.yaml\nimports: [my_losses]\n")
     with forgotten():
         code, listed = output_of("--file", str(file))
-        assert code == 0 and "what is classified well already counts little" in listed
-        code, card = output_of("show", "focal", "--file", str(file))
-        assert code == 0 and "How fast a sample's weight falls" in card
-    code, told = output_of("show", "focal")
-    assert code == 2 and "got 'focal'" in told
+        assert code == 0 and "a share of each target is all classes'" in listed
+        code, card = output_of("show", "smoothed", "--file", str(file))
+        assert code == 0 and "Share of a target that all classes have alike" in card
+    code, told = output_of("show", "smoothed")
+    assert code == 2 and "got 'smoothed'" in told

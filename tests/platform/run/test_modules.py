@@ -23,7 +23,7 @@ def mine(tiny):
     (tiny.parent / "my_losses.py").write_text(ON_ONE_NODE + METHOD)
     content = yaml.safe_load(tiny.read_text())
     del content["stages"]["heads"], content["baseline"]
-    content["stages"]["features"]["classifier"] = {"method": "focal"}
+    content["stages"]["features"]["classifier"] = {"method": "smoothed"}
     tiny.write_text(yaml.safe_dump({**content, "imports": ["my_losses"]}))
     with forgotten():
         yield tiny

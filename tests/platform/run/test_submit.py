@@ -278,14 +278,14 @@ def test_modules_beside_the_file_are_sent_and_installed_ones_are_not(tmp_path, t
     folder = tmp_path / "mine"
     (folder / "my_losses").mkdir(parents=True)
     (folder / "my_losses" / "__init__.py").touch()
-    (folder / "my_losses" / "focal.py").write_text(METHOD)
-    (folder / "mine.yaml").write_text("base: ../tiny.yaml\nimports: [my_losses.focal, json]\n")
+    (folder / "my_losses" / "smoothed.py").write_text(METHOD)
+    (folder / "mine.yaml").write_text("base: ../tiny.yaml\nimports: [my_losses.smoothed, json]\n")
     sent = tmp_path / "sent"
     sent.mkdir()
     with forgotten():
         package = submitting.pack(folder / "mine.yaml", [], sent)
     assert package.file == "mine/mine.yaml"
-    assert (sent / "mine" / "my_losses" / "focal.py").read_text() == METHOD
+    assert (sent / "mine" / "my_losses" / "smoothed.py").read_text() == METHOD
     assert [file.as_posix() for file in package.files] == [
         "mine/mine.yaml",
         "tiny.yaml",

@@ -24,7 +24,7 @@ def mine(tiny, tmp_path):
     (folder / "my_losses.py").write_text(METHOD)
     (folder / "my_indicator.py").write_text(INDICATOR)
     variants = {
-        "focal": {"method": "focal", "gamma": 1.5},
+        "smoothed": {"method": "smoothed", "smoothing": 0.2},
         "rarity": {"method": "fcbl", "indicator": "rarity"},
         "softmax": {"method": "softmax"},
     }
@@ -46,13 +46,13 @@ def keys(path, prepared, store):
 
 def test_plan_has_the_method_and_imports_it_wherever_the_job_trains(mine, prepared, store):
     experiment = load(mine)
-    assert experiment.stages["heads"].variants["focal"].model_dump() == {
-        "method": "focal",
-        "gamma": 1.5,
+    assert experiment.stages["heads"].variants["smoothed"].model_dump() == {
+        "method": "smoothed",
+        "smoothing": 0.2,
     }
     job = make_plan(experiment, prepared, store).jobs[1]
     assert job.config["custom_imports"]["imports"] == ["bacl.register", "my_losses", "my_indicator"]
-    assert list(job.variants) == ["focal", "rarity", "softmax"]
+    assert list(job.variants) == ["rarity", "smoothed", "softmax"]
 
 
 def test_keys_follow_the_sources_of_what_a_variant_uses(mine, prepared, store):
@@ -60,7 +60,7 @@ def test_keys_follow_the_sources_of_what_a_variant_uses(mine, prepared, store):
     with (mine.parent / "my_losses.py").open("a") as file:
         file.write("# an edit\n")
     after = keys(mine, prepared, store)
-    assert after["focal"] != before["focal"]
+    assert after["smoothed"] != before["smoothed"]
     assert after["rarity"] == before["rarity"] and after["softmax"] == before["softmax"]
     plain = mine.with_name("plain.yaml")
     content = yaml.safe_load(mine.read_text()) | {"imports": []}
@@ -87,24 +87,26 @@ def test_dataset_format_of_the_folder_is_known(mine):
 def test_modules_beside_a_base_are_found(mine, tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text("base: mine/mine.yaml\nname: other\n")
-    assert load(other).stages["heads"].variants["focal"].method == "focal"
+    assert load(other).stages["heads"].variants["smoothed"].method == "smoothed"
 
 
 def test_path_of_an_outside_method_is_from_the_folder_of_the_file_that_names_it(mine, tmp_path):
     (mine.parent / "my_losses.py").write_text(
         METHOD.replace(
-            '    method: Literal["focal"]\n',
-            '    method: Literal["focal"]\n    table: str\n    paths: ClassVar = ("table",)\n',
+            '    method: Literal["smoothed"]\n',
+            '    method: Literal["smoothed"]\n    table: str\n    paths: ClassVar = ("table",)\n',
         ).replace("import Literal", "import ClassVar, Literal")
     )
     content = yaml.safe_load(mine.read_text())
-    content["stages"]["heads"]["variants"]["focal"]["table"] = "table.csv"
+    content["stages"]["heads"]["variants"]["smoothed"]["table"] = "table.csv"
     mine.write_text(yaml.safe_dump(content))
     other = tmp_path / "other.yaml"
     other.write_text("base: mine/mine.yaml\nname: other\n")
     for path in (other, mine):
-        assert load(path).stages["heads"].variants["focal"].table == str(mine.parent / "table.csv")
-    assert data_paths(content) == {"stages.heads.variants.focal.table": "table.csv"}
+        assert load(path).stages["heads"].variants["smoothed"].table == str(
+            mine.parent / "table.csv"
+        )
+    assert data_paths(content) == {"stages.heads.variants.smoothed.table": "table.csv"}
 
 
 @pytest.mark.parametrize(
@@ -118,12 +120,12 @@ def test_path_of_an_outside_method_is_from_the_folder_of_the_file_that_names_it(
         ("imports=my_losses", "imports: expected a list, got 'my_losses'"),
         ("imports=[my_losses, my_indicator, 3]", "imports.2: expected the name of a module, got 3"),
         (
-            "stages.heads.variants.focal.gama=3",
-            "stages.heads.variants.focal.gama: unknown field, did you mean `gamma`?",
+            "stages.heads.variants.smoothed.smothing=3",
+            "stages.heads.variants.smoothed.smothing: unknown field, did you mean `smoothing`?",
         ),
         (
-            "stages.heads.variants.focal.method=fcoal",
-            "stages.heads.variants.focal.method: expected one of acsl, ",
+            "stages.heads.variants.smoothed.method=smothed",
+            "stages.heads.variants.smoothed.method: expected one of acsl, ",
         ),
         (
             "stages.heads.variants.rarity.indicator=rarety",
@@ -138,4 +140,4 @@ def test_wrong_import_or_field_of_a_method_from_outside_is_told(mine, override, 
     told = str(error.value)
     assert told.startswith(f"{mine}: {problem.format(**folders)}")
     if "expected one of" in problem:
-        assert "did you mean `focal`?" in told or "did you mean `rarity`?" in told
+        assert "did you mean `smoothed`?" in told or "did you mean `rarity`?" in told

@@ -95,6 +95,6 @@ def test_method_of_ones_own_is_tried(stored, store):
     stored.with_name("own_loss.py").write_text(METHOD)
     stored.write_text(f"imports: [own_loss]\n{stored.read_text()}")
     with forgotten():
-        result = run(stored, "--store", store.root, "--variant", "focal", "--json")
+        result = run(stored, "--store", store.root, "--variant", "smoothed", "--json")
     assert result.exit_code == 0, result.output
-    assert "focal" in json.loads(result.stdout)["variants"]
+    assert "smoothed" in json.loads(result.stdout)["variants"]
