@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := experiments/embedded/demo.yaml
 
-.PHONY: demo test quick soak zoo lvis-size audit gpu-kit gpu clean
+.PHONY: demo test quick soak zoo lvis-size results audit gpu-kit gpu clean
 
 demo: .venv/.installed
 	$(BIN)/bacl run $(DEMO)
@@ -36,6 +36,10 @@ zoo: .venv/.installed
 # What each step takes at LVIS v1's size: half an hour, 15 GB of disk. LVIS_SIZE="--folder DIR" keeps the files.
 lvis-size: .venv/.installed
 	$(BIN)/python tests/lvis_size/walk.py $(LVIS_SIZE)
+
+# docs/results.md: the paper's tables, trained where the store lacks them. RESULTS="STORE --only embedded"
+results: .venv/.installed
+	$(BIN)/python tests/results/make.py $(or $(RESULTS),bacl_store)
 
 # What a CUDA machine without internet lacks, as wheels; docs/gpu.md. KIT="--python 3.11" is for another.
 gpu-kit: .venv/.installed

@@ -61,6 +61,7 @@ def stage_config(
             "masks: expected a segmentation with an area in every training annotation, "
             f"{prepared.train.without_mask}"
         )
+    _check_moves(variants, recipe)
     for head in box_heads(model["roi_head"]):
         head["variants"] = {
             name: variant_options(name, settings, prepared, model, images, total, schedule.batch)
@@ -410,6 +411,19 @@ def variant_options(
         batch=batch,
     )
     return settings.options(context)
+
+
+def _check_moves(variants: Mapping[str, Variant], recipe: Recipe) -> None:
+    """Raise UsageError where prototypes of all ranks would have to move before a step of which only
+    a part has been shown."""
+    for name, settings in variants.items():
+        made = getattr(settings, "hallucination", None)
+        if recipe.accumulate > 1 and made and (made.moves, made.statistics) == ("before", "shared"):
+            raise UsageError(
+                f"variants.{name}.hallucination.moves: expected after with recipe.accumulate "
+                f"{recipe.accumulate}, whose parts do not know of each other's images, or "
+                "statistics: per_rank, got before"
+            )
 
 
 def _loop(recipe: Recipe) -> dict[str, Any]:

@@ -49,10 +49,13 @@ def weight(logits: Tensor, labels: Tensor, threshold: float, term: str = "both")
 
     logits (P, C + 1) of foreground samples, labels (P,) in 0..C-1. `term` says which condition of
     Eq. (9) counts (Table IX): `misclassified` (p_j >= p_i), `overconfident` (p_j >= p_t), or
-    `both`. A sample's own category always has weight 1: Eq. (6) does not weight it.
+    `both`. A sample's own category always has weight 1, for Eq. (6) does not weight it, but under
+    `overconfident_own`, which is `overconfident` for every category.
     """
     short_term = probabilities(logits.detach())[:, :-1]
     own = short_term.gather(1, labels[:, None])
+    if term == "overconfident_own":
+        return (short_term >= threshold).to(short_term)
     least = {
         "both": own.clamp_max(threshold),
         "misclassified": own,
@@ -75,15 +78,22 @@ def fcbl(
     foreground = labels < categories
     rows = rows_of(foreground)
     own = taken(labels, rows).clamp_max(categories - 1)
+    right = logits.gather(1, labels[:, None])[:, 0]
     if delta is None:
         delta = logits.new_zeros(len(own), categories)
     if term != "none":
         # A margin of -inf acts as a weight of 0, because softplus of -inf and its gradient are 0.
         kept = weight(taken(logits, rows), own, threshold, term)
         delta = delta.masked_fill(kept == 0, -math.inf)
+        if term == "overconfident_own":
+            counted = kept.gather(1, own[:, None])[:, 0]
+            if isinstance(rows, slice):
+                right = torch.where(foreground, counted * right, right)
+            else:
+                right = right.index_copy(0, rows, counted * right[rows])
     shift = F.pad(delta, (0, 1))
     if isinstance(rows, slice):
         shifted = logits + shift.masked_fill(~foreground[:, None], 0)
     else:
         shifted = logits.index_add(0, rows, shift)
-    return F.softplus(shifted).sum(dim=1) - logits.gather(1, labels[:, None])[:, 0]
+    return F.softplus(shifted).sum(dim=1) - right

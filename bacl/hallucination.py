@@ -52,6 +52,8 @@ def moments(features: Tensor, labels: Tensor, categories: int) -> Tensor:
 class FeatureStatistics(nn.Module):
     """Prototypes mu and variances sigma of Eq. (11), shared by variants of equal beta.
 
+    `ranks` keep their own, as the release's GPUs do: category c of rank k is in row k * C + c.
+
     The paper multiplies noise by sigma; sigma is moved by variances, so synthesis scales noise by
     its square root, as the released code does (docs/architecture.md). The first step that shows a
     category sets its statistics instead of moving them.
@@ -61,16 +63,18 @@ class FeatureStatistics(nn.Module):
     variance: Tensor
     seen: Tensor
 
-    def __init__(self, categories: int, width: int, beta: float) -> None:
+    def __init__(self, categories: int, width: int, beta: float, ranks: int = 1) -> None:
         super().__init__()
-        self.beta = beta
-        self.register_buffer("prototype", torch.zeros(categories, width))
-        self.register_buffer("variance", torch.zeros(categories, width))
-        self.register_buffer("seen", torch.zeros(categories, dtype=torch.bool))
+        self.categories, self.beta, self.ranks = categories, beta, ranks
+        rows = ranks * categories
+        self.register_buffer("prototype", torch.zeros(rows, width))
+        self.register_buffer("variance", torch.zeros(rows, width))
+        self.register_buffer("seen", torch.zeros(rows, dtype=torch.bool))
 
     @torch.no_grad()
     def update(self, packed: Tensor) -> None:
-        """Move the statistics by one step's `moments`, summed over all ranks."""
+        """Move the statistics by one step's `moments` (ranks * C, 2D + 1), summed over all
+        processes."""
         width = self.prototype.size(1)
         counts = packed[:, -1]
         rows = rows_of(counts > 0)  # few categories are present
@@ -90,8 +94,11 @@ class FeatureStatistics(nn.Module):
         categories: int,
         samples: int,
         generators: Sequence[torch.Generator],
+        pairs: Sequence[int] = (),
     ) -> tuple[Tensor, Tensor]:
         """Features of drawn categories, Eqs. (12)-(13), for each of some pairs of images.
+
+        pairs: their numbers, where there are several ranks: pair k is of rank k modulo `ranks`.
 
         strength: l_i in [0, 1], shape (C,). From the generator of each pair, draws `categories`
         times with replacement with probability proportional to 1 - l_i and makes `samples` features
@@ -110,7 +117,11 @@ class FeatureStatistics(nn.Module):
             )
             noise_by_pair.append(torch.randn(shape, generator=generator, **place))
         drawn, noise = torch.cat(drawn_by_pair), torch.cat(noise_by_pair)
-        deviation = self.variance[drawn, None].sqrt()
-        features = torch.addcmul(self.prototype[drawn, None], deviation, noise)
-        labels = torch.where(self.seen[drawn], drawn, len(self.seen))
+        rows = drawn
+        if self.ranks > 1:
+            first = torch.tensor([pair % self.ranks * self.categories for pair in pairs])
+            rows = drawn + sent(first.repeat_interleave(categories), drawn.device)
+        deviation = self.variance[rows, None].sqrt()
+        features = torch.addcmul(self.prototype[rows, None], deviation, noise)
+        labels = torch.where(self.seen[rows], drawn, self.categories)
         return features.flatten(0, 1), labels.repeat_interleave(samples)

@@ -37,6 +37,7 @@ from bacl.detector.unlimited import HandsOn
 from bacl.draws import generator
 from bacl.errors import UsageError
 from bacl.hallucination import FeatureStatistics, jitter_boxes, moments
+from bacl.transfer import sent
 from bacl.variants import LAYERS, Batch, Variant, build_variant
 
 MANY = 1 << 20
@@ -120,14 +121,21 @@ class BankBBoxHead(HandsOn, ConvFCs):
                 for name, settings in variants.items()
             }
         )
-        betas = {
-            variant.hallucination["beta"]
-            for variant in self.bank().values()
-            if variant.hallucination
-        }
+        kinds = [v.hallucination for v in self.bank().values() if v.hallucination]
         self.statistics = nn.ModuleDict(
-            {_key(beta): FeatureStatistics(self.num_classes, width, beta) for beta in sorted(betas)}
+            {
+                name: FeatureStatistics(self.num_classes, width, options["beta"], _ranks(options))
+                for name, options in sorted({_kind(options): options for options in kinds}.items())
+            }
         )
+        self.moments = {
+            _moments(ranks): ranks for ranks in sorted({_ranks(options) for options in kinds})
+        }
+        """Numbers of ranks that keep statistics of their own, by the name of their moments."""
+        self.moves_first = any(name.endswith(_FIRST) for name in self.statistics)
+        """Whether any statistics move before features are made of them."""
+        self._known: dict[str, Tensor] = {}
+        """Moments of the step of all ranks, where these are summed before the losses."""
         self._positions: list[int] = []
         self._ids: list[int] = []
         self._drawn_for: list[int] | None = None
@@ -192,25 +200,36 @@ class BankBBoxHead(HandsOn, ConvFCs):
         self.tally = {}
 
     @torch.no_grad()
-    def observe(self, pooled: Tensor, labels: Tensor) -> None:
+    def observe(self, pooled: Tensor, labels: Tensor, images: Tensor) -> None:
         """Keep the moments of the jittered ground truth of this step's images for `settle`.
 
-        pooled: RoI features of the jittered boxes; labels: their categories.
+        pooled: RoI features of the jittered boxes; labels: their categories; images: which of the
+        rank's images each is in.
         """
-        features = layers(self, pooled)["fc2"]
-        self.tally["moments"] = moments(features.float(), labels, self.num_classes)
+        features = layers(self, pooled)["fc2"].float()
+        for name, ranks in self.moments.items():
+            rows = self.row_of(labels, images, ranks)
+            self.tally[name] = moments(features, rows, ranks * self.num_classes)
+
+    def row_of(self, labels: Tensor, images: Tensor, ranks: int) -> Tensor:
+        """Rows (N,) in statistics of so many ranks of categories in images of this process."""
+        if ranks == 1:
+            return labels
+        first = [position // 2 % ranks * self.num_classes for position in self._positions]
+        return labels + sent(torch.tensor(first), labels.device)[images.long()]
 
     def _hallucinate(self, variant: Variant, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Features (H, D) and labels (H,) for this rank's image pairs, if the variant has any."""
         options = variant.hallucination
         if options is None or not batch.pairs:
             return None
-        statistics: FeatureStatistics = self.statistics[_key(options["beta"])]  # type: ignore[assignment]
+        statistics: FeatureStatistics = self.statistics[_kind(options)]  # type: ignore[assignment]
         return statistics.synthesize(
             variant.strength(),
             options["categories"],
             options["samples"],
             [batch.generator("hallucination", pair) for pair in batch.pairs],
+            batch.pairs,
         )
 
     def loss_and_target(
@@ -307,7 +326,8 @@ class BankBBoxHead(HandsOn, ConvFCs):
         losses are means over all ranks' RoIs, so that ranks together make the step that one rank
         with all images would make.
         """
-        state = {name: value for name, value in tally.items() if name != "counts"}
+        state = {name: value for name, value in tally.items() if name != "counts"} | self._known
+        self._known = {}
         if self.part[0]:
             state = {name: self._gathered[name] + value for name, value in state.items()}
         number, parts = self.part
@@ -321,9 +341,18 @@ class BankBBoxHead(HandsOn, ConvFCs):
         factors = {name: 1 / count for name, count in zip(self._terms, samples, strict=True)}
         return {**factors, "loss_bbox": own_rois / rois, "loss_mask": own_positives / positives}
 
+    def move_first(self, sums: dict[str, Tensor]) -> None:
+        """Move the statistics of which features are made after that, by moments of all ranks."""
+        self._known = sums
+        self._move_statistics(sums, first=True)
+
+    def _move_statistics(self, sums: dict[str, Tensor], first: bool) -> None:
+        for name, statistics in self.statistics.items():
+            if name.endswith(_FIRST) == first:
+                statistics.update(sums[_moments(statistics.ranks)])  # type: ignore[operator,arg-type]
+
     def _move(self, state: dict[str, Tensor]) -> None:
-        for statistics in self.statistics.values():
-            statistics.update(state["moments"])  # type: ignore[operator]
+        self._move_statistics(state, first=False)
         bank = self.bank()
         for name in bank.keys() & state.keys():
             bank[name].add(state[name])
@@ -420,9 +449,26 @@ def _inverse(img_meta: dict[str, Any]) -> list[float]:
     return [1 / scale for scale in img_meta["scale_factor"]]
 
 
-def _key(beta: float) -> str:
-    """A module name for a beta (module names cannot hold dots)."""
-    return f"beta_{beta}".replace(".", "_")
+_FIRST = "_first"
+"""How the names of statistics end that move before features are made of them."""
+
+
+def _kind(hallucination: Mapping[str, Any]) -> str:
+    """The module's name of the statistics that options of hallucination ask for (module names
+    cannot hold dots)."""
+    ranks = f"_of_{_ranks(hallucination)}" if "ranks" in hallucination else ""
+    first = _FIRST if hallucination.get("moves") == "before" else ""
+    return f"beta_{hallucination['beta']}{ranks}{first}".replace(".", "_")
+
+
+def _ranks(hallucination: Mapping[str, Any]) -> int:
+    """How many ranks keep statistics of their own."""
+    return int(hallucination.get("ranks", 1))
+
+
+def _moments(ranks: int) -> str:
+    """The name in a step's tally of the moments that so many ranks keep apart."""
+    return "moments" if ranks == 1 else f"moments of {ranks}"
 
 
 def jittered(seed: int, sample: DetDataSample) -> Tensor:
@@ -444,12 +490,23 @@ def settled(
     return losses
 
 
+def move_first(heads: Sequence[BankBBoxHead]) -> None:
+    """Move the heads' statistics that move before the step's losses, once the ground truth has been
+    shown to them."""
+    if not heads[0].moves_first:
+        return
+    seen = [{name: head.tally.pop(name) for name in head.moments} for head in heads]
+    for head, sums in zip(heads, reduce_sum(seen), strict=True):
+        head.move_first(sums)
+
+
 class _OverBanks:
     """RoI head over banks: shows them the jittered ground truth, Eq. (10), and settles their step.
 
     All that the ranks must agree on in a step is summed in one reduction, after the losses: margin,
     sampling and prototypes are those of before the step, and move after it (Algorithm 1 moves
-    prototypes and indicator first).
+    prototypes and indicator first; so do prototypes of variants that ask for it, which takes a
+    reduction of their own).
     """
 
     bbox_head: Any
@@ -546,11 +603,13 @@ class _OverBanks:
     ) -> None:
         rois = bbox2roi([jittered(heads[0].seed, sample) for sample in samples])
         labels = torch.cat([sample.gt_instances.labels for sample in samples])
+        images = rois[:, 0]
         extractors = self.bbox_roi_extractor
         if not isinstance(extractors, nn.ModuleList):
             extractors = [extractors]
         for head, extractor in zip(heads, extractors, strict=True):
-            head.observe(self.pooled(extractor, x, rois), labels.repeat_interleave(16))
+            head.observe(self.pooled(extractor, x, rois), labels.repeat_interleave(16), images)
+        move_first(heads)
 
     def pooled(self, extractor: Any, x: tuple[Tensor, ...], rois: Tensor) -> Tensor:
         """Features of regions (N, 5) that a box head reads, (N, channels, height, width)."""

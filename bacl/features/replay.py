@@ -10,7 +10,7 @@ from mmdet.structures.bbox import scale_boxes
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
-from bacl.detector.bank import BankBBoxHead, BankDetector, settled
+from bacl.detector.bank import BankBBoxHead, BankDetector, move_first, settled
 from bacl.detector.layers import read
 from bacl.errors import UsageError
 from bacl.variants import LAYERS
@@ -74,7 +74,11 @@ class ReplayDetector(BankDetector):
                 found["fc2"][rows], labels[rows], stored, weights.sum()
             )
         if head.statistics:
-            head.tally["moments"] = packed(stored, head.num_classes)
+            labels_shown = stored["shown_labels"].long()
+            for name, ranks in head.moments.items():
+                rows = head.row_of(labels_shown, stored["shown_images"], ranks)
+                head.tally[name] = packed(stored, rows, ranks * head.num_classes)
+            move_first([head])
         losses |= head.classify(found, labels, stored["images"], weights)
         return settled([head], losses, [""])
 
@@ -128,13 +132,12 @@ class StoredOrImages(BaseDataPreprocessor):
         return self.images(data, training) if "inputs" in data else self.cast_data(data)
 
 
-def packed(stored: dict[str, Tensor], categories: int) -> Tensor:
-    """`bacl.hallucination.moments` of the views' jittered ground truth, of means and deviations."""
+def packed(stored: dict[str, Tensor], labels: Tensor, categories: int) -> Tensor:
+    """`bacl.hallucination.moments` of the views' jittered ground truth, of means and deviations
+    of (M,) categories in (M,) views."""
     means = stored["shown_means"].double()
     counts = stored["shown_counts"].double()[:, None]
     sums = means * counts
     squares = stored["shown_squares"].double() + sums * means
     rows = torch.cat([sums, squares, counts], dim=1)
-    return rows.new_zeros(categories, rows.size(1)).index_add_(
-        0, stored["shown_labels"].long(), rows
-    )
+    return rows.new_zeros(categories, rows.size(1)).index_add_(0, labels, rows)

@@ -144,6 +144,9 @@ def collate_views(views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "images": torch.arange(len(views)).repeat_interleave(lengths),
         "weights": weights,
     }
+    if "shown_labels" in batch:
+        shown = torch.tensor([len(view["shown_labels"]) for view in views])
+        batch["shown_images"] = torch.arange(len(views)).repeat_interleave(shown)
     return {"stored": {**batch, **lists, "sizes": sizes}}
 
 

@@ -21,6 +21,13 @@ class Hallucination(Settings):
     """m: features made per drawn category."""
     beta: float = Field(0.9, ge=0, lt=1)
     """Share of the old statistics in Eq. (11)."""
+    statistics: Literal["shared", "per_rank"] = "shared"
+    """Whose prototypes and variances features are made of: all ranks', or those of a rank of the
+    release, which has two images of a step. Pair k of a step's images is its rank k, on however
+    many ranks they really are."""
+    moves: Literal["after", "before"] = "after"
+    """Whether prototypes and variances move after the step's features are made, or before, as in
+    the release and in Algorithm 1; that takes a second reduction over ranks in each step."""
 
     def drawn(self, there: int) -> int:
         """c for a dataset of `there` categories: the default, or `there` if that is less."""
@@ -85,7 +92,8 @@ class FCBL(Method):
         "where Table II and Eq. (14) take the best score, it is the best of foreground",
         "indicators that count are divided by the largest, as 1 - l_i of Eq. (12) needs; the "
         "release has the confusion matrix only",
-        "a sample's own category always counts: Eq. (6) does not weight it",
+        "a sample's own category always counts: Eq. (6) does not weight it; Table IX's row without "
+        "p_j >= p_i may have, `weight_term: overconfident_own`",
         f"{_SAMPLES}; made samples count as well",
         _PRIOR,
         "the classifier goes on from stage 1's and does not start anew, as in the release; the "
@@ -99,9 +107,12 @@ class FCBL(Method):
     """Range of the margin, Eq. (7); 0 means no margin."""
     threshold: float = Field(0.7, ge=0, le=1)
     """p_t of the weight term, Eq. (9)."""
-    weight_term: Literal["both", "misclassified", "overconfident", "none"] = "both"
+    weight_term: Literal["both", "misclassified", "overconfident", "overconfident_own", "none"] = (
+        "both"
+    )
     """Conditions of Eq. (9) under which a category's loss counts, Table IX; `none` gives all the
-    weight 1."""
+    weight 1. `overconfident_own` weights a sample's own category as well, as the release does where
+    one of its two conditions is left out: a sample is then learned only once it scores p_t."""
     indicator: Indicator = "confusion_matrix"
     """Long-term indicator that guides margin and sampling, Table II and Eq. (14)."""
     gamma: float = Field(0.9, ge=0, lt=1)
@@ -142,7 +153,8 @@ class BACL(FCBL):
         "categories are drawn with replacement, as in the release; of one never seen nothing is "
         "made",
         "prototypes and variances are of all ranks, and move after the step's features are drawn; "
-        "the release keeps them on each GPU and moves them before, as Algorithm 1 does",
+        "the release keeps them on each GPU and moves them before, as Algorithm 1 does: "
+        "`statistics: per_rank` and `moves: before`",
         "c categories are drawn for each pair of images, which is a GPU's batch in the release and "
         "does not depend on how many there are",
         "made features may be negative, as in the release, though real ones come out of a ReLU",
@@ -160,6 +172,8 @@ class BACL(FCBL):
                     f"{there} categories, got {drawn}"
                 )
             options["hallucination"]["categories"] = drawn
+            if self.hallucination.statistics == "per_rank":
+                options["hallucination"]["ranks"] = context.batch // 2
         return options
 
 

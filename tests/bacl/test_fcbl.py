@@ -25,6 +25,7 @@ KEPT = {
     "both": lambda p_j, p_i, p_t: p_j >= p_i or p_j >= p_t,
     "misclassified": lambda p_j, p_i, p_t: p_j >= p_i,
     "overconfident": lambda p_j, p_i, p_t: p_j >= p_t,
+    "overconfident_own": lambda p_j, p_i, p_t: p_j >= p_t,
     "none": lambda p_j, p_i, p_t: True,
 }
 
@@ -40,7 +41,9 @@ def loop_fcbl(logits, labels, matrix, alpha, threshold, term="both"):
             total -= sum(math.log(sigmoid(-z)) for z in row[:categories])
             continue
         short_term = [sigmoid(z) * (1 - sigmoid(background)) for z in row[:categories]]
-        total -= math.log(sigmoid(row[label])) + math.log(sigmoid(-background))
+        total -= math.log(sigmoid(-background))
+        if term != "overconfident_own" or short_term[label] >= threshold:
+            total -= math.log(sigmoid(row[label]))
         for j in range(categories):
             if j == label:
                 continue

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from bacl_platform import texts
 from bacl_platform.console import Console
-from bacl_platform.report import sweep_report
 from bacl_platform.report.pages import (
     Bold,
     Section,
@@ -21,6 +20,8 @@ from bacl_platform.report.pages import (
     markdown_section,
     markdown_table,
 )
+from bacl_platform.report.result_table import files
+from bacl_platform.report.result_table.rows import ResultTable, Row
 
 ODD = [
     "$1_$",
@@ -127,13 +128,13 @@ def test_terminal_shows_brackets_and_colons_as_they_are():
 
 @pytest.mark.parametrize("text", [*ODD, "line\nbreak", "carriage\rreturn"])
 def test_sweep_tables_keep_their_columns_in_every_form(text):
-    row = sweep_report.Row({"variant.x": text}, "done", {"AP": [1.0]}, {}, seeds=1)
-    table = sweep_report.ResultTable("sweep", text, ["AP"], [row], with_paper=False)
-    (_, read) = csv.reader(io.StringIO(sweep_report.as_csv(table), newline=""))
+    row = Row({"variant.x": text}, "done", {"AP": {0: 1.0}}, seeds=1)
+    table = ResultTable("sweep", ["AP"], [row], notes=[text])
+    (_, read) = csv.reader(io.StringIO(files.as_csv(table), newline=""))
     assert read == [text, "1", "1.0", "done"]
-    *_, line = sweep_report.markdown(table).splitlines()
+    *_, line, _, _ = files.markdown(table).splitlines()
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 5
-    latex = sweep_report.latex(table).splitlines()
+    latex = files.latex(table).splitlines()
     assert len(latex) == 7
     assert len(re.findall(r"(?<!\\)&", latex[4])) == 3
-    assert sweep_report.html(table).count("<td>") == 4
+    assert files.html(table).count("<td>") == 4

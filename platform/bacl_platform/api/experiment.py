@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bacl_platform.inference.detector import Detector
     from bacl_platform.plan.job import Plan
     from bacl_platform.registry.register import Registered
-    from bacl_platform.report.sweep_report import ResultTable
+    from bacl_platform.report.result_table.rows import ResultTable
     from bacl_platform.spec import experiment as spec
     from bacl_platform.store.store import Store
     from bacl_platform.tools.rehearsal.rehearse import Rehearsed
@@ -242,11 +242,13 @@ class Experiment:
         and the two best others, on so many images, with detections of at least that score.
         """
         from bacl_platform.console import Console
-        from bacl_platform.report import experiment_report, sweep_report
+        from bacl_platform.report import experiment_report
+        from bacl_platform.report.result_table import files
+        from bacl_platform.report.variants_beside_paper import beside_paper
 
         found = self.found
         folder = Path(out or self.store.root / "reports" / self.name)
-        beside = sweep_report.beside_paper(found, self.file, mixed) if paper else None
+        beside = beside_paper(found, self.file, mixed) if paper else None
         sections = []
         if not quick:
             from bacl_platform.analysis import profiles
@@ -256,7 +258,7 @@ class Experiment:
             sections = findings.sections(found, analysis, draw, score_threshold, images)
         experiment_report.write(found, folder, self.command, sections)
         if beside is not None:
-            sweep_report.write(beside, folder)
+            files.write(beside, folder)
         return ExperimentReport(found, self.store, self.command, folder, beside)
 
     def compare(
@@ -437,19 +439,21 @@ class ExperimentReport(Shown):
 
     def show(self, console: "Console") -> None:
         from bacl_platform.console import say
-        from bacl_platform.report import experiment_report, sweep_report
+        from bacl_platform.report import experiment_report
+        from bacl_platform.report.result_table import terminal
 
         if self.folder is None:
             experiment_report.print_tables(self.found, console)
             return
         experiment_report.print_report(self.found, self.folder, self.store, self.command, console)
         if self.beside is not None:
-            say(console, f"\n{sweep_report.markdown(self.beside)}")
-            sweep_report.print_written(self.folder, console)
+            say(console, "")
+            terminal.print_table(self.beside, self.folder, console)
 
     def as_json(self) -> dict[str, Any]:
-        from bacl_platform.report import experiment_report, sweep_report
+        from bacl_platform.report import experiment_report
+        from bacl_platform.report.result_table import files
 
         made = experiment_report.as_json(self.found)
-        theirs = {} if self.beside is None else {"paper": sweep_report.rows_as_json(self.beside)}
+        theirs = {} if self.beside is None else {"paper": files.rows_as_json(self.beside)}
         return {**made, **theirs}

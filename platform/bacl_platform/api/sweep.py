@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bacl_platform.analysis.results import Report
     from bacl_platform.plan.sweep_plan import Preparation, SweepPlan
     from bacl_platform.plan.trials import SweepFile
-    from bacl_platform.report.sweep_report import ResultTable
+    from bacl_platform.report.result_table.rows import ResultTable
     from bacl_platform.store.store import Store
 
 
@@ -154,19 +154,20 @@ class Sweep:
     def report(
         self, out: str | Path | None = None, paper: bool = False, mixed: bool = False
     ) -> "SweepReport":
-        """Write the table of all trials to the folder `out`, which is STORE/reports/NAME if not
-        given.
+        """Write the table of all trials, with pictures, to the folder `out`, which is
+        STORE/reports/NAME if not given.
 
         paper: beside the paper's. mixed: its exact numbers may stand beside replayed ones.
         """
         from bacl_platform.plan.screening import confirmations
         from bacl_platform.report import sweep_report
+        from bacl_platform.report.result_table import files
 
         plan = self._only()
         confirmed = next(iter(confirmations([plan], self.prepare, self.store)), None)
         table = sweep_report.collect(plan, self.store, paper, confirmed, mixed)
         folder = Path(out or self.store.root / "reports" / table.name)
-        sweep_report.write(table, folder)
+        files.write(table, folder)
         return SweepReport(table, folder)
 
     def _only(self) -> "SweepPlan":
@@ -211,11 +212,11 @@ class SweepReport(Shown):
     folder: Path
 
     def show(self, console: "Console") -> None:
-        from bacl_platform.report import sweep_report
+        from bacl_platform.report.result_table import terminal
 
-        sweep_report.print_table(self.table, self.folder, console)
+        terminal.print_table(self.table, self.folder, console)
 
     def as_json(self) -> dict[str, Any]:
-        from bacl_platform.report import sweep_report
+        from bacl_platform.report.result_table import files
 
-        return sweep_report.as_json(self.table)
+        return files.as_json(self.table)

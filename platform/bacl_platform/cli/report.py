@@ -50,7 +50,12 @@ def report(
     out: Out = None,
     json_: Json = False,
     paper: Annotated[
-        bool, typer.Option("--paper", help="Also write the paper's table beside ours.")
+        bool,
+        typer.Option(
+            "--paper",
+            help="Set the paper's table beside ours: gains over its first row, or differences "
+            "where the data set is the paper's.",
+        ),
     ] = False,
     mixed: Mixed = False,
     quick: Annotated[
@@ -81,7 +86,8 @@ def report(
 ) -> None:
     """Compare an experiment's variants or a sweep's trials.
 
-    Prints a table, and writes a page with tables, plots, an analysis of errors and images.
+    Prints a table, and writes a page with tables and plots and, of an experiment, an analysis of
+    errors and images.
 
     \b
     Examples:

@@ -74,6 +74,7 @@ def _fetched(url: str, most: int, end: float, hosts: Collection[str] | None) -> 
                     if not response.is_redirect:
                         return _body(response, most, end)
                     url = urljoin(url, response.headers["Location"])
+                session.close()  # some servers close a connection without saying so, late
             except (requests.Timeout, ReadTimeoutError) as error:
                 raise _Unusable("no answer in time") from error
             except (requests.RequestException, HTTPError) as error:  # the latter from a body

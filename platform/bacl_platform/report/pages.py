@@ -91,14 +91,18 @@ def _html_row(cells: Sequence[str], tag: str) -> str:
 
 
 def latex_table(head: Sequence[str], body: Iterable[Sequence[str]], columns: str) -> Iterator[str]:
-    """Lines of a `tabular`; cells are plain text. columns: their alignment, such as `lrr`."""
+    """Lines of a `tabular`; cells are plain text, `Bold` ones are set in bold.
+
+    columns: their alignment, such as `lrr`.
+    """
     yield from (rf"\begin{{tabular}}{{{columns}}}", r"\hline", _latex_row(head), r"\hline")
     yield from map(_latex_row, body)
     yield from (r"\hline", r"\end{tabular}")
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(tex, cells)) + r" \\"
+    shown = (rf"\textbf{{{tex(c)}}}" if isinstance(c, Bold) else tex(c) for c in cells)
+    return " & ".join(shown) + r" \\"
 
 
 def csv_table(head: Sequence[object], body: Iterable[Sequence[object]]) -> str:
@@ -153,6 +157,8 @@ figure {{ margin: 1.5rem 0; }}
 .wide {{ width: 94vw; margin-left: calc(50% - 47vw); }}
 .wide img {{ margin: auto; }}
 figcaption {{ font-size: .85rem; color: #444; margin-top: .3rem; }}
+.scrolled {{ overflow-x: auto; box-sizing: border-box; width: max-content; min-width: 100%;
+            max-width: 94vw; margin-left: 50%; transform: translateX(-50%); }}
 .names td, td:not(:first-child) {{ white-space: nowrap; }}
 .left td {{ white-space: normal; }}
 .left {{ font-size: .85rem; }}

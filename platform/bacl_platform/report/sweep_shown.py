@@ -64,7 +64,8 @@ def print_sweep(
         )
     elif sweep.scheduler is not None:
         say(console, "scheduler pbt: which trials go on from which others is not known in advance")
-    for note in rows.notes:
+    agreed = [] if rows.agreement is None else [rows.agreement.sentence(sweep.metric)]
+    for note in [*rows.notes, *agreed]:
         say(console, note)
 
 

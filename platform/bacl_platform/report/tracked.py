@@ -9,6 +9,7 @@ from bacl_platform.analysis.results import collect
 from bacl_platform.plan.job import Plan, digest_of
 from bacl_platform.plan.sweep_plan import SweepPlan
 from bacl_platform.report import experiment_report, sweep_report
+from bacl_platform.report.result_table import files
 from bacl_platform.store.store import Store
 from bacl_platform.tracking.page import Page
 
@@ -45,7 +46,7 @@ def sweep_page(plan: SweepPlan, store: Store, confirmed: SweepPlan | None) -> Pa
 
     def make(folder: Path) -> str:
         table = sweep_report.collect(plan, store, with_paper=False, confirmed=confirmed)
-        sweep_report.write(table, folder)
-        return sweep_report.summary(table, plan.file.sweep, ROWS)
+        files.write(table, folder)
+        return files.summary(table, ROWS)
 
     return Page(digest_of([plan.file.sweep.model_dump(mode="json"), sorted(finished)]), make)

@@ -73,8 +73,9 @@ def _start_ray(cpus: int, address: str | None, options: dict[str, Any], ending: 
         ending.callback(_end_ray)
         return True
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # one machine's own Ray is not drained before it is reclaimed
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # one machine's own Ray is not drained before it is reclaimed; a cluster's, which this process
+    # may ask for next, is
+    ending.enter_context(_default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))
     folder = tempfile.mkdtemp(prefix=cluster.PRIVATE)
     ending.callback(shutil.rmtree, folder, ignore_errors=True)
     ray.init(
@@ -88,6 +89,19 @@ def _start_ray(cpus: int, address: str | None, options: dict[str, Any], ending: 
     )
     ending.callback(_end_ray)
     return False
+
+
+@contextmanager
+def _default(name: str, value: str) -> Iterator[None]:
+    """An environment variable that has a value meanwhile, unless it has one already."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
 
 
 def _modules() -> dict[str, Any]:

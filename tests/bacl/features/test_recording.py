@@ -135,8 +135,8 @@ def test_moments_of_a_batch_are_those_of_its_features():
     labels = torch.tensor([4, 0, 0, 2] * 12)
     views = [deviations(features[part], labels[part]) for part in (slice(0, 20), slice(20, 48))]
     means, squares, shown, counts = (torch.cat(both) for both in zip(*views, strict=True))
-    stored = {"shown_means": means, "shown_squares": squares, "shown_labels": shown.int()}
-    own = packed({**stored, "shown_counts": counts.float()}, C)
+    stored = {"shown_means": means, "shown_squares": squares, "shown_counts": counts.float()}
+    own = packed(stored, shown, C)
     torch.testing.assert_close(own, moments(features, labels, C))
 
 

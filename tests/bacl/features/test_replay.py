@@ -31,7 +31,13 @@ from bacl.precision import BFloat16OptimWrapper
 from bacl.settings import Features, Trunk
 
 TRUNK = ("backbone", "neck", "rpn_head", "roi_head.bbox_head.shared_fcs")
-VARIANTS = {"bacl": BACL_VARIANT, "softmax": OWN["softmax"], "bce": OWN["bce"]}
+OF_EACH_RANK = BACL_VARIANT.hallucination.model_copy(update={"statistics": "per_rank"})
+VARIANTS = {
+    "bacl": BACL_VARIANT,
+    "bacl_of_each_rank": BACL_VARIANT.model_copy(update={"hallucination": OF_EACH_RANK}),
+    "softmax": OWN["softmax"],
+    "bce": OWN["bce"],
+}
 
 
 def configs(dataset_info, folder, variants=VARIANTS, freeze=TRUNK, stored=EXACT, **recipe):

@@ -64,7 +64,7 @@ def test_every_sweep_of_the_project_makes_trials_and_finds_its_rows_in_the_paper
     trials = file.trials(store)
     assert len(trials) > 1
     if file.sweep.paper is not None:
-        _, printed = sweep_report.printed(file)
+        printed = sweep_report.printed(file).rows
         for match, points in printed:
             found = [trial for trial in trials if match.items() <= trial.varied.items()]
             assert len(found) == 1 and points, match

@@ -1,6 +1,7 @@
 """What MLflow shows of a plan or sweep: quick reports."""
 
-from bacl_platform.report.sweep_report import collect, summary
+from bacl_platform.report.result_table.files import summary
+from bacl_platform.report.sweep_report import collect
 from bacl_platform.report.tracked import ROWS, plan_page, sweep_page
 
 
@@ -37,10 +38,10 @@ def test_page_of_a_sweep_has_its_best_trials_first(filled, store):
     folder, text = page.made()
     assert {file.name for file in folder.iterdir()} >= {"table.html", "table.csv"}
     rows = [line for line in text.splitlines() if line.startswith("| 0")]
-    points = [float(row.split("|")[4]) for row in rows]
+    points = [float(row.split("|")[4].strip(" *")) for row in rows]
     assert points == [60, 50, 40, 30, 20, 10]
-    short = summary(collect(plan, store, with_paper=False), plan.file.sweep, 2)
-    assert "\n4 more are in the report.\n" in short and "| 60.0 " in short
+    short = summary(collect(plan, store, with_paper=False), 2)
+    assert "\n4 more are in the report.\n" in short and "| **60.0** " in short
     assert "| 40.0 " not in short and len(rows) < ROWS
 
 

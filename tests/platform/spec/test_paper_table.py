@@ -2,23 +2,33 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from bacl.datasets import sources
+from bacl.datasets.formats import NAMED as NAMED_SETS
 from bacl.datasets.prepare import prepare
 from bacl.errors import UsageError
+from bacl.settings import Groups
 from bacl_platform.analysis.results import collect
+from bacl_platform.api.experiment import Experiment, ExperimentReport
 from bacl_platform.cli.main import app
 from bacl_platform.plan.planner import make_plan
-from bacl_platform.report import sweep_report
+from bacl_platform.report.result_table import files
+from bacl_platform.report.result_table.columns import columns
+from bacl_platform.report.variants_beside_paper import beside_paper
+from bacl_platform.spec import paper_table
 from bacl_platform.spec.experiment import ClassifierStage, Paper, variants_of
 from bacl_platform.spec.load import load
 from bacl_platform.spec.paper_table import published
+from bacl_platform.spec.yaml_files import read_yaml
 from bacl_platform.tools.stand_in import stand_in
 
 PAPER = """
+datasets: {lvis_v0.5: {title: LVIS v0.5, categories: 9, val_images: 9, least_train_images: 9}}
 tables:
   III:
     title: margin
@@ -26,12 +36,14 @@ tables:
       - {trial: {alpha: 0}, points: {AP: 27.2}}
   XIII:
     title: the field
+    dataset: {v0.5 R50: lvis_v0.5}
     rows:
       - {column: v0.5 R50, variant: softmax, points: {AP: 22.0, AP_r: 4.0}}
       - {column: v0.5 R50, variant: loce, points: {AP: 26.7, AP_r: 18.3}}
       - {column: v0.5 R50, variant: bacl, points: {AP: 27.8, AP_r: 20.1}}
       - {column: v1.0 R50, variant: bacl, points: {AP: 26.1, AP_r: 16.0}}
 """
+FOLDER = Path(__file__).parents[3] / "experiments"
 NAMED = "paper={file: paper.yaml, table: XIII, column: v0.5 R50}"
 THREE = "seeds=[0, 1, 2]"
 APS = {
@@ -54,33 +66,38 @@ def beside(file, planned, store, fill):
     def made(jobs=None):
         plan = planned(THREE, NAMED)
         fill(plan.jobs[:jobs], APS)
-        return sweep_report.beside_paper(collect(plan, store, ""), file)
+        return beside_paper(collect(plan, store, ""), file)
 
     return made
 
 
 def test_variants_are_beside_the_papers_rows_in_its_order(beside):
     table = beside()
-    head, lines = sweep_report.cells_of(table)
-    assert table.title == "Table XIII, v0.5 R50: the field"
-    of_metric = [("AP", "paper", "difference"), ("AP_r", "paper", "difference")]
-    assert head == ["variant", "seeds", *of_metric[0], *of_metric[1], "state"]
-    # over the seeds 10, 20, 30: of 27 resamples one has mean 10 and one mean 30, 3.7 % each
-    bacl = ["20.0 ± 10.0 [10.0, 30.0]", "27.8", "-7.8", "5.0 ± 2.5 [2.5, 7.5]", "20.1", "-15.1"]
-    softmax = ["24.0 ± 12.0 [12.0, 36.0]", "22.0", "+2.0", "6.0 ± 3.0 [3.0, 9.0]", "4.0", "+2.0"]
-    features = ["8.0 ± 4.0 [4.0, 12.0]", "-", "-", "2.0 ± 1.0 [1.0, 3.0]", "-", "-"]
-    assert lines == [
-        ["softmax", "3", *softmax, "done"],
-        ["loce", "0", "-", "26.7", "-", "-", "18.3", "-", "-"],
-        ["bacl", "3", *bacl, "done"],
-        ["features", "3", *features, "done"],
-    ]
+    assert table.paper.title == "Table XIII, v0.5 R50: the field"
+    made = {column.name: list(column.cells) for column in columns(table)}
+    names = ["AP", "AP gain", "paper's AP gain", "paper's AP"]
+    names += [name.replace("AP", "AP_r") for name in names]
+    assert list(made) == ["variant", "seeds", *names, "state"]
+    assert made["variant"] == ["softmax", "loce", "bacl", "features"]
+    assert made["seeds"] == ["3", "0", "3", "3"]
+    assert made["state"] == ["done", "-", "done", "done"]
+    # over the seeds 10, 20, 30: t(2) is 4.303 at 97.5 %, and 4.303 * 10 / sqrt(3) is 24.8
+    assert made["AP"][2] == "20.0 ± 10.0 [-4.8, 44.8]"
+    assert made["AP"][1] == "-"
+    # bacl less softmax, seed by seed: -2, -4, -6; 4.303 * 2 / sqrt(3) is 5.0
+    assert made["AP gain"] == ["+0.0", "-", "-4.0 ± 2.0 [-9.0, 1.0]", made["AP gain"][3]]
+    assert made["paper's AP gain"] == ["+0.0", "+4.7", "+5.8", "-"]
+    assert made["paper's AP_r"] == ["4.0", "18.3", "20.1", "-"]
+    assert files.before(table)[-1] == (
+        "The paper's points are of LVIS v0.5 (dataset.format lvis_v0.5), ours of the embedded "
+        "set: compare the gains over the first row, softmax."
+    )
 
 
 def test_what_is_not_finished_is_told(beside):
     rows = {row.varied["variant"]: row for row in beside(4).rows}  # seed 2 lacks both stages
     assert rows["bacl"].state == rows["features"].state == "1 to run"
-    assert rows["bacl"].found["AP"] == pytest.approx([10, 20])
+    assert rows["bacl"].found["AP"] == pytest.approx({0: 10, 1: 20})
 
 
 @pytest.mark.parametrize(
@@ -103,23 +120,66 @@ def test_table_that_is_not_there_is_told_in_a_sentence(file, named, problem):
         published(source, file, "variant")
 
 
-def test_command_writes_all_forms_and_shows_markdown(file, planned, store, fill):
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (("lvis_v0.5}", "lvis_v2}"), "expected one of the file's `datasets` .lvis_v0.5., got 'l"),
+        (("{v0.5 R50: lvis_v0.5}", "{v1.0 R50: lvis_v1}"), "a name for column 'v0.5 R50', got n"),
+        (("categories: 9", "categories: many"), "categories: expected a whole number .* 'many'"),
+    ],
+)
+def test_data_set_that_is_not_described_is_told_in_a_sentence(file, change, problem):
+    path = file.parent / "paper.yaml"
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(UsageError, match=f"paper.yaml: .*{problem}"):
+        published(Paper(file="paper.yaml", table="XIII", column="v0.5 R50"), file, "variant")
+
+
+def test_every_table_of_the_paper_is_of_a_data_set_that_experiments_can_name(monkeypatch):
+    path = FOLDER / "paper.yaml"
+    content = read_yaml(path)
+    monkeypatch.setattr(paper_table, "read_yaml", lambda *_: content)  # read once
+    for name, table in content["tables"].items():
+        key = "trial" if "trial" in table["rows"][0] else "variant"
+        for column in {row.get("column") for row in table["rows"]}:
+            source = Paper(file="paper.yaml", table=str(name), column=column)
+            of, described = published(source, path, key).dataset
+            assert of in NAMED_SETS
+            assert described.title in table["title"] or (column and column[1:4] in described.title)
+            assert described.groups == (sources.NAMED[of].groups or Groups())
+
+
+def test_command_writes_all_forms_and_shows_the_table(file, planned, store, fill):
     fill(planned(THREE, NAMED).jobs, APS)
     words = ["report", file, "--store", store.root, "--set", THREE, "--set", NAMED, "--quick"]
     words = [*map(str, words), "--paper"]
     run = CliRunner().invoke(app, words)
     assert run.exit_code == 0, run.output
-    row = "| bacl | 3 | 20.0 ± 10.0 [10.0, 30.0] | 27.8 | -7.8 |"
-    assert row in run.output
+    (line,) = [line for line in run.output.splitlines() if line.startswith("bacl ") and "[" in line]
+    assert " ".join(line.split()).startswith("bacl 20.0 ± 10.0 [-4.8, 44.8] -4.0 +5.8 5.0 ")
+    assert "3 seeds each" in run.output
+    row = "| bacl | 3 | 20.0 ± 10.0 [-4.8, 44.8] | -4.0 ± 2.0 [-9.0, 1.0] | +5.8 | 27.8 |"
     folder = store.root / "reports/tiny"
     assert (folder / "report.html").is_file()
+    assert {"rows.png", "gains.png"} <= {path.name for path in folder.iterdir()}
     assert row in (folder / "table.md").read_text()
-    assert r"20.0 $\pm$ 10.0 [10.0, 30.0] & 27.8 & -7.8 &" in (folder / "table.tex").read_text()
-    assert "<td>27.8</td><td>-7.8</td>" in (folder / "table.html").read_text()
+    assert (
+        r"20.0 $\pm$ 10.0 [-4.8, 44.8] & -4.0 $\pm$ 2.0 [-9.0, 1.0] & +5.8 & 27.8"
+        in (folder / "table.tex").read_text()
+    )
+    assert "<td>+5.8</td><td>27.8</td>" in (folder / "table.html").read_text()
     lines = list(csv.reader((folder / "table.csv").read_text().splitlines()))
-    assert lines[3][:5] == ["bacl", "3", "20.0 ± 10.0 [10.0, 30.0]", "27.8", "-7.8"]
-    run = CliRunner().invoke(app, [*words, "--json"])
-    rows = json.loads(run.stdout)["paper"]
+    assert lines[3][:5] == [
+        "bacl",
+        "3",
+        "20.0 ± 10.0 [-4.8, 44.8]",
+        "-4.0 ± 2.0 [-9.0, 1.0]",
+        "+5.8",
+    ]
+    experiment = Experiment.load(file, [THREE, NAMED], store)
+    table = beside_paper(experiment.found, file)
+    shown = ExperimentReport(experiment.found, store, "", folder, table)
+    rows = json.loads(json.dumps(shown.as_json()))["paper"]
     assert rows[2]["varied"] == {"variant": "bacl"}
     assert rows[2]["paper"] == {"AP": 27.8, "AP_r": 20.1}
     assert rows[2]["points"]["AP"] == pytest.approx([10, 20, 30])
@@ -142,8 +202,9 @@ def test_replayed_rows_are_beside_the_papers_only_if_asked(file, planned, replay
     run = CliRunner().invoke(app, [*words, "--mixed"])
     assert run.exit_code == 0, run.output
     assert "MIXED: the paper's numbers are exact, and not these of ours: fcbl" in run.output
-    assert "| fcbl | 1 | replay | 20.0 | 26.7 | -6.7 |" in run.output
-    assert "| bacl | 1 | exact | 20.0 | 27.8 | -7.8 |" in run.output
+    # no gain of a replayed row over an exact one
+    assert re.search(r"\nfcbl +replay +20\.0 +- +\+4\.7 ", run.output)
+    assert re.search(r"\nbacl +exact +20\.0 +\+0\.0 +\+5\.8 ", run.output)
 
 
 def test_command_without_a_table_fails_in_a_sentence(file, planned, store, fill):
@@ -153,7 +214,6 @@ def test_command_without_a_table_fails_in_a_sentence(file, planned, store, fill)
     assert run.stderr.startswith(f"error: {file}: paper: expected the table to compare with")
 
 
-FOLDER = Path(__file__).parents[3] / "experiments"
 TABLES = sorted(FOLDER.glob("*/*table13*.yaml"))
 FOREST = {"forest_rcnn"}
 """On LVIS in files of its own: it needs trees that a stage of the table gives."""
@@ -175,7 +235,7 @@ def test_every_table_13_is_planned_and_has_the_papers_rows(
     data = prepare(experiment.dataset, datasets) if embedded else long_tailed(prepared)
     plan = make_plan(experiment, data, store)
     assert len(plan.jobs) == len(experiment.stages) * len(experiment.seeds)
-    _, rows = published(experiment.paper, path, "variant")
+    rows = published(experiment.paper, path, "variant").rows
     names = {n for name, s in experiment.stages.items() for n in variants_of(name, s)}
     missing = {name for name, _ in rows} - names
     assert missing == (set() if embedded else FOREST & {name for name, _ in rows})

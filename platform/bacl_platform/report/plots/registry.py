@@ -21,6 +21,7 @@ class Page(Enum):
     RESULTS = "below the tables of `bacl report` (report)"
     ERRORS = "under `Where the AP is lost` of `bacl report` (report, analysis)"
     GUIDES = "under `What guided training` of `bacl report` (report, analysis)"
+    TABLE = "below the table of a sweep's trials, or of variants beside the paper's (table)"
     COMPARISON = "below the table of `bacl compare` (comparison)"
 
 

@@ -1,0 +1,59 @@
+"""Statistics over seeds: intervals of means, paired differences, Holm's correction.
+
+S seeds.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+
+LEAST_SEEDS = 3
+"""Seeds from which on an interval says anything."""
+LEVEL = 0.05
+"""Probability that an interval leaves out the true mean, and that a test errs."""
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the mean of values (S,) by Student's t; None of fewer than `LEAST_SEEDS`.
+
+    Few seeds make it wide: with three, 2.5 standard deviations to each side.
+    """
+    if len(values) < LEAST_SEEDS:
+        return None
+    from scipy.stats import t
+
+    reach = float(t.ppf(1 - LEVEL / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return mean(values) - reach, mean(values) + reach
+
+
+def paired(own: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
+    """`own` less `other`, for each seed that both have (S,)."""
+    return [value - other[seed] for seed, value in own.items() if seed in other]
+
+
+def chance(differences: Sequence[float]) -> float | None:
+    """Two-sided p-value of differences (S,) by Student's t, for a mean of 0; None of fewer than
+    `LEAST_SEEDS`."""
+    if len(differences) < LEAST_SEEDS:
+        return None
+    from scipy.stats import t
+
+    deviation = stdev(differences)
+    if deviation == 0:
+        return 1.0 if mean(differences) == 0 else 0.0
+    statistic = abs(mean(differences)) / deviation * math.sqrt(len(differences))
+    return float(2 * t.sf(statistic, len(differences) - 1))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """p-values of so many tests, adjusted so that the chance of any error is bounded (Holm 1979).
+
+    The k-th smallest of n is multiplied by n - k + 1, and none is below a smaller one's.
+    """
+    adjusted = [0.0] * len(chances)
+    largest = 0.0
+    order = sorted(range(len(chances)), key=lambda place: chances[place])
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(chances) - rank) * chances[place]))
+        adjusted[place] = largest
+    return adjusted
