@@ -5,7 +5,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from bacl.metric_names import kind_of
 from bacl_platform.plan.judged import notes, prepared_of
 from bacl_platform.plan.population import Move
 from bacl_platform.plan.screening import agreement
@@ -113,14 +112,11 @@ def _seeds(
     """What the store has of each trial. failed: errors by key; None reads the plan's own."""
     failed = failed_before(plan, store) if failed is None else failed
     made: dict[Point, _Seeds] = {}
-    shown = ("AP", "mask_AP", kind_of(plan.file.sweep.metric))
     for cell in plan.cells:
         its = made.setdefault(cell.trial.point, _Seeds())
         its.cells.append(cell)
         if store.complete(cell.job.key):
             for name, value in result_of(cell, store).items():
-                if kind_of(name) not in shown:
-                    continue
                 if math.isfinite(value):  # an entry of long ago may say NaN for no category
                     its.points.setdefault(name, {})[cell.seed] = 100 * value
             continue

@@ -75,8 +75,8 @@ def test_fixed_of_cut_results_is_said_and_not_set_beside_that_of_whole_ones(stud
     assert cut.cut == {"softmax": 300}
     (note,) = [one for one in cut.notes if "Fixed" in one]
     assert note.startswith("Fixed of results that were cut at 300 per image: softmax.")
-    baseline = dataclasses.replace(cut.experiment, baseline="softmax")
-    cut = dataclasses.replace(cut, experiment=baseline)
+    experiment = cut.experiment.model_copy(update={"baseline": "softmax"})
+    cut = dataclasses.replace(cut, experiment=experiment)
     assert cut.differences("bacl", "AP") != []
     assert cut.differences("bacl", "APFixed") == cut.differences("bacl", "APPool") == []
     whole = with_fixed(cut, {"bacl": 300, "softmax": 300})
