@@ -33,8 +33,8 @@ from bacl import rle
 from bacl.corrections.corrected import share_bases
 from bacl.detector import views
 from bacl.detector.layers import ConvFCs, layers, passed, read
-from bacl.detector.postprocess import detect
 from bacl.detector.trunk import Trunk
+from bacl.detector.unlimited import HandsOn
 from bacl.draws import generator
 from bacl.errors import UsageError
 from bacl.hallucination import FeatureStatistics, jitter_boxes, moments
@@ -91,7 +91,7 @@ def _sums_by_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 @MODELS.register_module()
-class BankBBoxHead(ConvFCs):
+class BankBBoxHead(HandsOn, ConvFCs):
     """The layers and the box regressor of the trunk's box head, and the classifiers of the
     variants.
 
@@ -392,18 +392,32 @@ class BankBBoxHead(ConvFCs):
         assert rcnn_test_cfg is not None  # only MMDetection's test-time augmentation passes none
         decoded = self._decode(roi, bbox_pred, img_meta, rescale)
         if self.views is None:
-            return self.chosen(decoded, cls_score, rcnn_test_cfg)
+            return self.chosen(decoded, cls_score, rcnn_test_cfg, img_meta, rescale)
         self.views.append((decoded, cls_score))
         return nothing
 
-    def chosen(self, boxes: Tensor, cls_score: Tensor, rcnn_test_cfg: ConfigDict) -> InstanceData:
-        """Detections of every variant among the boxes (N, C * 4) or (N, 4) of regions with the
-        logits of all variants."""
+    def chosen(
+        self,
+        boxes: Tensor,
+        cls_score: Tensor,
+        rcnn_test_cfg: ConfigDict,
+        img_meta: dict[str, Any],
+        rescaled: bool = True,
+    ) -> InstanceData:
+        """Detections of every variant among the boxes (N, C * 4) or (N, 4) of an image's regions
+        with the logits of all variants; rescaled: whether the boxes are in the original image."""
         bank = list(self.bank().values())
         logits = cls_score.split([variant.columns for variant in bank], dim=1)
         results = []
         for index, variant in enumerate(bank):
-            found = detect(boxes, variant.probabilities(logits[index]), rcnn_test_cfg)
+            found = self.limited(
+                boxes,
+                variant.probabilities(logits[index]),
+                rcnn_test_cfg,
+                index,
+                img_meta,
+                rescaled,
+            )
             found.variant = torch.full_like(found.labels, index)
             results.append(found)
         return InstanceData.cat(results)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bacl import fcbl
 from bacl.detector.layers import ConvFCs, passed, read
-from bacl.detector.postprocess import detect
+from bacl.detector.unlimited import HandsOn
 from bacl.variants import build_variant
 
 WIDTH = 2
@@ -26,18 +26,25 @@ WIDTH = 2
 
 
 @MODELS.register_module()
-class TopKBBoxHead(ConvFCs):
+class TopKBBoxHead(HandsOn, ConvFCs):
     """MMDetection's box head with the same weights and the same detections, found by
     `bacl.detector.postprocess`."""
 
     def _predict_by_feat_single(
-        self, *args: Any, rcnn_test_cfg: ConfigDict | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        img_meta: dict[str, Any],
+        rescale: bool = False,
+        rcnn_test_cfg: ConfigDict | None = None,
+        **kwargs: Any,
     ) -> InstanceData:
         # Without a configuration, MMDetection returns all boxes and scores.
-        found = super()._predict_by_feat_single(*args, rcnn_test_cfg=None, **kwargs)
+        found = super()._predict_by_feat_single(
+            *args, img_meta=img_meta, rescale=rescale, rcnn_test_cfg=None, **kwargs
+        )
         if rcnn_test_cfg is None:
             return found
-        return detect(found.bboxes, found.scores, rcnn_test_cfg)
+        return self.limited(found.bboxes, found.scores, rcnn_test_cfg, 0, img_meta, rescale)
 
 
 @MODELS.register_module()

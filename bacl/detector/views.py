@@ -37,7 +37,7 @@ def detected(model: Any, data: dict[str, Any]) -> list[DetDataSample]:
             head.views = None
         if seen:  # else nothing was proposed in any view, as `found` says
             boxes, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
-            found.pred_instances = head.chosen(boxes, logits, model.test_cfg.rcnn)
+            found.pred_instances = head.chosen(boxes, logits, model.test_cfg.rcnn, found.metainfo)
         results.append(found)
     return results
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bacl_platform.api.data import browse, export_fiftyone
     from bacl_platform.api.detectors import load_detector
     from bacl_platform.api.experiment import Experiment
-    from bacl_platform.api.judging import compare, evaluate
+    from bacl_platform.api.judging import compare, compare_all, evaluate
     from bacl_platform.api.predicting import predict
     from bacl_platform.api.ship import promote, serve
     from bacl_platform.api.sweep import Sweep
@@ -28,6 +28,7 @@ __all__ = [
     "Sweep",
     "browse",
     "compare",
+    "compare_all",
     "evaluate",
     "export_fiftyone",
     "load_detector",
@@ -43,6 +44,7 @@ _PLACES = {
     "Sweep": "api.sweep",
     "browse": "api.data",
     "compare": "api.judging",
+    "compare_all": "api.judging",
     "evaluate": "api.judging",
     "export_fiftyone": "api.data",
     "load_detector": "api.detectors",

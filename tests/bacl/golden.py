@@ -39,6 +39,7 @@ from bacl.evaluation import Detections, evaluate
 from bacl.method_settings.paper import Hallucination
 from bacl.method_settings.registry import METHODS
 from bacl.method_settings.registry import Variant as Settings
+from bacl.metric_names import kind_of
 from bacl.result_versions import version_of, versions_of
 from bacl.settings import FROZEN_TRUNK, Dataset, Detector, Features, Recipe, Schedule
 
@@ -201,7 +202,7 @@ def _metrics(prepared: Prepared) -> Values:
         prepared.evaluation,
         prepared.groups,
     )
-    return {name: [value] for name, value in result.metrics.items()}
+    return {name: [value] for name, value in result.metrics.items() if kind_of(name) == "AP"}
 
 
 def defaults() -> dict[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What can be compared: the detections of variants and of files, on one validation split."""
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from bacl.datasets.content import some
 from bacl.datasets.prepared import Prepared
 from bacl.errors import UsageError
 from bacl_platform.analysis.results import Report, Result
-from bacl_platform.plan.job import Fidelity
+from bacl_platform.plan.job import Fidelity, digest_of
 from bacl_platform.spec.experiment import Experiment
 
 Origin = Fidelity | Literal["file"]
@@ -86,19 +87,10 @@ def check_split(first: Contender, second: Contender) -> list[str]:
     """
     if first.prepared.digest == second.prepared.digest:
         return []
-    one, other = (_judged_by(c.prepared) for c in (first, second))
-    for what in ("categories", "images", "annotations"):
-        if one[what] == other[what]:
-            continue
-        sizes = " and ".join(f"{len(content[what]):,}" for content in (one, other))
-        files = [{image[0] for image in content["images"]} for content in (one, other)]
-        apart = sorted(files[0] ^ files[1])
-        such = f" (images of one alone: {some(apart)})" if apart else ""
-        raise UsageError(
-            f"{first.name} and {second.name}: expected the same validation split, got two that "
-            f"differ in their {what.replace('annotations', 'boxes')} ({sizes}){such}: compare "
-            "variants whose experiments name the same `dataset.val`"
-        )
+    prints = [_fingerprints(c.prepared.digest, c.prepared.val.annotations) for c in (first, second)]
+    ids = [[(one.id, one.name) for one in c.prepared.categories] for c in (first, second)]
+    if prints[0] != prints[1] or ids[0] != ids[1]:
+        _refuse(first, second)
     if first.prepared.evaluation != second.prepared.evaluation:
         raise UsageError(
             f"{first.name} and {second.name}: expected one kind of evaluation, got "
@@ -113,17 +105,50 @@ def check_split(first: Contender, second: Contender) -> list[str]:
     ]
 
 
+def _refuse(first: Contender, second: Contender) -> None:
+    """Raise UsageError that says in what two validation splits differ."""
+    one, other = (_judged_by(c.prepared) for c in (first, second))
+    for what in ("categories", "images", "annotations"):
+        if one[what] == other[what]:
+            continue
+        sizes = " and ".join(f"{len(content[what]):,}" for content in (one, other))
+        files = [{image[0] for image in content["images"]} for content in (one, other)]
+        apart = sorted(files[0] ^ files[1])
+        such = f" (images of one alone: {some(apart)})" if apart else ""
+        raise UsageError(
+            f"{first.name} and {second.name}: expected the same validation split, got two that "
+            f"differ in their {what.replace('annotations', 'boxes')} ({sizes}){such}: compare "
+            "variants whose experiments name the same `dataset.val`"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _fingerprints(digest: str, annotations: str) -> tuple[str, str]:
+    """Digests of a validation split's images and boxes, kept because many may be compared.
+
+    digest: the dataset's, by which they are kept.
+    """
+    content = json.loads(Path(annotations).read_text(encoding="utf-8"))
+    return digest_of(_images(content)), digest_of(_boxes(content))
+
+
 def _judged_by(prepared: Prepared) -> dict[str, Any]:
     """The images, boxes and categories of a validation split, without counts of training."""
     content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
-    lists = ("neg_category_ids", "not_exhaustive_category_ids")
     return {
         "categories": [(one.id, one.name) for one in prepared.categories],
-        "images": [
-            (one["file_name"], *(tuple(one.get(name, ())) for name in lists))
-            for one in content["images"]
-        ],
-        "annotations": [
-            (one["image_id"], one["category_id"], *one["bbox"]) for one in content["annotations"]
-        ],
+        "images": _images(content),
+        "annotations": _boxes(content),
     }
+
+
+def _images(content: dict[str, Any]) -> list[Any]:
+    lists = ("neg_category_ids", "not_exhaustive_category_ids")
+    return [
+        (one["file_name"], *(tuple(one.get(name, ())) for name in lists))
+        for one in content["images"]
+    ]
+
+
+def _boxes(content: dict[str, Any]) -> list[Any]:
+    return [(one["image_id"], one["category_id"], *one["bbox"]) for one in content["annotations"]]

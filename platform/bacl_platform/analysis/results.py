@@ -8,17 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 from bacl.datasets.prepared import Prepared
 from bacl.errors import RunError
+from bacl.metric_names import BOUNDARY, CALIBRATION, FIXED, POOL, RECALL, kind_of
 from bacl_platform.plan.job import Fidelity, Job, Plan
 from bacl_platform.plan.judged import notes, prepared_of, words
 from bacl_platform.spec.experiment import Experiment
-from bacl_platform.store.names import CHECKPOINT, DETECTIONS, SCALARS
+from bacl_platform.store.names import BEYOND, CHECKPOINT, DETECTIONS, SCALARS
 from bacl_platform.store.store import Store
 
 if TYPE_CHECKING:
-    from bacl.evaluation import Detections
+    from bacl.evaluation import Detections, Unlimited
 
 MEANS = ("AP", "mask_AP")
 """Over all categories: of boxes, and of masks where the detector has them."""
+_TABLES = (
+    ("AP",),
+    (FIXED, POOL),
+    (RECALL, CALIBRATION),
+    ("mask_AP", BOUNDARY),
+    (f"mask_{FIXED}", f"mask_{POOL}"),
+    (f"mask_{RECALL}",),
+)
+"""Kinds of metrics that are shown together."""
+_UNLIMITED = (FIXED, POOL, f"mask_{FIXED}", f"mask_{POOL}")
+"""Kinds of metrics that know no limit of detections per image."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,8 @@ class Result:
 
     seed, key: of its job; None of a file. kind: of its stage, or `file`. metrics: fractions 0..1,
     None where no category is evaluated. categories: rows of the evaluation's `categories.csv` in
-    the order of labels, with `AP` (and, of a detector with masks, `mask_AP`) a fraction or None.
+    the order of labels, with `AP` and other metrics a fraction or None. fixed_limit: the number of
+    detections of an image to which those were cut that AP-Fixed is of; None where they were not.
     """
 
     variant: str
@@ -43,6 +56,11 @@ class Result:
     """Detections that are in memory already."""
     evaluated_with: str = ""
     """Averaged weights, several views or soft suppression, in words; empty without."""
+    fixed_limit: int | None = None
+    beyond: "Unlimited | None" = None
+    """What was found beyond the limit per image, where it is in memory already."""
+    stage1: str | None = None
+    """Key of the job that it all began with, as far as the store has it; None of a file."""
 
     @property
     def checkpoint(self) -> Path | None:
@@ -54,6 +72,26 @@ class Result:
         from bacl.evaluation import Detections
 
         return self.found or Detections.read(self.folder / DETECTIONS)
+
+    def unlimited(self) -> tuple["Detections", bool]:
+        """What AP-Fixed counts of what was found on the validation split, without a limit per
+        image, and whether that is all of it; it is not of results that were cut, and of entries
+        that were stored without it."""
+        from bacl.evaluation import best_of_categories, read_unlimited
+
+        found, path = self.detections(), self.folder / BEYOND
+        beyond = self.beyond
+        if beyond is None and self.found is None and path.exists():
+            beyond = read_unlimited(found, path)
+        if beyond is not None:
+            return beyond.joined(found), True
+        whole = self.found is not None and self.fixed_limit is None
+        return found.at(best_of_categories(found, len(self.categories))), whole
+
+    def limit(self, metric: str) -> int | None:
+        """The number of detections per image to which those were cut that a metric is of, where it
+        is one that should know no limit."""
+        return self.fixed_limit if kind_of(metric) in _UNLIMITED else None
 
 
 @dataclass(frozen=True)
@@ -78,7 +116,14 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What a reader must know to interpret the results."""
-        return notes([(self.experiment, self.prepared)])
+        said = notes([(self.experiment, self.prepared)])
+        for limit in sorted(set(self.cut.values())):
+            names = ", ".join(name for name, own in self.cut.items() if own == limit)
+            said.append(
+                f"Fixed of results that were cut at {limit} per image: {names}. APFixed and APPool "
+                "there do not compare with those of results that were not cut."
+            )
+        return said
 
     @property
     def variants(self) -> list[str]:
@@ -93,8 +138,29 @@ class Report:
     @property
     def kinds(self) -> dict[str, list[str]]:
         """Metrics by the name of their mean over categories: AP, and mask_AP where it exists."""
-        kinds = [name for name in MEANS if name in self.metrics]
-        return {kind: [name for name in self.metrics if name.startswith(kind)] for kind in kinds}
+        return {kind: self._of(kind) for kind in MEANS if kind in self.metrics}
+
+    @property
+    def brief(self) -> list[list[str]]:
+        """Names of the metrics of each table that is shown on a terminal: AP, AP-Fixed and, where
+        there are masks, AP of masks."""
+        kinds = ("AP", FIXED, "mask_AP")
+        return [names for kind in kinds if (names := self._of(kind))]
+
+    @property
+    def tables(self) -> list[list[str]]:
+        """Names of the metrics of each table of a page, which shows them all."""
+        groups = ([name for kind in kinds for name in self._of(kind)] for kinds in _TABLES)
+        return [names for names in groups if names]
+
+    def _of(self, kind: str) -> list[str]:
+        return [name for name in self.metrics if kind_of(name) == kind]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the metrics that each category has."""
+        known = {name for result in self.results for row in result.categories[:1] for name in row}
+        return [name for name in self.metrics if name in known]
 
     @property
     def groups(self) -> dict[str, str]:
@@ -127,15 +193,29 @@ class Report:
 
     def differences(self, variant: str, metric: str) -> list[float]:
         """The metric less the baseline's of the same seed, for each seed that has both; none where
-        one of the two is replayed and the other exact."""
+        one of the two is replayed and the other exact, or where the metric is AP-Fixed's and one of
+        the two was cut otherwise."""
         baseline = self.baseline
         if baseline in (None, variant) or baseline not in self.variants:
             return []
         if self.features(variant) != self.features(baseline):
             return []
-        base = {r.seed: r.metrics.get(metric) for r in self.of(baseline)}
-        pairs = [(r.metrics.get(metric), base.get(r.seed)) for r in self.of(variant)]
-        return [own - other for own, other in pairs if own is not None and other is not None]
+        base = {r.seed: r for r in self.of(baseline)}
+        pairs = [(r, base[r.seed]) for r in self.of(variant) if r.seed in base]
+        return [
+            own - other
+            for one, its in pairs
+            if (own := one.metrics.get(metric)) is not None
+            and (other := its.metrics.get(metric)) is not None
+            and one.limit(metric) == its.limit(metric)
+        ]
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """The number of detections of an image to which those of some variants were cut that
+        AP-Fixed is of, by the variants' names."""
+        limits = {r.variant: r.fixed_limit for r in self.results if FIXED in r.metrics}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     @property
     def evaluators(self) -> list[dict[str, str]]:
@@ -184,19 +264,39 @@ def read_result(job: Job, variant: str, store: Store) -> Result:
     folder = store.entry(job.key) / "variants" / variant
     facts = variant, job.seed, job.key, job.kind, job.features, folder
     with_ = ", ".join(job.recipe.evaluated_with)
-    return Result(*facts, *read_folder(folder), evaluated_with=with_)
+    metrics, evaluator, categories, limit = read_folder(folder)
+    return Result(
+        *facts,
+        metrics,
+        evaluator,
+        categories,
+        evaluated_with=with_,
+        fixed_limit=limit,
+        stage1=_stage1(job, store),
+    )
+
+
+def _stage1(job: Job, store: Store) -> str:
+    """The key of the first of the jobs that a job follows, one after the other."""
+    key, parent = job.key, job.parent
+    while parent is not None:
+        key = parent
+        parent = (store.description(key) or {}).get("parent")  # its entry may have been removed
+    return key
 
 
 def read_folder(
     folder: Path,
-) -> tuple[dict[str, float | None], dict[str, str], list[dict[str, Any]]]:
-    """The metrics, the evaluator and the rows of categories that an evaluation has left."""
+) -> tuple[dict[str, float | None], dict[str, str], list[dict[str, Any]], int | None]:
+    """The metrics, the evaluator, the rows of categories and the limit of AP-Fixed that an
+    evaluation has left."""
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     with (folder / "categories.csv").open(newline="", encoding="utf-8") as file:
         categories: list[dict[str, Any]] = list(csv.DictReader(file))
     for row in categories:
-        row |= {name: float(row[name]) if row[name] else None for name in MEANS if name in row}
-    return content["metrics"], content["evaluator"], categories
+        numbers = [name for name in row if kind_of(name) == name]
+        row |= {name: float(row[name]) if row[name] else None for name in numbers}
+    return content["metrics"], content["evaluator"], categories, content.get("fixed_limit")
 
 
 def _scalars(path: Path) -> list[dict[str, float]]:

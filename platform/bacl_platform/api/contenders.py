@@ -22,10 +22,17 @@ _YAML = re.compile(r"(.+\.ya?ml)(?::(.+))?")
 
 @dataclass(frozen=True)
 class Word:
-    """A variant of an experiment or sweep file, or with none a file of detections."""
+    """A variant of an experiment or sweep file, or with none a file of detections; `every` stands
+    for all variants of the file."""
 
     file: Path
     variant: str | None
+    every: bool = False
+
+    @property
+    def planned(self) -> bool:
+        """Whether the file is an experiment or sweep."""
+        return self.every or self.variant is not None
 
 
 def read_words(words: Sequence[str]) -> list[Word]:
@@ -41,11 +48,34 @@ def read_words(words: Sequence[str]) -> list[Word]:
     if len(found) < 2:
         raise UsageError(
             f"expected two or more to compare, got {len(found)}: such as FILE.yaml A B, or "
-            "A.yaml:VARIANT B.yaml:VARIANT results.json"
+            "A.yaml:VARIANT B.yaml:VARIANT results.json, or FILE.yaml --all"
         )
     for place, word in enumerate(found):
         if word in found[:place]:
             raise UsageError(f"expected two different variants, got {words[place]} twice")
+    return found
+
+
+def read_all_words(words: Sequence[str]) -> list[Word]:
+    """What is to be compared, every pair of it: an experiment alone stands for all its variants, or
+    for those that bare names after it say.
+
+    Raises UsageError for words that mean nothing, and where one comes twice.
+    """
+    found: list[Word] = []
+    base: Path | None = None
+    for word in words:
+        leading = _YAML.fullmatch(word)
+        if leading and leading[2] is None:
+            base = Path(word)
+            one = Word(base, None, every=True)
+        else:
+            one = _read(word, base)
+            if found and found[-1].every and (leading is None and one.file == found[-1].file):
+                found.pop()
+        if one in found:
+            raise UsageError(f"expected different variants and files, got {word} twice")
+        found.append(one)
     return found
 
 
@@ -84,10 +114,10 @@ def contenders(
     from bacl_platform.analysis.contenders import contender
     from bacl_platform.analysis.files import contender_of_file
 
-    several = len({word.file for word in words if word.variant}) > 1
+    several = len({word.file for word in words if word.planned}) > 1
     reports: dict[Path, Report] = {}
     for word in words:
-        if word.variant and word.file not in reports:
+        if word.planned and word.file not in reports:
             reports[word.file] = _report(word.file, store, overrides, seeds)
     if dataset is None:
         dataset = next((report.prepared for report in reports.values()), None)
@@ -99,10 +129,11 @@ def contenders(
     stems = [word.file.stem for word in words]
     made = []
     for word in words:
-        if word.variant:
+        if word.planned:
             report = reports[word.file]
-            name = f"{report.name}:{word.variant}" if several else word.variant
-            made.append(contender(report, word.variant, name))
+            for variant in [word.variant] if word.variant else report.variants:
+                name = f"{report.name}:{variant}" if several else variant
+                made.append(contender(report, variant, name))
         else:
             unique = stems.count(word.file.stem) == 1
             own = word.file.stem if unique else str(word.file)

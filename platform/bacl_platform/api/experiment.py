@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bacl.datasets.prepared import Prepared
     from bacl_platform.analysis.results import Report
-    from bacl_platform.api.judging import VariantComparison
+    from bacl_platform.api.judging import VariantComparison, VariantMatrix
     from bacl_platform.api.results import Results
     from bacl_platform.exporting.export import Exported
     from bacl_platform.inference.detector import Detector
@@ -268,15 +268,37 @@ class Experiment:
         resamples: int = 1000,
         out: str | Path | None = None,
         mixed: bool = False,
+        metrics: Sequence[str] | None = None,
     ) -> "VariantComparison":
-        """What the variant `second` gains over `first`, with 95 % intervals by a paired bootstrap
-        over validation images."""
+        """What the variant `second` gains over `first`, with 95 % intervals over validation images
+        and seeds.
+
+        metrics: such as `["AP", "APFixed"]`, each with its frequency groups.
+        """
         from bacl_platform.analysis.contenders import contender
-        from bacl_platform.api.judging import compare_two
+        from bacl_platform.api.judging import compare_contenders
 
         found = self.found
-        pair = contender(found, first), contender(found, second)
-        return compare_two(*pair, self.store, resamples, out, mixed)
+        one, other = contender(found, first), contender(found, second)
+        (made,) = compare_contenders(one, [other], self.store, resamples, out, mixed, metrics)
+        return made
+
+    def compare_all(
+        self,
+        *variants: str,
+        resamples: int = 1000,
+        out: str | Path | None = None,
+        mixed: bool = False,
+        metrics: Sequence[str] | None = None,
+    ) -> "VariantMatrix":
+        """What each of the variants, all that are finished if none is named, gains over each other;
+        p-values are corrected for the number of pairs (Holm)."""
+        from bacl_platform.analysis.contenders import contender
+        from bacl_platform.api.judging import compare_every_pair
+
+        found = self.found
+        every = [contender(found, name) for name in variants or found.variants]
+        return compare_every_pair(every, self.store, resamples, out, mixed, metrics)
 
     def checkpoint(self, variant: str | None, seed: int | None = None) -> Path:
         """The exported checkpoint of a variant, with its configuration beside it.

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bacl import settings
+    from bacl.datasets.prepared import Prepared
     from bacl_platform.analysis.compare import Comparison
     from bacl_platform.analysis.contenders import Contender
+    from bacl_platform.analysis.matrix import Matrix
     from bacl_platform.analysis.profiles import Analysis
     from bacl_platform.analysis.results import Report
     from bacl_platform.store.store import Store
@@ -133,7 +135,8 @@ class VariantComparison(Shown):
     @property
     def metrics(self) -> "pd.DataFrame":
         """A row for each metric: both as fractions, their difference, its 95 % interval from `low`
-        to `high`, and whether that leaves out zero."""
+        to `high`, whether that leaves out zero, its p-value, and the part of its variance that is
+        of seeds (NaN with one seed)."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -145,6 +148,8 @@ class VariantComparison(Shown):
                 "low": change.low,
                 "high": change.high,
                 "clear": change.clear,
+                "p_value": change.p_value,
+                "share_of_seeds": change.share_of_seeds,
             }
             for name, change in self.comparison.metrics.items()
         )
@@ -155,23 +160,96 @@ class VariantComparison(Shown):
         return comparison_report.as_json(self.comparison)
 
 
-def compare_two(
+@dataclass(frozen=True, repr=False)
+class VariantMatrix(Shown):
+    """What each of several gains over each other, and the page that says so."""
+
+    matrix: "Matrix"
+    page: Path
+
+    def show(self, console: "Console") -> None:
+        from bacl_platform.report import matrix_report
+
+        matrix_report.print_matrix(self.matrix, self.page, console)
+
+    @property
+    def pairs(self) -> "pd.DataFrame":
+        """A row for each pair and metric: both as fractions, their difference, its 95 % interval
+        from `low` to `high`, its p-value alone and corrected for all pairs of the metric (Holm),
+        and whether that is below 0.05."""
+        import pandas as pd
+
+        names = self.matrix.names
+        return pd.DataFrame(
+            {
+                "first": names[first],
+                "second": names[second],
+                "metric": name,
+                "first_value": change.first,
+                "second_value": change.second,
+                "difference": change.difference,
+                "low": change.low,
+                "high": change.high,
+                "p_value": change.p_value,
+                "p_value_holm": self.matrix.corrected[name][first, second],
+                "clear": self.matrix.is_clear(name, first, second),
+            }
+            for (first, second), pair in self.matrix.pairs.items()
+            for name, change in pair.items()
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        from bacl_platform.report import matrix_report
+
+        return matrix_report.as_json(self.matrix)
+
+
+def compare_contenders(
     first: "Contender",
-    second: "Contender",
+    others: Sequence["Contender"],
     store: "Store",
     resamples: int = 1000,
     out: str | Path | None = None,
     mixed: bool = False,
-) -> VariantComparison:
-    """What `second` gains over `first`; writes a page to `out`, STORE/reports/NAME if not given."""
-    from bacl_platform.analysis.compare import compare
+    metrics: Sequence[str] | None = None,
+) -> list[VariantComparison]:
+    """What each of `others` gains over `first`; writes pages to `out`, STORE/reports/NAME if not
+    given."""
+    from bacl_platform.analysis.compare import compare_each
     from bacl_platform.console import Console
     from bacl_platform.report import comparison_report
 
-    made = compare(first, second, resamples, Console(stderr=True), mixed=mixed)
-    place = next((one.place for one in (first, second) if one.experiment), "files")
-    folder = Path(out or store.root / "reports" / place)
-    return VariantComparison(made, comparison_report.write(made, folder))
+    found = compare_each(
+        first, others, resamples, Console(stderr=True), mixed=mixed, metrics=metrics
+    )
+    made = []
+    for other, comparison in zip(others, found, strict=True):
+        folder = _folder([first, other], store, out)
+        made.append(VariantComparison(comparison, comparison_report.write(comparison, folder)))
+    return made
+
+
+def compare_every_pair(
+    found: Sequence["Contender"],
+    store: "Store",
+    resamples: int = 1000,
+    out: str | Path | None = None,
+    mixed: bool = False,
+    metrics: Sequence[str] | None = None,
+) -> VariantMatrix:
+    """What each contender gains over each other; writes a page to `out`, STORE/reports/NAME if not
+    given."""
+    from bacl_platform.analysis.matrix import compare_all as compared
+    from bacl_platform.console import Console
+    from bacl_platform.report import matrix_report
+
+    made = compared(found, resamples, Console(stderr=True), mixed=mixed, metrics=metrics)
+    return VariantMatrix(made, matrix_report.write(made, _folder(found, store, out)))
+
+
+def _folder(found: Sequence["Contender"], store: "Store", out: str | Path | None) -> Path:
+    place = next((one.place for one in found if one.experiment), "files")
+    return Path(out or store.root / "reports" / place)
 
 
 def compare(
@@ -183,18 +261,50 @@ def compare(
     seeds: Sequence[int] | None = None,
     out: str | Path | None = None,
     mixed: bool = False,
+    metrics: Sequence[str] | None = None,
 ) -> list[VariantComparison]:
-    """What each of the others gains over the first, with 95 % intervals by a paired bootstrap.
+    """What each of the others gains over the first, with 95 % intervals over images and seeds.
 
     what: FILE.yaml:VARIANT (of a sweep its trial), results files, folders of evaluations; after a
     leading FILE.yaml also names of its variants. data: whose validation split files are of; the
-    first experiment's if not given. mixed: replayed may stand beside exact.
+    first experiment's if not given. mixed: replayed may stand beside exact. metrics: such as
+    `["AP", "APFixed"]`, each with its frequency groups.
     """
     from bacl_platform.api.contenders import contenders, read_words
 
     words, store = read_words(what), store_of(store)
-    prepared = None
-    if data is not None:
-        prepared = prepare_dataset(dataset_of(data, overrides=overrides), store)
+    prepared = _prepared(data, overrides, store)
     first, *others = contenders(words, prepared, store, overrides, seeds)
-    return [compare_two(first, other, store, resamples, out, mixed) for other in others]
+    return compare_contenders(first, others, store, resamples, out, mixed, metrics)
+
+
+def compare_all(
+    *what: str,
+    data: "str | Path | settings.Dataset | None" = None,
+    resamples: int = 1000,
+    store: "str | Path | Store | None" = None,
+    overrides: Overrides = None,
+    seeds: Sequence[int] | None = None,
+    out: str | Path | None = None,
+    mixed: bool = False,
+    metrics: Sequence[str] | None = None,
+) -> VariantMatrix:
+    """What each gains over each other, p-values corrected for the number of pairs (Holm).
+
+    what: as for `compare`, and FILE.yaml alone for all its variants that are finished. The other
+    arguments are `compare`'s.
+    """
+    from bacl_platform.api.contenders import contenders, read_all_words
+
+    words, store = read_all_words(what), store_of(store)
+    prepared = _prepared(data, overrides, store)
+    found = contenders(words, prepared, store, overrides, seeds)
+    return compare_every_pair(found, store, resamples, out, mixed, metrics)
+
+
+def _prepared(
+    data: "str | Path | settings.Dataset | None", overrides: Overrides, store: "Store"
+) -> "Prepared | None":
+    if data is None:
+        return None
+    return prepare_dataset(dataset_of(data, overrides=overrides), store)

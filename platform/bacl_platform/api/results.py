@@ -37,7 +37,7 @@ class Results(pd.DataFrame):
 
     def per_category(self) -> pd.DataFrame:
         """A row for each variant, seed and category: its id, name, frequency group, counts of
-        training images and instances, AP and, of detectors with masks, mask_AP as fractions."""
+        training images and instances, and metrics such as AP as fractions."""
         report: Report = self._report
         counts = ["image_count", "instance_count"]
         made = pd.DataFrame(
@@ -47,4 +47,4 @@ class Results(pd.DataFrame):
                 for category in r.categories
             ]
         )
-        return made.astype({**dict.fromkeys(counts, int), **dict.fromkeys(report.kinds, float)})
+        return made.astype({**dict.fromkeys(counts, int), **dict.fromkeys(report.columns, float)})

@@ -5,7 +5,7 @@ Commands import what they need when they run.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -229,9 +229,27 @@ def compare(
             help="Two or more of FILE.yaml:VARIANT (of a sweep its trial, such as "
             "sweep.yaml:alpha=0.5), results files (.json or .parquet) and folders of `bacl "
             "evaluate`; after a leading FILE.yaml also plain names of its variants. The first is "
-            "compared with each of the others.",
+            "compared with each of the others; with --all every pair, and then FILE.yaml alone "
+            "stands for all its variants.",
         ),
     ],
+    all_: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Compare every pair: a matrix of who is better than whom, by metric and frequency "
+            "group, corrected for the number of pairs (Holm).",
+        ),
+    ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="Metrics to compare by, each with its frequency groups: AP, APFixed, APPool, AR, "
+            "ECE, and of masks mask_AP, mask_APFixed, mask_APPool, mask_AR, boundary_AP.",
+            show_default="AP and APFixed, of boxes and masks, as far as the results have them",
+        ),
+    ] = None,
     data: Data = None,
     root: Root = DEFAULT_ROOT,
     resamples: Annotated[
@@ -248,36 +266,54 @@ def compare(
 ) -> None:
     """Say what B gains over A, and how sure that is.
 
-    Gives 95 % intervals by a paired bootstrap over validation images, for all categories, each
-    frequency group and each category; of boxes and, where both have them, of masks.
+    Gives 95 % intervals over validation images (drawn anew, the same for all) and seeds, for all
+    categories, each frequency group and each category; of boxes and, where both have them, of
+    masks. Says which of the two the uncertainty is from, and how many seeds would settle an open
+    question.
 
     \b
     Examples:
       bacl compare experiments/embedded/demo.yaml softmax bacl
       bacl compare A.yaml:bacl B.yaml:bacl results.json
+      bacl compare experiments/embedded/demo.yaml --all --metrics AP,APFixed
     """
     with report_errors(debug):
         from bacl_platform.api.files import dataset_of
-        from bacl_platform.api.judging import compare as compared
-        from bacl_platform.console import Console
+        from bacl_platform.api.judging import compare as compare_words
+        from bacl_platform.api.judging import compare_all
+        from bacl_platform.console import Console, say
 
         dataset = None if data is None else dataset_of(data, root, overrides=set_)
-        found = compared(
-            *what,
-            data=dataset,
-            resamples=resamples,
-            store=store_url,
-            overrides=set_,
-            seeds=seeds_of(seeds),
-            out=out,
-            mixed=mixed,
-        )
+        options: dict[str, Any] = {
+            "data": dataset,
+            "resamples": resamples,
+            "store": store_url,
+            "overrides": set_,
+            "seeds": seeds_of(seeds),
+            "out": out,
+            "mixed": mixed,
+            "metrics": None if metrics is None else [name.strip() for name in metrics.split(",")],
+        }
+        if all_:
+            matrix = compare_all(*what, **options)
+            if json_:
+                print(json.dumps(matrix.as_json(), indent=1))
+            else:
+                matrix.show(Console())
+            return
+        found = compare_words(*what, **options)
         if json_:
             made = [one.as_json() for one in found]
             print(json.dumps(made if len(made) > 1 else made[0], indent=1))
             return
         for one in found:
             one.show(Console())
+        if len(found) > 1:
+            say(
+                Console(),
+                f"Each of the {len(found)} comparisons stands alone; --all corrects for their "
+                "number.",
+            )
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

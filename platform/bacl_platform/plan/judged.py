@@ -10,7 +10,7 @@ from bacl.datasets.judged import Boxes, crowding_sentences
 from bacl.datasets.prepared import Prepared
 from bacl.detector.two_stage import has_masks
 from bacl.settings import Detector, Groups
-from bacl_platform.plan.metric_names import group_precision, precisions
+from bacl_platform.plan.metric_names import group_precision, measurable
 from bacl_platform.spec.experiment import CorrectionsStage, Experiment
 from bacl_platform.store.store import Store
 
@@ -36,7 +36,7 @@ def _boxes(index: Path) -> Boxes:
 def measured(prepared: Prepared, detector: Detector) -> list[str]:
     """Names of the metrics that have a value: of boxes and, of a detector with masks, of masks."""
     seen = _seen_groups(prepared)
-    return precisions(seen, has_masks(detector)) if seen else []
+    return measurable(seen, has_masks(detector)) if seen else []
 
 
 def _seen_groups(prepared: Prepared) -> list[str]:

@@ -7,19 +7,23 @@ cascade, `s0.variant.loss_cls` for that of a stage. What begins with SYSTEM is o
 import re
 from collections.abc import Iterable
 
+from bacl.metric_names import FIXED, POOL, metric_names, of_group
 from bacl_platform.plan.job import Job
 
 SYSTEM = "system/rank"
 """How the names of a rank's system metrics begin; MLflow shows `system/` in a tab of its own."""
 
 
-def precisions(groups: Iterable[str], masks: bool) -> list[str]:
-    """Names of a variant's average precisions: of boxes and, with `masks`, of masks as well.
+def measurable(groups: Iterable[str], masks: bool) -> list[str]:
+    """Names of the metrics that every variant has: of boxes and, with `masks`, of masks as well.
+
+    AP-Fixed and AP-Pool of masks are there only where no detection lies beyond the detector's limit
+    for an image: masks are not made of those.
 
     groups: names of frequency groups, such as `r` for `AP_r`.
     """
-    names = ["AP", "AP50", "AP75", *(group_precision(group) for group in groups)]
-    return [*names, *(f"mask_{name}" for name in names if masks)]
+    lacking = (f"mask_{FIXED}", f"mask_{POOL}")
+    return [name for name in metric_names(groups, masks) if not name.startswith(lacking)]
 
 
 def group_precision(group: str, kind: str = "AP") -> str:
@@ -27,7 +31,7 @@ def group_precision(group: str, kind: str = "AP") -> str:
 
     kind: `AP`, or `mask_AP` for that of masks.
     """
-    return f"{kind}_{group}"
+    return of_group(group, kind)
 
 
 def system_metric(rank: int, name: str) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from bacl.detector.two_stage import has_masks
 from bacl.errors import UsageError
+from bacl.metric_names import lower_is_better
 from bacl.settings import Dataset
 from bacl_platform.plan.job import Job, Plan
-from bacl_platform.plan.metric_names import precisions
+from bacl_platform.plan.metric_names import measurable
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.plan.population import Population
 from bacl_platform.plan.trials import SweepFile, Trial, with_corrected_alone, with_variants
@@ -148,10 +149,14 @@ def _check_trial(file: SweepFile, trial: Trial, prepare: Preparation) -> None:
 
     sweep, experiment = file.sweep, trial.experiment
     prepared, recipe = prepare(experiment.dataset), image_recipe(experiment, trial.stage)
-    known = precisions(prepared.groups.names, has_masks(experiment.detector))
+    known = measurable(prepared.groups.names, has_masks(experiment.detector))
     if sweep.metric not in known:
         raise UsageError(
             f"{file.path}: metric: expected one of {', '.join(known)}, got {sweep.metric!r}"
+        )
+    if lower_is_better(sweep.metric) and sweep.mode == "max":
+        raise UsageError(
+            f"{file.path}: mode: expected min, for a lower {sweep.metric} is better, got max"
         )
     absent = why_absent(sweep.metric, prepared, experiment.detector)
     if sweep.adaptive and absent:

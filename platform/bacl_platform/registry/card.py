@@ -1,5 +1,6 @@
 """What a model version says about itself, in Markdown."""
 
+from bacl.metric_names import FIXED
 from bacl_platform.registry.trained import Trained
 from bacl_platform.texts import markdown
 
@@ -40,6 +41,10 @@ def description(trained: Trained, experiment: str, name: str, version: str) -> s
         facts["Evaluated with"] = trained.result.evaluated_with
     metrics = {name: v for name, v in trained.result.metrics.items() if v is not None}
     reached = f": AP {100 * metrics['AP']:.1f}" if "AP" in metrics else ""
+    if reached and FIXED in metrics:
+        limit = trained.result.limit(FIXED)
+        cut = f" of results cut at {limit} per image" if limit else ""
+        reached += f", AP-Fixed {100 * metrics[FIXED]:.1f}{cut}"
     # lists of versions show the beginning of the first line; MLflow shows headings as plain text
     lines = [
         f"{markdown(trained.variant)}{reached} (seed {job.seed} of {markdown(experiment)})",

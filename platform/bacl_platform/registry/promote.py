@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bacl.errors import BaclError, RunError, UsageError
+from bacl.metric_names import kind_of, lower_is_better
 from bacl_platform.analysis.compare import Comparison, compare
 from bacl_platform.console import say
 from bacl_platform.registry.register import check_alias
@@ -41,7 +42,8 @@ def promote(
     resamples: int = RESAMPLES,
 ) -> Promoted:
     """Move an alias to a version, if a paired bootstrap over the validation images shows that it is
-    better than the alias's present holder: the whole interval of the difference is above zero.
+    better than the alias's present holder: the whole interval of the difference is above zero, or
+    below it for an error.
 
     version: the newest if not given. metric: such as AP or AP_r. anyway: move it whatever the
     comparison says, or where none can be made. mixed: compare exact and replayed variants.
@@ -63,7 +65,7 @@ def promote(
             return Promoted(name, alias, str(wanted.version), str(wanted.version), None)
         comparison, reason = None, None
         try:
-            comparison = _compared(store, holder, wanted, resamples, console, mixed)
+            comparison = _compared(store, holder, wanted, metric, resamples, console, mixed)
         except BaclError as error:
             if not anyway:
                 raise
@@ -89,14 +91,22 @@ def _wanted(client: Any, name: str, version: str | None) -> Any:
 
 
 def _compared(
-    store: Store, holder: Any, wanted: Any, resamples: int, console: "Console", mixed: bool
+    store: Store,
+    holder: Any,
+    wanted: Any,
+    metric: str,
+    resamples: int,
+    console: "Console",
+    mixed: bool,
 ) -> Comparison:
     first, second = (_trained(store, version) for version in (holder, wanted))
     pair = [
         trained.contender(f"version {version.version} ({trained.variant})", first.job.seed)
         for trained, version in ((first, holder), (second, wanted))
     ]
-    return compare(pair[0], pair[1], resamples, console, mixed=mixed)
+    kind = kind_of(metric)
+    metrics = None if kind is None else [kind]
+    return compare(pair[0], pair[1], resamples, console, mixed=mixed, metrics=metrics)
 
 
 def _trained(store: Store, version: Any) -> Trained:
@@ -127,6 +137,10 @@ def _doubt(comparison: Comparison, metric: str, console: "Console") -> str | Non
         say(console, note)
     say(console, comparison.verdict(metric))
     change = comparison.metrics[metric]
-    if change.low > 0:  # NaN is not
+    if lower_is_better(metric):
+        better, where = change.high < 0, "below"
+    else:
+        better, where = change.low > 0, "above"
+    if better:  # NaN is not
         return None
-    return f"no improvement of {metric} is shown, which takes an interval above zero"
+    return f"no improvement of {metric} is shown, which takes an interval {where} zero"

@@ -8,14 +8,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bacl_platform.analysis.compare import (
+from bacl_platform.analysis.compare import Comparison
+from bacl_platform.analysis.differences import (
     CONFIDENCE,
     FEWEST_IMAGES,
     CategoryChange,
     Change,
-    Comparison,
+    interval_of_images_text,
     interval_text,
+    settling_text,
     signed,
+    source_text,
     spread_text,
 )
 from bacl_platform.console import say
@@ -32,7 +35,10 @@ from bacl_platform.texts import one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-_SPOKEN = {"AP": "", "mask_AP": " by mask AP"}
+
+def named(kind: str) -> str:
+    """A measure in words, such as `mask AP`."""
+    return kind.replace("_", " ")
 
 
 def _points(fraction: float) -> str:
@@ -43,13 +49,12 @@ def legend(comparison: Comparison) -> str:
     """What the numbers are."""
     seeds = comparison.seeds
     of_seeds = f", means over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
+    over = "images and seeds" if len(seeds) > 1 else "images alone"
     said = (
-        f"AP in points{of_seeds}; in brackets the {CONFIDENCE:.0%} interval of the difference over "
-        f"{comparison.resamples} resamples of the {comparison.images} validation images, the same "
-        "for both."
+        f"In points{of_seeds}; in brackets the {CONFIDENCE:.0%} interval of the difference over "
+        f"{over}, from {comparison.resamples} resamples of the {comparison.images} validation "
+        f"images, the same for all. {about_seeds(seeds)}"
     )
-    if len(seeds) > 1:
-        said += " ± is the standard deviation of the difference over seeds."
     of_categories = (one for changes in comparison.categories.values() for one in changes)
     if any(math.isnan(one.low) for one in (*comparison.metrics.values(), *of_categories)):
         said += (
@@ -58,10 +63,33 @@ def legend(comparison: Comparison) -> str:
     return said
 
 
+def about_seeds(seeds: Sequence[int], pooled: bool = False) -> str:
+    """What intervals over so many seeds say, in sentences; pooled: whether the seeds' variance is
+    known from more than two variants."""
+    if not seeds:
+        return "Intervals say what other images would have said of these very detections."
+    if len(seeds) == 1:
+        return (
+            "With one seed, intervals say what other images would have said of these very "
+            "detectors, and nothing of what training again would change."
+        )
+    said = (
+        "Intervals say what training again and other images would give; ± is the standard "
+        "deviation of the difference over seeds."
+    )
+    if len(seeds) == 2 and not pooled:
+        said += (
+            " Two seeds tell little of how far seeds differ, so that intervals are wide unless "
+            "these two agree; a third narrows them most."
+        )
+    return said
+
+
 def metric_table(comparison: Comparison) -> Table:
     """A row for each metric."""
     several = len(comparison.seeds) > 1
     head = ["", comparison.first, comparison.second, "difference", "95% interval"]
+    more = ["over seeds", "images alone", "mostly from"]
     body = [
         [
             name,
@@ -69,12 +97,20 @@ def metric_table(comparison: Comparison) -> Table:
             _points(change.second),
             signed(change.difference),
             interval_text(change),
-            *([spread_text(change).strip()] if several else []),
+            *(
+                [
+                    spread_text(change).strip(),
+                    interval_of_images_text(change),
+                    source_text(change),
+                ]
+                if several
+                else []
+            ),
             comparison.word(change),
         ]
         for name, change in comparison.metrics.items()
     ]
-    return Table([*head, *(["over seeds"] if several else []), ""], body)
+    return Table([*head, *(more if several else []), ""], body)
 
 
 def category_table(comparison: Comparison, changes: Sequence[CategoryChange]) -> Table:
@@ -109,7 +145,12 @@ def sections(comparison: Comparison) -> list[Section]:
     made = [
         Section(
             names,
-            [*_mark(comparison), legend(comparison), *comparison.notes],
+            [
+                *_mark(comparison),
+                legend(comparison),
+                *open_questions(comparison),
+                *comparison.notes,
+            ],
             [metric_table(comparison)],
             shown(Page.COMPARISON, comparison),
         )
@@ -121,19 +162,26 @@ def sections(comparison: Comparison) -> list[Section]:
     return made
 
 
+def open_questions(comparison: Comparison) -> list[str]:
+    """How many seeds would settle what is not clear, in a sentence; none where nothing is open."""
+    said = {name: settling_text(change) for name, change in comparison.metrics.items()}
+    parts = [f"{name}: {words}" for name, words in said.items() if words]
+    return [f"What is open: {'; '.join(parts)}."] if parts else []
+
+
 def _mark(comparison: Comparison) -> list[str]:
     return [comparison.replayed] if comparison.replayed else []
 
 
 def _most_changed(comparison: Comparison) -> Iterator[tuple[str, list[CategoryChange]]]:
     """The categories that gained or lost most, with a title for them, where there are any."""
-    for kind in comparison.categories:
+    for kind in comparison.kinds:
         for title, changed in (
             ("gained most", comparison.gained(kind)),
             ("lost most", comparison.lost(kind)),
         ):
             if changed:
-                yield f"{title}{_SPOKEN[kind]}", changed
+                yield f"{title}{'' if kind == 'AP' else f' by {named(kind)}'}", changed
 
 
 def write(comparison: Comparison, out: Path) -> Path:
@@ -158,14 +206,11 @@ def write(comparison: Comparison, out: Path) -> Path:
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Fractions; categories by name, the largest gain first."""
 
-    def change_as_json(change: Change) -> dict[str, Any]:
-        return {
-            comparison.first: change.first,
-            comparison.second: change.second,
-            "difference": change.difference,
-            "interval": None if math.isnan(change.low) else [change.low, change.high],
-            "by_seed": dict(zip(map(str, comparison.seeds), change.by_seed)),
-        }
+    names = comparison.first, comparison.second
+
+    def with_seeds(change: Change) -> dict[str, Any]:
+        made = change_as_json(change, names)
+        return {**made, "by_seed": dict(zip(map(str, comparison.seeds), change.by_seed))}
 
     return {
         "first": comparison.first,
@@ -177,15 +222,42 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "confidence": CONFIDENCE,
         "resamples": comparison.resamples,
         "images": comparison.images,
-        "metrics": {name: change_as_json(change) for name, change in comparison.metrics.items()},
+        "metrics": {name: with_seeds(change) for name, change in comparison.metrics.items()},
         **{
-            kind.replace("AP", "categories"): [
-                {**one.category.model_dump(), "boxes": one.boxes, **change_as_json(one)}
+            _key(kind): [
+                {**one.category.model_dump(), "boxes": one.boxes, **with_seeds(one)}
                 for one in changed
             ]
             for kind, changed in comparison.categories.items()
         },
         "notes": [*_mark(comparison), *comparison.notes],
+    }
+
+
+def _key(measure: str) -> str:
+    """What JSON calls the categories by a measure: `categories` of AP, else after the measure."""
+    return {"AP": "categories", "mask_AP": "mask_categories"}.get(measure, f"{measure}_categories")
+
+
+def change_as_json(change: Change, names: tuple[str, str]) -> dict[str, Any]:
+    """Fractions, None for what is not known. names: of the first and the second."""
+
+    def known(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    def interval(low: float, high: float) -> list[float] | None:
+        return None if math.isnan(low) else [low, high]
+
+    return {
+        names[0]: change.first,
+        names[1]: change.second,
+        "difference": change.difference,
+        "interval": interval(change.low, change.high),
+        "interval_over_images_alone": interval(*change.these),
+        "p_value": known(change.p_value),
+        "variance": {"images": known(change.of_images), "seeds": known(change.of_seeds)},
+        "seeds_to_settle": change.settling,
+        "images_limit": change.limited,
     }
 
 

@@ -34,7 +34,7 @@ def sections(report: Report, analysis: Analysis | None) -> list[Section]:
 
 def _categories(report: Report) -> Section:
     (result,) = report.results
-    kinds = list(report.kinds)
+    kinds = report.columns
     facts = ["name", "frequency", "image_count", "instance_count"]
     rows = sorted(result.categories, key=lambda row: -(row["AP"] if row["AP"] is not None else -1))
     said = [f"The {_MOST_ROWS} best; per_category.csv has all."] if len(rows) > _MOST_ROWS else []
@@ -76,9 +76,10 @@ def as_json(report: Report, analysis: Analysis | None) -> dict[str, Any]:
     made: dict[str, Any] = {
         "name": result.variant,
         "metrics": result.metrics,
+        "fixed_limit": result.fixed_limit,
         "evaluator": result.evaluator,
         "categories": [
-            {**category.model_dump(), **{kind: row[kind] for kind in report.kinds}}
+            {**category.model_dump(), **{kind: row.get(kind) for kind in report.columns}}
             for category, row in zip(report.prepared.categories, result.categories, strict=True)
         ],
         "notes": report.notes,

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from bacl.metric_names import lower_is_better
 from bacl.settings import Groups
 from bacl_platform import texts
 from bacl_platform.analysis.results import Report
@@ -54,6 +55,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "keys": keys,
         "features": {name: report.features(name) for name in report.variants},
         "evaluated_with": report.evaluated_with,
+        "fixed_limits": report.cut,
         "evaluators": report.evaluators,
         "unfinished": [job.name for job in report.unfinished],
         "notes": report.notes,
@@ -83,13 +85,16 @@ class Row:
 def rows(report: Report) -> list[Row]:
     """The variants' means and standard deviations over seeds, as they are shown.
 
-    The best are found among exact rows and among replayed ones, where there are several of a kind.
+    The best are found among exact rows and among replayed ones, where there are several of a kind,
+    and for AP-Fixed among those that were cut alike.
     """
-    shown: dict[tuple[Fidelity, str], list[float]] = {}
+    shown: dict[_Kind, list[float]] = {}
     for name, metric in product(report.variants, report.metrics):
         if values_of := report.values(name, metric):
-            shown.setdefault((report.features(name), metric), []).append(_points(values_of))
-    best = {place: max(points) for place, points in shown.items()}
+            shown.setdefault(_kind(report, name, metric), []).append(_points(values_of))
+    best = {
+        kind: (min if lower_is_better(kind[1]) else max)(points) for kind, points in shown.items()
+    }
     if report.experiment is None:  # one file, which is the best of nothing
         best = {}
     if report.replayed:  # else a lone stage 1 beside replayed classifiers would be the best exact
@@ -98,7 +103,6 @@ def rows(report: Report) -> list[Row]:
     for name in report.variants:
         values = {metric: report.values(name, metric) for metric in report.metrics}
         differences = {metric: report.differences(name, metric) for metric in report.metrics}
-        kind = report.features(name)
         made.append(
             Row(
                 name,
@@ -107,11 +111,23 @@ def rows(report: Report) -> list[Row]:
                 {metric: _text(d, "+") for metric, d in differences.items()}
                 if any(differences.values())
                 else {},
-                {m for m, v in values.items() if v and _points(v) == best.get((kind, m))},
-                kind,
+                {
+                    m
+                    for m, v in values.items()
+                    if v and _points(v) == best.get(_kind(report, name, m))
+                },
+                report.features(name),
             )
         )
     return made
+
+
+_Kind = tuple[Fidelity, str, int | None]
+"""What rows are trained on, a metric, and the limit per image of what it is of."""
+
+
+def _kind(report: Report, name: str, metric: str) -> _Kind:
+    return report.features(name), metric, report.of(name)[0].limit(metric)
 
 
 def _points(values: list[float]) -> float:
@@ -211,8 +227,8 @@ def table(report: Report, metrics: list[str]) -> "Table":
 
 
 def print_tables(report: Report, console: "Console") -> None:
-    """The table of boxes and, where there are masks, that of masks."""
-    for metrics in report.kinds.values():
+    """The tables of AP, of AP-Fixed and, where there are masks, of their AP."""
+    for metrics in report.brief:
         comparison = table(report, metrics)
         if not console.is_terminal:  # a file or a pipe has no edge to wrap at
             needed = console.measure(comparison, options=console.options.update(width=1000))
@@ -274,9 +290,10 @@ def write(report: Report, out: Path, command: str, sections: Sequence[Section] =
 
 
 def per_category(report: Report) -> str:
-    """CSV: a row for each category, a column with the mean AP over seeds for each variant."""
+    """CSV: a row for each category, a column with the mean over seeds for each variant and each
+    metric that categories have, AP first."""
     facts = ["id", "name", "frequency", "image_count", "instance_count"]
-    columns = [(kind, name) for kind in report.kinds for name in report.variants]
+    columns = [(kind, name) for kind in report.columns for name in report.variants]
     marks = {
         name: (" (replayed)" if name in report.replayed else "")
         + (f" ({report.evaluated_with[name]})" if name in report.evaluated_with else "")
@@ -284,7 +301,7 @@ def per_category(report: Report) -> str:
     }
     body = []
     for label, category in enumerate(report.results[0].categories):
-        of_seeds = [[r.categories[label][k] for r in report.of(name)] for k, name in columns]
+        of_seeds = [[r.categories[label].get(k) for r in report.of(name)] for k, name in columns]
         means = [_mean([ap for ap in aps if ap is not None]) for aps in of_seeds]
         body.append([*(category[fact] for fact in facts), *means])
     return csv_table([*facts, *(f"{kind} {name}{marks[name]}" for kind, name in columns)], body)
@@ -307,9 +324,9 @@ def summary(report: Report, command: str, rows_at_most: int) -> str:
 
 
 def _tables(report: Report, made: Sequence[Row]) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Head and rows of the table of boxes and, where there are masks, of that of masks."""
+    """Head and rows of the tables of all metrics."""
     columns = _columns(report)
-    for metrics in report.kinds.values():
+    for metrics in report.tables:
         body = [
             [
                 row.name,
@@ -332,7 +349,7 @@ def markdown(
         lines += [*markdown_table(head, body), ""]
     if any(row.differences for row in made):
         lines += [f"Difference to {report.baseline}, seed by seed:", ""]
-        for metrics in report.kinds.values():
+        for metrics in report.tables:
             differences = [
                 [row.name, *(row.differences[m] for m in metrics)]
                 for row in made
@@ -396,7 +413,7 @@ def html(
                     for row in made
                 ],
             )
-            for metrics in report.kinds.values()
+            for metrics in report.tables
         ),
         *(f"<p>{texts.html(note)}</p>" for note in _notes(report, command)),
     ]

@@ -10,7 +10,11 @@ MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pth"
 
 DETECTIONS = "detections.parquet"
-"""What a variant has found on the validation split."""
+"""What a variant has found on the validation split: the best of each image."""
+
+BEYOND = "beyond.parquet"
+"""What AP-Fixed counts besides: the best detections of each category, those of DETECTIONS left
+out."""
 
 JOB = "job.json"
 

@@ -139,14 +139,15 @@ class Store:
 
     def descriptions(self) -> dict[str, dict[str, Any]]:
         """What entries say of themselves (`job.json`), by key, whether or not they are complete."""
-        found = {}
-        for key in self.entries():
-            # a damaged or foreign description holds nothing that can be relied on
-            with contextlib.suppress(ValueError):
-                content = json.loads(self._description(key) or "null")
-                if isinstance(content, dict):
-                    found[key] = content
-        return found
+        found = {key: self.description(key) for key in self.entries()}
+        return {key: content for key, content in found.items() if content is not None}
+
+    def description(self, key: str) -> dict[str, Any] | None:
+        """What an entry says of itself; None where there is none that can be relied on."""
+        with contextlib.suppress(ValueError):  # it is damaged or foreign
+            content = json.loads(self._description(key) or "null")
+            return content if isinstance(content, dict) else None
+        return None
 
     def _description(self, key: str) -> str | None:
         text = read_text(self.entry(key) / JOB)

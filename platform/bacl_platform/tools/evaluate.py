@@ -101,29 +101,42 @@ def evaluate_checkpoint(
     the dataset's, and as `Detector.load` does.
     """
     from bacl.datasets.index import Index
+    from bacl.detector.unlimited import hand_on
 
     detector = Detector.load(checkpoint, config, device)
     labels = labels_of(checkpoint, detector.categories, detector.category_ids, prepared)
-    index, masks = Index(prepared.val.index), prepared.val.masks
+    index = Index(prepared.val.index)
+    masks = prepared.val.masks and bool(getattr(detector.model, "with_mask", False))
     images = (
         _read(Path(prepared.val.images) / index.image(place).file) for place in range(len(index))
     )
     with disk_errors(out), Watching(console, unit="images") as watching:
         out.mkdir(parents=True, exist_ok=True)
-        metric: BankMetric | None = None
-        for place, (_, found) in enumerate(detector.instances(images)):
-            if metric is None:
-                metric = _metric(prepared, out, masks and "masks" in found)
-            metric.process(None, [_sample(place, found, labels, metric.masks)])
-            watching("detecting", place + 1, len(index))
-        if metric is None:
+        if not len(index):
             raise UsageError("expected a validation split with images, got none")
+        metric = _metric(prepared, out, masks)
+        if np.array_equal(labels, np.arange(len(prepared.categories))):  # none left out or moved
+            hand_on(detector.model, metric.beyond)
+        for place, (_, found) in enumerate(detector.instances(images)):
+            metric.process(None, [_sample(place, found, labels, masks)])
+            watching("detecting", place + 1, len(index))
         metric.evaluate(len(index))
         for file in (out / _ONE).iterdir():
             file.replace(out / file.name)
         (out / _ONE).rmdir()
-    metrics, evaluator, categories = read_folder(out)
-    result = Result(name, None, None, "file", "exact", out, metrics, evaluator, categories)
+    metrics, evaluator, categories, limit = read_folder(out)
+    result = Result(
+        name,
+        None,
+        None,
+        "file",
+        "exact",
+        out,
+        metrics,
+        evaluator,
+        categories,
+        fixed_limit=limit,
+    )
     return report_of(result, prepared)
 
 

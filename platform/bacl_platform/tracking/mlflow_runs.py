@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 import bacl
+from bacl.metric_names import kind_of
 from bacl.settings import Dataset
 from bacl_platform.plan.job import Job, digest_of
 from bacl_platform.plan.judged import prepared_of
@@ -47,8 +48,9 @@ _TABLE = "categories.json"
 _WHOLE = "2"
 """Tag of runs that have all that is logged of a finished job today: those of older releases get the
 rest when their plan is run again."""
-_NUMBERS = ("image_count", "instance_count", "AP", "mask_AP")
-"""Its columns of numbers; a category may be called 7 or nan, and ids too long for a float."""
+_COUNTS = ("image_count", "instance_count")
+"""Its columns of numbers, besides those of metrics; a category may be called 7 or nan,
+and ids too long for a float."""
 
 Metrics = list[tuple[str, float, int, int]]
 """Name, value, step, and milliseconds since 1970."""
@@ -515,7 +517,10 @@ class Runs:
         with path.open(newline="", encoding="utf-8") as file:
             columns, *rows = csv.reader(file)
         data = [
-            [_number(cell) if name in _NUMBERS else cell for name, cell in zip(columns, row)]
+            [
+                _number(cell) if name in _COUNTS or kind_of(name) else cell
+                for name, cell in zip(columns, row)
+            ]
             for row in rows
         ]
         self.client.log_dict(run, {"columns": columns, "data": data}, _TABLE)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from bacl.metric_names import FIXED, kind_of
+
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
@@ -22,7 +24,8 @@ MOST_VARIED = 5
 _MOST_LETTERS = 5000
 """Of a tag of an experiment."""
 _VIEW = "mlflow.sharedViewState."
-_MEANS = ("AP", "mask_AP")
+_SHOWN = ("AP", FIXED, "mask_AP")
+"""Kinds of metrics that have columns, in this order."""
 _USUAL: dict[str, Any] = {
     "startTime": "ALL",
     "lifecycleFilter": "Active",
@@ -77,8 +80,9 @@ class Family:
         """Names of the metrics of evaluations that any variant has, means over categories and
         groups before those at one overlap; the one to sort by at least."""
         found = {name for run in self.variants for name in run.data.metrics}
-        shown = {self.metric, *(name for name in found if name.startswith(_MEANS))}
-        return sorted(shown, key=lambda name: (name.startswith("mask"), name[-1].isdigit(), name))
+        kinds = {name: kind_of(name) for name in found}
+        shown = {self.metric, *(name for name, kind in kinds.items() if kind in _SHOWN)}
+        return sorted(shown, key=lambda name: (_place(name), name[-1].isdigit(), name))
 
     @property
     def varied(self) -> list[str]:
@@ -110,6 +114,11 @@ class Family:
         runs = [run for run in self.variants if self.metric in run.data.metrics]
         starting = [run for run in runs if "bacl.parent_key" in run.data.tags]
         return (starting if len(starting) > 1 else runs)[:MOST_COMPARED]
+
+
+def _place(metric: str) -> int:
+    kind = kind_of(metric)
+    return _SHOWN.index(kind) if kind in _SHOWN else len(_SHOWN)
 
 
 def family(client: Any, parent: "Run") -> Family:

@@ -10,6 +10,7 @@ from bacl_platform.store.names import JOB, SCALARS
 from bacl_platform.store.store import Store
 from bacl_platform.train.bringing import bring, leave
 from bacl_platform.train.hooks.scalars import Scalars
+from bacl_platform.train.hooks.unlimited import Unlimited
 from bacl_platform.train.messages import Report, Tell
 from bacl_platform.train.model import bare_model
 from bacl_platform.train.publish import described, publish
@@ -45,6 +46,7 @@ def evaluate(
 
     runner.begin = begin
     runner.register_hook(scalars, priority="BELOW_NORMAL")
+    runner.register_hook(Unlimited(), priority="NORMAL")
     began = time.perf_counter()
     try:
         runner.val()

@@ -25,6 +25,7 @@ from bacl_platform.train.hooks.leaving import LeavingVariants, NoneLeft
 from bacl_platform.train.hooks.population import PopulationBasedTraining
 from bacl_platform.train.hooks.scalars import LOG_EVERY, Scalars
 from bacl_platform.train.hooks.system import System
+from bacl_platform.train.hooks.unlimited import Unlimited
 from bacl_platform.train.messages import Asked, Report, Stopped, Tell
 from bacl_platform.train.model import bare_model
 from bacl_platform.train.publish import described, publish
@@ -113,6 +114,7 @@ def _train(
         if moves is not None:  # before what is logged, which tells with which values it was found
             runner.register_hook(moves, priority="NORMAL")
         runner.register_hook(scalars, priority="BELOW_NORMAL")
+        runner.register_hook(Unlimited(), priority="NORMAL")
         runner.register_hook(System(tell, job.key, LOG_EVERY, job.iterations), priority="LOW")
         runner.register_hook(stops, priority="LOW")
         saving = Checkpoints(job, checkpoints, report, retention, uploads, asked_to_stop, attempt)

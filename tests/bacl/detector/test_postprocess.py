@@ -15,7 +15,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 
 from bacl.detector import postprocess
-from bacl.detector.postprocess import detect, top_detections
+from bacl.detector.postprocess import detect, ranked_detections, top_detections
 from bacl.detector.stock import TopKBBoxHead
 
 NMS = {"type": "nms", "iou_threshold": 0.5}
@@ -226,6 +226,59 @@ def test_scores_that_are_no_numbers_are_no_candidates():
     found = top_detections(boxes, probabilities, 1e-4, 0.5, 300)
     assert found[1][0] == math.inf
     assert_same(boxes, probabilities, 1e-4, 300)
+
+
+def without_limit(boxes: Tensor, probabilities: Tensor, threshold: float) -> list[tuple]:
+    """(label, score, box) of everything that `multiclass_nms` keeps."""
+    rows, labels = multiclass_nms(boxes, probabilities, threshold, NMS)
+    return [
+        (label, row[4], tuple(row[:4]))
+        for label, row in zip(labels.tolist(), rows.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("agnostic", [True, False])
+@pytest.mark.parametrize("most", [5, 60, 100_000])
+@pytest.mark.parametrize("paired", [0, 3, 24])
+@pytest.mark.parametrize("quantile", [None, 0.5, 0.97])
+def test_what_comes_after_the_best_is_all_the_rest_above_its_category(
+    quantile, paired, most, agnostic, monkeypatch
+):
+    monkeypatch.setattr(postprocess, "PAIRED", paired)
+    boxes, probabilities = scene(70, 9, 1 if agnostic else 9, seed=most)
+    lowest = torch.full((9,), -math.inf)
+    if quantile is not None:
+        lowest = probabilities[:, :-1].quantile(quantile, dim=0)
+        lowest[4] = -math.inf
+    best, (corners, scores, labels) = ranked_detections(
+        boxes, probabilities, 1e-3, 0.5, most, lowest
+    )
+    for mine, other in zip(best, top_detections(boxes, probabilities, 1e-3, 0.5, most)):
+        assert torch.equal(mine, other)
+    found = {
+        (label, score, tuple(box))
+        for label, score, box in zip(labels.tolist(), scores.tolist(), corners.tolist())
+    }
+    known = {
+        (label, score, tuple(box))
+        for label, score, box in zip(best[2].tolist(), best[1].tolist(), best[0].tolist())
+    }
+    every = without_limit(boxes, probabilities, 1e-3)
+    expected = {one for one in every if one[1] > lowest[one[0]].item()} - known
+    assert found == expected and len(scores) == len(found)
+    assert known <= set(every)
+    assert len(found) > 0 or most > 1000
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_the_rest_of_equal_scores_are_by_region_and_category(levels):
+    boxes, probabilities = scene(60, 8, 8, seed=levels)
+    probabilities = (probabilities * 8 * levels).ceil().clamp_max(levels) / levels
+    lowest = torch.full((8,), -math.inf)
+    best, rest = ranked_detections(boxes, probabilities, 0.1, 0.5, 30, lowest)
+    every = top_detections(boxes, probabilities, 0.1, 0.5, 100_000)
+    joined = torch.cat([best[0], rest[0]]).tolist()
+    assert sorted(joined) == sorted(every[0].tolist())
 
 
 @pytest.mark.parametrize(("regions", "threshold"), [(0, 1e-4), (20, 1.0)])

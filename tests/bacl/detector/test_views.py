@@ -75,9 +75,9 @@ def test_views_are_detected_in_together(dataset_info, kind, state):
                 taken.append(decode(roi, bbox_pred, meta, rescale))
                 return taken[-1]
 
-            def chosen(boxes, logits, config, choose=head.chosen, taken=taken):
+            def chosen(boxes, logits, *rest, choose=head.chosen, taken=taken):
                 taken.append(logits)
-                return choose(boxes, logits, config)
+                return choose(boxes, logits, *rest)
 
             head._decode, head.chosen = recorded, chosen
             sample = copy.deepcopy(DATASETS.build(plain["val_dataloader"]["dataset"])[0])

@@ -7,6 +7,7 @@ from features.conftest import EXACT
 from field import VARIANTS as FIELD
 from field import grown, in_short_epochs
 from mmdet.registry import DATASETS
+from mmengine.dataset import pseudo_collate
 from mmengine.optim import OptimWrapper
 from ranks import on_ranks
 from training import (
@@ -23,6 +24,7 @@ from training import (
 )
 
 from bacl.datasets.samplers import OrderedSampler, Position
+from bacl.detector.unlimited import hand_on
 from bacl.errors import RunError, UsageError
 from bacl.features.stored import StoredFeatures, StoredProposals, collate_images
 from bacl.precision import BFloat16OptimWrapper
@@ -298,6 +300,43 @@ def recorded(dataset_info, folder, features, **options):
     model = build(config)
     record(config, model, folder)
     return model.state_dict()
+
+
+class Beyond:
+    """Takes what a detector hands on beyond its limit per image."""
+
+    def __init__(self):
+        self.found = {}
+
+    def connect(self):
+        pass
+
+    def lowest(self, variant, like):
+        return torch.full((like.size(1) - 1,), 0.05)
+
+    def take(self, image, variant, best, rest):
+        self.found[image, variant] = rest
+
+
+def test_replay_hands_on_beyond_its_limit_what_the_detector_does(dataset_info, exact):
+    folder, state = exact
+    handed = []
+    for config in configs(dataset_info, folder):
+        config["model"]["test_cfg"]["rcnn"]["max_per_img"] = 3
+        model, beyond = started(config, state).eval(), Beyond()
+        assert hand_on(model, beyond)
+        loader = config["val_dataloader"]
+        dataset = DATASETS.build(loader["dataset"])
+        stored = loader["dataset"]["type"] == "StoredProposals"
+        collate = collate_images if stored else pseudo_collate
+        with torch.no_grad():
+            model.val_step(collate([dataset[0]]))
+        handed.append(beyond.found)
+    assert handed[0].keys() == handed[1].keys() and handed[0]
+    assert sum(len(rest[1]) for rest in handed[0].values()) > 0
+    for place, rest in handed[0].items():
+        for one, other in zip(rest, handed[1][place], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
 def test_half_precision_changes_losses_by_its_rounding_alone(dataset_info, tmp_path):

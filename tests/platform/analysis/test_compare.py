@@ -2,18 +2,20 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.stats
 from pycocotools import mask as coco
 from rich.console import Console
 
 from bacl.errors import UsageError
 from bacl.evaluation import Detections, Evaluator
-from bacl_platform.analysis import compare
+from bacl_platform.analysis import compare, differences
 from bacl_platform.analysis.contenders import contender
 from bacl_platform.analysis.results import collect
 from bacl_platform.report import comparison_report
@@ -42,31 +44,47 @@ def test_differences_are_the_evaluators_means_over_seeds(rivals, prepared, compa
         assert change.low <= change.difference <= change.high
 
 
-def test_interval_is_that_of_a_loop_that_evaluates_every_resample(rivals, prepared, tmp_path):
+@pytest.mark.parametrize("seeds", [(0, 1), (0,)])
+def test_interval_is_that_of_a_loop_that_evaluates_every_resample(
+    rivals, prepared, tmp_path, seeds
+):
+    """Whatever is drawn is evaluated anew; variances by numpy, quantiles by scipy."""
     resamples = 40
-    compared = compare.compare(
-        contender(rivals, "softmax"), contender(rivals, "bacl"), resamples, QUIET, seed=3
-    )
+    pair = [contender(rivals, name) for name in ("softmax", "bacl")]
+    pair = [replace(c, results=[r for r in c.results if r.seed in seeds]) for c in pair]
+    compared = compare.compare(*pair, resamples, QUIET, seed=3)
     content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
     images = content["images"]
     assert [image["id"] for image in images] == list(range(len(images)))
-    runs = {
-        name: [Detections.read(r.folder / "detections.parquet") for r in rivals.of(name)]
-        for name in ("softmax", "bacl")
-    }
+    runs = [[Detections.read(r.folder / "detections.parquet") for r in c.results] for c in pair]
     generator = np.random.default_rng(3)
-    differences = []
+    drawn_differences = []
     for _ in range(resamples):
         drawn = np.sort(generator.integers(len(images), size=len(images)))
         evaluator = resampled(content, [images[k] for k in drawn], prepared, tmp_path)
-        ap = {
-            name: np.mean([evaluator.evaluate(copied(d, drawn)).metrics["AP_c"] for d in of_seeds])
-            for name, of_seeds in runs.items()
-        }
-        differences.append(ap["bacl"] - ap["softmax"])
-    low, high = np.percentile(differences, [2.5, 97.5])
+        first, second = (
+            [evaluator.evaluate(copied(d, drawn)).metrics["AP_c"] for d in of_seeds]
+            for of_seeds in runs
+        )
+        drawn_differences.append(np.subtract(second, first))
     change = compared.metrics["AP_c"]
-    assert (change.low, change.high) == pytest.approx((low, high), abs=1e-6)
+    common = {k for k, c in enumerate(prepared.categories) if c.frequency == "c"}
+    shown = {a["image_id"] for a in content["annotations"] if a["category_id"] in common}
+    together = np.cov(np.array(drawn_differences).T).reshape(len(seeds), len(seeds))
+    of_images = together[0, -1] * len(shown) / (len(shown) - 1)  # of two seeds, or of the only one
+    quantile = scipy.stats.t.ppf(0.975, len(shown) - 1)
+    variance = of_images
+    if len(seeds) == 2:
+        of_seeds = np.var(change.by_seed, ddof=1) / 2
+        variance = of_images + of_seeds
+        quantile = (of_images * quantile + of_seeds * scipy.stats.t.ppf(0.975, 1)) / variance
+        assert change.of_seeds == pytest.approx(of_seeds)
+    assert change.of_images == pytest.approx(of_images)
+    half = quantile * variance**0.5
+    assert (change.low, change.high) == pytest.approx(
+        (change.difference - half, change.difference + half), abs=1e-6
+    )
+    assert (change.p_value < 0.05) == change.clear
 
 
 def resampled(content, drawn, prepared, folder):
@@ -94,18 +112,59 @@ def copied(detections, drawn):
     )
 
 
-def test_better_variant_is_named_with_its_interval(compared):
+def test_better_variant_is_named_with_its_interval_and_what_it_is_uncertain_by(compared):
     assert compared.metrics["AP"].clear
     assert re.fullmatch(
-        r"AP \+\d+\.\d \[\d+\.\d, \d+\.\d\] ± \d+\.\d: bacl is better than softmax",
+        r"AP \+\d+\.\d \[\d+\.\d, \d+\.\d\] ± \d+\.\d: bacl is better than softmax; "
+        r"uncertainty mostly from images \(\d+%\)",
         compared.verdict("AP"),
     )
 
 
 def test_worse_variant_is_named_too(rivals):
     compared = compare.compare(contender(rivals, "bacl"), contender(rivals, "softmax"), 60, QUIET)
-    assert compared.verdict("AP").endswith(": softmax is worse than bacl")
+    assert ": softmax is worse than bacl; " in compared.verdict("AP")
     assert compared.gained() == []
+
+
+def test_seeds_that_disagree_leave_a_question_open(study_of, rival_aps):
+    apart = study_of({**rival_aps, ("bacl", 0): 0.5, ("bacl", 1): 1.0})
+    compared = compare.compare(contender(apart, "softmax"), contender(apart, "bacl"), 60, QUIET)
+    change = compared.metrics["AP"]
+    assert not change.clear and change.these[0] > 0
+    assert change.share_of_seeds > 0.5 and change.settling in range(3, 20)
+    said = compared.verdict("AP")
+    assert f"; {change.settling} seeds would settle a difference of this size" in said
+    assert "no clear difference; uncertainty mostly from seeds (" in said
+
+
+def test_one_seed_says_nothing_of_others(rivals):
+    pair = [contender(rivals, name) for name in ("softmax", "bacl")]
+    one = [replace(c, results=c.results[:1]) for c in pair]
+    compared = compare.compare(*one, 30, QUIET)
+    change = compared.metrics["AP"]
+    assert (change.low, change.high) == change.these
+    assert np.isnan(change.of_seeds) and change.settling is None
+    assert compared.verdict("AP").endswith(": bacl is better than softmax")
+
+
+def test_variants_of_another_stage_1_have_independent_seeds(rivals):
+    one, other = (contender(rivals, name) for name in ("softmax", "bacl"))
+    apart = replace(one, results=[replace(r, stage1=f"of seed {r.seed}") for r in one.results])
+    compared = compare.compare(apart, other, 30, QUIET)
+    aps = [
+        [measured.metrics["AP"] for measured in evaluated(rivals, rivals.prepared, name)]
+        for name in ("softmax", "bacl")
+    ]
+    expected = (np.var(aps[0], ddof=1) + np.var(aps[1], ddof=1)) / 2
+    assert compared.metrics["AP"].of_seeds == pytest.approx(expected)
+    assert any("do not share stage 1" in note for note in compared.notes)
+
+
+def test_detector_that_is_the_same_for_all_seeds_counts_once(rivals):
+    pair = [contender(rivals, name) for name in ("softmax", "bacl")]
+    same = [replace(c, results=[replace(c.results[0], seed=seed) for seed in (0, 1)]) for c in pair]
+    assert compare.compare(*same, 20, QUIET).seeds == [0]
 
 
 def test_equal_variants_do_not_differ(study_of, rival_aps):
@@ -132,7 +191,7 @@ def test_category_in_few_images_has_no_interval(rivals, prepared, compared, monk
     for annotation in content["annotations"]:
         images.setdefault(annotation["category_id"], set()).add(annotation["image_id"])
     fewest = min(map(len, images.values())) + 1
-    monkeypatch.setattr(compare, "FEWEST_IMAGES", fewest)
+    monkeypatch.setattr(differences, "FEWEST_IMAGES", fewest)
     without = compare.compare(contender(rivals, "softmax"), contender(rivals, "bacl"), 20, QUIET)
     of_boxes = without.categories["AP"]
     bare = {change.category.id for change in of_boxes if np.isnan(change.low)}

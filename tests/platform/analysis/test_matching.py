@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from bacl.evaluation import Detections
-from bacl_platform.analysis.matching import RECALLS, average_precision, match, precision_at
+from bacl_platform.analysis.matching import (
+    RECALLS,
+    _reached,
+    average_precision,
+    average_recall,
+    calibration_error,
+    match,
+    pooled_precision,
+    precision_at,
+    rank,
+)
 
 MODES = ("lvis", "coco")
 
@@ -77,6 +87,121 @@ def copies(one, counts):
             content["annotations"].append({**annotation, "id": number, "image_id": new})
     rows = [(new, *row[1:]) for row in one.rows for new in numbers[row[0]]]
     return dataclasses.replace(one, content=copy.deepcopy(content), rows=rows)
+
+
+def greedy_ap(rows, total):
+    """AP of (score, weight, right, passed) rows, by a loop over recall thresholds."""
+    rows = sorted((row for row in rows if row[1] and not row[3]), key=lambda row: -row[0])
+    hits, seen, curve = 0, 0, []
+    for _, weight, right, _ in rows:
+        hits, seen = hits + weight * right, seen + weight
+        curve.append((hits / total, hits / seen))
+    return np.mean([max((p for r, p in curve if r >= recall), default=0) for recall in RECALLS])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(3))
+def test_pooled_precision_and_recall_are_those_of_loops(trial, tmp_path, mode, seed):
+    one = trial(seed, mode).untied()
+    matched = rank(one.evaluator(tmp_path), one.detections)
+    truth = matched.truth
+    weights = np.random.default_rng(seed).integers(0, 3, (4, matched.images))
+    labels = np.array([1, 2, 4])
+    pooled = pooled_precision(matched, weights, labels)
+    recall = average_recall(matched, weights)
+    for b, times in enumerate(weights):
+        for step in (0, 5):
+            rows = [
+                (score, times[image], right, passed)
+                for image, label, score, right, passed in zip(
+                    matched.image,
+                    matched.label,
+                    matched.score,
+                    matched.right[step],
+                    matched.passed[step],
+                )
+                if label in labels
+            ]
+            mine = truth.counted & np.isin(truth.label, labels)
+            total = times[truth.image[mine]].sum()
+            assert pooled[b, step] == pytest.approx(greedy_ap(rows, total))
+        for label in np.unique(truth.label[truth.counted]):
+            total = times[truth.image[truth.counted & (truth.label == label)]].sum()
+            mine = (matched.label == label) & matched.right[5]
+            found = times[matched.image[mine]].sum()
+            expected = found / total if total else np.nan
+            assert recall[b, 5, label] == pytest.approx(expected, nan_ok=True)
+
+
+def test_recall_thresholds_are_reached_as_by_searching_them():
+    for total in (1, 3, 7, 25, 29, 50, 100, 200, 203, 1000):
+        hits = np.arange(total + 1)[:, None]
+        expected = np.searchsorted(RECALLS, hits / total, side="right")
+        np.testing.assert_array_equal(_reached(hits, np.array([total])), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(4))
+def test_ranked_detections_are_the_matched_ones(trial, tmp_path, mode, seed):
+    one = trial(seed, mode).untied()
+    evaluator = one.evaluator(tmp_path)
+    ranked, matched = rank(evaluator, one.detections), match(evaluator, one.detections)
+    for name in ("image", "label", "score", "right", "passed"):
+        np.testing.assert_array_equal(getattr(ranked, name), getattr(matched, name))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_image_once_gives_the_evaluators_metrics(trial, masked, tmp_path, mode, seed):
+    one, found = masked(trial(seed, mode).untied())
+    found = dataclasses.replace(found, score=0.99 * found.score)  # none above 1
+    evaluator = one.evaluator(tmp_path)
+    result = evaluator.evaluate(found)
+    every = np.arange(len(one.categories))
+    boxes = rank(evaluator, found)
+    masks = rank(evaluator, found, "segm")
+    measured = {
+        "APFixed": average_precision(rank(evaluator, found, limit=False), once(boxes)),
+        "APPool": pooled_precision(rank(evaluator, found, limit=False), once(boxes), every),
+        "AR": average_recall(boxes, once(boxes)),
+        "ECE": calibration_error(boxes, once(boxes), every),
+        "mask_AP": average_precision(masks, once(boxes)),
+        "mask_AR": average_recall(masks, once(boxes)),
+        "boundary_AP": average_precision(rank(evaluator, found, "boundary"), once(boxes)),
+    }
+    for name, values in measured.items():
+        assert np.nanmean(values) == pytest.approx(result.metrics[name], abs=1e-9), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_error_is_that_of_a_loop_over_copies(trial, tmp_path, seed):
+    one = trial(seed)
+    matched = rank(one.evaluator(tmp_path), one.detections)
+    weights = np.random.default_rng(seed).integers(0, 3, (3, matched.images))
+    labels = np.array([0, 1, 3])
+    for times, error in zip(weights, calibration_error(matched, weights, labels)):
+        bins = [[] for _ in range(15)]
+        for image, label, score, right, passed in zip(
+            matched.image, matched.label, matched.score, matched.right[0], matched.passed[0]
+        ):
+            if label in labels and not passed:
+                bins[min(int(score * 15), 14)] += [(score, right)] * times[image]
+        total = sum(map(len, bins))
+        expected = sum(
+            len(some) / total * abs(np.mean([s for s, _ in some]) - np.mean([r for _, r in some]))
+            for some in bins
+            if some
+        )
+        assert error == pytest.approx(expected)
+
+
+def test_without_a_limit_more_than_300_of_an_image_count(trial, tmp_path):
+    one = trial(2)
+    crowd = [(0, 1, 0.5 + k / 1000, 5.0, 5.0, 9.0, 9.0) for k in range(400)]
+    one = dataclasses.replace(one, rows=[*one.rows, *crowd])
+    evaluator = one.evaluator(tmp_path)
+    assert (rank(evaluator, one.detections, limit=False).image == 0).sum() > 400
+    assert (rank(evaluator, one.detections).image == 0).sum() <= 300
 
 
 def test_category_without_a_drawn_box_is_unknown(trial, tmp_path):

@@ -165,7 +165,8 @@ def test_results_file_is_measured_in_processes_of_its_own():
 
 @pytest.mark.slow
 def test_evaluation_is_measured_in_processes_of_its_own():
-    seconds, memory = evaluate.measure(SETTING, images=5)
+    seconds, memory, whole, _ = evaluate.measure(SETTING, images=5)
+    assert whole.name == "evaluate_all" and whole.peer == "AP alone" and whole.theirs > 0
     assert seconds.name == "evaluate" and seconds.ours > 0 and seconds.limit is None
     assert memory.unit == "MiB" and memory.ours > 0
 
@@ -173,7 +174,12 @@ def test_evaluation_is_measured_in_processes_of_its_own():
 def test_postprocessing_is_measured_with_many_candidates_and_with_few():
     size = postprocess.Size(regions=40, categories=30, few=200, most=20)
     rows = postprocess.measure(SETTING, size)
-    assert {row.name: row.limit for row in rows} == {"postprocess_flat": 1.1, "postprocess": 0.1}
+    assert {row.name: row.limit for row in rows} == {
+        "postprocess_flat": 1.1,
+        "postprocess": 0.1,
+        "postprocess_fixed": 1.5,
+        "postprocess_first": None,
+    }
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
 
 

@@ -17,6 +17,7 @@ from bacl.errors import UsageError
 from bacl.evaluation import Detections, Evaluator
 from bacl_platform.cli import main as cli
 from bacl_platform.plan import judged
+from bacl_platform.plan.metric_names import measurable
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.load import load
 from bacl_platform.store.names import JOB
@@ -327,10 +328,4 @@ def test_quiet_where_everything_can_be_found(study):
     one = study(EVERYWHERE, images=8)
     one.plan()
     assert judged.notes([(load(one.file, []), one.prepared)]) == []
-    assert judged.measured(one.prepared, load(one.file, []).detector) == [
-        "AP",
-        "AP50",
-        "AP75",
-        "AP_r",
-        "AP_c",
-    ]
+    assert judged.measured(one.prepared, load(one.file, []).detector) == measurable("rc", False)

@@ -1,6 +1,6 @@
 """Names of metrics and losses: whose they are."""
 
-from bacl_platform.plan.metric_names import metric_name, metric_of, owner, precisions
+from bacl_platform.plan.metric_names import measurable, metric_name, metric_of, owner
 
 
 def test_scalars_have_owners_and_the_machines_are_the_jobs(planned):
@@ -21,7 +21,18 @@ def test_metric_of_a_variant_is_found_again_and_losses_are_none(planned):
         assert metric_of(other, job) is None
 
 
-def test_precisions_are_of_boxes_and_of_masks_where_there_are_any():
-    assert precisions("rc", False) == ["AP", "AP50", "AP75", "AP_r", "AP_c"]
-    masks = ["mask_AP", "mask_AP50", "mask_AP75", "mask_AP_r"]
-    assert precisions("r", True) == ["AP", "AP50", "AP75", "AP_r", *masks]
+def test_measurable_are_metrics_of_boxes_and_of_masks_where_there_are_any():
+    boxes = measurable("rc", False)
+    assert boxes[:7] == ["AP", "AP50", "AP75", "AP_r", "AP_c", "APFixed", "APFixed_r"]
+    assert boxes[7:] == [
+        *("APFixed_c", "APPool", "APPool_r", "APPool_c", "AR", "AR_r", "AR_c"),
+        *("ECE", "ECE_r", "ECE_c"),
+    ]
+    # those of AP-Fixed are there only where no detection lies beyond the limit
+    masks = ["mask_AP", "mask_AP50", "mask_AP75", "mask_AP_r", "mask_AR", "mask_AR_r"]
+    assert measurable("r", True) == [
+        *measurable("r", False),
+        *masks,
+        "boundary_AP",
+        "boundary_AP_r",
+    ]

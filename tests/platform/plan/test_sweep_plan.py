@@ -58,8 +58,17 @@ def test_scheduler_without_evaluations_on_the_way_is_refused(alphas, sweep, plan
 
 
 def test_metric_that_nobody_logs_is_refused(alphas, sweep, plan_sweep_files):
-    with pytest.raises(UsageError, match=r"metric: expected one of AP, AP50, .* got 'AR'"):
-        plan_sweep_files(sweep(alphas + "metric: AR\n"))
+    with pytest.raises(UsageError, match=r"metric: expected one of AP, AP50, .* got 'APs'"):
+        plan_sweep_files(sweep(alphas + "metric: APs\n"))
+
+
+def test_any_metric_of_an_evaluation_may_rank_and_of_errors_the_lowest_is_best(
+    alphas, sweep, plan_sweep_files
+):
+    assert plan_sweep_files(sweep(alphas + "metric: APFixed_r\n"))
+    assert plan_sweep_files(sweep(alphas + "metric: ECE\nmode: min\n"))
+    with pytest.raises(UsageError, match="mode: expected min, for a lower ECE_f is better"):
+        plan_sweep_files(sweep(alphas + "metric: ECE_f\n"))
 
 
 def test_two_sweeps_of_one_name_are_refused(sweep, plan_sweep_files):

@@ -6,7 +6,7 @@ import re
 from rich.console import Console
 from typer.testing import CliRunner
 
-from bacl_platform.analysis import compare
+from bacl_platform.analysis import compare, differences
 from bacl_platform.analysis.contenders import contender
 from bacl_platform.cli import main as cli
 from bacl_platform.report import comparison_report
@@ -27,7 +27,7 @@ def test_equal_variants_are_drawn(study_of, rival_aps):
 
 
 def test_change_without_an_interval_is_drawn_and_null_in_json(rivals, monkeypatch):
-    monkeypatch.setattr(compare, "FEWEST_IMAGES", 10**6)
+    monkeypatch.setattr(differences, "FEWEST_IMAGES", 10**6)
     without = compare.compare(contender(rivals, "softmax"), contender(rivals, "bacl"), 20, QUIET)
     content = json.loads(json.dumps(comparison_report.as_json(without), allow_nan=False))
     assert {change["interval"] for change in content["metrics"].values()} == {None}
@@ -52,7 +52,7 @@ def test_command_prints_verdicts_or_json(tiny, two_seeds, store, fill, rival_aps
     words = [str(word) for word in [*words, "--set", SEEDS]]
     done = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert done.exit_code == 0
-    assert re.search(r"^AP_f \+.*: bacl is better than softmax$", done.stdout, re.MULTILINE)
+    assert re.search(r"^AP_f \+.*: bacl is better than softmax; ", done.stdout, re.MULTILINE)
     assert (store.root / "reports/tiny/compare_softmax_bacl.html").is_file()
     done = CliRunner().invoke(cli.app, [*words, "--json"], catch_exceptions=False)
     content = json.loads(done.stdout)

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from bacl.variants import Softmax
+from bacl_platform.analysis.results import read_folder
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.sweep_plan import Preparation, plan_sweeps
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.store.checkpoints import latest_checkpoint
-from bacl_platform.store.names import MOVES
+from bacl_platform.store.names import BEYOND, MOVES
 from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 from bacl_platform.train.hooks import checkpoints
@@ -61,12 +62,13 @@ def test_job_publishes_what_its_entry_should_hold(planned, store, finished):
         assert 0 < row["system/rank0/process_memory_megabytes"] < 1e6
         assert 0 < row["system/rank0/system_memory_usage_percentage"] <= 100
         assert row["system/rank0/cpu_utilization_percentage"] >= 0
-    assert {"bacl/AP", "softmax/AP_r"} <= set(reported[-1])
+    assert {"bacl/AP", "softmax/AP_r", "bacl/APFixed", "softmax/ECE"} <= set(reported[-1])
     entry = store.entry(heads.key)
     assert store.complete(heads.key)
-    for name in ("metrics.json", "categories.csv", "config.py", "checkpoint.pth"):
+    for name in ("metrics.json", "categories.csv", "config.py", "checkpoint.pth", BEYOND):
         for variant in ("bacl", "softmax"):
             assert (entry / "variants" / variant / name).is_file()
+    assert read_folder(entry / "variants" / "bacl")[3] is None  # nothing was cut from AP-Fixed
     rows = [json.loads(line) for line in (entry / "scalars.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [10, 12, 12]
     assert {"lr", "loss", "bacl.loss_cls", "data_time", "time"} <= set(rows[0])

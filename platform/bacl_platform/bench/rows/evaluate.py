@@ -3,8 +3,9 @@ lvis-api.
 
 The set is drawn from a seed, in the numbers of LVIS v0.5: an image has ten objects or so of three
 long-tailed categories and lists ten categories as absent. It gets the 300 detections that LVIS
-counts, half of them of categories that it judges there. Each side runs in a process of its own and
-reads the ground truth itself; ours reads the detections from files, too, while lvis-api is handed
+counts, half of them of categories that it judges there. AP, AP-Fixed
+and AP-Pool together also stand beside AP alone. Each side runs in a process of its own and reads
+the ground truth itself; ours reads the detections from files, too, while lvis-api is handed
 its dicts.
 """
 
@@ -61,10 +62,15 @@ def measure(setting: Setting, images: int | None = None) -> list[Row]:
         folder = Path(name)
         draw_set(folder, images)
         rounds = [
-            [apart(side, folder, setting.threads) for side in (ours, theirs)]
+            [apart(side, folder, setting.threads) for side in (ours, alone, theirs)]
             for _ in range(setting.repeat or 1)
         ]
-    return compared("evaluate", "lvis-api", rounds, images, tolerance=1e-6, limit=0.01)
+    beside = [[mine, its] for mine, _, its in rounds]
+    without = [[mine, ap] for mine, ap, _ in rounds]
+    return [
+        *compared("evaluate", "lvis-api", beside, images, tolerance=1e-6, limit=0.01),
+        *compared("evaluate_all", "AP alone", without, images, tolerance=1e-9, limit=1.6),
+    ]
 
 
 def compared(
@@ -109,7 +115,7 @@ def _run(side: Callable[[Path], Taken], folder: Path, threads: int) -> Taken:
 
 
 def ours(folder: Path) -> Taken:
-    """Our evaluation of the set in a folder."""
+    """Our evaluation of the set in a folder: AP, AP-Fixed, AP-Pool and the other metrics."""
     import pandas  # noqa: F401  as pyarrow does for its first array
 
     from bacl.evaluation import Detections, Evaluator
@@ -119,6 +125,19 @@ def ours(folder: Path) -> Taken:
     evaluator = Evaluator(folder / "val.json", categories, "lvis")
     result = evaluator.evaluate(Detections.read(*shards(folder)))
     return Taken(time.perf_counter() - start, resident() - before, result.metrics["AP"])
+
+
+def alone(folder: Path) -> Taken:
+    """Our evaluation without all that is no AP."""
+    import pandas  # noqa: F401
+
+    from bacl.evaluation import Detections, Evaluator
+
+    categories = read_categories(folder)
+    before, start = resident(), time.perf_counter()
+    evaluator = Evaluator(folder / "val.json", categories, "lvis")
+    ap = float(np.nanmean(evaluator.average_precision(Detections.read(*shards(folder)))))
+    return Taken(time.perf_counter() - start, resident() - before, ap)
 
 
 def read_categories(folder: Path) -> "list[Category]":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from bacl_platform.analysis.measures import of_masks
 from bacl_platform.report.plots.registry import Page, Picture, plot
 from bacl_platform.report.plots.style import COLOURS, named, plain_axes
 
@@ -13,18 +14,20 @@ if TYPE_CHECKING:
 
 
 def _kinds(comparison: "Comparison") -> Iterable[str]:
-    return comparison.categories
+    return comparison.kinds
 
 
 @plot(Page.COMPARISON, each=_kinds)
 def changes(comparison: "Comparison", kind: str = "AP") -> Picture:
     """Differences with their intervals: of the metrics, and of the categories that changed most.
 
-    kind: `AP`, or `mask_AP` for those of masks.
+    kind: the measure of the categories, such as `AP`, or `mask_AP` for masks.
     """
     changed = [*comparison.gained(kind), *reversed(comparison.lost(kind))]
-    metrics = {name: one for name, one in comparison.metrics.items() if name.startswith(kind)}
-    figure = Figure(figsize=(8, 1.6 + 0.19 * max(len(changed), 6)), layout="constrained")
+    masks = of_masks(kind)
+    metrics = {name: one for name, one in comparison.metrics.items() if of_masks(name) == masks}
+    rows = max(len(changed), len(metrics), 6)
+    figure = Figure(figsize=(8, 1.6 + 0.19 * rows), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, names, of in (
         (left, list(metrics), list(metrics.values())),
@@ -36,7 +39,7 @@ def changes(comparison: "Comparison", kind: str = "AP") -> Picture:
     ):
         plain_axes(axes)
         for place, change in enumerate(of):
-            colour = "#888888" if not change.clear else COLOURS[2 if change.low > 0 else 1]
+            colour = "#888888" if not change.clear else COLOURS[2 if change.better else 1]
             low, middle, high = (100 * v for v in (change.low, change.difference, change.high))
             axes.plot([low, high], [place, place], color=colour, linewidth=2)
             axes.plot(middle, place, "o", color=colour, markersize=5)
@@ -48,9 +51,9 @@ def changes(comparison: "Comparison", kind: str = "AP") -> Picture:
     left.set_title("metrics", fontsize=10)
     right.set_title("most changed (training images)", fontsize=10)
     figure.suptitle(f"{named(comparison.second)} against {named(comparison.first)}")
-    of_masks = " by mask AP" if kind == "mask_AP" else ""
+    words = " by mask AP" if masks else ""
     return Picture(
-        f"{kind.removesuffix('AP')}{comparison.stem}.png",
-        f"{comparison.second} against {comparison.first}{of_masks}",
+        f"{'mask_' if masks else ''}{comparison.stem}.png",
+        f"{comparison.second} against {comparison.first}{words}",
         figure,
     )

@@ -23,6 +23,7 @@ class Page(Enum):
     GUIDES = "under `What guided training` of `bacl report` (report, analysis)"
     TABLE = "below the table of a sweep's trials, or of variants beside the paper's (table)"
     COMPARISON = "below the table of `bacl compare` (comparison)"
+    MATRIX = "at the top of `bacl compare --all` (matrix)"
 
 
 @dataclass(frozen=True)
