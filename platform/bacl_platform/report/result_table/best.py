@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+import numpy as np
+
+from bacl_platform.analysis.uncertainty import holm
 from bacl_platform.report.result_table.points import bracket, number
 from bacl_platform.report.result_table.rows import BySeed, ResultTable, Row
 from bacl_platform.report.result_table.statistics import (
     LEAST_SEEDS,
     LEVEL,
     chance,
-    holm,
     interval,
     paired,
 )
@@ -60,7 +62,7 @@ def find_best(table: ResultTable) -> Best | None:
     known = [value for value in chances if value is not None]
     level: list[Row] | None = None
     if others and len(known) == len(others):
-        adjusted = holm(known)
+        adjusted = holm(np.array(known))
         level = [other for (other, _), p in zip(others, adjusted, strict=True) if p >= LEVEL]
     return Best(row, len(ranked), next_, differences, level, exact)
 

@@ -1,4 +1,4 @@
-"""Statistics over seeds: intervals of means, paired differences, Holm's correction.
+"""Statistics over seeds: intervals of means and paired differences.
 
 S seeds.
 """
@@ -43,17 +43,3 @@ def chance(differences: Sequence[float]) -> float | None:
         return 1.0 if mean(differences) == 0 else 0.0
     statistic = abs(mean(differences)) / deviation * math.sqrt(len(differences))
     return float(2 * t.sf(statistic, len(differences) - 1))
-
-
-def holm(chances: Sequence[float]) -> list[float]:
-    """p-values of so many tests, adjusted so that the chance of any error is bounded (Holm 1979).
-
-    The k-th smallest of n is multiplied by n - k + 1, and none is below a smaller one's.
-    """
-    adjusted = [0.0] * len(chances)
-    largest = 0.0
-    order = sorted(range(len(chances)), key=lambda place: chances[place])
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(chances) - rank) * chances[place]))
-        adjusted[place] = largest
-    return adjusted

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bacl_platform.report.result_table.statistics import chance, holm, interval, paired
+from bacl_platform.report.result_table.statistics import chance, interval, paired
 
 
 @pytest.mark.parametrize("count", [3, 5, 12])
@@ -32,20 +32,3 @@ def test_chance_without_any_spread_is_certain():
 
 def test_differences_are_of_the_seeds_that_both_have():
     assert paired({0: 3.0, 2: 5.0, 7: 1.0}, {7: 4.0, 0: 1.0, 1: 9.0}) == [2.0, -3.0]
-
-
-def test_holms_correction_equals_the_worked_example():
-    # sorted: 0.005 * 4, 0.01 * 3, 0.03 * 2, 0.04 * 1 raised to the one before
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_holms_correction_rejects_what_stepping_down_rejects():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        chances = list(rng.uniform(0, 0.05, 6) ** 1.5)
-        rejected, left = set(), sorted(range(6), key=lambda place: chances[place])
-        while left and chances[left[0]] * len(left) < 0.05:  # Holm's own procedure
-            rejected.add(left.pop(0))
-        assert {place for place, p in enumerate(holm(chances)) if p < 0.05} == rejected
