@@ -1,0 +1,120 @@
+"""Make docs/results.md: train what a store lacks of the paper's tables, and write what it has.
+
+    python tests/results/make.py STORE [--only embedded|boards] [--cpus 1]
+
+The store keeps what it has, so an interrupted run goes on where it was. On two cores the embedded
+set takes about half an hour, most of it stage 1, and the photographs about an hour; they need the
+folder `BACL_DATA` with `boards_lt` and `weights`, and are left as they stand in the page without.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+from rich.console import Console
+from studies import Study, boards, embedded, written
+from tables import section
+
+from bacl_platform.analysis.contenders import contender
+from bacl_platform.analysis.matrix import Matrix, compare_all
+from bacl_platform.analysis.results import Report, collect
+from bacl_platform.plan.planner import make_plan
+from bacl_platform.plan.sweep_plan import Preparation
+from bacl_platform.spec.load import load
+from bacl_platform.store.store import Store
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "results.md"
+STUDIES = {"embedded": embedded, "boards": boards}
+METRICS = ("AP", "APFixed")
+RESAMPLES = 1000
+HOURS = 6
+
+
+def main() -> None:
+    """Train what lacks, then write the sections of the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--only", choices=STUDIES)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    for name, make in STUDIES.items():
+        if arguments.only not in (None, name):
+            continue
+        if name == "boards" and "BACL_DATA" not in os.environ:
+            print("boards: left as it is, for BACL_DATA does not name the folder of boards_lt")
+            continue
+        study = make()
+        report = trained(study, arguments.store)
+        text = section(study, report, compared(study, report), facts(study, report))
+        replace_section(arguments.page, name, text)
+        print(f"{arguments.page}: {name}")
+
+
+def trained(study: Study, folder: Path) -> Report:
+    """The results of a study, of which what the store lacks is trained first."""
+    file = written(study, folder / ".results")
+    command = [sys.executable, "-m", "bacl_platform", "run", str(file), "--store", str(folder)]
+    subprocess.run(command, check=True, timeout=HOURS * 3600)
+    store, experiment = Store(folder), load(file)
+    plan = make_plan(experiment, Preparation(store)(experiment.dataset), store)
+    return collect(plan, store, f"bacl run {file}")
+
+
+def compared(study: Study, report: Report) -> dict[str, Matrix]:
+    """Every pair of each table's rows."""
+    console = Console(stderr=True)
+    return {
+        table.name: compare_all(
+            [contender(report, row.variant) for row in table.rows],
+            RESAMPLES,
+            console,
+            metrics=METRICS,
+        )
+        for table in study.tables
+    }
+
+
+def facts(study: Study, report: Report) -> str:
+    """What the numbers of a study are of, in sentences."""
+    data, seeds = report.prepared, report.experiment.seeds
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    ).stdout.strip()
+    left_out = ", ".join(study.left_out)
+    sentences = [
+        f"{data.train.image_total} training and {data.val.image_total} validation images, "
+        f"{len(data.categories)} categories. Seeds {seeds[0]} to {seeds[-1]}: each trains stage 1 "
+        "anew, with a sigmoid and with a softmax classifier; all rows are replayed on what it "
+        "stored.",
+        f"Made on {date.today():%-d %B %Y} at commit {commit or 'unknown'}.",
+        "Points are means over seeds ± their standard deviation; a gain is over the table's first "
+        "row, with its 95 % interval over images and seeds; rows are *told apart* after Holm's "
+        "correction for all pairs of a table.",
+    ]
+    if left_out:
+        sentences.append(f"Left out, for they read more than is stored: {left_out}.")
+    return " ".join(sentences)
+
+
+def replace_section(page: Path, name: str, text: str) -> None:
+    """Put a section between its marks on the page, at the end where it is not there yet."""
+    begin, end = f"<!-- {name}: made by tests/results/make.py -->", f"<!-- end of {name} -->"
+    made = f"{begin}\n{text}\n{end}"
+    old = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    new = pattern.sub(lambda _: made, old) if pattern.search(old) else f"{old.rstrip()}\n\n{made}\n"
+    page.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""What docs/results.md is made of: experiments that train variants on stored features, and the
+tables that their variants are rows of.
+
+Stage 1 is the experiment's own, with a sigmoid and with a softmax classifier; each passes images
+once, and every classifier then trains on what was stored. Methods that read more of a region than
+its last layer are left out, for features keep that layer alone.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bacl.method_settings.registry import METHODS
+from bacl_platform.plan.trials import SweepFile
+from bacl_platform.report.sweep_report import printed
+from bacl_platform.spec.experiment import Paper
+from bacl_platform.spec.paper_table import published
+from bacl_platform.spec.yaml_files import read_with_bases
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+SWEEPS = ("table3", "fig4", "table4", "table5", "table6", "table7", "table8", "table9")
+READING = {
+    "statistics of each rank": {"statistics": "per_rank"},
+    "prototypes move first": {"moves": "before"},
+    "both, as in the release": {"statistics": "per_rank", "moves": "before"},
+}
+"""Settings of hallucination by which the release differs, docs/method.md."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a variant, and the paper's points by metric where it prints the row."""
+
+    label: str
+    variant: str
+    paper: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows whose gains are over the first one."""
+
+    name: str
+    title: str
+    rows: list[Row]
+
+    def row(self, label: str) -> Row:
+        """The row with that label."""
+        return next(row for row in self.rows if row.label == label)
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment as a file has it, and the tables of its variants."""
+
+    title: str
+    content: dict[str, Any]
+    tables: list[Table]
+    left_out: list[str]
+    """Variants that cannot train on stored features."""
+
+    def table(self, name: str) -> Table:
+        """The table of that name."""
+        return next(table for table in self.tables if table.name == name)
+
+
+def embedded() -> Study:
+    """The embedded set: drawn shapes, 24 categories."""
+    base = read_with_bases(EXPERIMENTS / "embedded" / "demo.yaml")
+    return _study("The embedded set", "embedded-results", base, range(5), SWEEPS)
+
+
+def boards() -> Study:
+    """Photographs of circuit boards, 32 categories; `BACL_DATA` is where they are."""
+    base = read_with_bases(EXPERIMENTS / "boards.yaml")
+    title = "Photographs: kinds of circuit boards"
+    return _study(title, "boards-results", base, range(3), SWEEPS)
+
+
+def _study(
+    title: str, name: str, base: dict[str, Any], seeds: range, sweeps: tuple[str, ...]
+) -> Study:
+    tables, variants = [], {}
+    for sweep in sweeps:
+        table, own = of_sweep(sweep)
+        tables.append(table)
+        variants |= own
+    readings = {
+        label: {"method": "bacl", "hallucination": options} for label, options in READING.items()
+    }
+    named = {label.replace(" ", "_").replace(",", ""): one for label, one in readings.items()}
+    default = tables[0].rows[-1].variant
+    rows = [Row("as here", default), *map(Row, readings, named)]
+    tables.append(Table("readings", "what the release does otherwise", rows))
+    field_rows, stages, left_out = of_field(base, default)
+    tables.append(Table("XIII", "the field's methods on one trunk", field_rows))
+    first = base["stages"]["representation"]
+    second = base["stages"]["classifier"]
+
+    def bank(after: str, members: dict[str, Any], **recipe: Any) -> dict[str, Any]:
+        made = {**second, "after": after, "variants": members}
+        return {**made, "recipe": {**second["recipe"], "features": "replay", **recipe}}
+
+    content = {
+        **{key: value for key, value in base.items() if key not in ("baseline", "paper")},
+        "name": name,
+        "seeds": list(seeds),
+        "stages": {
+            "representation": first,
+            "softmax_representation": {**first, "classifier": {"method": "softmax"}},
+            "features": {"kind": "features", "after": "representation"},
+            "softmax_features": {"kind": "features", "after": "softmax_representation"},
+            "paper": bank("features", variants | named),
+            **{
+                stage: bank(after, members, **recipe)
+                for stage, (after, members, recipe) in stages.items()
+            },
+        },
+    }
+    return Study(title, content, tables, left_out)
+
+
+def of_sweep(name: str) -> tuple[Table, dict[str, Any]]:
+    """The table that a sweep of the embedded set repeats, and its variants by name.
+
+    Its first row is the paper's first, and Fig. 4's is the method without an indicator's margin.
+    """
+    file = SweepFile(EXPERIMENTS / "sweeps" / "embedded" / f"{name}.yaml")
+    theirs = printed(file).rows if file.sweep.paper else ()
+    rows, variants = [], {}
+    for values in file.sweep.values():
+        trial = file.trial(values)
+        stage: Any = trial.experiment.stages[trial.stage]
+        settings = stage.variants[trial.variant].model_dump(mode="json", exclude_defaults=True)
+        variants[trial.variant] = settings
+        paper = next((p for match, p in theirs if match.items() <= trial.varied.items()), {})
+        rows.append(Row(trial.label, trial.variant, paper))
+    number = name.removeprefix("table")
+    title = _NUMBERS.get(number, "Fig. 4")
+    return Table(title, _TITLES[title], rows), variants
+
+
+_NUMBERS = {"3": "III", "4": "IV", "5": "V", "6": "VI", "7": "VII", "8": "VIII", "9": "IX"}
+_TITLES = {
+    "III": "margin, weight term and hallucination",
+    "IV": "alpha of the margin",
+    "V": "p_t of the weight term",
+    "VI": "beta of hallucination",
+    "VII": "c and m of hallucination",
+    "VIII": "formulas of the confusion matrix",
+    "IX": "conditions of the weight term",
+    "Fig. 4": "long-term indicators",
+}
+
+Stages = dict[str, tuple[str, dict[str, Any], dict[str, Any]]]
+"""By name: the features that a stage is after, its variants, and what of its recipe is its own."""
+
+
+def of_field(base: dict[str, Any], bacl: str) -> tuple[list[Row], Stages, list[str]]:
+    """Rows, stages and what is left out of the methods that `experiments/embedded/field.yaml`
+    has them, on the features of `base`; bacl: the variant that is the paper's method."""
+    path = EXPERIMENTS / "embedded" / "field.yaml"
+    content = read_with_bases(path)
+    source = Paper(file=str(EXPERIMENTS / "paper.yaml"), table="XIII", column="v0.5 R50")
+    paper = dict(published(source, path, "variant").rows)
+    rows, stages, left_out = [], {}, []
+    usual = base["stages"]["classifier"]["recipe"]
+    for name, stage in content["stages"].items():
+        if stage["kind"] != "classifier":
+            continue
+        members = {}
+        for variant, settings in stage["variants"].items():
+            if METHODS[settings["method"]].reads != ("fc2",) or "proposal_nms" in stage["recipe"]:
+                left_out.append(variant)
+            elif settings == {"method": "bacl"}:
+                rows.append(Row(variant, bacl, paper.get(variant, {})))
+            else:
+                members[variant] = settings
+                rows.append(Row(variant, variant, paper.get(variant, {})))
+        sampling = {k: stage["recipe"][k] for k in _SAMPLING if k in stage["recipe"]}
+        after = "softmax_features" if stage["after"].startswith("softmax") else "features"
+        if members:
+            stages[name] = (
+                after,
+                members,
+                {k: v for k, v in sampling.items() if usual.get(k) != v},
+            )
+    return rows, stages, left_out
+
+
+_SAMPLING = ("sampler", "repeat_threshold")
+
+
+def written(study: Study, folder: Path) -> Path:
+    """The study's experiment as a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{study.content['name']}.yaml"
+    text = yaml.safe_dump(study.content, sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+    return path
