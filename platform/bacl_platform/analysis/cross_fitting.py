@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from bacl.datasets.prepared import Prepared
 from bacl.errors import UsageError
-from bacl_platform.analysis.matching import Iou, Matched, Truth, average_precision
-from bacl_platform.analysis.profiles import evaluator_of, match_result
+from bacl_platform.analysis.matching import Iou, Matched, Truth, average_precision, match
+from bacl_platform.analysis.profiles import evaluator_of
 from bacl_platform.analysis.results import Result
 
 FEWEST_IMAGES = 20
@@ -78,8 +78,8 @@ def cross_fit(
     metric: an average precision of `bacl_platform.plan.metric_names`. mode: `max`, or `min` where
     less is better. Raises UsageError where the halves are too small to choose by.
     """
-    match = _METRIC.fullmatch(metric)
-    if match is None:
+    parts = _METRIC.fullmatch(metric)
+    if parts is None:
         raise UsageError(f"--cross-fit: expected a metric such as AP or AP_r, got {metric}")
     evaluator = evaluator_of(prepared)
     content = json.loads(Path(prepared.val.annotations).read_text(encoding="utf-8"))
@@ -91,14 +91,14 @@ def cross_fit(
             f"half has {FEWEST_IMAGES}, got {len(first)}"
         )
     weights = np.stack([first, ~first, np.ones(len(first), dtype=bool)]).astype(np.int64)
-    iou: Iou = "segm" if match["masks"] else "bbox"
+    iou: Iou = "segm" if parts["masks"] else "bbox"
     values: dict[str, NDArray[np.float64]] = {}
     for name, results in rows.items():
         of_seeds = []
         for result in results:
-            matched = match_result(evaluator, result, iou)[0]
+            matched = match(evaluator, result.detections(), iou)
             _check(matched.truth, weights, prepared)
-            of_seeds.append(_mean(matched, weights, match["level"], match["group"], prepared))
+            of_seeds.append(_mean(matched, weights, parts["level"], parts["group"], prepared))
         values[name] = np.mean(of_seeds, axis=0)
     sign = -1 if mode == "min" else 1
     best = [max(values, key=lambda name: sign * values[name][half]) for half in range(3)]

@@ -4,7 +4,7 @@ Errors are TIDE's (Bolya et al., "TIDE: A General Toolbox for Identifying Object
 2020), at IoU 0.5 and 0.1. hotcoco has them as means over all categories; here each category has its
 own, so that frequency groups can be compared. Only what the annotation can judge counts: LVIS names
 for each image the categories that it was searched for, and a detection of another category may well
-be right.
+be right. Where masks were matched, a box stands for its object, and the IoU is that of masks.
 
 Letters: N judged detections, W wrong ones, G ground-truth boxes, C categories, K kinds of errors.
 """
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hotcoco.primitives import bbox_iou
 from numpy.typing import NDArray
 
 from bacl.evaluation import Evaluator
 from bacl_platform.analysis.matching import Matched, Truth, precision_at
+from bacl_platform.analysis.overlaps import Overlaps
 
 KINDS = {
     "Cls": "wrong category",
@@ -41,18 +41,18 @@ class Errors:
     counts: NDArray[Any]
 
 
-def errors(matched: Matched, boxes: NDArray[Any]) -> Errors:
+def errors(matched: Matched, overlaps: Overlaps) -> Errors:
     """Sort a run's errors into TIDE's kinds and fix each kind by itself.
 
-    boxes (N', 4): x, y, width, height of the run's detections, which `matched.row` points into. A
-    badly placed or wrongly named detection is turned into a right one where nothing else found its
-    box and no other candidate for it scores higher; otherwise it is removed, as are all other
-    errors. A missed box (which no such detection could find) is taken from those to be found. So a
-    wrong name costs twice: the category that the box is of, and the one that it is taken for.
-    Crowds are no boxes here, as in TIDE's own code; hotcoco takes them for some.
+    overlaps: of what was matched, boxes or masks. A badly placed or wrongly named detection is
+    turned into a right one where nothing else found its box and no other candidate for it scores
+    higher; otherwise it is removed, as are all other errors. A missed box (which no such detection
+    could find) is taken from those to be found. So a wrong name costs twice: the category that the
+    box is of, and the one that it is taken for. Crowds are no boxes here, as in TIDE's own code;
+    hotcoco takes them for some.
     """
     truth = matched.truth
-    kind, target = _kinds(matched, boxes)
+    kind, target = _kinds(matched, overlaps)
     mends = _mends(matched, kind, target)
     missed = truth.counted & (matched.found < 0)
     missed[target[mends]] = False
@@ -74,7 +74,7 @@ def errors(matched: Matched, boxes: NDArray[Any]) -> Errors:
     return Errors(gain, counts)
 
 
-def _kinds(matched: Matched, boxes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _kinds(matched: Matched, overlaps: Overlaps) -> tuple[NDArray[Any], NDArray[Any]]:
     """The kind (N,) of each wrong detection, -1 of others, and the box (N,) it should have been."""
     names = list(KINDS)
     kind = np.full(len(matched.label), -1)
@@ -84,7 +84,7 @@ def _kinds(matched: Matched, boxes: NDArray[Any]) -> tuple[NDArray[Any], NDArray
         kind[found] = names.index("Bkg")
         if not len(truths):
             continue
-        overlap = _overlap(matched, boxes, found, truths)  # (W, G)
+        overlap = overlaps(found, truths)  # (W, G)
         same = matched.label[found, None] == matched.truth.label[truths]
         own, other = np.where(same, overlap, -1), np.where(same, -1, overlap)
         nearest, nearest_other = own.max(axis=1), other.max(axis=1)
@@ -97,9 +97,9 @@ def _kinds(matched: Matched, boxes: NDArray[Any]) -> tuple[NDArray[Any], NDArray
         kind[found] = np.select(
             list(rules.values()), [names.index(name) for name in rules], names.index("Both")
         )
-        for name, overlaps in (("Loc", own), ("Cls", other)):
+        for name, values in (("Loc", own), ("Cls", other)):
             mine = kind[found] == names.index(name)
-            target[found[mine]] = truths[overlaps[mine].argmax(axis=1)]
+            target[found[mine]] = truths[values[mine].argmax(axis=1)]
     return kind, target
 
 
@@ -156,20 +156,20 @@ class Confusion:
         return np.divide(self.counts[:, :-1], self.judged, out=shares, where=self.judged > 0)
 
 
-def confusion(matched: Matched, boxes: NDArray[Any], judged: NDArray[Any]) -> Confusion:
+def confusion(matched: Matched, overlaps: Overlaps, judged: NDArray[Any]) -> Confusion:
     """For each ground-truth box, the category of the best-scoring detection at IoU >= 0.5.
 
-    boxes: as for `errors`. judged: boxes by pair as `judged_pairs` counts them. A detection that is
-    right about another box is ignored, for it may overlap this one and be no error. Detections that
-    LVIS cannot judge are ignored too: an image says of some categories only that they are present
-    or absent, and a box may belong to several of the others (a mug is a cup); nor are those of a
-    category whose instances are not all annotated in the image. So counts of two columns compare by
-    their share of `judged` alone.
+    overlaps: as for `errors`. judged: boxes by pair as `judged_pairs` counts them. A detection that
+    is right about another box is ignored, for it may overlap this one and be no error. Detections
+    that LVIS cannot judge are ignored too: an image says of some categories only that they are
+    present or absent, and a box may belong to several of the others (a mug is a cup); nor are those
+    of a category whose instances are not all annotated in the image. So counts of two columns
+    compare by their share of `judged` alone.
     """
     truth = matched.truth
     counts = np.zeros((matched.categories, matched.categories + 1), dtype=np.int64)
     for found, truths in _by_image(matched, ~matched.passed[0]):
-        overlap = _overlap(matched, boxes, found, truths)
+        overlap = overlaps(found, truths)
         same = matched.label[found, None] == truth.label[truths]
         asked = (overlap >= FOREGROUND) & (same | ~matched.right[0, found, None])
         scores = np.where(asked, matched.score[found, None], -1.0)
@@ -213,14 +213,3 @@ def _by_image(matched: Matched, asked: NDArray[Any]) -> Iterator[tuple[NDArray[A
             found[of_found[place] : of_found[place + 1]],
             truths[of_truths[place] : of_truths[place + 1]],
         )
-
-
-def _overlap(
-    matched: Matched, boxes: NDArray[Any], found: NDArray[Any], truths: NDArray[Any]
-) -> NDArray[Any]:
-    """IoU (W, G) of detections and ground-truth boxes, the places of both in `matched`."""
-    ground = matched.truth.bbox[truths]
-    here = boxes[matched.row[found]].astype(np.float64)
-    if not len(found) or not len(truths):
-        return np.zeros((len(found), len(truths)))
-    return bbox_iou(here, ground, np.zeros(len(truths), dtype=bool))

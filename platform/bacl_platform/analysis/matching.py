@@ -186,9 +186,7 @@ def _overlap(
     """How much detections in some rows overlap with the ground truth."""
     if overlap == "bbox":
         return matching.box_overlap(detections.bbox[rows], boxes)
-    images = evaluator.ground_truth.imgs  # made anew for whoever asks
-    sizes = {number: [image["height"], image["width"]] for number, image in images.items()}
-    counts = detections.mask
+    sizes, counts = _sizes(evaluator), detections.mask
     assert counts is not None
 
     def of_detection(number: int) -> masks.Rle:
@@ -287,7 +285,7 @@ def _entries(
     columns = (detections.image, detections.bbox, detections.score, detections.label)
     found = evaluator.ground_truth.load_res(
         np.column_stack([column[rows].astype(np.float64) for column in columns]),
-        segmentation=_masks(evaluator, detections, rows) if iou == "segm" else None,
+        segmentation=detected_masks(evaluator, detections, rows) if iou == "segm" else None,
     )
     labels = list(range(len(evaluator.categories)))
     for start in range(0, len(labels), _AT_ONCE):
@@ -303,17 +301,29 @@ def _entries(
         yield [entry for entry in run.eval_imgs if entry]
 
 
-def _masks(evaluator: Evaluator, detections: Detections, rows: NDArray[Any]) -> list[Any]:
+def detected_masks(evaluator: Evaluator, detections: Detections, rows: NDArray[Any]) -> list[Any]:
     """The masks of some detections as COCO has them."""
     assert detections.mask is not None
-    images = evaluator.ground_truth.imgs  # made anew for whoever asks
-    sizes = {number: [image["height"], image["width"]] for number, image in images.items()}
+    sizes = _sizes(evaluator)
     return [
         {"size": sizes[image], "counts": counts}
         for image, counts in zip(
             detections.image[rows].tolist(), detections.mask[rows].tolist(), strict=True
         )
     ]
+
+
+def true_masks(evaluator: Evaluator, truths: NDArray[Any]) -> list[masks.Rle]:
+    """The masks of some boxes of `Truth`, by their places."""
+    annotations = _annotations(evaluator)
+    return [evaluator.ground_truth.ann_to_rle(annotations[place]) for place in truths.tolist()]
+
+
+@functools.lru_cache(maxsize=1)
+def _sizes(evaluator: Evaluator) -> dict[int, list[int]]:
+    """Height and width of each image."""
+    images = evaluator.ground_truth.imgs  # made anew for whoever asks
+    return {number: [image["height"], image["width"]] for number, image in images.items()}
 
 
 # Average precision

@@ -4,7 +4,7 @@ Letters: G ground-truth boxes, I images, C categories, K kinds of errors, R reca
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -13,23 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacl.datasets.prepared import Prepared
-from bacl.evaluation import Evaluator
+from bacl.evaluation import Detections, Evaluator
 from bacl_platform.analysis.error_types import Confusion, confusion, errors, judged_pairs
 from bacl_platform.analysis.matching import (
     RECALLS,
-    THRESHOLDS,
     Iou,
-    Matched,
     Truth,
     match,
     precision_at,
     read_truth,
 )
-from bacl_platform.analysis.results import Report, Result
+from bacl_platform.analysis.overlaps import overlaps_of
+from bacl_platform.analysis.results import Report
 from bacl_platform.console import shows_bars
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+METRICS: dict[Iou, str] = {"bbox": "AP", "segm": "mask_AP"}
+"""The average precision of each kind of overlap."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,11 @@ class Profile:
 class Analysis:
     """Profiles by variant, and what they are about.
 
+    iou: what was matched, boxes or masks. profiles: of the variants that have these.
     members: labels of each frequency group that have boxes in the split, the rarest group first.
     order: all labels, the category that training shows most first.
     files: names (I) of the split's images, which `truth.image` points into.
+    masks: the same of masks, beside the analysis of boxes; None where no variant has masks.
     """
 
     prepared: Prepared
@@ -64,6 +69,13 @@ class Analysis:
     members: dict[str, NDArray[Any]]
     order: NDArray[Any]
     profiles: dict[str, Profile]
+    iou: Iou = "bbox"
+    masks: "Analysis | None" = None
+
+    @property
+    def metric(self) -> str:
+        """The name of the average precision that this lies behind."""
+        return METRICS[self.iou]
 
 
 def evaluator_of(prepared: Prepared) -> Evaluator:
@@ -73,46 +85,60 @@ def evaluator_of(prepared: Prepared) -> Evaluator:
     )
 
 
-def match_result(
-    evaluator: Evaluator,
-    result: Result,
-    iou: Iou = "bbox",
-    thresholds: int = THRESHOLDS,
-) -> tuple[Matched, NDArray[Any]]:
-    """A result's matched detections, and the boxes (N, 4) of all its detections."""
-    detections = result.detections()
-    return match(evaluator, detections, iou, thresholds), detections.bbox
-
-
 def analyse(report: Report, console: "Console") -> Analysis:
-    """Judge every result of a report again, for more than its AP; shows progress."""
+    """Judge every result of a report again, for more than its AP; shows progress.
+
+    Masks are judged of the variants that have an AP of masks with every seed.
+    """
     from rich.progress import Progress
 
     prepared = report.prepared
     evaluator = evaluator_of(prepared)
     truth, images = read_truth(evaluator)
     judged = judged_pairs(evaluator, truth, images)
-    profiles = {}
+    kinds = {iou: _having(report, metric) for iou, metric in METRICS.items()}
+    profiles: dict[Iou, dict[str, Profile]] = {iou: {} for iou in kinds}
     with Progress(console=console, transient=True, disable=not shows_bars(console)) as progress:
         task = progress.add_task("reading detections", total=len(report.results))
         for variant in report.variants:
-            runs = []
+            runs: dict[Iou, list[Profile]] = {
+                iou: [] for iou, names in kinds.items() if variant in names
+            }
             for result in report.of(variant):
-                runs.append(_profile(*match_result(evaluator, result, thresholds=1), judged))
+                detections = result.detections()
+                for iou, of_seeds in runs.items():
+                    of_seeds.append(_profile(evaluator, detections, iou, judged))
                 progress.advance(task)
-            profiles[variant] = _over_seeds(runs)
+            for iou, of_seeds in runs.items():
+                profiles[iou][variant] = _over_seeds(of_seeds)
     by_place = evaluator.ground_truth.imgs  # made anew for whoever asks
-    return Analysis(
+    boxes = Analysis(
         prepared=prepared,
         truth=truth,
         files=[by_place[place]["file_name"] for place in range(images)],
         members=_members(prepared, truth),
         order=_order(prepared),
-        profiles=profiles,
+        profiles=profiles["bbox"],
     )
+    if not profiles["segm"]:
+        return boxes
+    return replace(boxes, masks=replace(boxes, profiles=profiles["segm"], iou="segm"))
 
 
-def _profile(matched: Matched, boxes: NDArray[Any], judged: NDArray[Any]) -> Profile:
+def _having(report: Report, metric: str) -> list[str]:
+    """The variants that have a metric with every seed."""
+    return [
+        name
+        for name in report.variants
+        if all(metric in result.metrics for result in report.of(name))
+    ]
+
+
+def _profile(
+    evaluator: Evaluator, detections: Detections, iou: Iou, judged: NDArray[Any]
+) -> Profile:
+    matched = match(evaluator, detections, iou, thresholds=1)
+    overlaps = overlaps_of(matched, evaluator, detections, iou)
     total = matched.truth.totals(matched.categories)
     precision = np.full((matched.categories, len(RECALLS)), np.nan)
     for label in np.flatnonzero(total):
@@ -121,8 +147,8 @@ def _profile(matched: Matched, boxes: NDArray[Any], judged: NDArray[Any]) -> Pro
         precision[label] = precision_at(matched.right[0, one][counts], total[label])
     return Profile(
         precision,
-        errors(matched, boxes).gain,
-        confusion(matched, boxes, judged),
+        errors(matched, overlaps).gain,
+        confusion(matched, overlaps, judged),
         matched.found,
         matched.finder,
     )
@@ -160,20 +186,22 @@ def _rank(prepared: Prepared, group: str) -> int:
     return prepared.groups.names.index(group)
 
 
-def featured(report: Report, count: int) -> list[str]:
+def featured(report: Report, count: int, metric: str = "AP") -> list[str]:
     """The baseline and the best others, `count` in all, where there is no room for every variant.
 
     Classifiers come before representations, whose classifier is only the beginning of theirs.
+    metric: what is best by; variants without it are left out.
     """
+    names = _having(report, metric)
     kind = {result.variant: result.kind for result in report.results}
     baseline = report.baseline
 
     def merit(name: str) -> tuple[bool, bool, float]:
-        values = report.values(name, "AP")
+        values = report.values(name, metric)
         return name == baseline, kind[name] == "classifier", mean(values) if values else -1
 
-    chosen = sorted(report.variants, key=merit, reverse=True)[:count]
-    return chosen if baseline in chosen else [n for n in report.variants if n in chosen]
+    chosen = sorted(names, key=merit, reverse=True)[:count]
+    return chosen if baseline in chosen else [n for n in names if n in chosen]
 
 
 # Categories that are taken for others

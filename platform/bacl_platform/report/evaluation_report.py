@@ -1,6 +1,6 @@
 """What an evaluation of one set of detections looks like: on a terminal, as a page and as JSON.
 
-The page is a report's, with a table of categories and one of what errors cost.
+The page is a report's, with a table of categories and one of what errors cost (of masks, another).
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from bacl_platform.analysis.error_types import KINDS
 from bacl_platform.analysis.profiles import Analysis, Profile
 from bacl_platform.analysis.results import Report
 from bacl_platform.console import say
+from bacl_platform.plan.metric_names import group_precision
 from bacl_platform.report.experiment_report import legend, print_tables
 from bacl_platform.report.pages import Section, Table
 
@@ -25,11 +26,15 @@ _MOST_CONFUSED = 20
 
 
 def sections(report: Report, analysis: Analysis | None) -> list[Section]:
-    """The tables of categories and of errors."""
-    made = [_categories(report)]
-    if analysis is not None and analysis.members:
-        made.append(_errors(analysis, analysis.profiles[report.variants[0]]))
-    return made
+    """The tables of categories and of errors, those of boxes first."""
+    return [_categories(report), *map(_errors, _analyses(analysis))]
+
+
+def _analyses(analysis: Analysis | None) -> list[Analysis]:
+    """That of boxes and, where there are masks, that of masks; none without boxes to judge by."""
+    if analysis is None or not analysis.members:
+        return []
+    return [analysis] if analysis.masks is None else [analysis, analysis.masks]
 
 
 def _categories(report: Report) -> Section:
@@ -50,17 +55,28 @@ def _points(fraction: float | None) -> str:
     return "–" if fraction is None or np.isnan(fraction) else f"{100 * fraction:.1f}"
 
 
-def _errors(analysis: Analysis, profile: Profile) -> Section:
+def _errors(analysis: Analysis) -> Section:
+    (profile,) = analysis.profiles.values()
     body = [
         [f"{kind}: {words}", *(_points(gain) for gain in _gains(analysis, profile, number))]
         for number, (kind, words) in enumerate(KINDS.items())
     ]
-    groups = [f"AP50_{name}" for name in analysis.members]
+    columns = _columns(analysis)
+    masks = " of masks" if analysis.iou == "segm" else ""
     return Section(
-        "What errors cost",
-        ["Points of AP50 that fixing all errors of one kind (TIDE's) would add, each by itself."],
-        [Table(["kind", "AP50", *groups], body)],
+        f"What errors{masks} cost",
+        [
+            f"Points of {columns[0]} that fixing all errors of one kind (TIDE's) would add, each "
+            "by itself."
+        ],
+        [Table(["kind", *columns], body)],
     )
+
+
+def _columns(analysis: Analysis) -> list[str]:
+    """The names of what `_gains` gives, such as AP50 and AP50_r."""
+    ap50 = f"{analysis.metric}50"
+    return [ap50, *(group_precision(name, ap50) for name in analysis.members)]
 
 
 def _gains(analysis: Analysis, profile: Profile, kind: int) -> Iterator[float]:
@@ -71,7 +87,8 @@ def _gains(analysis: Analysis, profile: Profile, kind: int) -> Iterator[float]:
 
 
 def as_json(report: Report, analysis: Analysis | None) -> dict[str, Any]:
-    """Fractions; null for no category. errors and confusions where they were analysed."""
+    """Fractions; null for no category. errors and confusions where they were analysed, and of masks
+    mask_errors and mask_confusions."""
     (result,) = report.results
     made: dict[str, Any] = {
         "name": result.variant,
@@ -84,14 +101,14 @@ def as_json(report: Report, analysis: Analysis | None) -> dict[str, Any]:
         ],
         "notes": report.notes,
     }
-    if analysis is not None and analysis.members:
-        profile = analysis.profiles[result.variant]
-        names = ["AP50", *(f"AP50_{name}" for name in analysis.members)]
-        made["errors"] = {
-            kind: dict(zip(names, _gains(analysis, profile, number)))
+    for one in _analyses(analysis):
+        profile = one.profiles[result.variant]
+        prefix = "mask_" if one.iou == "segm" else ""
+        made[f"{prefix}errors"] = {
+            kind: dict(zip(_columns(one), _gains(one, profile, number)))
             for number, kind in enumerate(KINDS)
         }
-        made["confusions"] = list(_confusions(analysis, profile))
+        made[f"{prefix}confusions"] = list(_confusions(one, profile))
     return made
 
 

@@ -33,8 +33,9 @@ def sections(
             f"{', '.join(report.variants)}, got {unknown[0]}"
         )
     made = []
-    boxes = " All of this is of boxes, not of masks." if "mask_AP" in report.kinds else ""
+    analyses = [analysis] if analysis.masks is None else [analysis, analysis.masks]
     if lost := shown(Page.ERRORS, report, analysis):
+        only = " All of this is of boxes; masks follow." if analysis.masks else ""
         made.append(
             Section(
                 "Where the AP is lost",
@@ -43,16 +44,29 @@ def sections(
                     "TIDE's, at IoU 0.5: what a group's AP50 would gain if all errors of one kind "
                     "were fixed, each kind by itself. In the matrix, the best detection on a box "
                     "says what it is taken for; only what the annotation can judge "
-                    f"counts.{boxes}"
+                    f"counts.{only}"
+                ],
+                pictures=lost,
+            )
+        )
+    if analysis.masks and (lost := shown(Page.ERRORS, report, analysis.masks)):
+        made.append(
+            Section(
+                "Where the mask AP is lost",
+                [
+                    "The same of masks: a detection is right where its mask has an IoU of 0.5 or "
+                    "more with that of an object of its category. One whose box is right and "
+                    "whose mask is not counts as badly placed here."
                 ],
                 pictures=lost,
             )
         )
     if guides := shown(Page.GUIDES, report, analysis):
         made.append(Section("What guided training", pictures=guides))
-    pairs = confused_pairs(analysis, featured(report, 4), _MOST_CONFUSED)
-    if pairs:
-        made.append(_confusions(analysis, pairs))
+    for one in analyses:
+        pairs = confused_pairs(one, featured(report, 4, one.metric), _MOST_CONFUSED)
+        if pairs:
+            made.append(_confusions(one, pairs))
     if images and len(names) > 1:
         differing = scenes(report, analysis, names, threshold, images)
         if differing:
@@ -73,11 +87,14 @@ def _confusions(analysis: Analysis, pairs: Sequence[ConfusedPair]) -> Section:
                 *counts,
             ]
         )
+    masks = analysis.iou == "segm"
+    kind = "masks" if masks else "boxes"
     return Section(
-        "Top confusions, head ← tail",
+        f"Top confusions{' of masks' if masks else ''}, head ← tail",
         [
-            "How many boxes of the category on the right have a best detection of the more "
-            "frequent one on the left, of the boxes that the annotation can judge; over all seeds."
+            f"How many {kind} of the category on the right have a best detection of the more "
+            f"frequent one on the left, of the {kind} that the annotation can judge; over all "
+            "seeds."
         ],
         [Table(["head ← tail", "training images", *pairs[0].counts], body)],
     )

@@ -6,7 +6,7 @@ import pytest
 from bacl.evaluation import Detections
 from bacl_platform.analysis import profiles
 from bacl_platform.analysis.error_types import KINDS
-from bacl_platform.analysis.matching import RECALLS
+from bacl_platform.analysis.matching import RECALLS, match
 
 
 def test_curves_are_the_evaluators_ap50_as_means_over_seeds(flawed, prepared, analysed):
@@ -42,9 +42,10 @@ def test_all_errors_are_wrong_names_where_all_boxes_are_hit(analysed):
 
 
 def test_perfect_seed_has_no_error(flawed, prepared):
-    matched, boxes = profiles.match_result(profiles.evaluator_of(prepared), flawed.of("bacl")[0])
+    detections = flawed.of("bacl")[0].detections()
+    matched = match(profiles.evaluator_of(prepared), detections)
     assert matched.right[0].all() and (matched.found > 0)[matched.truth.counted].all()
-    assert len(boxes) == len(matched.found)
+    assert len(detections.bbox) == len(matched.found)
 
 
 def test_confusions_are_counted_over_seeds(analysed):

@@ -1,4 +1,4 @@
-"""Pictures of what lies behind the AP: precision and recall, errors, confusions.
+"""Pictures of what lies behind the AP of boxes or masks: precision and recall, errors, confusions.
 
 C categories, K kinds of errors, R recall thresholds.
 """
@@ -45,11 +45,12 @@ def precision_recall(report: Report, analysis: Analysis) -> Picture | None:
     numbers are AP50 and, in brackets, AP over IoU 0.5 to 0.95. None for a split without boxes."""
     if not analysis.members:
         return None
-    figure, panels = _panels(analysis, 3.3 + 0.17 * len(report.variants))
+    profiles = analysis.profiles
+    figure, panels = _panels(analysis, 3.3 + 0.17 * len(profiles))
     for axes, (group, labels) in zip(panels, analysis.members.items()):
-        for name in report.variants:
-            mean_precision = analysis.profiles[name].precision[labels].mean(axis=0)
-            aps = report.values(name, group_precision(group))
+        for name, profile in profiles.items():
+            mean_precision = profile.precision[labels].mean(axis=0)
+            aps = report.values(name, group_precision(group, analysis.metric))
             ap = f"{100 * mean(aps):.1f}" if aps else "–"
             text = f"{named(name)} {100 * mean_precision.mean():.1f} ({ap})"
             axes.plot(RECALLS, mean_precision, label=text, **line_style(report.variants, name))
@@ -59,16 +60,21 @@ def precision_recall(report: Report, analysis: Analysis) -> Picture | None:
         axes.set_xlabel("recall")
         axes.set_title(f"{report.groups[group]}, {categories_text(len(labels))}", fontsize=10)
         axes.legend(
-            title="AP50 (AP)",
+            title=_titled(analysis, "AP50 (AP)", "mask AP50 (AP)"),
             fontsize=7.5,
             title_fontsize=7.5,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.2),
             frameon=False,
         )
-    panels[0].set_ylabel("precision at IoU 0.5")
-    figure.suptitle(f"Precision and recall by frequency group{over_seeds(report)}")
-    return Picture("precision_recall.png", "Precision and recall by frequency group", figure)
+    panels[0].set_ylabel(_titled(analysis, "precision at IoU 0.5", "precision at mask IoU 0.5"))
+    title = _titled(
+        analysis,
+        "Precision and recall by frequency group",
+        "Precision and recall of masks by frequency group",
+    )
+    figure.suptitle(f"{title}{over_seeds(report)}")
+    return Picture(_file(analysis, "precision_recall"), title, figure)
 
 
 @plot(Page.ERRORS)
@@ -77,14 +83,13 @@ def error_gains(report: Report, analysis: Analysis) -> Picture | None:
     for each variant. Kinds are fixed one at a time, so bars do not add up to 100 with the AP50."""
     if not analysis.members:
         return None
-    figure, panels = _panels(
-        analysis, 3.4 + 0.05 * max(len(named(name)) for name in report.variants)
-    )
+    profiles = analysis.profiles
+    figure, panels = _panels(analysis, 3.4 + 0.05 * max(len(named(name)) for name in profiles))
     for axes, (group, labels) in zip(panels, analysis.members.items()):
         gains = np.array(
-            [100 * analysis.profiles[name].gain[:, labels].mean(axis=1) for name in report.variants]
+            [100 * profile.gain[:, labels].mean(axis=1) for profile in profiles.values()]
         )
-        bottom = np.zeros(len(report.variants))
+        bottom = np.zeros(len(profiles))
         for number, (kind, words) in enumerate(KINDS.items()):
             height = np.maximum(gains[:, number], 0)
             colour = _ERROR_COLOURS[number]
@@ -92,16 +97,17 @@ def error_gains(report: Report, analysis: Analysis) -> Picture | None:
                 range(len(bottom)), height, 0.75, bottom, color=colour, label=f"{kind}: {words}"
             )
             bottom += height
-        axes.set_xticks(
-            range(len(bottom)), list(map(named, report.variants)), rotation=90, fontsize=8
-        )
+        axes.set_xticks(range(len(bottom)), list(map(named, profiles)), rotation=90, fontsize=8)
         axes.grid(axis="x", visible=False)
         axes.margins(y=0.08)
         axes.set_title(f"{report.groups[group]}, {categories_text(len(labels))}", fontsize=10)
-    panels[0].set_ylabel("AP50 gained if fixed (points)")
-    figure.suptitle(f"Errors by frequency group (TIDE){over_seeds(report)}")
+    panels[0].set_ylabel(
+        _titled(analysis, "AP50 gained if fixed (points)", "mask AP50 gained if fixed (points)")
+    )
+    title = _titled(analysis, "Errors by frequency group", "Errors of masks by frequency group")
+    figure.suptitle(f"{title} (TIDE){over_seeds(report)}")
     legend_below(figure, panels[0], 3)
-    return Picture("errors.png", "Errors by frequency group", figure)
+    return Picture(_file(analysis, "errors"), title, figure)
 
 
 @plot(Page.ERRORS)
@@ -116,11 +122,14 @@ def confusion_maps(report: Report, analysis: Analysis) -> Picture | None:
         return None
     bins = _bins(analysis)
     shares = {
-        name: binned_shares(analysis.profiles[name].confusion, bins) for name in featured(report, 4)
+        name: binned_shares(analysis.profiles[name].confusion, bins)
+        for name in featured(report, 4, analysis.metric)
     }
-    figure = _maps(analysis, bins, shares, "the best detection on it says", "share of boxes")
-    figure.suptitle("Confusion, most training images first; lines between frequency groups")
-    return Picture("confusion.png", "Confusion between categories", figure)
+    unit = _titled(analysis, "share of boxes", "share of masks")
+    figure = _maps(analysis, bins, shares, "the best detection on it says", unit)
+    subject = _titled(analysis, "Confusion", "Confusion of masks")
+    figure.suptitle(f"{subject}, most training images first; lines between frequency groups")
+    return Picture(_file(analysis, "confusion"), f"{subject} between categories", figure)
 
 
 @plot(Page.GUIDES)
@@ -243,6 +252,16 @@ def _ticks(analysis: Analysis, bins: list[NDArray[Any]]) -> dict[int, str]:
         return {k: named(analysis.prepared.categories[one].name) for k, (one,) in enumerate(bins)}
     first = np.cumsum([1, *map(len, bins)])
     return {place: str(first[place]) for place in range(0, len(bins), 10)}
+
+
+def _titled(analysis: Analysis, of_boxes: str, of_masks: str) -> str:
+    """What a text says of the one that is shown."""
+    return of_masks if analysis.iou == "segm" else of_boxes
+
+
+def _file(analysis: Analysis, stem: str) -> str:
+    """The name of a picture's file; those of boxes and masks lie beside each other."""
+    return f"{_titled(analysis, '', 'mask_')}{stem}.png"
 
 
 def _panels(analysis: Analysis, height: float) -> tuple[Figure, list["Axes"]]:
