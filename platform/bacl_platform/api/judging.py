@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Shown):
-    """What detections reach on a validation split. analysis: of their errors, unless left out."""
+    """What detections reach on a validation split.
+
+    analysis: of their errors, unless left out; `analysis.masks` is that of masks, or None.
+    """
 
     found: "Report"
     analysis: "Analysis | None"

@@ -1,6 +1,7 @@
 """What `bacl report` adds to its tables: sections on errors, confusions and differing images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bacl.errors import UsageError
 from bacl_platform.analysis.profiles import Analysis, ConfusedPair, confused_pairs, featured
@@ -50,15 +51,18 @@ def sections(
             )
         )
     if analysis.masks and (lost := shown(Page.ERRORS, report, analysis.masks)):
+        bare = [name for name in report.variants if name not in analysis.masks.profiles]
+        without = f" Not among them, for want of masks: {', '.join(bare)}." if bare else ""
         made.append(
             Section(
                 "Where the mask AP is lost",
                 [
                     "The same of masks: a detection is right where its mask has an IoU of 0.5 or "
-                    "more with that of an object of its category. One whose box is right and "
-                    "whose mask is not counts as badly placed here."
+                    "more with that of an object of its category. One with a right box and "
+                    "another mask is badly placed here or, where masks have an IoU below 0.1, "
+                    f"background.{without}"
                 ],
-                pictures=lost,
+                pictures=[replace(one, file=f"mask_{one.file}") for one in lost],
             )
         )
     if guides := shown(Page.GUIDES, report, analysis):

@@ -6,11 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import scipy.stats
-from pycocotools import mask as coco
 from rich.console import Console
 
 from bacl.errors import UsageError
@@ -228,28 +225,12 @@ def test_variants_without_a_common_seed_are_told(two_seeds, store, fill, rival_a
         compare.compare(contender(report, "features"), contender(report, "bacl"), 20, QUIET)
 
 
-def with_masks(study, prepared):
-    """Gives all results masks: the upper thirds of their boxes."""
-    path = Path(prepared.val.annotations)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    for result in study.results:
-        file = result.folder / "detections.parquet"
-        table = pq.read_table(file)
-        rows = table.to_pylist()
-        masks = []
-        for row in rows:
-            x, y, width, height = (row[side] for side in ("x", "y", "width", "height"))
-            outline = [x, y, x + width, y, x + width, y + height / 3, x, y + height / 3]
-            masks.append(coco.frPyObjects([outline], *sizes[row["image"]])[0]["counts"])
-        pq.write_table(table.append_column("mask", pa.array(masks, pa.binary())), file)
-        result.metrics.update({f"mask_{k}": v for k, v in list(result.metrics.items())})
-
-
-def test_masks_are_compared_where_both_variants_have_them(study_of, rival_aps, prepared, tmp_path):
+def test_masks_are_compared_where_both_variants_have_them(
+    study_of, rival_aps, prepared, give_masks, tmp_path
+):
     study = study_of(rival_aps)
     assert prepared.val.masks
-    with_masks(study, prepared)
+    give_masks(study)
     compared = compare.compare(contender(study, "softmax"), contender(study, "bacl"), 30, QUIET)
     names = ["AP", "AP50", "AP75", "AP_r", "AP_c", "AP_f"]
     assert list(compared.metrics) == [*names, *(f"mask_{name}" for name in names)]

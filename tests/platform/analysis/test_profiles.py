@@ -21,6 +21,35 @@ def test_curves_are_the_evaluators_ap50_as_means_over_seeds(flawed, prepared, an
         assert profile.precision[known].mean() == pytest.approx(expected)
 
 
+def test_curves_of_masks_are_the_evaluators_mask_ap50(masked_study, prepared, masked_analysis):
+    evaluator = profiles.evaluator_of(prepared)
+    masks = masked_analysis.masks
+    assert masks.metric == "mask_AP" and masks.masks is None
+    known = np.concatenate(list(masks.members.values()))
+    for name, profile in masks.profiles.items():
+        results = [evaluator.evaluate(result.detections()) for result in masked_study.of(name)]
+        expected = np.mean([result.metrics["mask_AP50"] for result in results])
+        assert profile.precision[known].mean() == pytest.approx(expected)
+        # a third of a box is hardly ever half of an object
+        badly_placed = profile.gain[list(KINDS).index("Loc"), known].mean()
+        assert expected < 0.3 < badly_placed
+
+
+def test_analysis_of_boxes_does_not_depend_on_masks(analysed, masked_analysis):
+    assert analysed.masks is None
+    assert analysed.profiles.keys() == masked_analysis.profiles.keys()
+    for name, profile in analysed.profiles.items():
+        other = masked_analysis.profiles[name]
+        np.testing.assert_array_equal(profile.precision, other.precision)
+        np.testing.assert_array_equal(profile.gain, other.gain)
+        np.testing.assert_array_equal(profile.confusion.counts, other.confusion.counts)
+
+
+def test_masks_are_judged_of_variants_that_have_them_with_every_seed(masked_study, masked_analysis):
+    assert list(masked_analysis.masks.profiles) == ["bacl", "softmax"]
+    assert profiles.featured(masked_study, 9, "mask_AP") == ["softmax", "bacl"]
+
+
 def test_groups_hold_the_categories_that_have_boxes(prepared, analysed):
     assert list(analysed.members) == ["r", "c", "f"]
     for group, labels in analysed.members.items():

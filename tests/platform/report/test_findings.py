@@ -25,6 +25,22 @@ def test_no_images_are_drawn_where_none_are_asked_for(flawed, analysed):
     assert titles == ["Where the AP is lost", "Top confusions, head ← tail"]
 
 
+def test_masks_have_sections_of_their_own(masked_study, masked_analysis):
+    made = findings.sections(masked_study, masked_analysis, None, 0.3, 0)
+    titles = [section.title for section in made]
+    assert titles == [
+        "Where the AP is lost",
+        "Where the mask AP is lost",
+        "Top confusions, head ← tail",
+    ]
+    boxes, masks, _ = made
+    assert "All of this is of boxes; masks follow." in boxes.paragraphs[0]
+    files = [picture.file for picture in boxes.pictures]
+    assert [picture.file for picture in masks.pictures] == [f"mask_{file}" for file in files]
+    assert all("of masks" in picture.title for picture in masks.pictures)
+    assert masks.paragraphs[0].endswith("Not among them, for want of masks: features.")
+
+
 def test_unknown_variant_to_draw_is_told(flawed, analysed):
     with pytest.raises(UsageError, match="among features, bacl, softmax, got nobody"):
         findings.sections(flawed, analysed, ["bacl", "nobody"], 0.3, 2)

@@ -111,6 +111,31 @@ def test_report_of_a_file_is_written_and_printed(results, store, tiny, prepared)
     assert [float(row["AP theirs"]) for row in rows] == [row["AP"] for row in result.categories]
 
 
+@pytest.mark.slow
+def test_masks_of_a_file_are_analysed_beside_its_boxes(
+    finished_study, give_masks, prepared, store, tiny, tmp_path
+):
+    give_masks(finished_study)
+    folder = finished_study.of("softmax")[0].folder
+    file = tmp_path / "masks.parquet"
+    shutil.copy(folder / "detections.parquet", file)
+    done = bacl_("evaluate", file, "--data", tiny, "--store", store.root, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["mask_errors"].keys() == found["errors"].keys()
+    # upper thirds of boxes that are right
+    assert found["errors"]["Loc"]["AP50"] == 0 < found["mask_errors"]["Loc"]["mask_AP50"]
+    assert set(found["mask_errors"]["Loc"]) == {f"mask_{name}" for name in found["errors"]["Loc"]}
+    assert all(pair["boxes"] > 0 for pair in found["mask_confusions"])
+    text = (store.root / "reports/masks/report.md").read_text()
+    for heading in ("## What errors of masks cost", "## Where the mask AP is lost"):
+        assert heading in text
+    rows = csv.DictReader((store.root / "reports/masks/per_category.csv").open())
+    assert [float(row["mask_AP masks"] or -1) for row in rows] == [
+        -1 if one["mask_AP"] is None else one["mask_AP"] for one in found["categories"]
+    ]
+
+
 def test_quick_evaluation_analyses_no_errors(results, store, tiny):
     words = ("evaluate", results, "--data", tiny, "--store", store.root, "--quick")
     assert "errors" not in json.loads(bacl_(*words, "--json").stdout)

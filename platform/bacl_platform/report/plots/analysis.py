@@ -60,7 +60,7 @@ def precision_recall(report: Report, analysis: Analysis) -> Picture | None:
         axes.set_xlabel("recall")
         axes.set_title(f"{report.groups[group]}, {categories_text(len(labels))}", fontsize=10)
         axes.legend(
-            title=_titled(analysis, "AP50 (AP)", "mask AP50 (AP)"),
+            title=_titled(analysis, "AP50 (AP)", "mask AP50 (mask AP)"),
             fontsize=7.5,
             title_fontsize=7.5,
             loc="upper center",
@@ -74,7 +74,7 @@ def precision_recall(report: Report, analysis: Analysis) -> Picture | None:
         "Precision and recall of masks by frequency group",
     )
     figure.suptitle(f"{title}{over_seeds(report)}")
-    return Picture(_file(analysis, "precision_recall"), title, figure)
+    return Picture("precision_recall.png", title, figure)
 
 
 @plot(Page.ERRORS)
@@ -107,7 +107,7 @@ def error_gains(report: Report, analysis: Analysis) -> Picture | None:
     title = _titled(analysis, "Errors by frequency group", "Errors of masks by frequency group")
     figure.suptitle(f"{title} (TIDE){over_seeds(report)}")
     legend_below(figure, panels[0], 3)
-    return Picture(_file(analysis, "errors"), title, figure)
+    return Picture("errors.png", title, figure)
 
 
 @plot(Page.ERRORS)
@@ -125,11 +125,18 @@ def confusion_maps(report: Report, analysis: Analysis) -> Picture | None:
         name: binned_shares(analysis.profiles[name].confusion, bins)
         for name in featured(report, 4, analysis.metric)
     }
-    unit = _titled(analysis, "share of boxes", "share of masks")
-    figure = _maps(analysis, bins, shares, "the best detection on it says", unit)
+    of_one, unit = _titled(analysis, "box", "mask"), _titled(analysis, "boxes", "masks")
+    figure = _maps(
+        analysis,
+        bins,
+        shares,
+        f"the {of_one} is of",
+        "the best detection on it says",
+        f"share of {unit}",
+    )
     subject = _titled(analysis, "Confusion", "Confusion of masks")
     figure.suptitle(f"{subject}, most training images first; lines between frequency groups")
-    return Picture(_file(analysis, "confusion"), f"{subject} between categories", figure)
+    return Picture("confusion.png", f"{subject} between categories", figure)
 
 
 @plot(Page.GUIDES)
@@ -144,7 +151,9 @@ def indicator_maps(report: Report, analysis: Analysis) -> Picture | None:
             shown[name] = _binned_means(np.sum(tallies, axis=0), bins)
     if not shown:
         return None
-    figure = _maps(analysis, bins, shown, "its foreground softmax says", "mean score")
+    figure = _maps(
+        analysis, bins, shown, "the box is of", "its foreground softmax says", "mean score"
+    )
     figure.suptitle("Confusion matrix M of training, most training images first")
     return Picture("indicator.png", "Confusion matrix M of training", figure)
 
@@ -168,14 +177,18 @@ def _maps(
     analysis: Analysis,
     bins: list[NDArray[Any]],
     matrices: dict[str, NDArray[Any]],
+    down: str,
     across: str,
     unit: str,
 ) -> Figure:
-    """A heat map for each variant: rows are bins, columns too, with one more for `none`."""
+    """A heat map for each variant: rows are bins, columns too, with one more for `none`.
+
+    down, across: what rows and columns are. unit: what the colours are.
+    """
     group_of = [analysis.prepared.categories[labels[0]].frequency for labels in bins]
     borders = [k - 0.5 for k in range(1, len(bins)) if group_of[k] != group_of[k - 1]]
-    down = _ticks(analysis, bins)
-    size = float(np.clip(170 / len(down), 4, 7))
+    names = _ticks(analysis, bins)
+    size = float(np.clip(170 / len(names), 4, 7))
     columns = min(2, len(matrices))
     lines = -(-len(matrices) // columns)
     figure = Figure(figsize=(8, 0.7 + (7.4 / columns) * lines), layout="constrained")
@@ -190,16 +203,16 @@ def _maps(
         for border in borders:
             axes.axhline(border, color="#D55E00", linewidth=0.8)
             axes.axvline(border, color="#D55E00", linewidth=0.8)
-        ticks = dict(down)
+        ticks = dict(names)
         if matrix.shape[1] > len(bins):
             axes.axvline(len(bins) - 0.5, color="#333333", linewidth=0.8)
             ticks[len(bins)] = "none"
         axes.set_xticks(list(ticks), list(ticks.values()), rotation=90, fontsize=size)
-        axes.set_yticks(list(down), list(down.values()), fontsize=size)
+        axes.set_yticks(list(names), list(names.values()), fontsize=size)
         axes.tick_params(length=0)
         axes.set_title(named(name), fontsize=10)
         if place % columns == 0:
-            axes.set_ylabel("the box is of")
+            axes.set_ylabel(down)
         if place + columns >= len(matrices):
             axes.set_xlabel(across)
     bar = figure.colorbar(image, ax=panels[: len(matrices)], shrink=0.6, aspect=40)
@@ -257,11 +270,6 @@ def _ticks(analysis: Analysis, bins: list[NDArray[Any]]) -> dict[int, str]:
 def _titled(analysis: Analysis, of_boxes: str, of_masks: str) -> str:
     """What a text says of the one that is shown."""
     return of_masks if analysis.iou == "segm" else of_boxes
-
-
-def _file(analysis: Analysis, stem: str) -> str:
-    """The name of a picture's file; those of boxes and masks lie beside each other."""
-    return f"{_titled(analysis, '', 'mask_')}{stem}.png"
 
 
 def _panels(analysis: Analysis, height: float) -> tuple[Figure, list["Axes"]]:
