@@ -20,8 +20,8 @@ class Page(Enum):
 
     RESULTS = "below the tables of `bacl report` (report)"
     ERRORS = (
-        "under `Where the AP is lost` of `bacl report` (report, analysis) and, where there are masks, "
-        "under `Where the mask AP is lost`: `analysis.iou` is `bbox` or `segm`"
+        "under `Where the AP is lost` of `bacl report` (report, analysis) and, where there are "
+        "masks, under `Where the mask AP is lost`: `analysis.iou` is `bbox` or `segm`"
     )
     GUIDES = "under `What guided training` of `bacl report` (report, analysis)"
     TABLE = "below the table of a sweep's trials, or of variants beside the paper's (table)"

@@ -49,6 +49,23 @@ def test_precision_panels_have_a_curve_for_each_variant(study, analysed):
         assert line.get_label() == f"{name} {100 * expected.mean():.1f} ({ap:.1f})"
 
 
+def test_masks_are_drawn_with_their_own_ap(masked_study, masked_analysis):
+    masks = masked_analysis.masks
+    rare = plots.precision_recall(masked_study, masks).figure.axes[0]
+    assert rare.get_ylabel() == "precision at mask IoU 0.5"
+    labels = masks.members["r"]
+    for line, name in zip(rare.get_lines(), ("bacl", "softmax"), strict=True):
+        expected = masks.profiles[name].precision[labels].mean(axis=0)
+        np.testing.assert_allclose(line.get_ydata(), expected)
+        ap = 100 * np.mean(masked_study.values(name, "mask_AP_r"))
+        assert line.get_label() == f"{name} {100 * expected.mean():.1f} ({ap:.1f})"
+    bars = plots.error_gains(masked_study, masks).figure.axes[0]
+    assert [tick.get_text() for tick in bars.get_xticklabels()] == ["bacl", "softmax"]
+    maps = plots.confusion_maps(masked_study, masks).figure.axes
+    assert [axes.get_title() for axes in maps[:2]] == ["softmax", "bacl"]
+    assert maps[0].get_ylabel() == "the mask is of"
+
+
 def test_error_bars_stack_up_to_the_sum_of_gains(study, analysed):
     rare = plots.error_gains(study, analysed).figure.axes[0]
     kinds = {bars.get_label(): bars for bars in rare.containers}
