@@ -308,8 +308,11 @@ def test_exported_variant_reaches_what_its_job_did(planned, finished, store, tin
     words = ("--data", tiny, "--store", store.root, "--quick", "--device", "cpu")
     done = bacl_("evaluate", copy, *words, "--out", out)
     assert done.exit_code == 0, done.output
-    for name in ("metrics.json", "categories.csv"):
-        assert (out / name).read_bytes() == (folder / name).read_bytes()
+    assert (out / "categories.csv").read_bytes() == (folder / "categories.csv").read_bytes()
+    found, expected = (json.loads((at / "metrics.json").read_text()) for at in (out, folder))
+    # an export may round scores otherwise in their last digit, which errors of calibration show
+    assert found.pop("metrics") == pytest.approx(expected.pop("metrics"), rel=1e-6)
+    assert found == expected
 
 
 # Beside variants of a store
@@ -349,7 +352,7 @@ def test_first_is_compared_with_each_other(finished_study, results, store, tiny,
     ]
     assert found[0]["metrics"]["AP"]["difference"] == 0
     alone = compared(store, results, copy, "--data", tiny)
-    assert alone["metrics"] == found[0]["metrics"]
+    assert found[0]["metrics"].items() <= alone["metrics"].items()
     assert (store.root / "reports/files/compare_theirs_copy.html").is_file()
 
 
