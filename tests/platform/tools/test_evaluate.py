@@ -311,7 +311,11 @@ def test_exported_variant_reaches_what_its_job_did(planned, finished, store, tin
     assert (out / "categories.csv").read_bytes() == (folder / "categories.csv").read_bytes()
     found, expected = (json.loads((at / "metrics.json").read_text()) for at in (out, folder))
     # an export may round scores otherwise in their last digit, which errors of calibration show
-    assert found.pop("metrics") == pytest.approx(expected.pop("metrics"), rel=1e-6)
+    known = [
+        {name: value for name, value in one.pop("metrics").items() if value is not None}
+        for one in (found, expected)
+    ]
+    assert known[0] == pytest.approx(known[1], rel=1e-6)
     assert found == expected
 
 
