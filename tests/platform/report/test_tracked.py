@@ -14,7 +14,7 @@ def test_page_of_an_experiment_is_its_quick_report(two_seeds, store, fill, rival
     assert any(name.endswith(".png") for name in files)
     assert not any(word in text for word in ("# tiny", "Where the AP is lost"))
     (row,) = [line for line in text.splitlines() if line.startswith("| bacl ")]
-    assert "**80.0 ± 14.1**" in row
+    assert "**82.0 ± 2.8**" in row
     assert "Where the AP is lost" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
