@@ -59,7 +59,10 @@ def trained(study: Study, folder: Path) -> Report:
     """The results of a study, of which what the store lacks is trained first."""
     file = written(study, folder / ".results")
     command = [sys.executable, "-m", "bacl_platform", "run", str(file), "--store", str(folder)]
-    subprocess.run(command, check=True, timeout=HOURS * 3600)
+    for seed in study.content[
+        "seeds"
+    ]:  # all at once, their jobs take more memory than a laptop has
+        subprocess.run([*command, "--seeds", str(seed)], check=True, timeout=HOURS * 3600)
     store, experiment = Store(folder), load(file)
     plan = make_plan(experiment, Preparation(store)(experiment.dataset), store)
     return collect(plan, store, f"bacl run {file}")
