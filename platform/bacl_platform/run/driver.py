@@ -1,7 +1,7 @@
-"""Runs a plan: one Ray task per missing job, whose only dependency is its parent's result.
+"""Runs a plan: one Ray task per missing job, submitted once its parent has ended.
 
-Ray's scheduler runs the DAG. Each task drives a Ray Train run; the driver only watches: it receives
-the workers' messages, shows progress, and writes it to MLflow.
+Each task drives a Ray Train run, for whose workers Ray finds room; the driver only watches: it
+receives the workers' messages, shows progress, and writes it to MLflow.
 """
 
 import math
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from bacl_platform.tracking.page import Page
     from bacl_platform.tracking.tracking import Tracking
 
+AHEAD = 4
+"""Jobs at a time that wait for room: each has a process of a gigabyte by then, and a cluster that
+grows has to see some of them."""
+
 LOOK_EVERY = 3.0
 """Seconds, at least, between looks which jobs wait for room on the cluster."""
 
@@ -78,9 +82,9 @@ def run(
         with ray_for(missing, address, console), Progress(console) as progress:
             jobs = Jobs(store, [tracking], progress)
             try:
-                for job in missing:
-                    jobs.submit(job)
-                while jobs.running:
+                queued = list(missing)
+                while queued or jobs.running:
+                    jobs.submit_ready(queued)
                     jobs.poll()
             except KeyboardInterrupt:
                 jobs.stop()
@@ -167,6 +171,18 @@ class Jobs:
         weights.push(self.store, job.config)
         started = self._build.remote(job, self.store, self.mailbox, self.board, parent)
         self._results[job.key] = self.running[job.key] = started
+
+    def submit_ready(self, queued: list[Job]) -> None:
+        """Submit jobs from `queued`, each after its parent, and take them from it: those whose
+        parent has ended, in their order, while the cluster has room or few wait for it."""
+        for job in list(queued):
+            unfinished = {one.key for one in queued} | self.running.keys()
+            if unfinished & {job.parent, job.features_from}:
+                continue
+            if len(self.running.keys() - self._placed) >= AHEAD and not self.fits(job):
+                return
+            queued.remove(job)
+            self.submit(job)
 
     def fits(self, job: Job) -> bool:
         """Whether the cluster has room for a job beside those that run; always, where none runs.

@@ -94,6 +94,35 @@ def test_job_fits_with_its_fewest_workers_beside_the_most_of_those_that_run(jobs
         assert jobs.fits(ranged) == room
 
 
+def test_jobs_are_submitted_after_their_parents_and_few_wait_for_room(jobs, monkeypatch):
+    parents = list(jobs._jobs.values())
+    jobs.running, jobs._jobs, submitted = {}, {}, []
+
+    def submit(job):
+        submitted.append(job.key)
+        jobs.running[job.key], jobs._jobs[job.key] = None, job
+
+    monkeypatch.setattr(jobs, "submit", submit)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2})
+    children = [
+        parents[0].model_copy(update={"key": f"child{number}", "parent": parents[0].key})
+        for number in range(9)
+    ]
+    queued = [*parents, *children]
+    jobs.submit_ready(queued)
+    assert submitted == [parent.key for parent in parents]  # what room there is for
+    del jobs.running[parents[0].key]
+    jobs.submit_ready(queued)
+    assert submitted[2:] == ["child0", "child1", "child2"]  # the other parent has no place yet
+    jobs._hear(parents[1], Placed(parents[1].key))
+    jobs.submit_ready(queued)
+    assert len(jobs.running.keys() - jobs._placed) == driver.AHEAD
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 50})
+    jobs.submit_ready(queued)
+    assert submitted[2:] == [child.key for child in children]
+    assert queued == []
+
+
 def test_what_an_interruption_cost_is_logged_among_system_metrics(jobs):
     rows = []
     jobs.listeners = [SimpleNamespace(log=lambda job, found: rows.extend(found))]
