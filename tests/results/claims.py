@@ -35,7 +35,19 @@ MARGIN_MADE = "alpha=0.85, weight_term=none, hallucination=categories:8"
 WEIGHT_MADE = "alpha=0, weight_term=both, hallucination=categories:8"
 ALL = "alpha=0.85, weight_term=both, hallucination=categories:8"
 
+SECOND = ("simcal", "forest_rcnn")
+
 CLAIMS = [
+    Claim("objectness helps stage 1", "I", "+ objectness", ("sigmoid",), "AP"),
+    Claim("… twice the proposals add to it", "I", "+ twice the proposals", ("+ objectness",), "AP"),
+    Claim(
+        "… half the weight decay", "I", "+ half the weight decay", ("+ twice the proposals",), "AP"
+    ),
+    Claim("… Copy-Paste", "I", "+ Copy-Paste", ("+ half the weight decay",), "AP"),
+    Claim("decoupled training is better than end to end", "X", "decoupled", ("end to end",), "AP"),
+    Claim("… for rare categories", "X", "decoupled", ("end to end",), "AP_r"),
+    Claim("BACL is better than SimCal and Forest R-CNN", "XIII", "bacl", SECOND, "AP"),
+    Claim("… for rare categories", "XIII", "bacl", SECOND, "AP_r"),
     Claim("BACL is better than the plain classifier", "XIII", "bacl", ("sce",), "AP"),
     Claim("… most of all for rare categories", "XIII", "bacl", ("sce",), "AP_r"),
     Claim("… also by AP-Fixed", "XIII", "bacl", ("sce",), "APFixed"),

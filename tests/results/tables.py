@@ -108,8 +108,9 @@ def claim_lines(study: Study, matrices: Mapping[str, Matrix]) -> list[str]:
     """The paper's claims, one a line."""
     head = ["claim", "by", "here", "gain"]
     lines = ["### What this says of the paper's claims", "", _row(head), _row(["---"] * 4)]
+    tables = {table.name: {row.label: row.variant for row in table.rows} for table in study.tables}
     for claim in CLAIMS:
-        rows = {row.label: row.variant for row in study.table(claim.table).rows}
+        rows = tables.get(claim.table, {})
         if not {claim.better, *claim.others} <= rows.keys():
             continue
         verdict, gains = judged(claim, matrices[claim.table], rows)

@@ -6,7 +6,7 @@ import math
 import pytest
 from claims import CLAIMS, Claim, judged
 from make import replace_section
-from studies import Row, Table, embedded, written
+from studies import Row, Table, embedded, exact, written
 from tables import told_apart
 
 from bacl_platform.analysis.differences import Change
@@ -94,15 +94,34 @@ def test_section_is_replaced_where_it_is_and_others_stay(tmp_path):
 
 
 @pytest.mark.slow
-def test_study_is_an_experiment_whose_rows_are_variants_and_claims_are_of_rows(tmp_path):
-    study = embedded()
-    experiment = load(written(study, tmp_path))
-    stages = experiment.stages.values()
-    variants = {name for s in stages if s.kind == "classifier" for name in s.variants}
-    assert {row.variant for table in study.tables for row in table.rows} == variants
-    assert {s.recipe.features for s in stages if s.kind == "classifier"} == {"replay"}
+@pytest.mark.parametrize(
+    ("make", "printed"),
+    [
+        (embedded, ["III", "IV", "V", "VI", "VII", "VIII", "IX", "XIII"]),
+        (exact, ["I", "X", "XIII"]),
+    ],
+)
+def test_rows_of_a_study_are_what_its_experiment_trains(make, printed, tmp_path):
+    study = make()
+    stages = load(written(study, tmp_path)).stages
+    variants = {
+        name
+        for key, stage in stages.items()
+        for name in (stage.variants if stage.kind == "classifier" else [key])
+    }
+    assert {row.variant for table in study.tables for row in table.rows} <= variants
+    trained = {s.recipe.features for s in stages.values() if s.kind == "classifier"}
+    assert trained == {"replay" if make is embedded else "exact"}
+    papers = [table.name for table in study.tables if any(row.paper for row in table.rows)]
+    assert papers == printed
+
+
+@pytest.mark.slow
+def test_claims_are_of_rows_of_a_study():
+    tables = [(table.name, table) for make in (embedded, exact) for table in make().tables]
     for claim in CLAIMS:
-        for label in (claim.better, *claim.others):
-            assert study.table(claim.table).row(label).variant in variants
-    printed = [table.name for table in study.tables if any(row.paper for row in table.rows)]
-    assert printed == ["III", "IV", "V", "VI", "VII", "VIII", "IX", "XIII"]
+        labels = {claim.better, *claim.others}
+        assert any(
+            name == claim.table and labels <= {row.label for row in table.rows}
+            for name, table in tables
+        ), claim.text
