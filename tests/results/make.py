@@ -1,6 +1,6 @@
 """Make docs/results.md: train what a store lacks of the paper's tables, and write what it has.
 
-    python tests/results/make.py STORE [--only embedded|exact|boards] [--cpus 1]
+    python tests/results/make.py STORE [--only embedded|exact|boards] [--seeds N]
 
 The store keeps what it has, so an interrupted run goes on where it was. On two cores the embedded
 set takes about half an hour, most of it stage 1, what is trained on images and the photographs
@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -43,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store", type=Path)
     parser.add_argument("--only", choices=STUDIES)
+    parser.add_argument("--seeds", type=int, help="how many of a study's; default: all")
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args()
     for name, make in STUDIES.items():
@@ -52,6 +54,7 @@ def main() -> None:
             print("boards: left as it is, for BACL_DATA does not name the folder of boards_lt")
             continue
         study = make()
+        study.content["seeds"] = study.content["seeds"][: arguments.seeds]
         report = trained(study, arguments.store)
         matrices = compared(study, report)
         picture = drawn(study, matrices["XIII"], arguments.page.with_name(f"results_{name}.png"))
@@ -107,7 +110,7 @@ def facts(study: Study, report: Report) -> str:
     left_out = ", ".join(study.left_out)
     sentences = [
         f"{data.train.image_total} training and {data.val.image_total} validation images, "
-        f"{len(data.categories)} categories. Seeds {seeds[0]} to {seeds[-1]}: {study.trained}.",
+        f"{len(data.categories)} categories. {seeds_text(seeds)}: {study.trained}.",
         f"Made on {date.today():%-d %B %Y} at commit {commit or 'unknown'}.",
         "Points are means over seeds ± their standard deviation; a gain is over the table's first "
         "row, with its 95 % interval over images and seeds; rows are *told apart* after Holm's "
@@ -116,6 +119,11 @@ def facts(study: Study, report: Report) -> str:
     if left_out:
         sentences.append(f"Left out, for they read more than is stored: {left_out}.")
     return " ".join(sentences)
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Which seeds, in words."""
+    return f"Seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"Seed {seeds[0]} alone"
 
 
 def replace_section(page: Path, name: str, text: str) -> None:
