@@ -4,52 +4,42 @@ Read from the file that the line names, as YAML and no more, so that a tab key i
 what cannot be read completes nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
-Completion = Callable[[typer.Context, str], list[str]]
-"""Completions of a word, given the words before it."""
+Completion = Callable[[str], list[str]]
+"""Words that begin as the one before the cursor does."""
 
 DATASETS = ("lvis_v0.5", "lvis_v1", "coco_lt", "embedded")
 """Data sets that go by a name."""
+_LINES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+"""Variables in which bash, and zsh and fish, hand over the line."""
 
 
 def one_of(*words: str) -> Completion:
     """Completes words that are known."""
 
-    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
-        return [word for word in words if word.startswith(incomplete)]
+    def complete(incomplete: str) -> list[str]:
+        return _beginning(words, incomplete)
 
     return complete
 
 
-def variants(ctx: typer.Context, incomplete: str) -> list[str]:
+def variants(incomplete: str) -> list[str]:
     """Variants of the experiment file on the line."""
-    names = [name for stage in _stages(ctx).values() for name in _mapping(stage.get("variants"))]
+    names = [name for stage in _stages().values() for name in _mapping(stage.get("variants"))]
     return _beginning(names, incomplete)
 
 
-def stages(ctx: typer.Context, incomplete: str) -> list[str]:
+def stages(incomplete: str) -> list[str]:
     """Stages of the experiment file on the line."""
-    return _beginning(_stages(ctx), incomplete)
+    return _beginning(_stages(), incomplete)
 
 
-def contenders(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Variants of the file that leads the words of `bacl compare`; after FILE.yaml:, that file's.
-
-    The first word is a file, which the shell completes.
-    """
-    before = ctx.params.get("what") or []
-    file, colon, _ = incomplete.rpartition(":")
-    if colon:
-        return _beginning((f"{file}:{name}" for name in _variants_of(file)), incomplete)
-    return _beginning(_variants_of(before[0]), incomplete) if before else []
-
-
-def methods(ctx: typer.Context, incomplete: str) -> list[str]:
+def methods(incomplete: str) -> list[str]:
     """Methods that a variant may have."""
     from bacl.method_settings.corrections import CORRECTIONS
     from bacl.method_settings.registry import METHODS
@@ -57,28 +47,29 @@ def methods(ctx: typer.Context, incomplete: str) -> list[str]:
     return _beginning([*METHODS, *CORRECTIONS], incomplete)
 
 
-def benches(ctx: typer.Context, incomplete: str) -> list[str]:
+def benches(incomplete: str) -> list[str]:
     """What `bacl bench` measures."""
     from bacl_platform.bench import names
 
     return _beginning(names(), incomplete)
 
 
-def _beginning(words: Any, incomplete: str) -> list[str]:
+def _beginning(words: Iterable[str], incomplete: str) -> list[str]:
     return list(dict.fromkeys(word for word in words if word.startswith(incomplete)))
 
 
-def _variants_of(file: str) -> Iterator[str]:
-    for stage in _stages_of(Path(file)).values():
-        yield from _mapping(stage.get("variants"))
+def _stages() -> dict[str, Mapping[str, Any]]:
+    """The stages of the first experiment file on the line; without any such file none.
 
-
-def _stages(ctx: typer.Context) -> dict[str, Mapping[str, Any]]:
-    """The stages of the file that a command's line names, by the names that commands have for it;
-    without any such file none."""
-    named = [ctx.params.get(name) for name in ("file", "run", "what")]
-    file = next((Path(name) for name in named if isinstance(name, str | Path)), None)
-    return {} if file is None else _stages_of(file)
+    Typer's own values of arguments are no help: it drops them while an option lacks its value.
+    """
+    line = next((os.environ[name] for name in _LINES if name in os.environ), "")
+    try:
+        words = shlex.split(line)
+    except ValueError:  # a quotation mark that is still open
+        words = line.split()
+    files = (Path(word) for word in words if word.endswith((".yaml", ".yml")))
+    return next((_stages_of(file) for file in files if file.is_file()), {})
 
 
 def _stages_of(file: Path, bases: int = 10) -> dict[str, Mapping[str, Any]]:

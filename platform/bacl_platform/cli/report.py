@@ -243,7 +243,7 @@ def compare(
             "evaluate`; after a leading FILE.yaml also plain names of its variants. The first is "
             "compared with each of the others; with --all every pair, and then FILE.yaml alone "
             "stands for all its variants.",
-            autocompletion=completion.contenders,
+            autocompletion=completion.variants,
         ),
     ],
     all_: Annotated[
