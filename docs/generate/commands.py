@@ -18,7 +18,7 @@ def page() -> str:
         "[the command line](command-line.md).",
     ]
     root = typer.main.get_command(app)
-    for words, command, context in _commands(root, typer.Context(root, info_name="bacl")):
+    for words, command, context in _commands(root, typer.Context(root, info_name="bacl", **root.context_settings)):
         parts += [f"## {words}", *_section(words, command, context)]
     return "\n\n".join(parts) + "\n"
 
@@ -28,7 +28,8 @@ def _commands(group: Any, context: Any) -> Iterator[tuple[str, Any, Any]]:
     yield context.command_path, group, context
     for name in group.list_commands(context):
         command = group.commands[name]
-        inner = typer.Context(command, info_name=name, parent=context)
+        settings = command.context_settings
+        inner = typer.Context(command, info_name=name, parent=context, **settings)
         if hasattr(command, "commands"):
             yield from _commands(command, inner)
         else:
