@@ -18,7 +18,9 @@ def page() -> str:
         "[the command line](command-line.md).",
     ]
     root = typer.main.get_command(app)
-    for words, command, context in _commands(root, typer.Context(root, info_name="bacl", **root.context_settings)):
+    for words, command, context in _commands(
+        root, typer.Context(root, info_name="bacl", **root.context_settings)
+    ):
         parts += [f"## {words}", *_section(words, command, context)]
     return "\n\n".join(parts) + "\n"
 
