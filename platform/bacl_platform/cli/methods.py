@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bacl.method_settings.base import Method
 
-app = App(help="List the methods of the field, and show a card for each.", rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
 
 Imports = Annotated[
