@@ -1,5 +1,6 @@
 """The terminal, or the file or pipe in its place: lines and progress as they are shown there."""
 
+import os
 import time
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -7,6 +8,8 @@ from typing import Any
 
 import rich.console
 from rich import progress
+
+from bacl_platform.volume import Volume, volume
 
 SECONDS_BETWEEN_LINES = 15
 """Seconds between lines of progress, where the output is no terminal."""
@@ -27,6 +30,12 @@ def say(console: rich.console.Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def remark(console: rich.console.Console, line: str) -> None:
+    """Print a line that is no result, warning or error: with --quiet it is left out."""
+    if volume() is not Volume.QUIET:
+        say(console, line)
+
+
 class _Speed(progress.ProgressColumn):
     """How many are done a second."""
 
@@ -40,8 +49,17 @@ class _Speed(progress.ProgressColumn):
 
 
 def shows_bars(console: rich.console.Console) -> bool:
-    """Whether progress is shown by bars: on a terminal, and in a notebook that has widgets."""
-    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    """Whether progress is shown by bars: on a terminal, and in a notebook that has widgets.
+
+    Not with --quiet, and not in a file or pipe that FORCE_COLOR gives colours.
+    """
+    if volume() is Volume.QUIET:
+        return False
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    if os.environ.get("FORCE_COLOR") and not console.file.isatty():
+        return False
+    return console.is_terminal
 
 
 class Watching(AbstractContextManager[Any]):
@@ -74,8 +92,8 @@ class Watching(AbstractContextManager[Any]):
         self._bars.stop()
 
     def say(self, text: str) -> None:
-        """One event, in a line of its own."""
-        say(self.console, text)
+        """One event, in a line of its own; not with --quiet."""
+        remark(self.console, text)
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         if shows_bars(self.console):
@@ -85,6 +103,7 @@ class Watching(AbstractContextManager[Any]):
                 self._tasks = {what: self._bars.add_task(what, total=total)}
             self._bars.update(self._tasks[what], completed=done, total=total)
             return
-        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+        pause = 1 if volume() is Volume.VERBOSE else SECONDS_BETWEEN_LINES
+        if time.monotonic() - self._last_line > pause:
             self._last_line = time.monotonic()
             self.say(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")

@@ -80,12 +80,18 @@ def evaluate(
     from bacl.results_files import is_results
     from bacl_platform.console import Console
     from bacl_platform.report import evaluation_report, experiment_report
+    from bacl_platform.spec.other_files import refuse
 
     what, store = Path(what), store_of(store)
     if is_results(what) and (config is not None or device is not None):
         raise UsageError(f"--config, --device: expected with a checkpoint, got {what}")
     if not what.exists():
         raise UsageError(f"{what}: there is no such file or folder")
+    refuse(
+        what,
+        "detections or a detector",
+        *("a results file", "a checkpoint", "an exported variant", "an annotation file"),
+    )
     file = data if isinstance(data, str | Path) else None
     prepared = prepare_dataset(dataset_of(data, overrides=overrides), store)
     title = name or (what.resolve().name if what.is_dir() else what.stem)

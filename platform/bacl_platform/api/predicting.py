@@ -47,8 +47,11 @@ def predict(
     of folders, patterns and addresses that cannot be read, when all else is done.
     """
     from bacl_platform.console import Console
+    from bacl_platform.spec.other_files import refuse
     from bacl_platform.tools import predict as prediction
 
+    for image in images:
+        refuse(Path(image), "an image or video", "an image", "a video")
     if (run is None) == (checkpoint is None):
         raise UsageError("expected either --run FILE with --variant NAME or --checkpoint FILE")
     if run is not None:
@@ -58,6 +61,8 @@ def predict(
         checkpoint = experiment.checkpoint(variant)
     elif variant is not None or seed is not None or (overrides and data is None):
         raise UsageError("--variant, --seed, --set: expected with --run, got --checkpoint")
+    else:
+        refuse(Path(checkpoint), "a checkpoint", "a checkpoint")
     assert checkpoint is not None
     prepared = None
     if data is not None:

@@ -12,6 +12,7 @@ import typer
 
 from bacl.errors import UsageError
 from bacl_platform.api.files import DEFAULT_STORE, dataset_of
+from bacl_platform.cli import completion
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
     DEFAULT_ROOT,
@@ -19,12 +20,14 @@ from bacl_platform.cli.options import (
     Debug,
     Format,
     Images,
+    Quiet,
     Root,
     Set,
     StoreOption,
     Train,
     Val,
     ValImages,
+    Verbose,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +38,12 @@ if TYPE_CHECKING:
     from bacl.datasets.stats import Stats
 
 app = App(
-    help="Prepare, verify, count and look at data sets.",
+    help="""Prepare, verify, count and look at data sets.
+
+    \b
+    Example:
+      bacl data verify mine.yaml
+    """,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -53,7 +61,12 @@ What = Annotated[
 @app.command()
 def prepare(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="One of lvis_v0.5, lvis_v1, coco_lt, embedded.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="One of lvis_v0.5, lvis_v1, coco_lt, embedded.",
+            autocompletion=completion.one_of(*completion.DATASETS),
+        ),
     ],
     root: Root = DEFAULT_ROOT,
     offline: Annotated[
@@ -89,6 +102,7 @@ def prepare(
             help="The authors' train_coco2017_LT_sampled.json, for coco_lt as they have drawn it.",
         ),
     ] = None,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Download, check and unpack a data set.
@@ -147,6 +161,7 @@ def verify(
     ] = None,
     set_: Set = None,
     store_url: StoreOption = DEFAULT_STORE,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Check a data set: images, boxes, polygons, ids, splits.
@@ -204,14 +219,15 @@ def stats(
     images: Images = None,
     val_images: ValImages = None,
     format_: Format = "coco",
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path(
-        "data_stats"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write to.")
+    ] = Path("data_stats"),
     json_: Annotated[
         bool, typer.Option("--json", help="Print JSON and nothing else; write nothing.")
     ] = False,
     set_: Set = None,
     store_url: StoreOption = DEFAULT_STORE,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Count images, instances and groups of a data set.
@@ -259,6 +275,7 @@ def browse(
         Literal["trained", "annotated"] | None,
         typer.Option(
             "--as",
+            metavar="trained|annotated",
             help="Images as training sees them, after all steps of its pipeline, or as they are "
             "annotated.",
             show_default="trained, where that is possible",
@@ -269,11 +286,13 @@ def browse(
         typer.Option(
             metavar="NAME",
             help="Stage whose training is shown.",
+            autocompletion=completion.stages,
             show_default="the first that trains on images",
         ),
     ] = None,
     split: Annotated[
-        Literal["train", "val"], typer.Option(help="Split to show; val is not trained on.")
+        Literal["train", "val"],
+        typer.Option(metavar="train|val", help="Split to show; val is not trained on."),
     ] = "train",
     category: Annotated[
         list[str] | None,
@@ -301,15 +320,17 @@ def browse(
             show_default="the file's first; as annotated, 0",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Page to write (HTML).")] = Path(
-        "data_browse.html"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Page to write (HTML).")
+    ] = Path("data_browse.html"),
     open_: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page if this is a terminal.")
     ] = True,
     root: Root = DEFAULT_ROOT,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Look at images with their boxes and masks, rare categories first.
@@ -359,13 +380,19 @@ def export(
             "lvis_v1, coco_lt or embedded).",
         ),
     ],
-    to: Annotated[Literal["fiftyone"], typer.Option("--to", help="Tool to write for.")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="New or empty folder to write to.")],
+    to: Annotated[
+        Literal["fiftyone"], typer.Option("--to", metavar="fiftyone", help="Tool to write for.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FOLDER", help="New or empty folder to write to."),
+    ],
     variant: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
             help="Finished variant of FILE whose detections are written beside; repeatable.",
+            autocompletion=completion.variants,
         ),
     ] = None,
     seed: Annotated[
@@ -373,7 +400,8 @@ def export(
         typer.Option(min=0, metavar="N", help="A seed of FILE.", show_default="the first"),
     ] = None,
     split: Annotated[
-        Literal["train", "val"], typer.Option(help="Split to write; detections are of val.")
+        Literal["train", "val"],
+        typer.Option(metavar="train|val", help="Split to write; detections are of val."),
     ] = "val",
     score_threshold: Annotated[
         float,
@@ -388,6 +416,7 @@ def export(
     root: Root = DEFAULT_ROOT,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Write a split, and what variants detect in it, for FiftyOne.

@@ -11,7 +11,10 @@ import typer
 
 from bacl.errors import UsageError
 from bacl_platform.cli.errors import report_errors
-from bacl_platform.cli.options import App, Debug
+from bacl_platform.cli.options import (
+    App,
+    Debug,
+)
 
 app = App()
 
@@ -21,7 +24,7 @@ def detectors(
     patterns: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME|PATTERN]...",
+            metavar="NAME|PATTERN",
             help="Names, with * and ? for what may be anything; each is read.",
             show_default="the names alone of all",
         ),

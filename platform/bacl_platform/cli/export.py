@@ -6,8 +6,17 @@ from typing import Annotated
 import typer
 
 from bacl_platform.api.files import DEFAULT_STORE
+from bacl_platform.cli import completion
 from bacl_platform.cli.errors import report_errors
-from bacl_platform.cli.options import App, Debug, File, Set, StoreOption
+from bacl_platform.cli.options import (
+    App,
+    Debug,
+    File,
+    Quiet,
+    Set,
+    StoreOption,
+    Verbose,
+)
 
 app = App()
 
@@ -16,7 +25,10 @@ app = App()
 def export(
     file: File,
     variant: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The variant to export.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The variant to export.", autocompletion=completion.variants
+        ),
     ] = None,
     format_: Annotated[
         str,
@@ -26,11 +38,14 @@ def export(
             help="A folder with a configuration and weights of MMDetection's own types; or one "
             "file that takes an image's pixels and gives boxes, scores and labels, for onnxruntime "
             "or torch.",
+            autocompletion=completion.one_of("mmdet", "onnx", "torchscript"),
         ),
     ] = "mmdet",
     out: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "-o",
             metavar="PATH",
             help="File to write, or the folder of mmdet.",
             show_default="exports/NAME.onnx, NAME.pt or NAME",
@@ -54,10 +69,13 @@ def export(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="A seed of FILE.", show_default="first")
+        int | None,
+        typer.Option(min=0, metavar="N", help="A seed of FILE.", show_default="the first"),
     ] = None,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Export a trained variant so that it runs without BACL.

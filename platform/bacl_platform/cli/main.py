@@ -3,7 +3,11 @@
 import io
 import os
 import sys
+from typing import Annotated
 
+import typer
+
+from bacl import __version__
 from bacl_platform.cli import (
     data,
     detectors,
@@ -17,15 +21,46 @@ from bacl_platform.cli import (
     tools,
     ui,
 )
-from bacl_platform.cli.options import App
+from bacl_platform.cli.options import (
+    App,
+)
 
 app = App(
-    help="Train, compare and ship long-tailed object detectors.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"bacl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def bacl(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            callback=_print_version,
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Train, compare and ship long-tailed object detectors.
+
+    \b
+    Examples:
+      bacl run experiments/embedded/demo.yaml
+      bacl report experiments/embedded/demo.yaml
+      bacl COMMAND --help
+    """
+
+
 app.add_typer(run.app)
 app.add_typer(ui.app)
 app.add_typer(report.app)

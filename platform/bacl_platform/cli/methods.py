@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bacl.errors import UsageError
+from bacl_platform.cli import completion
 from bacl_platform.cli.errors import report_errors
-from bacl_platform.cli.options import App, Debug
+from bacl_platform.cli.options import (
+    App,
+    Debug,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bacl.method_settings.base import Method
 
-app = App(help="List the methods of the field, and show a card for each.", rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
 
 Imports = Annotated[
@@ -35,6 +39,11 @@ def methods(context: typer.Context, file: Imports = None, debug: Debug = False) 
     """List the methods of the field, and show a card for each.
 
     Without a command, lists them with what each does. Those of installed packages are among them.
+
+    \b
+    Examples:
+      bacl methods
+      bacl methods show eqlv2
     """
     if context.invoked_subcommand is not None:
         return
@@ -65,7 +74,12 @@ def _known(file: Path | None) -> "dict[str, type[Method]]":
 @app.command()
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The method, as an experiment file names it.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="The method, as an experiment file names it.",
+            autocompletion=completion.methods,
+        ),
     ],
     file: Imports = None,
     debug: Debug = False,

@@ -8,6 +8,8 @@ import typer
 from typer.core import TyperCommand
 
 from bacl.errors import UsageError
+from bacl_platform.cli import completion
+from bacl_platform.volume import Volume, set_volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,9 +18,9 @@ StoreOption = Annotated[
     str,
     typer.Option(
         "--store",
-        metavar="FOLDER|s3://BUCKET/PREFIX",
+        metavar="STORE",
         envvar="BACL_STORE",
-        help="Store of finished jobs and prepared datasets.",
+        help="Store of finished jobs and prepared datasets: a folder or s3://BUCKET/PREFIX.",
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -37,13 +39,52 @@ Address = Annotated[
     typer.Option(
         metavar="ADDRESS",
         help="Ray cluster to run on: auto on one of its nodes, HEAD:PORT, or local for a new Ray "
-        "on this machine; without it, RAY_ADDRESS says it, else Ray is started on this machine.",
+        "on this machine.",
+        show_default="that of RAY_ADDRESS, or a new Ray on this machine",
     ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
-        metavar="FOLDER", help="Folder to write to.", show_default="STORE/reports/EXPERIMENT"
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        help="Folder to write to.",
+        show_default="STORE/reports/EXPERIMENT",
+    ),
+]
+
+
+def _chooses(chosen: Volume) -> "Callable[[typer.Context, bool], bool]":
+    """The callback of an option that says how much is printed."""
+
+    def choose(ctx: typer.Context, given: bool) -> bool:
+        if given and not ctx.resilient_parsing:
+            if ctx.meta.setdefault("bacl.volume", chosen) is not chosen:
+                raise typer.BadParameter("expected --quiet or --verbose, got both")
+            set_volume(chosen)
+            ctx.call_on_close(lambda: set_volume(Volume.NORMAL))
+        return given
+
+    return choose
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        callback=_chooses(Volume.QUIET),
+        help="Print results, warnings and errors only: no progress.",
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        callback=_chooses(Volume.VERBOSE),
+        help="Show progress in more steps, and what jobs and libraries print.",
     ),
 ]
 Json = Annotated[
@@ -73,7 +114,12 @@ Mixed = Annotated[
     ),
 ]
 Seeds = Annotated[
-    str | None, typer.Option(metavar="N,N,...", help="Run these seeds and not the file's.")
+    str | None,
+    typer.Option(
+        metavar="N,N,...",
+        help="Seeds that are meant instead of the file's.",
+        show_default="those of the file",
+    ),
 ]
 
 Root = Annotated[
@@ -100,6 +146,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         metavar="lvis|coco|NAME",
+        autocompletion=completion.one_of("lvis", "coco"),
         help="Format of --train and --val; NAME is one that an installed package brings.",
     ),
 ]
@@ -128,7 +175,7 @@ def seeds_of(text: str | None) -> list[int] | None:
 
 
 class Command(TyperCommand):
-    """A command whose help shows arguments as manuals do, without braces and Python's types."""
+    """A command whose help shows arguments and defaults as manuals do, without Python's types."""
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return [
@@ -137,21 +184,46 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the tables of arguments and options."""
-        records: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-        for param in self.get_params(ctx):
-            if (record := param.get_help_record(ctx)) is None:
-                continue
-            argument = param.param_type_name == "argument"
-            name = re.sub(r" <.*>$", "", record[0]) if argument else record[0]
-            records["Arguments" if argument else "Options"].append((name, record[1]))
-        for title, rows in records.items():
+        for title, rows in records(self, ctx).items():
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
 
 
+def records(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """What a command takes, under `Arguments` and `Options`: how it is written, and what it is."""
+    found: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    for param in command.get_params(ctx):
+        if (record := param.get_help_record(ctx)) is None:
+            continue
+        argument = param.param_type_name == "argument"
+        name = re.sub(r" <.*>$", "", record[0]) if argument else record[0]
+        found["Arguments" if argument else "Options"].append((name, _in_words(record[1])))
+    return found
+
+
+def _in_words(text: str) -> str:
+    """Help whose ranges are words, and whose defaults stand without parentheses.
+
+    `[default: (none); 1<=x<=5]` becomes `[default: none; 1 to 5]`.
+    """
+    about, bracket, extra = text.rpartition("  [")
+    if not bracket:
+        return text
+    extra = re.sub(r"default: \((.*)\)(?=[;\]])", r"default: \1", extra)
+    extra = re.sub(r"(; )?x>=0\]$", "]", extra)
+    extra = re.sub(r"([\d.]+)<=x<=([\d.]+)\]$", r"\1 to \2]", extra)
+    return about + bracket + re.sub(r"x>=([\d.]+)\]$", r"at least \1]", extra)
+
+
+_SETTINGS = {"help_option_names": ["--help", "-h"]}
+
+
 class App(typer.Typer):
     """A group of such commands."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(context_settings=_SETTINGS, **options)
+
     def command(self, *args: Any, **options: Any) -> "Callable[..., Any]":
-        return super().command(*args, **{"cls": Command, **options})
+        return super().command(*args, **{"cls": Command, "context_settings": _SETTINGS, **options})

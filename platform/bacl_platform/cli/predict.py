@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bacl_platform.api.files import DEFAULT_STORE
+from bacl_platform.cli import completion
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
     DEFAULT_ROOT,
@@ -16,9 +17,11 @@ from bacl_platform.cli.options import (
     Debug,
     Device,
     Optimize,
+    Quiet,
     Root,
     Set,
     StoreOption,
+    Verbose,
 )
 
 app = App()
@@ -39,7 +42,12 @@ def predict(
     run: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Experiment that has trained --variant.")
     ] = None,
-    variant: Annotated[str | None, typer.Option(metavar="NAME", help="A variant of --run.")] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A variant of --run.", autocompletion=completion.variants
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="A seed of --run.", show_default="the first"),
@@ -57,9 +65,9 @@ def predict(
             show_default="config.py beside it",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path(
-        "predictions"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write to.")
+    ] = Path("predictions"),
     formats: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,6 +76,7 @@ def predict(
             help="File to write besides pictures; repeatable. coco and lvis are what `bacl "
             "evaluate` takes, with the ids of --data.",
             show_default="json",
+            autocompletion=completion.one_of("json", "coco", "lvis", "csv", "html"),
         ),
     ] = None,
     data: Annotated[
@@ -94,13 +103,15 @@ def predict(
             min=1,
             metavar="N",
             help="Images that pass the detector together.",
-            show_default="1 on a CPU, else 8",
+            show_default="8; 1 on a CPU",
         ),
     ] = None,
     optimize: Optimize = False,
     device: Device = None,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Detect objects in images and videos with a trained variant.

@@ -11,6 +11,7 @@ import typer
 
 from bacl.errors import UsageError
 from bacl_platform.api.files import DEFAULT_STORE
+from bacl_platform.cli import completion
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
     DEFAULT_ROOT,
@@ -24,6 +25,7 @@ from bacl_platform.cli.options import (
     Json,
     Mixed,
     Out,
+    Quiet,
     Root,
     Seeds,
     Set,
@@ -31,6 +33,7 @@ from bacl_platform.cli.options import (
     Train,
     Val,
     ValImages,
+    Verbose,
     seeds_of,
 )
 
@@ -90,6 +93,7 @@ def report(
         float,
         typer.Option(min=0, max=1, metavar="SCORE", help="Draw no detections with a lower score."),
     ] = 0.3,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Compare an experiment's variants or a sweep's trials.
@@ -164,10 +168,12 @@ def evaluate(
             help="Where a checkpoint without a configuration is from: mmdet, torchvision, "
             "detectron2 or bacl_release.",
             show_default="recognised by its names",
+            autocompletion=completion.one_of("mmdet", "torchvision", "detectron2", "bacl_release"),
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name in tables.", show_default="of WHAT")
+        str | None,
+        typer.Option(metavar="NAME", help="Name in tables.", show_default="that of WHAT"),
     ] = None,
     device: Device = None,
     quick: Annotated[
@@ -178,10 +184,16 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Folder to write to.", show_default="STORE/reports/NAME"
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Folder to write to.",
+            show_default="STORE/reports/NAME",
         ),
     ] = None,
     json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Judge detections or a detector on a validation split.
@@ -225,12 +237,13 @@ def compare(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="WHAT...",
+            metavar="WHAT",
             help="Two or more of FILE.yaml:VARIANT (of a sweep its trial, such as "
             "sweep.yaml:alpha=0.5), results files (.json or .parquet) and folders of `bacl "
             "evaluate`; after a leading FILE.yaml also plain names of its variants. The first is "
             "compared with each of the others; with --all every pair, and then FILE.yaml alone "
             "stands for all its variants.",
+            autocompletion=completion.variants,
         ),
     ],
     all_: Annotated[
@@ -262,6 +275,7 @@ def compare(
     out: Out = None,
     json_: Json = False,
     mixed: Mixed = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Say what B gains over A, and how sure that is.

@@ -14,6 +14,7 @@ import typer
 from bacl.errors import UsageError
 from bacl_platform.api.experiment import REHEARSED_IMAGES, REHEARSED_STEPS
 from bacl_platform.api.files import DEFAULT_STORE
+from bacl_platform.cli import completion
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
     Address,
@@ -22,9 +23,11 @@ from bacl_platform.cli.options import (
     Either,
     File,
     Json,
+    Quiet,
     Seeds,
     Set,
     StoreOption,
+    Verbose,
     seeds_of,
 )
 
@@ -37,6 +40,14 @@ def plan(
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
     seeds: Seeds = None,
+    json_: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print JSON and nothing else: of an experiment its jobs, of a sweep its trials.",
+        ),
+    ] = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Show what a run or sweep would do; start nothing.
@@ -55,7 +66,11 @@ def plan(
         from bacl_platform.spec.sweep import is_sweep
 
         kind = Sweep if is_sweep(file) else Experiment
-        kind.load(file, set_, store_url, seeds_of(seeds)).plan().show(Console())
+        planned = kind.load(file, set_, store_url, seeds_of(seeds)).plan()
+        if json_:
+            print(json.dumps(planned.as_json(), indent=1))
+        else:
+            planned.show(Console())
 
 
 @app.command()
@@ -72,6 +87,8 @@ def rehearse(
         int, typer.Option(min=2, metavar="N", help="Validation images to evaluate on.")
     ] = REHEARSED_IMAGES,
     json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Try every stage for some steps, and forecast the whole run.
@@ -110,6 +127,8 @@ def run(
     address: Address = None,
     set_: Set = None,
     seeds: Seeds = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Run what the store lacks of an experiment.
@@ -123,13 +142,13 @@ def run(
     """
     with report_errors(debug):
         from bacl_platform.api.experiment import Experiment
-        from bacl_platform.console import Console, say
+        from bacl_platform.console import Console, remark
 
         console = Console()
         experiment = Experiment.load(file, set_, store_url, seeds_of(seeds))
         experiment.run(address, console)
         place = experiment.store.url
-        say(console, f"results: bacl report {file}; runs: bacl ui {file}; checkpoints: {place}")
+        remark(console, f"results: bacl report {file}; runs: bacl ui {file}; checkpoints: {place}")
 
 
 @app.command(name="try")
@@ -143,18 +162,25 @@ def try_(
             metavar="NAME",
             help="Variant of the stage, or a method with its defaults; repeatable.",
             show_default="all of the stage",
+            autocompletion=completion.variants,
         ),
     ] = None,
     set_: Set = None,
     stage: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Stage that replays features, where there are several."),
+        typer.Option(
+            metavar="NAME",
+            help="Stage that replays features, where there are several.",
+            autocompletion=completion.stages,
+        ),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Seed to train.", show_default="the file's first"),
     ] = None,
     json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Train variants on stored features at once, in this process.
@@ -198,6 +224,8 @@ def sweep(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run trials that have failed before again.")
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Run the trials of sweeps that the store lacks.
@@ -210,7 +238,7 @@ def sweep(
     """
     with report_errors(debug):
         from bacl_platform.api.sweep import Sweep
-        from bacl_platform.console import Console, say
+        from bacl_platform.console import Console, remark
 
         console = Console()
         sweeps = Sweep.load(files, set_, store_url, seeds_of(seeds))
@@ -222,7 +250,7 @@ def sweep(
                 typer.confirm(f"{question}: run them all?", abort=True)
         sweeps.run(address, console, retry_failed)
         for file in files:
-            say(console, f"results: bacl report {file}")
+            remark(console, f"results: bacl report {file}")
 
 
 @app.command()
@@ -232,9 +260,9 @@ def submit(
         str,
         typer.Option(
             "--store",
-            metavar="FOLDER|s3://BUCKET/PREFIX",
+            metavar="STORE",
             envvar="BACL_STORE",
-            help="Store that all nodes of the cluster see.",
+            help="Store that all nodes of the cluster see: a folder or s3://BUCKET/PREFIX.",
         ),
     ],
     address: Annotated[
@@ -242,7 +270,7 @@ def submit(
         typer.Option(
             metavar="ADDRESS",
             help="The cluster's dashboard, such as http://127.0.0.1:8265.",
-            show_default="RAY_ADDRESS, or a cluster on this machine",
+            show_default="that of RAY_ADDRESS, or a cluster on this machine",
         ),
     ] = None,
     set_: Set = None,
@@ -267,6 +295,8 @@ def submit(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Return once the job is submitted.")
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Run an experiment or sweep on a Ray cluster, from outside it.
@@ -298,6 +328,11 @@ def status(store_url: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None
     """Show what runs in a store and what was interrupted.
 
     Runs and sweeps of all processes and machines are shown, whoever started them.
+
+    \b
+    Examples:
+      bacl status
+      bacl status --store s3://bacl/store
     """
     with report_errors(debug):
         from bacl_platform.console import Console
@@ -322,6 +357,11 @@ def stop(
     """Stop runs and sweeps of a store on this machine.
 
     They write a checkpoint first. What they have trained stays, and their commands go on from it.
+
+    \b
+    Examples:
+      bacl stop
+      bacl stop 4711 --patience 300
     """
     with report_errors(debug):
         from bacl_platform.console import Console
@@ -342,7 +382,10 @@ def logs(
         ),
     ] = None,
     lines: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How many of the last lines to show.")
+        int,
+        typer.Option(
+            "--lines", "-n", min=1, metavar="N", help="How many of the last lines to show."
+        ),
     ] = 40,
     store_url: StoreOption = DEFAULT_STORE,
     debug: Debug = False,
@@ -350,6 +393,11 @@ def logs(
     """Show the last log lines of an unfinished job.
 
     A job is unfinished while it runs, and when it was interrupted or has failed.
+
+    \b
+    Examples:
+      bacl logs
+      bacl logs classifier-seed0 --lines 200
     """
     with report_errors(debug):
         from bacl_platform.console import Console

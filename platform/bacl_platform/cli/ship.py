@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bacl_platform.api.files import DEFAULT_STORE
+from bacl_platform.cli import completion
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
     Address,
@@ -16,18 +17,32 @@ from bacl_platform.cli.options import (
     File,
     Mixed,
     Optimize,
+    Quiet,
     Set,
     StoreOption,
+    Verbose,
 )
 
 app = App()
 
 VariantOption = Annotated[
-    str | None, typer.Option("--variant", metavar="NAME", help="A variant of FILE.")
+    str | None,
+    typer.Option(
+        "--variant",
+        metavar="NAME",
+        help="A variant of the experiment file.",
+        autocompletion=completion.variants,
+    ),
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option("--seed", min=0, metavar="N", help="A seed of FILE.", show_default="the first"),
+    typer.Option(
+        "--seed",
+        min=0,
+        metavar="N",
+        help="A seed of the experiment file.",
+        show_default="the first",
+    ),
 ]
 
 
@@ -51,6 +66,8 @@ def register(
     ] = None,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Register a finished variant as a model in MLflow.
@@ -96,6 +113,7 @@ def promote(
     ] = False,
     mixed: Mixed = False,
     store_url: StoreOption = DEFAULT_STORE,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Give an alias to a version that is shown to be better.
@@ -185,7 +203,9 @@ def serve(
             help="Address to listen at; any but 127.0.0.1 lets others in, without a password.",
         ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Its port.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=1, max=65535, metavar="PORT", help="Its port.")
+    ] = 8000,
     metrics_port: Annotated[
         int,
         typer.Option(
@@ -200,6 +220,8 @@ def serve(
     address: Address = None,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Detect in images that come over HTTP, until Ctrl-C.

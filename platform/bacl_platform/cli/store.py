@@ -10,13 +10,22 @@ import typer
 
 from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
-from bacl_platform.cli.options import App, Debug, StoreOption
+from bacl_platform.cli.options import (
+    App,
+    Debug,
+    StoreOption,
+)
 
 if TYPE_CHECKING:
     from bacl_platform.store.inventory import StoredEntry
 
 app = App(
-    help="List, verify, tag and tidy up what a store holds.",
+    help="""List, verify, tag and tidy up what a store holds.
+
+    \b
+    Example:
+      bacl store ls --store s3://bacl/store
+    """,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -33,6 +42,11 @@ def ls(store_url: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
 
     Of a finished job's entry: size, age, tags, whether all of its files have their sizes, and
     whether plans of this version still ask for it.
+
+    \b
+    Examples:
+      bacl store ls
+      bacl store ls --store s3://bacl/store
     """
     with report_errors(debug):
         from rich.filesize import decimal
@@ -84,6 +98,11 @@ def verify(
     """Read entries and compare their digests.
 
     The exit code is 1 if one is broken.
+
+    \b
+    Examples:
+      bacl store verify
+      bacl store verify 5b186d58e85be498
     """
     with report_errors(debug):
         from bacl_platform.console import Console, say
@@ -121,7 +140,12 @@ def tag(key: Key, name: Name, store_url: StoreOption = DEFAULT_STORE, debug: Deb
 def untag(
     key: Key, name: Name, store_url: StoreOption = DEFAULT_STORE, debug: Debug = False
 ) -> None:
-    """Take a tag away from an entry."""
+    """Take a tag away from an entry.
+
+    \b
+    Example:
+      bacl store untag 5b186d58e85be498 paper-run
+    """
     with report_errors(debug):
         from bacl_platform.store import inventory
         from bacl_platform.store.store import Store
@@ -140,7 +164,10 @@ def gc(
         ),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Remove; without it, what would be removed is only shown.")
+        bool,
+        typer.Option(
+            "--yes", "-y", help="Remove; without it, what would be removed is only shown."
+        ),
     ] = False,
     store_url: StoreOption = DEFAULT_STORE,
     debug: Debug = False,

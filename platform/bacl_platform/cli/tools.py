@@ -11,6 +11,7 @@ import typer
 
 from bacl.errors import UsageError
 from bacl_platform.api.files import DEFAULT_STORE
+from bacl_platform.cli import completion
 from bacl_platform.cli.errors import report_errors
 from bacl_platform.cli.options import (
     App,
@@ -18,8 +19,10 @@ from bacl_platform.cli.options import (
     Debug,
     Device,
     File,
+    Quiet,
     Set,
     StoreOption,
+    Verbose,
 )
 
 app = App()
@@ -33,9 +36,12 @@ def trees(
         typer.Option(
             metavar="NAME",
             help="Finished representation stage whose features the visual tree is made of.",
+            autocompletion=completion.stages,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")] = Path("trees.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write.")] = Path(
+        "trees.json"
+    ),
     visual: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="Parents of the visual tree; 0 leaves it out."),
@@ -50,7 +56,7 @@ def trees(
             min=0,
             metavar="N",
             help="Parents of the lexical tree, at least; 0 leaves it out.",
-            show_default="108 with --wordnet, else 0",
+            show_default="0; 108 with --wordnet",
         ),
     ] = None,
     wordnet: Annotated[
@@ -66,6 +72,8 @@ def trees(
     device: Device = None,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Make the trees of categories that method forest needs.
@@ -88,8 +96,18 @@ def trees(
 
 
 @app.command()
-def doctor(store_url: StoreOption = DEFAULT_STORE, debug: Debug = False) -> None:
-    """Try everything that a run needs on this machine."""
+def doctor(
+    store_url: StoreOption = DEFAULT_STORE, quiet: Quiet = False, debug: Debug = False
+) -> None:
+    """Try everything that a run needs on this machine.
+
+    The exit code is 1 if a run could not work here.
+
+    \b
+    Examples:
+      bacl doctor
+      bacl doctor --store s3://bacl/store
+    """
     with report_errors(debug):
         from bacl_platform.tools import doctor as checks
 
@@ -111,6 +129,7 @@ def complexity(
             metavar="NAME",
             help="Variant whose classifier the detector has.",
             show_default="the last stage's first",
+            autocompletion=completion.variants,
         ),
     ] = None,
     scale: Annotated[
@@ -123,6 +142,7 @@ def complexity(
     ] = None,
     store_url: StoreOption = DEFAULT_STORE,
     set_: Set = None,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Count a detector's FLOPs and parameters at test.
@@ -164,7 +184,11 @@ class BenchCommand(Command):
 def bench(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="BENCH", help="Any of those that are listed below."),
+        typer.Argument(
+            metavar="BENCH",
+            help="Any of those that are listed below.",
+            autocompletion=completion.benches,
+        ),
     ],
     json_: Annotated[
         bool,
@@ -183,7 +207,14 @@ def bench(
             show_default="as many as a bench needs",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")] = "cpu",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="cpu|cuda",
+            help="Device to run on.",
+            autocompletion=completion.one_of("cpu", "cuda"),
+        ),
+    ] = "cpu",
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads of torch.")] = 1,
     scale: Annotated[
         str | None,
@@ -191,6 +222,7 @@ def bench(
             metavar="small|full",
             help="Images of 400x672 or 800x1333 in bank and step; 250 or 5,000 images in evaluate.",
             show_default="small on a CPU, full on a GPU",
+            autocompletion=completion.one_of("small", "full"),
         ),
     ] = None,
     config: Annotated[
@@ -207,6 +239,11 @@ def bench(
 
     Each is run in turns with MMDetection's, lvis-api's or a plain loop, and the ratio is compared
     with its limit.
+
+    \b
+    Examples:
+      bacl bench bank loss
+      bacl bench step --device cuda --json
     """
     with report_errors(debug):
         from bacl_platform import bench as benches

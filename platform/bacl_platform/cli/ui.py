@@ -11,7 +11,14 @@ import typer
 
 from bacl_platform.api.files import DEFAULT_STORE
 from bacl_platform.cli.errors import report_errors
-from bacl_platform.cli.options import App, Debug, Seeds, Set, StoreOption, seeds_of
+from bacl_platform.cli.options import (
+    App,
+    Debug,
+    Seeds,
+    Set,
+    StoreOption,
+    seeds_of,
+)
 
 app = App()
 
@@ -30,7 +37,10 @@ def ui(
     set_: Set = None,
     seeds: Seeds = None,
     port: Annotated[
-        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine.")
+        int,
+        typer.Option(
+            "--port", "-p", min=1, max=65535, metavar="PORT", help="Port on this machine."
+        ),
     ] = 5000,
     no_open: Annotated[bool, typer.Option("--no-open", help="Open no browser.")] = False,
     debug: Debug = False,

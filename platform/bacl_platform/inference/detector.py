@@ -5,6 +5,7 @@ It is a configuration and a checkpoint, as `bacl.export` writes them: MMDetectio
 
 import contextlib
 import io
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from bacl.errors import RunError, UsageError
 from bacl_platform.inference.detections import Detections
 from bacl_platform.inference.images import AnyImage, as_pixels
 from bacl_platform.store.names import CHECKPOINT
+from bacl_platform.volume import Volume, volume
 
 if TYPE_CHECKING:
     from mmengine.structures import InstanceData
@@ -278,7 +280,12 @@ def usable_device(name: str | None) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without MMDetection's remarks on optional packages, palettes and absent checkpoints."""
+    """Without MMDetection's remarks on optional packages, palettes and absent checkpoints, unless
+    --verbose asks for them."""
+    if volume() is Volume.VERBOSE:
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
+            yield
+        return
     with warnings.catch_warnings(record=True), contextlib.redirect_stdout(io.StringIO()):
         yield
 

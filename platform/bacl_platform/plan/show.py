@@ -1,6 +1,6 @@
 """A plan as it is shown: states of jobs, what shares a trunk, what was made by other code."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -30,19 +30,15 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
     from bacl_platform.plan.judged import notes, prepared_of
 
     say(console, f"{plan.experiment.name}, store {store.url}")
-    table = Table()
-    for column in ("job", "key", "state", "steps", "resources", "variants"):
-        table.add_column(column, no_wrap=column in ("job", "key"), overflow="fold")
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "key", "state", "steps", "resources"):
+        table.add_column(column, overflow="fold", justify="right" if column == "steps" else "left")
     for job in plan.jobs:
         table.add_row(
-            job.name,
-            job.key,
-            state(job, store),
-            str(job.iterations),
-            _asked(job.resources),
-            ", ".join(job.variants),
+            job.name, job.key, state(job, store), str(job.iterations), _asked(job.resources)
         )
     console.print(table)
+    _print_variants(plan.jobs, console)
     recipes: dict[str, list[str]] = {}
     training = ("representation", "classifier")
     stages_of = {job.stage: job for job in plan.jobs if job.kind in training}
@@ -63,6 +59,27 @@ def print_plan(plan: Plan, store: Store, console: "Console") -> None:
         *judged,
     ):
         say(console, line)
+
+
+def _print_variants(jobs: Sequence[Job], console: "Console") -> None:
+    """Show the variants of jobs, once for the jobs that have the same.
+
+    A job that trains a whole detector is its only variant, and has its name.
+    """
+    from rich.columns import Columns
+    from rich.padding import Padding
+    from rich.text import Text
+
+    jobs_of: dict[tuple[str, ...], list[str]] = {}
+    for job in jobs:
+        if list(job.variants) != [job.stage]:
+            jobs_of.setdefault(tuple(job.variants), []).append(job.name)
+    for variants, names in jobs_of.items():
+        count = f"{len(variants)} variant{'s' * (len(variants) != 1)}"
+        say(console, f"{', '.join(names)}: {count}")
+        # in columns, as many as fit: a name is never cut in two where it has a line's room
+        shown = Columns([Text(name) for name in variants], padding=(0, 3), column_first=True)
+        console.print(Padding(shown, (0, 0, 0, 2), expand=False))
 
 
 def state(job: Job, store: Store) -> str:
@@ -100,7 +117,9 @@ def sharing(experiment: Experiment) -> Iterator[str]:
     """Which variants train over one trunk, and why others do not, in sentences."""
     stages = {n: s for n, s in experiment.stages.items() if isinstance(s, ClassifierStage)}
     for name, stage in stages.items():
-        groups = [" + ".join(group) for group in grouped(stage.variants, stage.variants_per_job)]
+        groups = [
+            _together(list(group)) for group in grouped(stage.variants, stage.variants_per_job)
+        ]
         if len(groups) == 1:
             alone = len(stage.variants) == 1
             yield f"{name}: {groups[0]} {'alone' if alone else 'over one trunk'}"
@@ -120,7 +139,7 @@ def sharing(experiment: Experiment) -> Iterator[str]:
     for name, corrected in experiment.stages.items():
         if isinstance(corrected, CorrectionsStage):
             yield (
-                f"{name}: {' + '.join(corrected.variants)} from one pass of the trunk of "
+                f"{name}: {_together(list(corrected.variants))} from one pass of the trunk of "
                 f"{corrected.after}; nothing trains"
             )
     yield from _whole_detectors(experiment)
@@ -145,6 +164,13 @@ def _whole_detectors(experiment: Experiment) -> Iterator[str]:
         yield f"{ends[0]} trains the whole detector: a job of its own"
     elif ends:
         yield f"{_listed(ends)} each train the whole detector: a job each"
+
+
+def _together(names: list[str]) -> str:
+    """Variants of one trunk in a sentence; of many, the first and the last."""
+    if len(names) <= 8:
+        return " + ".join(names)
+    return f"{len(names)} variants ({names[0]} to {names[-1]})"
 
 
 def _listed(names: list[str]) -> str:

@@ -93,8 +93,8 @@ class SweepFile:
         raw = read_yaml(self.path)
         if not raw.keys() & SWEEP_FIELDS:
             raise UsageError(
-                f"{self.path}: expected a sweep, got an experiment (a sweep has a `space`), which "
-                "`bacl run` runs"
+                f"{self.path}: expected a sweep, got an experiment (a sweep has a `space`): `bacl "
+                f"run {self.path}` runs it"
             )
         for override in overrides:
             override_field(raw, override)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bacl.errors import RunError, UsageError
-from bacl_platform.console import say
+from bacl_platform.console import remark
 from bacl_platform.registry import package
 from bacl_platform.registry.card import description
 from bacl_platform.registry.pyfunc import signature
@@ -73,7 +73,7 @@ def register(
         known = _versions(client, name)
         _check_fit(client, trained, name, known or [])
         _check_alias(client, name, alias, trained, known)
-        say(console, f"building {variant} and trying it")
+        remark(console, f"building {variant} and trying it")
         folder = Path(place) / "model"
         digest = package.build(trained, folder)
         same = next((one for one in known or [] if _is(one, trained, digest)), None)

@@ -77,7 +77,8 @@ def _search(plan: SweepPlan) -> str:
             "it is known which, of the others not in advance"
         )
     trials = len({tuple(cell.trial.varied.items()) for cell in plan.cells})
-    return f"{sweep.search}, {trials} trials, {len({cell.seed for cell in plan.cells})} seeds"
+    seeds = len({cell.seed for cell in plan.cells})
+    return f"{sweep.search}, {trials} trials, {seeds} seed{'s' * (seeds != 1)}"
 
 
 def _images(jobs: Sequence[Job], store: Store) -> Iterator[str]:

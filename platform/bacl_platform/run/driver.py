@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bacl.errors import RunError
-from bacl_platform.console import say
+from bacl_platform.console import remark
 from bacl_platform.plan.job import Job, Plan
 from bacl_platform.plan.metric_names import system_metric
 from bacl_platform.run.failures import failure_of
@@ -77,7 +77,7 @@ def run(
         if not missing:
             tracking.report(page())
             total = len(plan.jobs)
-            say(console, f"nothing to do: {total} of {total} jobs are in the store")
+            remark(console, f"nothing to do: {total} of {total} jobs are in the store")
             return
         with ray_for(missing, address, console), Progress(console) as progress:
             jobs = Jobs(store, [tracking], progress)

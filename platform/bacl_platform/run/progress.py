@@ -12,10 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bacl_platform.console import say, shows_bars
+from bacl_platform.console import remark, shows_bars
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.metric_names import owner
 from bacl_platform.train.messages import Gathered, Lost
+from bacl_platform.volume import Volume, volume
 
 if TYPE_CHECKING:
     from bacl_platform.plan.sweep_plan import Cell
@@ -54,8 +55,8 @@ class Progress(AbstractContextManager[Any]):
         self._live.stop()
 
     def say(self, text: str) -> None:
-        """One event, in a line of its own."""
-        say(self.console, text)
+        """One event, in a line of its own; not with --quiet."""
+        remark(self.console, text)
 
     def move(self, job: Job, rows: list[dict[str, Any]]) -> None:
         """Scalars of a job have come in."""
@@ -64,6 +65,10 @@ class Progress(AbstractContextManager[Any]):
             self._loss[job.key] = rows[-1]["loss"]
             self._seconds[job.key] = rows[-1]["time"] * (job.iterations - rows[-1]["step"])
             self._show(job, rows[-1]["step"], self._state(job).removeprefix(", "))
+            if volume() is Volume.VERBOSE and not shows_bars(self.console):
+                self.say(
+                    f"{job.name}: {job.unit} {rows[-1]['step']}/{job.iterations}{self._state(job)}"
+                )
 
     def begin(self, job: Job, step: int) -> None:
         """A job trains, from the beginning or from a checkpoint."""

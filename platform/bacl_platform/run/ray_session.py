@@ -17,6 +17,7 @@ from bacl_platform.process import handles_signals
 from bacl_platform.run import cluster
 from bacl_platform.run.modules import check_modules
 from bacl_platform.run.placement import lacking
+from bacl_platform.volume import Volume, volume
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,9 +68,10 @@ def _start_ray(cpus: int, address: str | None, options: dict[str, Any], ending: 
 
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    verbose = volume() is Volume.VERBOSE
+    said = {"log_to_driver": verbose, "logging_level": "INFO" if verbose else "ERROR"}
     if found is not None:
-        ray.init(address=found.address, **quiet, **_modules())
+        ray.init(address=found.address, **said, **_modules())
         ending.callback(_end_ray)
         return True
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -83,7 +85,7 @@ def _start_ray(cpus: int, address: str | None, options: dict[str, Any], ending: 
         num_cpus=max(os.cpu_count() or 1, cpus),
         object_store_memory=_OBJECT_STORE,
         _temp_dir=folder,
-        **quiet,
+        **said,
         **_modules(),
         **options,
     )

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import bacl
 import bacl_platform
 from bacl.errors import RunError, UsageError
-from bacl_platform.console import say
+from bacl_platform.console import remark, say
 from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run.cluster import PATIENCE, token_wanted
 from bacl_platform.spec.load import load_unresolved
@@ -35,6 +35,7 @@ from bacl_platform.spec.yaml_files import (
     override_field,
     read_yaml,
 )
+from bacl_platform.volume import Volume, volume
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -196,6 +197,7 @@ def submit(
         chosen = [word for override in overrides for word in ("--set", override)]
         words = ["sweep" if is_sweep(file) else "run", package.file, "--address", "auto"]
         program = ["python", "-m", "bacl_platform"] if code else ["bacl"]
+        words += {Volume.QUIET: ["--quiet"], Volume.VERBOSE: ["--verbose"]}.get(volume(), [])
         entrypoint = shlex.join([*program, *words, "--store", store, *chosen, *options])
         _announce(package, modules, entrypoint, passed, console)
         runtime_env = {
@@ -289,21 +291,21 @@ def _announce(
     sent |= {module.name: module for module in modules}
     sizes = {f"{name}{'/' * path.is_dir()}": _size(path) for name, path in sent.items()}
     total = sum(sizes.values())
-    say(console, f"sends {total / 1024:.1f} KiB:")
+    remark(console, f"sends {total / 1024:.1f} KiB:")
     for name, size in sizes.items():
-        say(console, f"  {name}  {size / 1024:.1f} KiB")
+        remark(console, f"  {name}  {size / 1024:.1f} KiB")
     if total > LIMIT:
         raise UsageError(
             f"{package.file}: expected at most {LIMIT >> 20} MiB to send, got {total >> 20} MiB"
         )
     if assumed := [f"${name}" for name in package.variables if name not in passed]:
-        say(console, f"assumes that the cluster's nodes have {', '.join(assumed)}")
+        remark(console, f"assumes that the cluster's nodes have {', '.join(assumed)}")
     if passed:
         say(
             console,
             f"passes {', '.join(passed)}: whoever can open the cluster's dashboard can read them",
         )
-    say(console, f"runs {entrypoint}")
+    remark(console, f"runs {entrypoint}")
 
 
 def _size(path: Path) -> int:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bacl.errors import RunError, UsageError
-from bacl_platform.console import say
+from bacl_platform.console import remark, say
 from bacl_platform.process import sigterm_as_interrupt
 from bacl_platform.run.cluster import chosen
 from bacl_platform.run.ray_session import ray_with
 from bacl_platform.serving.application import NAME, PATH, Settings, application
 from bacl_platform.serving.sources import Source
+from bacl_platform.volume import Volume, volume
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +70,7 @@ def serve(
         serving(source, settings, place, address, console),
     ):
         threading.Event().wait()
-    say(console, "stopped")
+    remark(console, "stopped")
 
 
 @contextlib.contextmanager
@@ -97,7 +98,8 @@ def serving(
         import ray
         from ray import serve as ray_serve
 
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        level = logging.INFO if volume() is Volume.VERBOSE else logging.ERROR
+        logging.getLogger("ray.serve").setLevel(level)
         _check_room(settings, ray.cluster_resources())
         if is_cluster and ray_serve.status().proxies:
             raise RunError(

@@ -64,7 +64,7 @@ def validate(raw: dict[str, Any], path: Path) -> Experiment:
 
     Raises as `load` does.
     """
-    refuse_sweep(raw, str(path))
+    refuse_sweep(raw, path)
     import_modules(raw.get("imports"), path)
     try:
         experiment = Experiment.model_validate(raw)

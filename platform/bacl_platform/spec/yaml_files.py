@@ -17,6 +17,7 @@ from bacl.errors import UsageError
 from bacl.method_settings.base import Method
 from bacl.method_settings.registry import METHODS
 from bacl.weights import is_file
+from bacl_platform.spec.other_files import YAML, refuse
 from bacl_platform.spec.problems import show
 
 DATASET_PATHS = ("root", "train", "val", "images", "val_images")
@@ -61,13 +62,13 @@ def says_sweep(raw: dict[str, Any]) -> bool:
     return "space" in raw
 
 
-def refuse_sweep(raw: dict[str, Any], place: str) -> None:
-    """Raise UsageError if what should be an experiment is a sweep; `place` says which file is."""
+def refuse_sweep(raw: dict[str, Any], path: Path, named: str = "") -> None:
+    """Raise UsageError if what should be an experiment is a sweep; `named` as in `read_yaml`."""
     if says_sweep(raw):
         raise UsageError(
-            f"{place}: expected an experiment, got a sweep (it has a `space`), which `bacl sweep` "
-            "runs; of other commands `plan`, `report`, `compare`, `submit` and `store gc --keep` "
-            "read it"
+            f"{named}{path}: expected an experiment, got a sweep (it has a `space`): `bacl sweep "
+            f"{path}` runs it; of other commands `plan`, `report`, `compare`, `submit`, `ui` and "
+            "`store gc --keep` read it"
         )
 
 
@@ -77,6 +78,8 @@ def read_yaml(path: Path, named: str = "") -> dict[str, Any]:
     named: which field of which file names this one, such as `mine.yaml: base: `.
     """
     place = f"{named}{path}"
+    if path.suffix.lower() not in YAML:
+        refuse(path, "an experiment or sweep file (YAML)")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -121,7 +124,7 @@ def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     named = "".join(f"{file}: base: " for file in above)
     raw = read_yaml(path, named)
     if above:
-        refuse_sweep(raw, f"{named}{path}")
+        refuse_sweep(raw, path, named)
     base = raw.pop("base", None)
     if base is None:
         return raw

@@ -1,5 +1,6 @@
 """Trains variants on stored features, at once and in this process: `bacl try`."""
 
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,6 +17,7 @@ from bacl_platform.spec.load import load
 from bacl_platform.spec.problems import one_of
 from bacl_platform.store.store import Store
 from bacl_platform.train.messages import Checkpointed, Logged, Message, Started
+from bacl_platform.volume import Volume, volume
 
 if TYPE_CHECKING:
     from bacl.datasets.prepared import Prepared
@@ -104,7 +106,8 @@ def attempt(
             f"{', '.join(lacking)}: expected stored features in {store.url}, found none: run "
             f"`{run_command}` first, which makes them"
         )
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # MMEngine logs to both
+    log = sys.stderr if volume() is Volume.VERBOSE else StringIO()
+    with redirect_stdout(log), redirect_stderr(log):  # MMEngine logs to both
         for job in plan.missing(store):
             _train(job, store, progress)
     return plan

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bacl_platform.console import Console
+from bacl_platform.volume import Volume, volume
 
 State = Literal["ok", "optional, missing", "failed"]
 
@@ -65,7 +66,8 @@ def run(store: str | Path) -> int:
     Returns:
         0, or 1 when the main job could not run.
     """
-    with Console(stderr=True).status("checking") as status:
+    console = Console(stderr=True, quiet=volume() is Volume.QUIET)
+    with console.status("checking") as status:
         checks = check(store, announce=lambda name: status.update(f"checking {name}"))
     return report(checks)
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from bacl.errors import RunError
-from bacl_platform.console import say
+from bacl_platform.console import remark, say
 from bacl_platform.plan.job import Job
 from bacl_platform.plan.screening import confirmations
 from bacl_platform.plan.sweep_memory import Notes, failed_before, results_of, stopped_before
@@ -106,7 +106,7 @@ class _Session:
         for plan in running:
             if plan.confirms:
                 best = "; ".join(dict.fromkeys(cell.trial.label for cell in plan.cells))
-                say(self.console, f"{plan.file.sweep.name}: screened, now exactly: {best}")
+                remark(self.console, f"{plan.file.sweep.name}: screened, now exactly: {best}")
         first = _before_proposals(running, self.prepare, store)
         if self._progress is None:
             asked = [job for plan in running for job in plan.missing(store)]
@@ -130,7 +130,7 @@ class _Session:
         missing = {job.key for plan in self._plans for job in plan.missing(self.store)}
         jobs = [cell.job.key for plan in self._plans for cell in plan.cells]
         there = sum(key not in missing for key in jobs)
-        say(self.console, f"nothing to do: {there} of {len(jobs)} trials are in the store")
+        remark(self.console, f"nothing to do: {there} of {len(jobs)} trials are in the store")
         if self._failed:
             failed = len(self._failed)
             say(self.console, f"{failed} failed before: run them again with --retry-failed")

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from bacl import __version__
 from bacl.errors import RunError
 from bacl_platform.cli import main as cli
 from bacl_platform.tracking import ui
@@ -23,7 +25,8 @@ def bacl(*arguments: str, store=None):
 def test_help_loads_nothing_heavy():
     code = (
         "import sys\nimport bacl_platform.cli.main\n"
-        "print([m for m in ('torch', 'ray', 'mlflow', 'pydantic', 'mmengine') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'pandas', 'ray', 'mlflow', 'pydantic', 'mmengine', "
+        "'rich.console', 'yaml') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -101,11 +104,36 @@ def test_help_says_what_a_command_and_each_option_does(words, store):
     result = CliRunner().invoke(cli.app, [*words, "--help"], env={"COLUMNS": "80"})
     assert result.exit_code == 0
     assert max(map(len, result.output.splitlines())) <= 80
-    for pythonism in ("<str", "<int", "<float", "<bool", "Path", "; else ", "None"):
-        assert pythonism not in result.output
+    for pythonism in ("<", "Path", " else ", "None", "default: (", "x>=", "......"):
+        assert pythonism not in " ".join(result.output.split())
+    assert "\n  Example" in result.output
+    assert all(f"bacl {word}" in result.output for word in [" ".join(words)])
     assert not re.search(r"\{[A-Z]", result.output)
     for param in COMMANDS[words].params:
         assert param.help, param.name
+
+
+def test_version_is_the_packages():
+    result = bacl("--version")
+    assert (result.exit_code, result.output) == (0, f"bacl {__version__}\n")
+
+
+def test_example_of_a_help_text_parses(monkeypatch, store):
+    """Every `bacl ...` in an example names a command and options that there are."""
+    root = typer.main.get_command(cli.app)
+    seen = 0
+    for words, command in [((), root), *COMMANDS.items()]:
+        for line in (command.help or "").splitlines():
+            if not line.strip().startswith("bacl ") or "COMMAND" in line:
+                continue
+            given = shlex.split(line)[1:]
+            found = root
+            while hasattr(found, "commands") and given:
+                found = found.commands[given.pop(0)]
+            context = found.make_context("bacl", given, resilient_parsing=False) if given else None
+            seen += 1
+            assert not words or context is None or found.name in line
+    assert seen > 40
 
 
 def test_lists_of_commands_cut_no_sentence():
@@ -131,8 +159,8 @@ def test_sweep_of_an_experiment_is_told_by_which_command_to_run_it(tiny, store):
     result = bacl("sweep", str(tiny), store=store)
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: {tiny}: expected a sweep, got an experiment (a sweep has a `space`), which "
-        "`bacl run` runs\n"
+        f"error: {tiny}: expected a sweep, got an experiment (a sweep has a `space`): `bacl run "
+        f"{tiny}` runs it\n"
     )
 
 
@@ -143,7 +171,7 @@ def test_commands_on_experiments_tell_which_ones_read_a_sweep(tiny, store, words
     result = bacl(words[0], str(sweep), *words[1:], store=store)
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {sweep}: expected an experiment, got a sweep")
-    assert "`bacl sweep` runs" in result.stderr
+    assert f"`bacl sweep {sweep}` runs it" in result.stderr
 
 
 def test_what_only_the_dataset_can_refuse_names_file_and_field(tiny, store):

@@ -192,7 +192,7 @@ def test_shown_plan_has_the_shards_and_what_is_stored(planned, store):
     console = Console(width=200, record=True, file=io.StringIO())
     print_plan(planned("seeds=[0, 1]", *REPLAY), store, console)
     text = console.export_text()
-    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
+    rows = {line.split("  ")[0]: line for line in text.splitlines() if "CPU" in line}
     assert "to run" in rows["stored seed 0"] and " 6 " in rows["stored seed 0"]
     assert "stored: about" in text and "for each of 2 seeds" in text
     assert "heads: bacl + softmax over one trunk" in text

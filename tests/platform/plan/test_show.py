@@ -95,13 +95,32 @@ def test_shown_plan_tells_states_and_the_scaled_learning_rate(planned, store):
     folder.mkdir(parents=True)
     store.publish(features.key, folder)
     text = shown(plan, store)
-    rows = {line.split()[1]: line for line in text.splitlines() if line.startswith("│")}
+    rows = {line.split()[0]: line for line in text.splitlines() if "CPU" in line}
     assert "in store" in rows["features"]
     assert "unfinished at step 10" in rows["heads"]
     assert features.key in rows["features"]
     assert "0.0025 = 0.02 x 2/16" in text
     assert "sampler random" in text
     assert "1 of 2 jobs are in the store, 1 to run" in text
+
+
+def test_forty_variants_with_long_names_stay_whole_at_80_columns(planned, store):
+    names = [f"alpha-0_{i:02}-weight-both-hallucination-categories-8" for i in range(40)]
+    of_stage = ", ".join(f"{name}: {{method: fcbl}}" for name in names)
+    change = (f"stages.heads.variants={{{of_stage}}}", "baseline=null", "seeds=[0, 1]")
+    console = Console(width=80, file=io.StringIO())
+    print_plan(planned(*change), store, console)
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]
+    assert "heads seed 0, heads seed 1: 40 variants" in lines
+    assert [line for line in lines if line in names] == names  # once, in their order
+    assert max(len(line) for line in lines if "CPU" in line) <= 80
+    assert f"heads: 40 variants ({names[0]} to {names[-1]}) over one trunk" in lines
+
+
+def test_short_variants_share_lines(planned, store):
+    console = Console(width=80, file=io.StringIO())
+    print_plan(planned(), store, console)
+    assert ["bacl", "softmax"] in [line.split() for line in console.file.getvalue().splitlines()]
 
 
 def test_range_of_workers_is_shown(planned, store):

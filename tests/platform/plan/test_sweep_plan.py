@@ -89,7 +89,7 @@ def test_plan_tells_of_trials_jobs_and_what_is_there(sweep, store, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     run = CliRunner().invoke(app, ["plan", str(sweep().path), "--store", str(store.root)])
     assert run.exit_code == 0, run.output
-    assert "grid, 6 trials, 1 seeds" in run.output
+    assert "grid, 6 trials, 1 seed," in run.output
     assert "0 of 2 jobs are in the store, 2 to run: 24 steps" in run.output
 
 
