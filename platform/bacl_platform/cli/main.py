@@ -8,6 +8,7 @@ from bacl_platform.cli import (
     data,
     detectors,
     export,
+    init,
     methods,
     predict,
     report,
@@ -26,6 +27,7 @@ app = App(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(init.app)
 app.add_typer(run.app)
 app.add_typer(ui.app)
 app.add_typer(report.app)
