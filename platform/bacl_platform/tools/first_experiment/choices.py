@@ -103,7 +103,7 @@ def choose(facts: Facts, machine: Machine, start: Start) -> Choices:
         images=images,
         optimizer=_optimizer(start, why),
         hallucination=_hallucination(len(facts.stats.categories), why),
-        resources=_resources(machine, why),
+        resources=resources_of(machine, why),
         why=why,
     )
 
@@ -246,8 +246,8 @@ def _batch(facts: Facts, gpu: bool, why: dict[str, str]) -> int:
     why["batch"] = f"{facts.training_images:,} training images have boxes"
     if gpu:
         why["batch"] += (
-            "; if the GPU's memory is too small, halve it (the learning rate follows), or say "
-            "recipe.accumulate"
+            "; if the GPU's memory is too small, halve batch (the learning rate follows) or say "
+            "accumulate: 2 in both recipes"
         )
     return batch
 
@@ -305,7 +305,8 @@ def _optimizer(start: Start, why: dict[str, str]) -> dict[str, Any] | None:
     return {"type": "adamw", "weight_decay": 0.05, "paramwise": {"norm_decay_mult": 0}}
 
 
-def _resources(machine: Machine, why: dict[str, str]) -> dict[str, Any]:
+def resources_of(machine: Machine, why: dict[str, str]) -> dict[str, Any]:
+    """What a job asks for: a GPU where there is one, else up to 8 cores."""
     if not machine.gpus:
         cpus = min(machine.cpus, 8)
         why["resources"] = "one worker on the CPU"

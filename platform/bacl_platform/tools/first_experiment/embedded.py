@@ -1,12 +1,22 @@
 """Choices for the embedded set, those of `experiments/embedded/demo.yaml`."""
 
-from bacl_platform.tools.first_experiment.choices import Choices, Length
+from bacl_platform.tools.first_experiment.choices import Choices, Length, resources_of
+from bacl_platform.tools.first_experiment.starts import Machine
 
 NAME = "embedded"
 
 
-def choices(cpus: int) -> Choices:
-    """Settings that train in minutes on two CPU cores. cpus: cores that there are."""
+def choices(machine: Machine) -> Choices:
+    """Settings that train in minutes on two CPU cores."""
+    why = {
+        "backbone": "a small network from random weights, for a CPU",
+        "scales": "the set's images are 128 x 128",
+        "max_detections": "24 categories, up to 5 objects in an image; LVIS's 300 would hide any "
+        "ranking",
+        "match_low_quality": "with so few proposals; the paper's detector has true",
+        "representation": "14 epochs of 800 images",
+        "classifier": "6 epochs",
+    }
     return Choices(
         groups=None,
         detector={
@@ -33,14 +43,6 @@ def choices(cpus: int) -> Choices:
         },
         optimizer=None,
         hallucination=None,
-        resources={"cpus": min(2, cpus)},
-        why={
-            "backbone": "a small network from random weights, for a CPU",
-            "scales": "the set's images are 128 x 128",
-            "max_detections": "24 categories, up to 5 objects in an image; LVIS's 300 would hide "
-            "any ranking",
-            "match_low_quality": "with so few proposals; the paper's detector has true",
-            "representation": "14 epochs of 800 images",
-            "classifier": "6 epochs",
-        },
+        resources=resources_of(machine, why),
+        why=why,
     )

@@ -3,7 +3,8 @@ images are.
 
 | tool | annotations | images |
 |---|---|---|
-| COCO, LVIS | `annotations/instances_train2017.json`, `annotations/lvis_v1_val.json` | `train2017/` |
+| COCO | `annotations/instances_train2017.json` | `train2017/` |
+| LVIS | `annotations/lvis_v1_train.json` | `train2017/` |
 | plain | `train.json`, `val.json` | `images/` |
 | Roboflow | `train/_annotations.coco.json`, `valid/...`, `test/...` | beside them |
 | CVAT | `annotations/instances_default.json`, or one file for each subset | `images/<subset>/` |
@@ -100,7 +101,8 @@ def root_of(data: Path) -> Path:
     """The folder in which a data set lies, of a folder or an annotation file that a user named."""
     if data.is_dir():
         return data
-    inner = _split_in(data.parent.name) or data.parent.name.lower().startswith("annotation")
+    words = set(_words(data.parent.name))
+    inner = words and words <= {*WORDS, "annotation", "annotations"}
     return data.parent.parent if inner else data.parent
 
 

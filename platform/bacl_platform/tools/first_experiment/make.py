@@ -63,7 +63,7 @@ def make(request: Request, cache: Path, console: "Console") -> None:
             embedded.NAME,
             ["Data: the embedded set, generated photographs of 24 categories with a long tail."],
             settings.Dataset(format=EMBEDDED),
-            embedded.choices(machine.cpus),
+            embedded.choices(machine),
             out,
         )
         _write(text, out)

@@ -38,6 +38,11 @@ def text_of(
         f"#   bacl plan {out.name}      what would run",
         f"#   bacl run {out.name}       train and evaluate; after an interruption, go on",
         f"#   bacl report {out.name}    the table",
+        *_comment(
+            "Above a field stands why it has its value. All fields, with types and defaults: `bacl "
+            "schema experiment`; recipes: docs/recipes.md; weights: docs/weights.md.",
+            0,
+        ),
         f"name: {_flow(name)}",
         *_dataset(dataset, choices, out),
         *_detector(choices, out),
@@ -45,7 +50,7 @@ def text_of(
         "  representation:",
         "    kind: representation",
         "    recipe:",
-        *_comment(f"schedule: {why.get('representation', '')}; {why.get('batch', '')}", 6),
+        *_comment("; ".join(why[name] for name in ("representation", "batch") if name in why), 6),
         f"      schedule: {_schedule(choices.representation, choices.batch)}",
         *_reasoned("optimizer", choices.optimizer, why, 6),
         *_recipe(choices, 6),
@@ -53,11 +58,13 @@ def text_of(
         "  classifier:",
         "    kind: classifier",
         "    after: representation",
-        *_comment("All variants train in one job, on the same frozen features. `bacl methods`", 4),
+        *_comment(
+            "All train in one job, on the same frozen features; `bacl methods` lists more.", 4
+        ),
         "    variants:",
         *_variants(choices),
         "    recipe:",
-        *_comment(f"schedule: {why.get('classifier', '')}", 6),
+        *_comment(why["classifier"], 6),
         f"      schedule: {_schedule(choices.classifier, choices.batch)}",
         *_recipe(choices, 6, again=True),
         f"    resources: {_flow(choices.resources)}",
@@ -110,7 +117,7 @@ def _dataset(dataset: settings.Dataset, choices: Choices, out: Path) -> list[str
         if name in fields:
             value = fields[name] if name == "format" else said(fields[name], out)
             lines.append(f"  {name}: {_flow(value)}")
-    lines += _comment(f"groups: {choices.why['groups']}", 2) if "groups" in choices.why else []
+    lines += _comment(choices.why["groups"], 2) if "groups" in choices.why else []
     if choices.groups is not None:
         lines.append(f"  groups: {_flow(choices.groups.model_dump())}")
     return lines
@@ -140,7 +147,7 @@ def _variants(choices: Choices) -> list[str]:
     for method in METHODS:
         variant: dict[str, Any] = {"method": method}
         if method == "bacl" and choices.hallucination is not None:
-            lines += _comment(f"hallucination: {choices.why['hallucination']}", 6)
+            lines += _comment(choices.why["hallucination"], 6)
             variant["hallucination"] = {"categories": choices.hallucination}
         lines.append(f"      {method}: {_flow(variant)}")
     return lines
@@ -164,7 +171,7 @@ def _reasoned(name: str, value: Any, why: dict[str, str], indent: int) -> list[s
     """A field in one line, below the reason for it if there is one; nothing for None."""
     if value is None:
         return []
-    comment = _comment(f"{name}: {why[name]}", indent) if name in why else []
+    comment = _comment(why[name], indent) if name in why else []
     return [*comment, f"{' ' * indent}{name}: {_flow(value)}"]
 
 
