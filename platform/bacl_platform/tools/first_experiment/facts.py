@@ -104,24 +104,21 @@ def _odd(stats: Stats) -> Iterator[str]:
     never = [one for one in stats.categories if not one.images]
     if judged := [one for one in never if one.val_instances]:
         yield (
-            f"{len(judged):,} categories have validation boxes but no training image, so their AP "
-            f"will be 0: {names(judged)}"
+            "categories with validation boxes but no training image, so their AP will be 0 "
+            f"({len(judged):,}): {names(judged)}"
         )
     if empty := [one for one in never if not one.val_instances]:
-        yield f"{len(empty):,} categories have no box at all: {names(empty)}"
+        yield f"categories without any box ({len(empty):,}): {names(empty)}"
     unjudged = [one for one in stats.categories if one.images and not one.val_instances]
     if not stats.val.instances:
         yield "the validation split has no boxes: AP will be absent"
     elif unjudged:
         yield (
-            f"{len(unjudged):,} categories train but have no validation box, so AP leaves them "
-            f"out: {names(unjudged)}"
+            "categories that train but have no validation box, so AP leaves them out "
+            f"({len(unjudged):,}): {names(unjudged)}"
         )
-    if stats.train.images_without_instances:
-        yield (
-            f"{stats.train.images_without_instances:,} training images have no boxes and are left "
-            "out of training (recipe.images_without_boxes)"
-        )
+    if without := stats.train.images_without_instances:
+        yield f"training images without boxes, which are left out of training ({without:,})"
     few = [one for one in stats.categories if 0 < one.val_instances < _FEW]
     if len(few) > len(stats.categories) / 4:
         yield (
