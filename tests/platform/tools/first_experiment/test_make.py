@@ -99,7 +99,7 @@ def test_file_is_one_that_plan_accepts(tmp_path, shape):
     folder = shape.write(tmp_path / "meine Größen" / "Vögel")
     told = first(folder, tmp_path / "mine.yaml", device="cpu")
     experiment = bp.Experiment.load(tmp_path / "mine.yaml", store=tmp_path / "store")
-    assert [len(job.variants) for job, _ in experiment.jobs()] == [1, 4]
+    assert [len(job.variants) for job in experiment.jobs().jobs] == [1, 4]
     assert experiment.settings.dataset.format == ("lvis" if shape.lvis else "coco")
     hallucination = experiment.settings.stages["classifier"].variants["bacl"].hallucination
     assert hallucination.drawn(shape.categories) == min(8, shape.categories)
