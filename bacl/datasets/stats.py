@@ -100,7 +100,11 @@ def stats(dataset: settings.Dataset, cache: Path) -> Stats:
         UsageError: an annotation file cannot be read; one sentence a line.
     """
     dataset = located(dataset)
-    train, val = examine(dataset, cache, [], look=False)
+    return counted(dataset, *examine(dataset, cache, [], look=False))
+
+
+def counted(dataset: settings.Dataset, train: Examined, val: Examined) -> Stats:
+    """Statistics of a dataset whose splits have been examined."""
     known = category_counts(dataset, train)
     groups = dataset.groups or settings.Groups()
     in_val = {key: Counter(label for label, _ in _shown(val, key)) for key in ("image", "id")}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bacl_platform.api.data import browse, export_fiftyone
     from bacl_platform.api.detectors import load_detector
     from bacl_platform.api.experiment import Experiment
+    from bacl_platform.api.first_experiment import first_experiment
     from bacl_platform.api.judging import compare, compare_all, evaluate
     from bacl_platform.api.predicting import predict
     from bacl_platform.api.ship import promote, serve
@@ -31,6 +32,7 @@ __all__ = [
     "compare_all",
     "evaluate",
     "export_fiftyone",
+    "first_experiment",
     "load_detector",
     "predict",
     "promote",
@@ -47,6 +49,7 @@ _PLACES = {
     "compare_all": "api.judging",
     "evaluate": "api.judging",
     "export_fiftyone": "api.data",
+    "first_experiment": "api.first_experiment",
     "load_detector": "api.detectors",
     "predict": "api.predicting",
     "promote": "api.ship",

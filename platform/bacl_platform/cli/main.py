@@ -12,6 +12,7 @@ from bacl_platform.cli import (
     data,
     detectors,
     export,
+    init,
     methods,
     predict,
     report,
@@ -21,9 +22,7 @@ from bacl_platform.cli import (
     tools,
     ui,
 )
-from bacl_platform.cli.options import (
-    App,
-)
+from bacl_platform.cli.options import App
 
 app = App(
     no_args_is_help=True,
@@ -61,6 +60,7 @@ def bacl(
     """
 
 
+app.add_typer(init.app)
 app.add_typer(run.app)
 app.add_typer(ui.app)
 app.add_typer(report.app)
