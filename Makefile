@@ -41,7 +41,7 @@ lvis-size: .venv/.installed
 results: .venv/.installed
 	$(BIN)/python tests/results/make.py $(or $(RESULTS),bacl_store)
 
-# What a CUDA machine without internet lacks, as wheels; docs/gpu.md. KIT="--python 3.11" is for another.
+# What a CUDA machine without internet lacks, as wheels; docs/benchmarks/gpu.md. KIT="--python 3.11" is for another.
 gpu-kit: .venv/.installed
 	$(BIN)/python tests/gpu/kit.py build $(KIT)
 
