@@ -16,7 +16,7 @@ test: .venv/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MKDOCS) --quiet
+	$(MKDOCS)
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not gpu"
 
 # The site, into site/: every link and anchor is checked, and nothing may come from the internet.

@@ -1,13 +1,16 @@
 """What MkDocs does to the pages beyond Markdown; `hooks` of mkdocs.yml names this file.
 
 - Pages that follow from the code are generated: see PAGES.
-- Links to files of the repository outside of docs/ become plain text, once the file is known to exist.
+- Links to files outside of docs/ become plain text, once the file is known to exist; those to the
+  notebook lead to its page.
 - Formulas become MathML, and diagrams part of their page, so that they follow its colours.
 - A page that would fetch something from the internet fails the build.
 """
 
 import importlib.util
+import os
 import re
+from html import unescape
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +19,8 @@ from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+NOTEBOOK = HERE.parent / "notebooks" / "first_look.ipynb"
 PAGES = {
     "methods/cards.md": "methods",
     "reference/commands.md": "commands",
@@ -35,13 +39,15 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Replace links that leave docs/ by their text."""
+    """Replace links that leave docs/, or lead to the notebook."""
     docs = Path(config.docs_dir).resolve()
     folder = (docs / page.file.src_path).parent
 
     def replaced(link: re.Match[str]) -> str:
         text, target = link.groups()
         path = (folder / target.split("#")[0]).resolve()
+        if path == NOTEBOOK:
+            return f"[{text}]({os.path.relpath(docs / 'start/notebook.md', folder)})"
         if "://" in target or target.startswith(("#", "mailto:")) or docs in path.parents:
             return link.group()
         if not path.exists():
@@ -90,8 +96,6 @@ def _module(name: str) -> ModuleType:
 
 
 def _mathml(latex: str, block: bool) -> str:
-    from html import unescape
-
     return convert(unescape(latex).strip(), display="block" if block else "inline")
 
 

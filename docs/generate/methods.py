@@ -66,7 +66,7 @@ def _card(name: str, method: Any) -> list[str]:
 
 def _line(text: str) -> str:
     """Text as a line of Markdown that shows its letters as they are."""
-    return " ".join(str(text).split()).translate({ord(mark): f"\\{mark}" for mark in "*_<>$"})
+    return " ".join(str(text).split()).translate({ord(mark): f"\\{mark}" for mark in "*_<>$[]"})
 
 
 def _cell(text: str) -> str:
