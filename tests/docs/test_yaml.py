@@ -10,7 +10,6 @@ from pages import ROOT, Block, blocks
 
 from bacl.schema import rebuild
 from bacl_platform.plan.trials import SweepFile
-from bacl_platform.spec.experiment import Experiment
 from bacl_platform.spec.load import load_unresolved
 
 BASE = "experiments/lvis/v1.0_r50.yaml"
@@ -23,12 +22,18 @@ OTHERS = {"containers": "a pod of Kubernetes", "scrape_configs": "Prometheus"}
 YAML = blocks("yaml")
 
 
-def whole(given: dict) -> dict:
-    """An experiment that says what a block shows of one."""
+def write_whole(given: dict, path: Path) -> None:
+    """Write an experiment that says what a block shows of one."""
     if given.keys() <= STAGE:
         given = {"stages": {"classifier": given}}
-    complete = {"dataset", "detector", "stages"} <= given.keys() or "base" in given
-    return {"name": "shown", **({} if complete else {"base": BASE}), **given}
+    whole = {"name": "shown", **given}
+    if "base" not in given and not {"dataset", "detector", "stages"} <= given.keys():
+        base = yaml.safe_load((ROOT / BASE).read_text(encoding="utf-8"))
+        replaced = {"baseline", *given} - {"stages"}
+        rest = {field: value for field, value in base.items() if field not in replaced}
+        path.with_name("base.yaml").write_text(yaml.safe_dump(rest), encoding="utf-8")
+        whole["base"] = "base.yaml"
+    path.write_text(yaml.safe_dump(whole), encoding="utf-8")
 
 
 def write_modules(block: Block, names: list[str], folder: Path) -> None:
@@ -66,10 +71,8 @@ def test_yaml_is_what_a_command_takes(block, tmp_path, monkeypatch):
         for values in [*file.sweep.values()][:3] if file.sweep.search != "tpe" else []:
             file.trial(values)
         return
-    unknown = given.keys() - Experiment.model_fields.keys() - STAGE - {"base"}
-    assert not unknown, f"{block}: neither an experiment nor a sweep: {unknown}"
     with forgotten():
         write_modules(block, given.get("imports", []), tmp_path)
-        path.write_text(yaml.safe_dump(whole(given)), encoding="utf-8")
+        write_whole(given, path)
         load_unresolved(path, [])
     rebuild()
