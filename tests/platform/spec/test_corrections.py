@@ -132,6 +132,7 @@ def test_documents_examples_are_files_that_can_be_run(tmp_path, sweep, tiny):
     )
     stage = load(tmp_path / "corrected.yaml").stages["corrected"]
     assert stage.variants["softmax_adjusted"].tau == 1
+    gammas = gammas.replace("experiments/embedded/corrected.yaml", "corrected.yaml")
     assert len(list(sweep(gammas).sweep.values())) == 6
 
 
