@@ -23,8 +23,8 @@ HERE = Path(__file__).resolve().parent
 NOTEBOOK = HERE.parent / "notebooks" / "first_look.ipynb"
 PAGES = {
     "methods/cards.md": "methods",
-    "reference/commands.md": "commands",
-    "reference/fields.md": "fields",
+    "commands.md": "commands",
+    "fields.md": "fields",
     "start/notebook.md": "notebook",
 }
 """The module beside this one whose `page()` returns the Markdown of each generated page."""
