@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := experiments/embedded/demo.yaml
+# Without its notice that a successor of the theme is made.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: demo test quick soak zoo lvis-size results audit gpu-kit gpu clean
+.PHONY: demo test docs quick soak zoo lvis-size results audit gpu-kit gpu clean
 
 demo: .venv/.installed
 	$(BIN)/bacl run $(DEMO)
@@ -14,7 +16,12 @@ test: .venv/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MKDOCS)
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not gpu"
+
+# The site, into site/: every link and anchor is checked, and nothing may come from the internet.
+docs: .venv/.installed
+	$(MKDOCS)
 
 quick: .venv/.installed
 	$(BIN)/pytest -q -n 2 -m "not ray and not slow and not gpu"
@@ -41,7 +48,7 @@ lvis-size: .venv/.installed
 results: .venv/.installed
 	$(BIN)/python tests/results/make.py $(or $(RESULTS),bacl_store)
 
-# What a CUDA machine without internet lacks, as wheels; docs/gpu.md. KIT="--python 3.11" is for another.
+# What a CUDA machine without internet lacks, as wheels; docs/benchmarks/gpu.md. KIT="--python 3.11" is for another.
 gpu-kit: .venv/.installed
 	$(BIN)/python tests/gpu/kit.py build $(KIT)
 
@@ -50,7 +57,7 @@ gpu:
 	$(PYTHON) tests/gpu/prove.py $(GPU)
 
 clean:
-	rm -rf .venv .gpu-kit .gpu-proof build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .gpu-kit .gpu-proof build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # Both opencv packages arrive (mmcv asks for one, imaug for both) and write to the same folder. Where
 # the one that landed last needs a libGL that the machine lacks, the headless one is put on top.

@@ -22,10 +22,10 @@ def nothing_stays():
 @pytest.mark.parametrize(
     ("document", "blocks"),
     [
-        ("adding-a-method.md", 3),
-        ("adding-an-indicator.md", 2),
-        ("adding-a-backbone.md", 2),
-        ("adding-a-dataset-format.md", 2),
+        ("extending/adding-a-method.md", 3),
+        ("extending/adding-an-indicator.md", 2),
+        ("extending/adding-a-backbone.md", 2),
+        ("extending/adding-a-dataset-format.md", 2),
     ],
 )
 def test_document_passes_its_own_test(document, blocks, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """How near replay comes to the exact classifier stage, on the embedded set.
 
-    python tests/fidelity/measure.py STORE [--seeds 0,1] [--out docs]
+    python tests/fidelity/measure.py STORE [--seeds 0,1] [--out docs/benchmarks]
 
 Trains the distinct variants of Fig. 4 and Tables III to IX exactly, by replay of features made
 after stage 1, and by replay of features made after an exact classifier stage, in a store that keeps
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store", type=Path)
     parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     files = write_experiments(arguments.store / ".fidelity", seeds)

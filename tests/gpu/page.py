@@ -11,7 +11,7 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks"
 HEAD = """# Proofs on GPUs
 
-`make gpu` ([how](../gpu.md)) writes a file here for each run, and this page, made from all of them.
+`make gpu` ([how](gpu.md)) writes a file here for each run, and this page, made from all of them.
 A ratio is ours divided by its peer's, measured in turns in the same run; where there is a limit,
 the last column says whether it holds.
 """

@@ -53,7 +53,7 @@ def run(block: str, request: pytest.FixtureRequest) -> None:
 
 
 def test_bench_of_the_document_is_listed_and_measured(add, request):
-    test = add("adding-a-bench-row.md", rows, "decode")
+    test = add("extending/adding-a-bench-row.md", rows, "decode")
     assert "decode" in bench.names()
     shown = " ".join(CliRunner().invoke(cli.app, ["bench", "--help"]).stdout.split())
     assert "decode Decoding a JPEG file as jobs do, which also look at its header" in shown
@@ -77,7 +77,7 @@ def test_benches_are_listed_without_torch():
 def test_plot_of_the_document_is_on_the_page_with_its_caption(
     add, request, planned, store, fill, tmp_path
 ):
-    run(add("adding-a-plot.md", plots, "ap_by_seed"), request)
+    run(add("extending/adding-a-plot.md", plots, "ap_by_seed"), request)
     folder = tmp_path / "report"
     experiment_report.write(collect(planned("seeds=[0, 1]"), store, ""), folder, "")
     assert (folder / "ap_by_seed.png").read_bytes().startswith(b"\x89PNG")
@@ -88,7 +88,7 @@ def test_plot_of_the_document_is_on_the_page_with_its_caption(
 
 
 def test_plot_of_the_document_is_left_out_where_it_does_not_apply(add, planned, store, fill):
-    add("adding-a-plot.md", plots, "ap_by_seed")
+    add("extending/adding-a-plot.md", plots, "ap_by_seed")
     plan = planned()
     fill(plan.jobs, {("features", 0): 0.1, ("bacl", 0): 0.3, ("softmax", 0): 0.2})
     report = collect(plan, store, "")

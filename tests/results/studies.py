@@ -26,7 +26,7 @@ READING = {
     "prototypes move first": {"moves": "before"},
     "both, as in the release": {"statistics": "per_rank", "moves": "before"},
 }
-"""Settings of hallucination by which the release differs, docs/method.md."""
+"""Settings of hallucination by which the release differs, docs/method/departures.md."""
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def serve(
     """Detect in images that come over HTTP, until Ctrl-C.
 
     POST an image to /detect: the answer is JSON, or a drawn picture with ?format=png. Runs on Ray
-    Serve; see docs/serving.md.
+    Serve; see docs/guides/serving.md.
 
     \b
     Examples:

@@ -123,7 +123,7 @@ def test_variant_of_several_passes_is_not_corrected(tiny):
 
 
 def test_documents_examples_are_files_that_can_be_run(tmp_path, sweep, tiny):
-    text = (Path(__file__).parents[3] / "docs/corrections.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs/guides/corrections.md").read_text(encoding="utf-8")
     experiment, gammas = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "corrected.yaml").write_text(
         experiment.replace("stages:", "base: tiny.yaml\nstages:").replace(
@@ -132,11 +132,12 @@ def test_documents_examples_are_files_that_can_be_run(tmp_path, sweep, tiny):
     )
     stage = load(tmp_path / "corrected.yaml").stages["corrected"]
     assert stage.variants["softmax_adjusted"].tau == 1
+    gammas = gammas.replace("experiments/embedded/corrected.yaml", "corrected.yaml")
     assert len(list(sweep(gammas).sweep.values())) == 6
 
 
 def test_documents_table_names_every_correction():
-    text = (Path(__file__).parents[3] / "docs/corrections.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs/guides/corrections.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(CORRECTIONS)
 
 

@@ -1,6 +1,7 @@
 """`bacl data export --to fiftyone`: boxes, masks and scores as FiftyOne has them; what is refused.
 
-FiftyOne itself was tried by hand (docs/looking-at-data.md), because it needs a database server.
+FiftyOne itself was tried by hand (docs/guides/looking-at-data.md), because it needs a database
+server.
 """
 
 import base64
