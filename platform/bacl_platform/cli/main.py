@@ -6,6 +6,7 @@ import sys
 
 from bacl_platform.cli import (
     data,
+    demo,
     detectors,
     export,
     methods,
@@ -26,6 +27,7 @@ app = App(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(demo.app)
 app.add_typer(run.app)
 app.add_typer(ui.app)
 app.add_typer(report.app)
