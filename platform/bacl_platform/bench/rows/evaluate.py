@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,8 @@ def measure(setting: Setting, images: int | None = None) -> list[Row]:
 
     images: how many to draw, in place of what the setting's scale says.
     """
+    if find_spec("lvis") is None:
+        raise RunError("evaluate: expected lvis-api, which it times: pip install 'bacl[lvis]'")
     images = images or (WHOLE if setting.full else PART)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
