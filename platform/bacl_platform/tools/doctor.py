@@ -107,9 +107,7 @@ def parts(store: str | Path) -> list[Part]:
         _package("ray"),
         _package("mlflow"),
         _package("hotcoco"),
-        Part(
-            "lvis", _lvis, "tests hold the evaluation against it: pip install 'bacl[lvis]'", False
-        ),
+        Part("lvis", _lvis, "benches time it beside ours: pip install 'bacl[lvis]'", False),
         Part("optuna", _optuna, "sweeps search with it: pip install optuna", False),
         Part("store", lambda: _store(store), "choose another folder with --store or BACL_STORE"),
         Part(
