@@ -1,15 +1,13 @@
 # `make demo` and `make test` work on a bare machine: they make .venv and install into it first.
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := experiments/embedded/demo.yaml
 # Without its notice that a successor of the theme is made.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: demo test docs quick soak zoo lvis-size results audit gpu-kit gpu clean
 
 demo: .venv/.installed
-	$(BIN)/bacl run $(DEMO)
-	$(BIN)/bacl report $(DEMO)
+	$(BIN)/bacl demo
 
 test: .venv/.installed
 	$(BIN)/ruff check
@@ -57,15 +55,15 @@ gpu:
 	$(PYTHON) tests/gpu/prove.py $(GPU)
 
 clean:
-	rm -rf .venv .gpu-kit .gpu-proof build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .gpu-kit .gpu-proof build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
-# Both opencv packages arrive (mmcv asks for one, imaug for both) and write to the same folder. Where
-# the one that landed last needs a libGL that the machine lacks, the headless one is put on top.
+# Three OpenCV packages arrive (mmcv asks for one, imaug for two, BACL for one) and write to the same
+# folder. Should the one that landed last need a libGL that the machine lacks, BACL's is put on top.
 .venv/.installed: pyproject.toml constraints.txt
-	@command -v $(PYTHON) > /dev/null || { echo "bacl needs Python 3.10, 3.11 or 3.12, and there is no '$(PYTHON)': install one, or name yours with 'make PYTHON=...'." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) or sys.exit("bacl needs Python 3.10, 3.11 or 3.12, and $(PYTHON) is %d.%d: name another with \"make PYTHON=python3.11\"." % sys.version_info[:2])'
+	@command -v $(PYTHON) > /dev/null || { echo "bacl needs Python 3.10 to 3.13, and there is no '$(PYTHON)': install one, or name yours with 'make PYTHON=...'." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, 13) or sys.exit("bacl needs Python 3.10 to 3.13, and $(PYTHON) is %d.%d: name another with \"make PYTHON=python3.11\"." % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
-	$(BIN)/python -c "import cv2" 2> /dev/null || $(BIN)/python -m pip install --quiet --force-reinstall --no-deps -c constraints.txt opencv-python-headless
+	$(BIN)/python -c "import cv2" 2> /dev/null || $(BIN)/python -m pip install --quiet --force-reinstall --no-deps -c constraints.txt opencv-contrib-python-headless
 	@touch $@

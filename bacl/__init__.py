@@ -1,3 +1,3 @@
 """BACL: balanced classification for long-tailed object detection, as MMDetection parts."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -21,7 +21,7 @@ TOOLS = {
     "shellcheck": ["shellcheck", "docs/slurm/bacl.sbatch", ".ci/run"],
     "workflow schema": [
         *("check-jsonschema", "--builtin-schema", "vendor.github-workflows"),
-        ".github/workflows/ci.yml",
+        *(".github/workflows/ci.yml", ".github/workflows/release.yml"),
     ],
     "issue form schema": [
         *("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms"),

@@ -63,6 +63,7 @@ LEFT_OUT = {
     "ray": "runs of the platform alone start it, and its wheel is larger than the whole kit",
     "mlflow": "runs of the platform alone write to it",
     "optuna": "sweeps alone ask it, and they run on Ray",
+    "opencv-contrib-python-headless": "the same modules as the target's headless one",
     "opencv-python": "the same modules as opencv-python-headless, which the target has",
     "imagecorruptions-imaug": "MMDetection and imaug do without it, and it would bring numba and "
     "llvmlite",

@@ -10,6 +10,7 @@ import typer
 from bacl import __version__
 from bacl_platform.cli import (
     data,
+    demo,
     detectors,
     export,
     init,
@@ -54,12 +55,13 @@ def bacl(
 
     \b
     Examples:
-      bacl run experiments/embedded/demo.yaml
-      bacl report experiments/embedded/demo.yaml
+      bacl demo
+      bacl init --data photos
       bacl COMMAND --help
     """
 
 
+app.add_typer(demo.app)
 app.add_typer(init.app)
 app.add_typer(run.app)
 app.add_typer(ui.app)

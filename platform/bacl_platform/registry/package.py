@@ -29,6 +29,7 @@ NEEDED = (
     "onedl-mmcv",
     "onedl-mmdetection",
     "onedl-mmengine",
+    "opencv-contrib-python-headless",
     "opencv-python",
     "opencv-python-headless",
     "pandas",

@@ -100,7 +100,7 @@ def report(checks: list[Check]) -> int:
 def parts(store: str | Path) -> list[Part]:
     """All parts, cheap ones first."""
     return [
-        Part("python", _python, "use Python 3.10, 3.11 or 3.12"),
+        Part("python", _python, "use Python 3.10 to 3.13"),
         _package("torch"),
         _package("torchvision"),
         _package("mmdet", "onedl-mmdetection"),
@@ -115,8 +115,8 @@ def parts(store: str | Path) -> list[Part]:
         Part(
             "opencv",
             _opencv,
-            "where libGL is missing, the headless build takes its place: pip install "
-            "--force-reinstall --no-deps -c constraints.txt opencv-python-headless",
+            "where libGL is missing, put the build that needs none on top: pip install "
+            "--force-reinstall --no-deps 'opencv-contrib-python-headless<4.13'",
         ),
         Part("operators", lambda: _operators("cpu"), REINSTALL),
         Part(
@@ -168,7 +168,7 @@ def _package(name: str, distribution: str | None = None) -> Part:
 
 def _python() -> str:
     found = ".".join(map(str, sys.version_info[:3]))
-    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
+    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         raise RuntimeError(f"Python is {found}")
     return found
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil
 
 from bacl import settings
 from bacl_platform.bench.drawn import Size, write_annotations, write_blanks
@@ -145,8 +146,8 @@ def _read(dataset: Any) -> None:
 
 def _private() -> float:
     """MiB that this process shares with no other."""
-    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 2**10
+    private: int = psutil.Process().memory_full_info().uss
+    return private / 2**20
 
 
 def _scope() -> Any:
