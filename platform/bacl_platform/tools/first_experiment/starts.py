@@ -91,7 +91,7 @@ def _without(backbone: str | None, gpu: bool) -> Start:
             None,
             "no GPU: a small network from random weights, which shows in minutes what the platform "
             "does but detects poorly; `bacl init --weights FILE` with ImageNet weights of "
-            "MobileNetV2, or a GPU, gives far better AP (docs/weights.md)",
+            "MobileNetV2, or a GPU, gives far better AP (docs/guides/weights.md)",
         )
     known = BACKBONES.get(backbone)
     if known is not None and known.torchvision:

@@ -40,7 +40,7 @@ def text_of(
         f"#   bacl report {out.name}    the table",
         *_comment(
             "Above a field stands why it has its value. All fields, with types and defaults: `bacl "
-            "schema experiment`; recipes: docs/recipes.md; weights: docs/weights.md.",
+            "schema experiment`; recipes: docs/guides/recipes.md; weights: docs/guides/weights.md.",
             0,
         ),
         f"name: {_flow(name)}",
