@@ -4,7 +4,7 @@ import math
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from bacl.schema import Settings
 
@@ -17,9 +17,15 @@ class Axis(Settings):
     In a file, a list stands for `choice` and a single value for a list of one.
     """
 
+    # no `type`: lists and single values are values of it, too
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("type"))
+
     choice: Annotated[list[Any], Field(min_length=1)] | None = None
+    """Values to take, each as likely where they are drawn."""
     uniform: Bounds | None = None
+    """Least and largest of numbers that are drawn evenly."""
     loguniform: Bounds | None = None
+    """Least and largest of numbers above 0 whose logarithms are drawn evenly."""
     randint: tuple[int, int] | None = None
     """Whole numbers from the first to the second, both included."""
     when: dict[str, Any] = {}
