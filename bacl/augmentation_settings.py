@@ -51,8 +51,10 @@ visible of its object, and their options."""
 _OPTIONS: list[Any] = [
     {
         "if": {"properties": {"type": {"const": name}}},
-        "then": {"properties": dict.fromkeys(options, {}) | {"type": {}}}
-        | {"propertyNames": {"enum": ["type", *options]}},
+        "then": {
+            "properties": {option: {} for option in ("type", *options)},
+            "propertyNames": {"enum": ["type", *options]},
+        },
     }
     for name, options in (COLOURS | PLACES).items()
 ]

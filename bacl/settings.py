@@ -373,7 +373,8 @@ class SeveralViews(Settings):
     flip: bool = True
     """Whether each view is also seen in a mirror."""
     scales: list[Size] = []
-    """(longest, shortest) side limits of the views in pixels; none means the recipe's `test_scale`."""
+    """(longest, shortest) side limits of the views in pixels; none means the recipe's
+    `test_scale`."""
 
     @model_validator(mode="after")
     def _there_are_several_views(self) -> "SeveralViews":

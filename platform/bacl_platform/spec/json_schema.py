@@ -47,6 +47,7 @@ def _experiment() -> Node:
     whole, part = writer.node(given), writer.node(given, partial=True)
     base = {"type": ["string", "null"], "minLength": 1, "description": BASE}
     for root in (whole, part):
+        root.pop("description", None)  # an editor would offer it as one more choice
         root["properties"] = {"base": {**base, "examples": ["own_data.yaml"]}, **root["properties"]}
     stages = part["properties"]["stages"]
     stages["patternProperties"] = {
@@ -72,7 +73,9 @@ def _sweep() -> Node:
     root = writer.node(given)
     choices = root["properties"]["variant"]["anyOf"]
     # the space and `fixed` may give what its settings lack
-    _exchange(choices, "object", {"type": "object", "$ref": writer.choice(variant, unfinished=True)})
+    _exchange(
+        choices, "object", {"type": "object", "$ref": writer.choice(variant, unfinished=True)}
+    )
     return {
         "$schema": DIALECT,
         **root,

@@ -109,9 +109,10 @@ class Sweep(Settings):
     ] = Field(
         examples=[{"variant.alpha": [0, 0.5, 0.85], "recipe.schedule.lr": [0.01, 0.02, 0.04]}]
     )
-    """Fields of the experiment by dotted paths, and their values; of a list of spaces, the trials of
-    all. Paths begin with `variant.` for the trial's own variant, `recipe.` and `resources.` for its
-    stage, and otherwise at the top of the experiment file; `stage` says which stage a trial is of."""
+    """Fields of the experiment by dotted paths, and their values; of a list of spaces, the trials
+    of all. Paths begin with `variant.` for the trial's own variant, with `recipe.` and `resources.`
+    for its stage, and otherwise at the top of the experiment file; `stage` says which stage a trial
+    is of."""
     seeds: list[Seed] | None = Field(None, min_length=1)
     """Each trial runs once for each; without them, the base's."""
     metric: Annotated[str, meaning("the name of a metric such as AP")] = "AP"
