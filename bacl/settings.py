@@ -443,7 +443,8 @@ class Recipe(EvaluationRecipe):
     keep_last: int = Field(2, gt=0)
     """Checkpoints that an unfinished job keeps to go on from; older ones stand in for damaged."""
     keep_every: int | None = Field(None, gt=0)
-    """Keep each checkpoint at a multiple of so many iterations, in the finished job too."""
+    """Iterations between checkpoints that are kept, in the finished job too; a multiple of
+    `checkpoint_every`."""
     keep_best: bool = False
     """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
 

@@ -69,7 +69,7 @@ KNOWN: Effects = {
     ("Detector", "config"): KEY,
     ("ImageRecipe", "augmentations"): KEY,
     ("Augmentation", "type"): KEY,
-    # how the dataset enters the key is its digest, whatever the fields are
+
 }
 
 
