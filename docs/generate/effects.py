@@ -12,23 +12,26 @@ from typing import Any
 
 from bacl.datasets.prepare import prepare
 from bacl.errors import UsageError
+from bacl.method_settings.base import Method
 from bacl.method_settings.corrections import CORRECTIONS
 from bacl.method_settings.registry import METHODS
 from bacl.schema import Settings, tag
-from bacl.settings import Dataset
+from bacl.settings import Dataset, Groups
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.checks import broken_edges, disagreements
 from bacl_platform.spec.experiment import Experiment
 from bacl_platform.store.store import Store
 
-KEY, RUN, NOTHING = "key", "run", "nothing"
+KEY, CONTENT, RUN, NOTHING = "key", "content", "run", "nothing"
 STRENGTH = {NOTHING: 0, RUN: 1, KEY: 2}
+"""`CONTENT` is not found by planning: it is what the digest of the prepared data does to keys."""
 
 Effects = dict[tuple[str, str], str]
 """Effects by the class of settings and the field."""
 
 DATASET: dict[str, Any] = {"format": "embedded", "size": "small"}
 STAGE = {"recipe": {"schedule": {"iterations": 100}}}
+TOP: dict[str, Any] = {"name": "probed", "dataset": DATASET}
 REPRESENTATION = {"kind": "representation", **STAGE}
 CLASSIFIER = {"kind": "classifier", "after": "first", **STAGE}
 SOFTMAX = {"method": "softmax"}
@@ -49,6 +52,7 @@ RICH_RECIPE = {
 CANDIDATES: dict[str, list[Any]] = {
     "after": ["other"],
     "baseline": ["heads"],
+    "checkpoint": [__file__],
     "classifier": [SOFTMAX, {"method": "sigmoid"}],
     "custom_keys": [{"neck": {"lr_mult": 0.5}}],
     "freeze": [["backbone"], ["backbone", "neck"]],
@@ -69,6 +73,10 @@ KNOWN: Effects = {
     ("Detector", "config"): KEY,
     ("ImageRecipe", "augmentations"): KEY,
     ("Augmentation", "type"): KEY,
+    # it needs another stage before, which alone makes other keys
+    ("Recipe", "features"): KEY,
+    ("Experiment", "dataset"): CONTENT,
+    **{(s.__name__, field): CONTENT for s in (Dataset, Groups) for field in s.model_fields},
 
 }
 
@@ -82,18 +90,17 @@ def effects(schema: dict[str, Any]) -> Effects:
     with tempfile.TemporaryDirectory() as folder:
         trial = _Trial(Store(Path(folder) / "store"), schema["$defs"])
         for raw in _experiments(folder):
-            for place, effect in trial.effects(raw):
-                if place not in KNOWN:
-                    found[place] = max(found.get(place, NOTHING), effect, key=STRENGTH.__getitem__)
+            trial.change_all_of(raw, Settings, found)
+        for raw in _experiments_of_methods(folder):
+            trial.change_all_of(raw, Method, found)
     return found
 
 
 def _experiments(folder: str) -> Iterator[dict[str, Any]]:
-    """Raw contents of experiment files that have each class of settings at least once."""
-    checkpoint, trees = Path(folder) / "detector.pth", Path(folder) / "trees.json"
+    """Raw contents of experiment files that have each class of settings but methods."""
+    checkpoint = Path(folder) / "detector.pth"
     checkpoint.write_bytes(b"weights")
-    trees.write_text("{}", encoding="utf-8")
-    top = {"name": "probed", "dataset": DATASET}
+    top = TOP
     first = {**REPRESENTATION, "recipe": RICH_RECIPE}
     yield {
         **top,
@@ -142,6 +149,13 @@ def _experiments(folder: str) -> Iterator[dict[str, Any]]:
             "heads": {**CLASSIFIER, "variants": {"a": SOFTMAX}},
         },
     }
+
+
+def _experiments_of_methods(folder: str) -> Iterator[dict[str, Any]]:
+    """Raw contents of experiment files with one method or correction each."""
+    trees = Path(folder) / "trees.json"
+    trees.write_text("{}", encoding="utf-8")
+    top = TOP
     for name, correction in CORRECTIONS.items():
         kind = correction.scores[0]
         trained = {"softmax": SOFTMAX, "tde": {"method": "tde"}}[kind]
@@ -179,27 +193,25 @@ class _Trial:
         self.store, self.definitions = store, definitions
         self.prepared = prepare(Dataset(**DATASET), store.datasets)
 
-    def effects(self, raw: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
-        """(class and field, effect) of all fields of an experiment; a field may come again."""
+    def change_all_of(self, raw: dict[str, Any], kind: type[Settings], found: Effects) -> None:
+        """Change each field of an experiment's settings of a kind, but those whose effect is found
+        to be the strongest already, and note what that does."""
         before = self._planned(raw)
-        if before is None:
-            return
+        assert before is not None, raw  # a file that cannot be planned shows nothing
         experiment, jobs = before
         for path, settings, field in _fields(experiment):
-            if tag(type(settings), field) is not None or type(settings).__name__ == "Augmentation":
+            place = type(settings).__name__, field
+            told = tag(type(settings), field) is not None
+            if told or not isinstance(settings, kind) or found.get(place) in (KEY, CONTENT):
                 continue
-            value = getattr(settings, field)
-            strongest = None
-            for other in self._others(type(settings).__name__, field, value):
+            for other in self._others(*place, getattr(settings, field)):
                 after = self._planned(_with(raw, [*path, field], other))
                 if after is None or after[0] == experiment:
                     continue
                 effect = _compared(jobs, after[1])
-                strongest = max(strongest or NOTHING, effect, key=STRENGTH.__getitem__)
-                if strongest == KEY:
+                found[place] = max(found.get(place, NOTHING), effect, key=STRENGTH.__getitem__)
+                if effect == KEY:
                     break
-            if strongest is not None:
-                yield (type(settings).__name__, field), strongest
 
     def _planned(self, raw: dict[str, Any]) -> tuple[Experiment, dict[str, Any]] | None:
         """The experiment and its jobs; None where it is not one that can be planned."""

@@ -98,6 +98,7 @@ NOTES = {
 
 IN_WORDS = {
     "key": "trains anew",
+    "content": "trains anew where the data's content is another",
     "run": "keeps results",
     "nothing": "no part of jobs",
 }
