@@ -53,7 +53,7 @@ def schema(
         load_installed()
         if file is not None:
             load_unresolved(file, [])
-        text = text_of(schema_of(kind.value))
+        text = text_of(schema_of("sweep" if kind is Kind.sweep else "experiment"))
         if out is None:
             print(text, end="")
         else:

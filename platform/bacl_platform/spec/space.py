@@ -11,14 +11,18 @@ from bacl.schema import Settings
 Bounds = tuple[float, float]
 
 
+def _of_any_type(schema: dict[str, Any]) -> None:
+    """Let an axis be a list or a single value in its schema, too."""
+    schema.pop("type")
+
+
 class Axis(Settings):
     """The values of one field: a list, or a range to draw from.
 
     In a file, a list stands for `choice` and a single value for a list of one.
     """
 
-    # no `type`: lists and single values are values of it, too
-    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("type"))
+    model_config = ConfigDict(json_schema_extra=_of_any_type)
 
     choice: Annotated[list[Any], Field(min_length=1)] | None = None
     """Values to take, each as likely where they are drawn."""
