@@ -16,7 +16,7 @@ from bacl.method_settings.base import Method
 from bacl.method_settings.corrections import CORRECTIONS
 from bacl.method_settings.registry import METHODS
 from bacl.schema import Settings, tag
-from bacl.settings import Dataset, Groups
+from bacl.settings import Dataset, EvaluationRecipe, Groups, ImageRecipe, Recipe
 from bacl_platform.plan.planner import make_plan
 from bacl_platform.spec.checks import broken_edges, disagreements
 from bacl_platform.spec.experiment import Experiment
@@ -71,7 +71,7 @@ CANDIDATES: dict[str, list[Any]] = {
 KNOWN: Effects = {
     # to read a configuration or transforms is to import MMDetection, which takes seconds
     ("Detector", "config"): KEY,
-    ("ImageRecipe", "augmentations"): KEY,
+    **{(s.__name__, "augmentations"): KEY for s in (ImageRecipe, EvaluationRecipe, Recipe)},
     ("Augmentation", "type"): KEY,
     # it needs another stage before, which alone makes other keys
     ("Recipe", "features"): KEY,
