@@ -51,7 +51,9 @@ RICH_RECIPE = {
 
 CANDIDATES: dict[str, list[Any]] = {
     "after": ["other"],
-    "baseline": ["heads"],
+    "baseline": ["other"],
+    "betas": [[0.8, 0.99]],
+    "categories": [2, 3, ["other"]],
     "checkpoint": [__file__],
     "classifier": [SOFTMAX, {"method": "sigmoid"}],
     "custom_keys": [{"neck": {"lr_mult": 0.5}}],
@@ -60,7 +62,8 @@ CANDIDATES: dict[str, list[Any]] = {
     "custom": [{"licence": 1}],
     "of": ["other"],
     "paper": [{"file": "paper.yaml", "table": "I"}],
-    "recipe": [{"flip": 0}],
+    "paramwise": [{"bias_lr_mult": 2}],
+    "recipe": [{"test_scale": [64, 64]}, {"flip": 0}],
     "temperatures": [[1, 2, 1]],
     "trunk": [{"compile": True}],
     "variants": [{"further": SOFTMAX}],
@@ -73,6 +76,8 @@ KNOWN: Effects = {
     ("Detector", "config"): KEY,
     **{(s.__name__, "augmentations"): KEY for s in (ImageRecipe, EvaluationRecipe, Recipe)},
     ("Augmentation", "type"): KEY,
+    # its file has to fit the dataset; the file's content enters the key
+    ("Forest", "trees"): KEY,
     # it needs another stage before, which alone makes other keys
     ("Recipe", "features"): KEY,
     ("Experiment", "dataset"): CONTENT,
@@ -91,7 +96,7 @@ def effects(schema: dict[str, Any]) -> Effects:
         trial = _Trial(Store(Path(folder) / "store"), schema["$defs"])
         for raw in _experiments(folder):
             trial.change_all_of(raw, Settings, found)
-        for raw in _experiments_of_methods(folder):
+        for raw in _experiments_of_methods():
             trial.change_all_of(raw, Method, found)
     return found
 
@@ -151,10 +156,8 @@ def _experiments(folder: str) -> Iterator[dict[str, Any]]:
     }
 
 
-def _experiments_of_methods(folder: str) -> Iterator[dict[str, Any]]:
-    """Raw contents of experiment files with one method or correction each."""
-    trees = Path(folder) / "trees.json"
-    trees.write_text("{}", encoding="utf-8")
+def _experiments_of_methods() -> Iterator[dict[str, Any]]:
+    """Raw contents of experiment files with one method or correction each, but `forest`."""
     top = TOP
     for name, correction in CORRECTIONS.items():
         kind = correction.scores[0]
@@ -173,7 +176,9 @@ def _experiments_of_methods(folder: str) -> Iterator[dict[str, Any]]:
             },
         }
     for name, method in METHODS.items():
-        own = {"forest": {"trees": str(trees)}}.get(name, {})
+        if name == "forest":
+            continue
+        own = {"bags": {"bounds": [1, 2, 3]}}.get(name, {})
         recipe = {**STAGE["recipe"], **({"sampler": method.sampler} if method.sampler else {})}
         variant = {"method": name, **own}
         before = {"classifier": {"method": method.follows[0]}} if method.follows else {}
