@@ -48,6 +48,19 @@ PLACES: dict[str, tuple[str, ...]] = {
 visible of its object, and their options."""
 
 
+_OPTIONS: list[Any] = [
+    {
+        "if": {"properties": {"type": {"const": name}}},
+        "then": {
+            "properties": {option: {} for option in ("type", *options)},
+            "propertyNames": {"enum": ["type", *options]},
+        },
+    }
+    for name, options in (COLOURS | PLACES).items()
+]
+"""The options of each transform, in JSON Schema."""
+
+
 class Augmentation(Settings):
     """A transform by its name in MMDetection's registry, and its options there.
 
@@ -58,9 +71,10 @@ class Augmentation(Settings):
     `flip`).
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"allOf": _OPTIONS})
 
     type: Annotated[str, Names(COLOURS, PLACES)]
+    """Name of the transform in MMDetection's registry; its options stand beside it."""
 
     @model_validator(mode="after")
     def _options_are_the_transforms(self) -> "Augmentation":

@@ -14,7 +14,9 @@ class Multipliers(Settings):
     """Multipliers of learning rate and weight decay for some parameters."""
 
     lr_mult: Multiplier = 1
+    """Factor of the learning rate; 0 keeps the parameters as they are."""
     decay_mult: Multiplier = 1
+    """Factor of the weight decay; 0 applies none."""
 
 
 class Paramwise(Settings):
@@ -42,6 +44,8 @@ class Optimizer(Settings):
     """What all optimizers have; the learning rate is the schedule's."""
 
     weight_decay: float = Field(ge=0)
+    """Weight decay: of SGD, the factor of the weights in their gradient; of AdamW, that by which
+    each step shrinks them, times the learning rate."""
     paramwise: Paramwise | None = None
     """Multipliers of learning rate and weight decay for some parameters."""
     layer_decay: float | None = Field(None, gt=0, lt=1)
@@ -67,8 +71,11 @@ class SGD(Optimizer):
 
     type: Literal["sgd"]
     momentum: Beta = 0.9
+    """Share of the former steps' gradients in a step."""
     nesterov: bool = False
+    """Whether the momentum is Nesterov's, which looks ahead."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Factor of the weights in their gradient."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> "SGD":
@@ -86,8 +93,11 @@ class AdamW(Optimizer):
 
     type: Literal["adamw"]
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Shares of the former values in the running means of gradients and of their squares."""
     eps: float = Field(1e-8, gt=0)
+    """What is added to the root of the mean square, so that no step is divided by 0."""
     weight_decay: float = Field(0.05, ge=0)
+    """Factor by which each step shrinks the weights, times the learning rate."""
 
     def torch_options(self) -> dict[str, Any]:
         own = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}

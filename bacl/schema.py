@@ -2,7 +2,7 @@
 whose allowed names may be registered after their class was defined."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import core_schema
@@ -14,11 +14,42 @@ _MODELS: list[type[BaseModel]] = []
 class Settings(BaseModel):
     """Base: unknown fields are errors, numbers are finite, values do not change once validated."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         _MODELS.append(cls)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
+        found = handler(schema)
+        for name, node in handler.resolve_ref_schema(found).get("properties", {}).items():
+            node["description"] = description(cls, name)
+        return found
+
+
+def description(model: type[BaseModel], name: str) -> str:
+    """What a field is, in one paragraph: its docstring, or that of the base's field of that name.
+
+    Of a field that says which class it is of, such as a method's `method`, what the class is. Empty
+    where nothing says it.
+    """
+    if tag(model, name) is not None:
+        return " ".join((model.__doc__ or "").split())
+    for owner in model.__mro__:
+        own = owner.model_fields.get(name) if issubclass(owner, BaseModel) else None
+        if own is not None and own.description:
+            return " ".join(own.description.split())
+    return ""
+
+
+def tag(model: type[BaseModel], name: str) -> str | None:
+    """The one text that a field allows and by which files name its class; None of other fields."""
+    field = model.model_fields[name]
+    values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return values[0] if len(values) == 1 and field.is_required() else None
 
 
 def rebuild() -> None:
@@ -45,6 +76,10 @@ class Names:
         if self.prefix is None:
             return names
         return core_schema.no_info_wrap_validator_function(self._or_prefixed, names)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        found = handler(schema)
+        return found if self.prefix is None else {**found, "prefix": self.prefix}
 
     def _or_prefixed(self, value: Any, named: Any) -> Any:
         assert self.prefix is not None

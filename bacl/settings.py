@@ -38,9 +38,9 @@ class Groups(Settings):
 
     by: Literal["images", "instances"] = "images"
     """Counts to group by: training images that show a category, or its instances in them."""
-    bounds: list[Annotated[int, Field(ge=0)]] = [10, 100]
+    bounds: list[Annotated[int, Field(ge=0)]] = Field([10, 100], examples=[[19, 399, 7999]])
     """The largest count of each group but the last, rising."""
-    names: list[GroupName] = ["r", "c", "f"]
+    names: list[GroupName] = Field(["r", "c", "f"], examples=[["1", "2", "3", "4"]])
     """Names of the groups, rarest first; metrics are called AP_<name>."""
 
     @model_validator(mode="after")
@@ -74,14 +74,15 @@ class Dataset(Settings):
     format: Annotated[str, Names([EMBEDDED], FORMATS, NAMED)]
     """Format of the annotation files: `lvis`, `coco` or a registered one, whose files are named
     below; a named data set, found under `root`; or `embedded`."""
-    root: FolderPath | None = None
+    root: FolderPath | None = Field(None, examples=["${BACL_DATA}"])
     """Folder that `bacl data prepare <format> --root <folder>` has filled."""
-    train: FilePath | None = None
+    train: FilePath | None = Field(None, examples=["${DATA}/train.json"])
     """Annotation file of the training split."""
-    val: FilePath | None = None
-    images: FolderPath | None = None
+    val: FilePath | None = Field(None, examples=["${DATA}/val.json"])
+    """Annotation file of the validation split, on which results are measured."""
+    images: FolderPath | None = Field(None, examples=["${DATA}/images"])
     """Folder that the annotations' file names start from."""
-    val_images: FolderPath | None = None
+    val_images: FolderPath | None = Field(None, examples=["${DATA}/val_images"])
     """Folder of the validation split's images, if it differs from `images`."""
     sizes: Literal["annotated", "from_images"] = "annotated"
     """Source of image sizes: `annotated`, and images must have those sizes, or `from_images`, and
@@ -119,21 +120,27 @@ class Detector(Settings):
 
     config: (
         Annotated[str, meaning("the name of a configuration or the path of a .py file")] | None
-    ) = None
+    ) = Field(None, examples=["cascade-rcnn_r50_fpn_1x_coco", "my_detector.py"])
     """Configuration of MMDetection's: a name that `bacl detectors` lists, or a file. Null for the
     short form of the fields below."""
     type: Literal["faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "faster_rcnn"
+    """Kind of detector: one box head, a cascade of three that refine boxes, or one box head and
+    masks, which need annotated masks."""
     backbone: Annotated[str, Names(BACKBONES, prefix="timm/")] = "resnet50"
     """A name of `bacl.backbones`, or `timm/NAME` for a network of timm's."""
-    weights: Annotated[str, meaning("torchvision, a checkpoint file or its address")] | None = None
+    weights: Annotated[str, meaning("torchvision, a checkpoint file or its address")] | None = (
+        Field(None, examples=["torchvision", "${WEIGHTS}/backbone.pth"])
+    )
     """Backbone weights: `torchvision` (ImageNet), a local checkpoint file, an address on the web
     (`https://...#sha256=...`) or in a hub (`hf://`, `torchvision://`, `open-mmlab://`), or null."""
     neck_channels: int = Field(256, gt=0)
+    """Channels of each level of the feature pyramid."""
     fc_channels: int = Field(1024, gt=0)
     """Width D of the RoI feature h that the classifier sees."""
     anchor_scale: float = Field(8, gt=0)
     """Anchor side on a pyramid level, in strides of that level."""
     rpn_samples: int = Field(256, gt=0)
+    """Anchors per image that the RPN trains on, up to a half of them foreground."""
     roi_samples: int = Field(512, gt=0)
     """RoIs per image that the box head trains on, a quarter of them foreground."""
     match_low_quality: bool | None = None
@@ -144,8 +151,11 @@ class Detector(Settings):
     """Proposals at test: of each pyramid level before the RPN's suppression, and of an image kept
     after it. Both are 1000 in the release."""
     score_threshold: float = Field(1e-4, ge=0, lt=1)
+    """Score that a detection must exceed to be kept at test."""
     nms_iou: float = Field(0.5, gt=0, le=1)
+    """IoU above which the better of two detections of a category suppresses the other at test."""
     max_detections: int = Field(300, gt=0)
+    """Detections per image that are kept at test, those with the best scores of all categories."""
 
     @model_validator(mode="after")
     def _config_or_short_form(self) -> "Detector":
@@ -190,18 +200,22 @@ class Schedule(Settings):
     `images_without_boxes`, whichever of them the sampler shows.
     """
 
-    epochs: int | None = Field(None, gt=0)
-    iterations: int | None = Field(None, gt=0)
-    milestones: list[Annotated[int, Field(gt=0)]] = []
+    epochs: int | None = Field(None, gt=0, examples=[12, 24])
+    """Length in epochs; either this or `iterations` is given."""
+    iterations: int | None = Field(None, gt=0, examples=[5000])
+    """Length in iterations, each a step of the optimizer; either this or `epochs` is given."""
+    milestones: list[Annotated[int, Field(gt=0)]] = Field([], examples=[[8, 11]])
     """Times at which the learning rate falls to a tenth, in the unit of the length."""
     batch: int = Field(16, gt=0)
     """Images per step over all workers."""
     lr: float = Field(0.02, gt=0)
     """Learning rate at `lr_batch` images per step; scaled linearly to `batch`."""
     lr_batch: int = Field(16, gt=0)
+    """Images per step that `lr` is meant for."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD; where the recipe has an `optimizer`, that says it, as it does the weight decay."""
+    """Momentum of SGD; where the recipe has an `optimizer`, that says it."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay of SGD; where the recipe has an `optimizer`, that says it."""
     warmup: int = Field(500, ge=0)
     """Iterations of linear warm-up from a thousandth of the learning rate."""
 
@@ -272,13 +286,18 @@ class ImageRecipe(Settings):
     image whose crop has no box left is replaced by another."""
     copy_paste_size: Annotated[int, Field(gt=0)] = 1280
     """Side of the square image that Copy-Paste works on, in pixels."""
-    augmentations: list[Augmentation] = []
+    augmentations: list[Augmentation] = Field([], examples=[[{"type": "PhotoMetricDistortion"}]])
     """MMDetection's own transforms, such as `{type: PhotoMetricDistortion}` with its options, of
     images as their files have them, before `scales` or Copy-Paste's jitter."""
-    scales: list[Size] = [(1333, side) for side in (640, 672, 704, 736, 768, 800)]
-    """(longest, shortest) side limits, one drawn per image; of `multi_scale`."""
+    scales: list[Size] = Field(
+        [(1333, side) for side in (640, 672, 704, 736, 768, 800)], examples=[[[1333, 800]]]
+    )
+    """(longest, shortest) side limits in pixels, one pair drawn per training image; of
+    `multi_scale`."""
     test_scale: Size = (1333, 800)
+    """(longest, shortest) side limits in pixels of images at test."""
     flip: float = Field(0.5, ge=0, le=1)
+    """Probability with which a training image is mirrored."""
     proposals: int = Field(2000, gt=0)
     """Proposals of an image kept after the RPN's suppression while training: 2000 in both of
     BACL's stages, 1000 for the baselines."""
@@ -290,6 +309,7 @@ class ImageRecipe(Settings):
     training; null means 0.7 for all. Forest R-CNN's is [0.9, 0.8, 0.7],
     `bacl.detector.resampling`."""
     loader_workers: int = Field(2, ge=0)
+    """Processes that load images for each worker; with 0, the worker loads them itself."""
     decoder: Literal["cpu", "nvjpeg"] = "cpu"
     """What decodes JPEG files of training images: `nvjpeg` is on the GPU, whose pixels differ from
     the CPU's a little. Evaluation decodes on the CPU."""
@@ -297,7 +317,7 @@ class ImageRecipe(Settings):
     """Precision of training's forward pass; float16, with loss scaling, needs GPUs."""
     channels_last: bool = False
     """Memory layout of images and backbone features; faster on many devices."""
-    trunk: Trunk | None = None
+    trunk: Trunk | None = Field(None, examples=[{"precision": "bfloat16", "compile": True}])
     """`{precision: bfloat16, compile: true}`: how a frozen trunk is read; of stages of kind
     `classifier` and `features`."""
 
@@ -323,7 +343,9 @@ class Clipping(Settings):
     """Norm that gradients are scaled down to where theirs is larger."""
 
     max_norm: float = Field(gt=0)
+    """Largest norm that gradients keep."""
     norm_type: float = Field(2, gt=0)
+    """p of the norm; 2 is the Euclidean one."""
 
 
 class Averaging(Settings):
@@ -340,7 +362,7 @@ class SoftNMS(Settings):
     """A detection's score is multiplied, for each better one of its category that it overlaps, by 1
     less their IoU where that is at least `detector.nms_iou`, or by exp(-IoU^2 / sigma)."""
     sigma: float = Field(0.5, gt=0)
-    """Of `gaussian`."""
+    """Width of method `gaussian`: the larger, the less a detection loses by overlapping."""
     min_score: float = Field(1e-3, ge=0, lt=1)
     """Detections whose score falls below are dropped."""
 
@@ -351,7 +373,8 @@ class SeveralViews(Settings):
     flip: bool = True
     """Whether each view is also seen in a mirror."""
     scales: list[Size] = []
-    """(longest, shortest) side limits of the views; none means the recipe's `test_scale`."""
+    """(longest, shortest) side limits of the views in pixels; none means the recipe's
+    `test_scale`."""
 
     @model_validator(mode="after")
     def _there_are_several_views(self) -> "SeveralViews":
@@ -363,10 +386,10 @@ class SeveralViews(Settings):
 class EvaluationRecipe(ImageRecipe):
     """What a stage shows a detector of images, and how that is evaluated."""
 
-    soft_nms: SoftNMS | None = None
+    soft_nms: SoftNMS | None = Field(None, examples=[{"method": "gaussian"}])
     """`{method: linear | gaussian, ...}` instead of suppression when evaluating, also of exported
     detectors."""
-    tta: SeveralViews | None = None
+    tta: SeveralViews | None = Field(None, examples=[{"flip": True}])
     """`{flip: true, scales: [...]}`: evaluate on several views of each image, all variants from the
     same passes; exported detectors see one."""
 
@@ -386,18 +409,21 @@ class EvaluationRecipe(ImageRecipe):
 class Recipe(EvaluationRecipe):
     """Recipe of a stage's training: schedule, sampling of images, augmentation, checkpoints."""
 
-    schedule: Schedule
-    optimizer: AnyOptimizer | None = None
+    schedule: Schedule = Field(examples=[{"epochs": 12, "milestones": [8, 11], "batch": 8}])
+    """Length, batch and learning rate of training."""
+    optimizer: AnyOptimizer | None = Field(
+        None, examples=[{"type": "adamw", "weight_decay": 0.05, "layer_decay": 0.7}]
+    )
     """`{type: sgd, ...}` or `{type: adamw, ...}`, with parameter-wise and layer-wise learning rates
     and weight decays; null is SGD with the schedule's momentum and weight decay."""
     lr_schedule: Literal["step", "cosine", "one_cycle"] = "step"
     """How the learning rate goes after the warm-up: it falls to a tenth at the schedule's
     milestones, or to 0 along a cosine; `one_cycle` rises from a 25th along a cosine for the first
     three tenths and falls to nearly nothing along another."""
-    clip_grad: Clipping | None = None
+    clip_grad: Clipping | None = Field(None, examples=[{"max_norm": 35}])
     """`{max_norm: ...}` of gradients: of each variant's by themselves and of the other parts'
     together, or, in a representation stage, of all."""
-    ema: Averaging | None = None
+    ema: Averaging | None = Field(None, examples=[{"momentum": 0.0002}])
     """`{momentum: ...}`: average the weights of each variant and of the other parts that train;
     evaluation, exports, the entry and the stages after it have the averages."""
     accumulate: int = Field(1, gt=0)
@@ -417,7 +443,8 @@ class Recipe(EvaluationRecipe):
     keep_last: int = Field(2, gt=0)
     """Checkpoints that an unfinished job keeps to go on from; older ones stand in for damaged."""
     keep_every: int | None = Field(None, gt=0)
-    """Keep each checkpoint at a multiple of so many iterations, in the finished job too."""
+    """Iterations between checkpoints that are kept, in the finished job too; a multiple of
+    `checkpoint_every`."""
     keep_best: bool = False
     """Keep the checkpoint with the best AP, the mean over variants, in the finished job too."""
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict
-
 from bacl.datasets.categories import Category
 from bacl.errors import UsageError
 from bacl.schema import Settings
@@ -44,9 +42,8 @@ class Method(Settings):
     """Base of a method's settings. A subclass's docstring begins the method's card, and the
     docstrings of its fields describe the card's options."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     method: str
+    """Name of the method."""
     source: ClassVar[str] = ""
     """Publication or table that the method comes from."""
     equations: ClassVar[str] = ""

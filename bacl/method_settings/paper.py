@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from bacl.errors import UsageError
 from bacl.method_settings.base import Context, Method
@@ -12,8 +12,6 @@ from bacl.schema import Settings
 
 class Hallucination(Settings):
     """Feature hallucination module, section III-E."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     categories: int = Field(8, gt=0)
     """c: categories drawn per image pair; where none are given, no more than the dataset has."""
@@ -160,6 +158,7 @@ class BACL(FCBL):
         "made features may be negative, as in the release, though real ones come out of a ReLU",
     )
     hallucination: Hallucination | None = Hallucination()
+    """How features of rare categories are made; null makes none, which leaves `fcbl`."""
 
     def options(self, context: Context) -> dict[str, Any]:
         options = super().options(context)

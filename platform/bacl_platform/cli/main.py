@@ -18,6 +18,7 @@ from bacl_platform.cli import (
     predict,
     report,
     run,
+    schema,
     ship,
     store,
     tools,
@@ -71,6 +72,7 @@ app.add_typer(tools.app)
 app.add_typer(export.app)
 app.add_typer(ship.app)
 app.add_typer(detectors.app)
+app.add_typer(schema.app)
 app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")
 app.add_typer(methods.app, name="methods")

@@ -45,7 +45,7 @@ Workers = Annotated[
 class Resources(Settings):
     """What a job of the stage asks of the cluster."""
 
-    workers: Workers = 1
+    workers: Workers = Field(1, examples=[2, [2, 8]])
     """Training processes; the batch is divided among them. `[2, 8]` is for a cluster whose nodes
     come and go: the job trains with as many as there is room for, at least the first and at most
     the second, of the numbers that the batch can be divided by, of which both bounds are. The batch
@@ -56,11 +56,13 @@ class Resources(Settings):
     """GPUs of each worker."""
     memory: float = Field(0, ge=0)
     """GiB of main memory that Ray sets aside for each worker."""
-    accelerator: Annotated[str, meaning("a kind of GPU such as H100")] | None = None
+    accelerator: Annotated[str, meaning("a kind of GPU such as H100")] | None = Field(
+        None, examples=["H100"]
+    )
     """Kind of the GPUs as Ray calls it, such as `H100`; null takes any."""
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field({}, examples=[{"zone": "in(a,b)"}])
     """Labels of the nodes that workers may be on; a value may be `!a`, `in(a,b)` or `!in(a,b)`."""
-    custom: dict[str, Annotated[float, Field(gt=0)]] = {}
+    custom: dict[str, Annotated[float, Field(gt=0)]] = Field({}, examples=[{"licence": 1}])
     """What each worker asks for of resources that the cluster has named itself."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """Whether workers are on few nodes or many; the strict ones are on one, or on one each."""
@@ -123,8 +125,11 @@ class RepresentationStage(Settings):
 
     kind: Literal["representation"]
     classifier: Variant = BCE(method="bce")
+    """The method of the classifier that the detector trains with."""
     recipe: Recipe
+    """Schedule, images, augmentation and checkpoints of training."""
     resources: Resources = Resources()
+    """Workers of the stage's jobs, and what each asks of the cluster."""
 
 
 class ClassifierStage(Settings):
@@ -136,11 +141,17 @@ class ClassifierStage(Settings):
     `features` whose features are replayed."""
     freeze: list[Annotated[str, meaning("the name of a part of the detector")]] = list(FROZEN_TRUNK)
     """Parts of the detector that do not train; `*` stands for anything in their names."""
-    variants: dict[Name, Variant] = Field(min_length=1)
+    variants: dict[Name, Variant] = Field(
+        min_length=1, examples=[{"bacl": {"method": "bacl"}, "softmax": {"method": "softmax"}}]
+    )
+    """Classifiers that train side by side, by names of one's own; each says its `method` and that
+    method's options."""
     variants_per_job: int | None = Field(None, gt=0)
     """Variants that share one trunk; null puts all into one job."""
     recipe: Recipe
+    """Schedule, images, augmentation and checkpoints of training."""
     resources: Resources = Resources()
+    """Workers of the stage's jobs, and what each asks of the cluster."""
 
 
 class FeaturesStage(Features):
@@ -152,13 +163,14 @@ class FeaturesStage(Features):
     recipe: ImageRecipe | None = None
     """What of the recipe of the stage that it is after is different here."""
     resources: Resources = Resources()
+    """Workers of the stage's jobs, and what each asks of the cluster."""
 
 
 class ImportedStage(Settings):
     """Stage 1 that is there already: a trained detector's checkpoint, evaluated once."""
 
     kind: Literal["imported"]
-    checkpoint: FilePath
+    checkpoint: FilePath = Field(examples=["${WEIGHTS}/detector.pth"])
     """A file of tensors: of MMDetection, torchvision, detectron2 or BACL's release."""
     source: Literal["mmdet", "torchvision", "detectron2", "bacl_release"] | None = None
     """Where the checkpoint is from; null recognises it by its names."""
@@ -177,6 +189,7 @@ class ImportedStage(Settings):
     recipe: EvaluationRecipe = EvaluationRecipe()
     """How images are shown in its evaluation, and to stages of kind `features` after it."""
     resources: Resources = Resources()
+    """Workers of the stage's job, and what each asks of the cluster."""
 
     @model_validator(mode="after")
     def _categories_are_matched_or_new(self) -> "ImportedStage":
@@ -195,9 +208,13 @@ class CorrectionsStage(Settings):
     kind: Literal["corrections"]
     after: Annotated[str, meaning("the name of a representation, imported or classifier stage")]
     """The stage whose variants are corrected; images are shown and evaluated as there."""
-    variants: dict[Name, Corrected] = Field(min_length=1)
-    """All of them are found in one pass of the trunk."""
+    variants: dict[Name, Corrected] = Field(
+        min_length=1, examples=[{"softmax-norcal": {"method": "norcal", "of": "softmax"}}]
+    )
+    """Corrections by names of one's own, each of a variant of the stage before; all of them are
+    found in one pass of the trunk."""
     resources: Resources = Resources()
+    """Workers of the stage's jobs, and what each asks of the cluster."""
 
 
 First = RepresentationStage | ImportedStage
@@ -215,8 +232,9 @@ class Paper(Settings):
     """Where the paper's numbers are that a file repeats, for `bacl report --paper`."""
 
     file: FilePath
-    """Relative to the folder of the file that names it."""
+    """YAML file of the printed numbers, relative to the folder of the file that names it."""
     table: Annotated[str, meaning("the name of a table, such as III")]
+    """Name of the table in that file, such as `III`."""
     column: Annotated[str, meaning("the name of a column of the table")] | None = None
     """Column of a table that has several, such as `v0.5 R50`."""
 
@@ -224,18 +242,27 @@ class Paper(Settings):
 class Experiment(Settings):
     """One experiment file: a dataset, a detector, a DAG of stages."""
 
-    name: Title
-    imports: list[Annotated[str, meaning("the name of a module")]] = []
+    name: Title = Field(examples=["own-data"])
+    """Name of the experiment, under which its jobs and its report are found."""
+    imports: list[Annotated[str, meaning("the name of a module")]] = Field(
+        [], examples=[["my_methods"]]
+    )
     """Modules with methods and indicators of one's own, `bacl.extensions`; Python finds them in the
     file's folder or installed."""
-    seeds: list[Seed] = Field([0], min_length=1)
-    """The whole DAG runs once for each."""
-    dataset: Dataset
-    detector: Detector = Detector()
+    seeds: list[Seed] = Field([0], min_length=1, examples=[[0, 1, 2]])
+    """Seeds of what is drawn at random in training; all stages run once for each."""
+    dataset: Dataset = Field(examples=[{"format": "lvis_v1", "root": "${BACL_DATA}"}])
+    """The data that detectors train on and are measured with."""
+    detector: Detector = Field(
+        Detector(), examples=[{"backbone": "resnet50", "weights": "torchvision"}]
+    )
+    """The detector that all stages share, but for its classifier."""
     stages: dict[Name, Stage] = Field(min_length=1)
+    """What is trained or evaluated, by names of one's own; a stage says its `kind`, and `after`
+    names the stage that it starts from."""
     baseline: Annotated[str, meaning("the name of a variant")] | None = None
     """The variant that the report compares the others with."""
-    paper: Paper | None = None
+    paper: Paper | None = Field(None, examples=[{"file": "paper.yaml", "table": "XIII"}])
     """The published table whose rows are the variants, by name."""
 
 

@@ -4,11 +4,16 @@ import math
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from bacl.schema import Settings
 
 Bounds = tuple[float, float]
+
+
+def _of_any_type(schema: dict[str, Any]) -> None:
+    """Let an axis be a list or a single value in its schema, too."""
+    schema.pop("type")
 
 
 class Axis(Settings):
@@ -17,9 +22,14 @@ class Axis(Settings):
     In a file, a list stands for `choice` and a single value for a list of one.
     """
 
+    model_config = ConfigDict(json_schema_extra=_of_any_type)
+
     choice: Annotated[list[Any], Field(min_length=1)] | None = None
+    """Values to take, each as likely where they are drawn."""
     uniform: Bounds | None = None
+    """Least and largest of numbers that are drawn evenly."""
     loguniform: Bounds | None = None
+    """Least and largest of numbers above 0 whose logarithms are drawn evenly."""
     randint: tuple[int, int] | None = None
     """Whole numbers from the first to the second, both included."""
     when: dict[str, Any] = {}

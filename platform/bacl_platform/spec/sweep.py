@@ -83,8 +83,11 @@ class Screen(Settings):
 class Sweep(Settings):
     """One sweep file."""
 
-    name: Title
-    base: Annotated[str, meaning("the path of an experiment file")]
+    name: Title = Field(examples=["alphas"])
+    """Name of the sweep, under which its trials and its report are found."""
+    base: Annotated[str, meaning("the path of an experiment file")] = Field(
+        examples=["../embedded/demo.yaml"]
+    )
     """The experiment that trials are made of, relative to the sweep's folder."""
     stage: Name = "classifier"
     """The stage whose trials they are, where the space has no field `stage` that says it; other
@@ -98,25 +101,36 @@ class Sweep(Settings):
         | None
     ) = None
     """What the trial's variant starts from: a name from the base's stage, or settings."""
-    fixed: dict[str, Any] = {}
+    fixed: dict[str, Any] = Field({}, examples=[{"recipe.evaluate_every": 100}])
     """Fields of the base that are set for all trials."""
     space: Annotated[
         Annotated[Space, Tag("object")] | Annotated[list[Space], Tag("array")],
         Discriminator(lambda given: "array" if isinstance(given, list) else "object"),
-    ]
-    """Fields and their values; of a list of spaces, the trials of all."""
+    ] = Field(
+        examples=[{"variant.alpha": [0, 0.5, 0.85], "recipe.schedule.lr": [0.01, 0.02, 0.04]}]
+    )
+    """Fields of the experiment by dotted paths, and their values; of a list of spaces, the trials
+    of all. Paths begin with `variant.` for the trial's own variant, with `recipe.` and `resources.`
+    for its stage, and otherwise at the top of the experiment file; `stage` says which stage a trial
+    is of."""
     seeds: list[Seed] | None = Field(None, min_length=1)
     """Each trial runs once for each; without them, the base's."""
     metric: Annotated[str, meaning("the name of a metric such as AP")] = "AP"
+    """Metric of evaluations, such as `AP` or `AP_r`, by which trials are ranked and judged."""
     mode: Literal["max", "min"] = "max"
+    """Whether the largest or the smallest value of the metric is the best."""
     search: Literal["grid", "random", "tpe"] = "grid"
     """`grid`: all combinations; `random` and `tpe` (Optuna's) draw `samples` trials."""
     samples: int | None = Field(None, gt=0)
+    """Number of trials that `random` or `tpe` draws."""
     search_seed: Seed = 0
-    scheduler: Annotated[Asha | Median | Pbt, Field(discriminator="type")] | None = None
+    """Seed of what `random` or `tpe` draws."""
+    scheduler: Annotated[Asha | Median | Pbt, Field(discriminator="type")] | None = Field(
+        None, examples=[{"type": "asha", "grace": 2}]
+    )
     """Judges trials by the metric of their evaluations (`recipe.evaluate_every`): `asha` and
     `median` stop some early, `pbt` lets some go on from others."""
-    screen: Screen | None = None
+    screen: Screen | None = Field(None, examples=[{"confirm": 3}])
     """Trains all trials on stored features, and the best of them exactly; null trains all
     exactly."""
     max_concurrent: int | None = Field(None, gt=0)

@@ -22,6 +22,8 @@ from bacl_platform.spec.problems import show
 
 DATASET_PATHS = ("root", "train", "val", "images", "val_images")
 """The fields of `dataset` that are paths."""
+REPLACING = ("kind", "method", "format")
+"""Fields by which a mapping says what it is: one that has such a field replaces the base's."""
 VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 """An environment variable in a path."""
 
@@ -247,7 +249,7 @@ def data_paths(raw: dict[str, Any]) -> dict[str, str]:
 def _merge(base: Any, own: Any, name: str = "") -> Any:
     if not (isinstance(base, dict) and isinstance(own, dict)) or name == "variants":
         return own
-    if own.keys() & {"kind", "method", "format"}:
+    if own.keys() & set(REPLACING):
         return own
     merged = {**base, **{key: _merge(base.get(key), value, key) for key, value in own.items()}}
     if name == "stages":
