@@ -82,7 +82,6 @@ KNOWN: Effects = {
     ("Recipe", "features"): KEY,
     ("Experiment", "dataset"): CONTENT,
     **{(s.__name__, field): CONTENT for s in (Dataset, Groups) for field in s.model_fields},
-
 }
 
 
@@ -262,7 +261,9 @@ class _Trial:
         elif kind == "object" and value is None:
             yield {}
         elif kind == "array" and isinstance(value, list | tuple) and len(value) > 1:
-            yield [*list(value)[:-1], list(value)[-1] + 1] if _number(value[-1]) else list(value)[:-1]
+            yield (
+                [*list(value)[:-1], list(value)[-1] + 1] if _number(value[-1]) else list(value)[:-1]
+            )
         elif kind == "array":
             for one in self._of_node(node.get("items", {}), None):
                 yield [one]

@@ -112,7 +112,9 @@ _NOUNS = {
     "object": "mapping",
 }
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-_UNIT = re.compile(r"(?:\bin |^)(pixels|iterations|epochs|seconds|GiB|images per step|strides)\b", re.I)
+_UNIT = re.compile(
+    r"(?:\bin |^)(pixels|iterations|epochs|seconds|GiB|images per step|strides)\b", re.I
+)
 """How descriptions of numbers say their unit: they begin with it, or say what the number is in."""
 
 
@@ -217,8 +219,10 @@ class _Page:
             values = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
             value = next((v for v in values if isinstance(v, dict)), None)
             return f"mapping of names to {self._words(value)}" if value else "mapping"
-        bounds = [f"{sign} {node[name]:g}" for name, sign in _BOUNDS.items() if name in node]
-        return " ".join([_NOUNS.get(node.get("type", ""), "anything"), " and ".join(bounds)]).strip()
+        bounds = [f"{sign} {node[name]:.10g}" for name, sign in _BOUNDS.items() if name in node]
+        return " ".join(
+            [_NOUNS.get(node.get("type", ""), "anything"), " and ".join(bounds)]
+        ).strip()
 
     def _list(self, node: dict[str, Any]) -> str:
         if each := node.get("prefixItems"):

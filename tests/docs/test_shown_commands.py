@@ -17,7 +17,7 @@ COMMANDS = commands()
 OURS = [
     (command, list(command.words[command.words.index("bacl") + 1 :]))
     for command in COMMANDS
-    if command.words[0] == "bacl" or "--" in command.words and "bacl" in command.words
+    if command.words[0] == "bacl" or ("--" in command.words and "bacl" in command.words)
 ]
 QUICK = (
     ["methods"],
@@ -64,7 +64,7 @@ def test_command_is_read_by_the_command_line(command, words):
     "words", [["runn", "a.yaml"], ["run", "a.yaml", "--varant", "b"], ["run"], ["data", "look"]]
 )
 def test_command_that_there_is_not_is_told(words):
-    with pytest.raises(Exception, match="No such|Missing"):
+    with pytest.raises(Exception, match=r"No such|Missing"):
         READER.main(words, prog_name="bacl", standalone_mode=False)
 
 

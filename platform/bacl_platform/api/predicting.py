@@ -62,8 +62,8 @@ def predict(
     elif variant is not None or seed is not None or (overrides and data is None):
         raise UsageError("--variant, --seed, --set: expected with --run, got --checkpoint")
     else:
+        assert checkpoint is not None
         refuse(Path(checkpoint), "a checkpoint", "a checkpoint")
-    assert checkpoint is not None
     prepared = None
     if data is not None:
         dataset = dataset_of(data, root, overrides=overrides)

@@ -388,6 +388,7 @@ def _checkpoints(experiment: Experiment) -> dict[str, str]:
     return found
 
 
+@functools.cache  # a process runs the sources that it has read
 def source_digest() -> str:
     """The first 16 hex digits of SHA-256 over the sources of `bacl`, the method."""
     folder = Path(bacl.__file__).parent
@@ -425,6 +426,7 @@ def _frozen(name: str, experiment: Experiment) -> list[str]:
     return [*stage.freeze, *(part for part in more if part not in stage.freeze)]
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     found = {}
     for name in ("bacl", "torch", "torchvision", "onedl-mmdetection", "onedl-mmengine", "ray"):
