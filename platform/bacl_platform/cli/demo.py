@@ -15,9 +15,11 @@ from bacl_platform.cli.options import (
     Address,
     App,
     Debug,
+    Quiet,
     Seeds,
     Set,
     StoreOption,
+    Verbose,
     seeds_of,
 )
 
@@ -30,13 +32,15 @@ def demo(
     address: Address = None,
     set_: Set = None,
     seeds: Seeds = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Train and compare four classifiers on a small data set that comes with BACL.
+    """Train and compare four classifiers on a small data set.
 
-    Runs the shipped embedded/demo.yaml and reports on it, from any folder: a detector, then four
-    classifiers over its frozen trunk. After any interruption the same command goes on from the
-    last checkpoints.
+    Runs embedded/demo.yaml, which comes with BACL, from any folder, and reports on it: a detector,
+    then four classifiers over its frozen trunk. After any interruption the same command goes on
+    from the last checkpoints.
 
     \b
     Examples:
@@ -45,28 +49,28 @@ def demo(
     """
     with report_errors(debug):
         from bacl_platform.api import examples
-        from bacl_platform.console import Console, say
+        from bacl_platform.console import Console, remark
 
         console = Console()
         experiment = examples.demo(set_, store_url, seeds_of(seeds), address, console)
         experiment.report().show(console)
         look = command_of("ui", [experiment.file], experiment.store, experiment.overrides)
-        say(console, f"runs: {look}")
-        say(console, "files like this one, to run and to change: bacl examples --copy experiments")
+        remark(console, f"runs: {look}")
+        remark(console, "files to run and to change: bacl examples --copy experiments")
 
 
 @app.command()
 def examples(
     copy: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Copy all of them to this new folder."),
+        typer.Option("--copy", metavar="FOLDER", help="Copy all of them to this new folder."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """List the experiment and sweep files that come with BACL, or copy them.
+    """List the files that come with BACL, or copy them.
 
-    Copied to a folder called experiments, they are where the documentation's commands look for
-    them.
+    They are experiments and sweeps. Copied to a folder called experiments, they are where the
+    documentation's commands look for them.
 
     \b
     Examples:

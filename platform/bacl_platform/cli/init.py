@@ -24,14 +24,14 @@ def init(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="Experiment file to write (YAML).")
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Experiment file to write (YAML).")
     ] = Path("mine.yaml"),
     val: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="Annotation file of the validation split.",
-            show_default="the one beside the training split's, else a fifth of its images",
+            show_default="the one beside the training split's; without it, a fifth of the images",
         ),
     ] = None,
     images: Annotated[
@@ -89,7 +89,7 @@ def init(
     \b
     Examples:
       bacl init --data photos
-      bacl init --data export/train.json --val export/val.json --images photos --out birds.yaml
+      bacl init --data train.json --val val.json --images photos --out birds.yaml
     """
     with report_errors(debug):
         from bacl_platform.api.first_experiment import first_experiment
