@@ -181,8 +181,9 @@ def _study(
         },
     }
     trained = (
-        "each trains stage 1 anew, with a sigmoid and with a softmax classifier; all rows are "
-        "replayed on what it stored"
+        "stage 1 is trained anew for each, with a sigmoid and with a softmax classifier; all rows "
+        "are replayed on what it stored; bags, acsl, disalign and loce go on from the softmax "
+        "classifier, the others begin from new weights"
     )
     return Study(title, content, tables, trained, left_out)
 
