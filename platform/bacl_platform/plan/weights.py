@@ -2,6 +2,8 @@
 starts."""
 
 from collections.abc import Iterable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,7 +109,8 @@ def _problem(file: Path, said: str, backbone: dict[str, object]) -> str | None:
     state = content
     if isinstance(content, dict):
         state = content.get("state_dict", content.get("model", content))
-    from bacl.detector.backbone_fit import backbone_problem  # loads MMDetection
+    with redirect_stdout(StringIO()):  # MMDetection prints while it is imported
+        from bacl.detector.backbone_fit import backbone_problem
 
     problem = backbone_problem(backbone, state if isinstance(state, dict) else {})
     return problem and f"{said}: {problem}"

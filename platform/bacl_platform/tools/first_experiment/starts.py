@@ -1,7 +1,9 @@
 """What a detector's backbone starts from: weights that the user has, or what suits the machine."""
 
 import os
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from bacl.backbones import BACKBONES
@@ -105,7 +107,8 @@ def _without(backbone: str | None, gpu: bool) -> Start:
 
 def _recognised(file: Path) -> str:
     """The backbone whose weights a file has."""
-    from bacl.detector.backbone_fit import backbone_problem
+    with redirect_stdout(StringIO()):  # MMDetection prints while it is imported
+        from bacl.detector.backbone_fit import backbone_problem
     from bacl.detector.warmstart import read_tensors
 
     content = read_tensors(file, mapped=True)
