@@ -24,6 +24,8 @@ DASHES = ("-", "--", ":", "-.")
 HATCHES = ("", "///", "...", "xxx")
 SHADES = ("#fbe3e0", "#fdf3d8", "#e6f0e6", "#e3ecf7")
 """Hatches and backgrounds of frequency groups, fewest images first."""
+_LEGEND_LINE = 0.25
+"""Inches that a line of a legend takes."""
 _LEGEND_WIDTH = 100
 """Letters that fit side by side under a picture, with six for each line's sample."""
 MOST_NAMES = 60
@@ -106,9 +108,12 @@ def plain_axes(axes: "Axes") -> None:
 
 
 def legend_below(figure: Figure, axes: "Axes", most: int = 7) -> None:
+    """Put the legend below the axes, for which a long one makes the figure taller."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = max(1, min(len(labels), most, _LEGEND_WIDTH // (max(map(len, labels)) + 6)))
+        lines = -(-len(labels) // columns)
+        figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * max(0, lines - 3))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 

@@ -1,5 +1,9 @@
 """What all pictures have in common: bands of groups, colours."""
 
+import warnings
+
+import pytest
+
 from bacl_platform.report.plots import style
 
 
@@ -18,3 +22,16 @@ def test_more_variants_than_colours_stay_distinct():
         (line["color"], line["linestyle"]) for n in names if (line := style.line_style(names, n))
     }
     assert len(styles) == len(names)
+
+
+@pytest.mark.parametrize("many", [4, 70])
+def test_legend_of_many_long_names_leaves_room_for_the_axes(many):
+    figure, axes = style.one_panel(4.0)
+    for number in range(many):
+        axes.plot([0, 1], [0, number], label=f"alpha={number}, hallucination=categories:8")
+    style.legend_below(figure, axes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        style.png(figure)
+    box = axes.get_window_extent()
+    assert box.height > 1.5 * figure.dpi
