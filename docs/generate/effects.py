@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from bacl.datasets.prepare import prepare
 from bacl.errors import UsageError
@@ -91,7 +92,9 @@ def effects(schema: dict[str, Any]) -> Effects:
     schema: that of experiment files, which says what values fields may have.
     """
     found: Effects = dict(KNOWN)
-    with tempfile.TemporaryDirectory() as folder:
+    # plans read all sources, which do not change between hundreds of them
+    same = patch("bacl_platform.plan.planner.source_digest", return_value="0")
+    with tempfile.TemporaryDirectory() as folder, same:
         trial = _Trial(Store(Path(folder) / "store"), schema["$defs"])
         for raw in _experiments(folder):
             trial.change_all_of(raw, Settings, found)

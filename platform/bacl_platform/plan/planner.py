@@ -388,7 +388,6 @@ def _checkpoints(experiment: Experiment) -> dict[str, str]:
     return found
 
 
-@functools.cache  # a process runs the sources that it has read
 def source_digest() -> str:
     """The first 16 hex digits of SHA-256 over the sources of `bacl`, the method."""
     folder = Path(bacl.__file__).parent
