@@ -12,6 +12,7 @@ NOTEBOOK = Path(__file__).parents[3] / "docs/notebooks/first_look.ipynb"
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_notebook_runs_and_shows_tables_bars_and_a_picture(tmp_path, monkeypatch):
     """With fewer steps than it has, which change no cell's kind of output."""
     monkeypatch.setenv("BACL_STORE", str(tmp_path / "store"))
@@ -24,7 +25,7 @@ def test_notebook_runs_and_shows_tables_bars_and_a_picture(tmp_path, monkeypatch
     )
     assert changed == 2
     client = NotebookClient(
-        notebook, timeout=200, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
+        notebook, timeout=400, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
     )
     client.execute()
     plan, run, by_category, report, comparison, picture, entries = (

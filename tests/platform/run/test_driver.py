@@ -21,7 +21,7 @@ from bacl_platform.store.checkpoints import newest_step
 from bacl_platform.store.store import Store
 from bacl_platform.train import worker
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 LONG = [
     "stages.features.recipe.schedule.iterations=150",
@@ -131,7 +131,7 @@ def test_killed_worker_is_replaced_and_the_weights_are_the_same(tiny, job, store
     with bacl_run(tiny, store, *LONG) as process:
         wait_for_checkpoint(job, store, 20, process)
         os.kill(training_process(job, store), signal.SIGKILL)
-        output, _ = process.communicate(timeout=150)
+        output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert "features: worker 0 stopped" in output
     assert re.search(r"features: goes on from step \d+0\n", output)
@@ -146,7 +146,7 @@ def test_killed_driver_leaves_what_the_same_command_goes_on_from(tiny, job, stor
         process.wait()
     wait_until_gone(orphan)
     with bacl_run(tiny, store, *LONG) as process:
-        output, _ = process.communicate(timeout=150)
+        output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert re.search(r"features: goes on from step \d+0\n", output)
     assert_as_undisturbed(job, store, undisturbed)
