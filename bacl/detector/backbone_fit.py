@@ -1,25 +1,33 @@
 """Whether weights are a backbone's: their names and shapes beside those of the network itself."""
 
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
 
-import bacl.register  # noqa: F401  # backs the operators before anything asks for them
 from bacl.backbones import BACKBONES
-from bacl.detector.backbones import flattened
 
-# isort: split
-from mmdet.registry import MODELS
+with redirect_stdout(StringIO()):  # MMDetection prints while it is imported
+    import bacl.register  # noqa: F401  # backs the operators before anything asks for them
+    from bacl.detector.backbones import flattened
+
+    # isort: split
+    from mmdet.registry import MODELS
 
 
-def backbone_problem(config: Mapping[str, Any], state: Mapping[Any, Any]) -> str | None:
-    """Why a backbone cannot start from these weights, in words; None where it can.
+def backbone_problem(config: Mapping[str, Any], content: Any) -> str | None:
+    """Why a backbone cannot start from a file's weights, in words; None where it can.
 
-    config: MMDetection's. MMEngine would pass over weights of other names or shapes. Parameters
+    config: MMDetection's. content: what the file has, weights or a mapping that has them under
+    `state_dict` or `model`. MMEngine would pass over weights of other names or shapes. Parameters
     that the weights lack may be new ones of detection, as long as most are there; layers that the
     backbone lacks are those of a deeper one.
     """
+    state = content if isinstance(content, dict) else {}
+    state = state.get("state_dict", state.get("model", state))
+    state = state if isinstance(state, dict) else {}
     names = {str(name).removeprefix("module."): value for name, value in state.items()}
     type_ = config["type"]
     kind = f"a {type_} backbone"

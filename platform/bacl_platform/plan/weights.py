@@ -2,8 +2,6 @@
 starts."""
 
 from collections.abc import Iterable
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,11 +104,7 @@ def _problem(file: Path, said: str, backbone: dict[str, object]) -> str | None:
         content = read_tensors(file, mapped=True)
     except RunError as error:
         return str(error).replace(str(file), said)
-    state = content
-    if isinstance(content, dict):
-        state = content.get("state_dict", content.get("model", content))
-    with redirect_stdout(StringIO()):  # MMDetection prints while it is imported
-        from bacl.detector.backbone_fit import backbone_problem
+    from bacl.detector.backbone_fit import backbone_problem  # loads MMDetection
 
-    problem = backbone_problem(backbone, state if isinstance(state, dict) else {})
+    problem = backbone_problem(backbone, content)
     return problem and f"{said}: {problem}"

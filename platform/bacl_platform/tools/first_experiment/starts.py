@@ -1,9 +1,7 @@
 """What a detector's backbone starts from: weights that the user has, or what suits the machine."""
 
 import os
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 from bacl.backbones import BACKBONES
@@ -107,16 +105,12 @@ def _without(backbone: str | None, gpu: bool) -> Start:
 
 def _recognised(file: Path) -> str:
     """The backbone whose weights a file has."""
-    with redirect_stdout(StringIO()):  # MMDetection prints while it is imported
-        from bacl.detector.backbone_fit import backbone_problem
+    from bacl.detector.backbone_fit import backbone_problem
     from bacl.detector.warmstart import read_tensors
 
     content = read_tensors(file, mapped=True)
-    state = content
-    if isinstance(content, dict):
-        state = content.get("state_dict", content.get("model", content))
     for name, backbone in BACKBONES.items():
-        if isinstance(state, dict) and backbone_problem(backbone.config, state) is None:
+        if backbone_problem(backbone.config, content) is None:
             return name
     raise UsageError(
         f"--weights {file}: expected weights of one of {', '.join(BACKBONES)}, found those of none "
