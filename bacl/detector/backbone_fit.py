@@ -25,9 +25,9 @@ def backbone_problem(config: Mapping[str, Any], content: Any) -> str | None:
     that the weights lack may be new ones of detection, as long as most are there; layers that the
     backbone lacks are those of a deeper one.
     """
+    if isinstance(content, dict):
+        content = content.get("state_dict", content.get("model", content))
     state = content if isinstance(content, dict) else {}
-    state = state.get("state_dict", state.get("model", state))
-    state = state if isinstance(state, dict) else {}
     names = {str(name).removeprefix("module."): value for name, value in state.items()}
     type_ = config["type"]
     kind = f"a {type_} backbone"
