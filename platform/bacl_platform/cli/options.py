@@ -63,7 +63,8 @@ def _chooses(chosen: Volume) -> "Callable[[typer.Context, bool], bool]":
             if ctx.meta.setdefault("bacl.volume", chosen) is not chosen:
                 raise typer.BadParameter("expected --quiet or --verbose, got both")
             set_volume(chosen)
-            ctx.call_on_close(lambda: set_volume(Volume.NORMAL))
+            # The root's end, which comes also where the rest of the line is refused.
+            ctx.find_root().call_on_close(lambda: set_volume(Volume.NORMAL))
         return given
 
     return choose

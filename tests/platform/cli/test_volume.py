@@ -40,3 +40,9 @@ def test_quiet_and_verbose_at_once_are_refused():
     result = CliRunner().invoke(app, ["demo", "-q", "-v"])
     assert result.exit_code == 2
     assert "expected --quiet or --verbose, got both" in result.output
+    assert volume() is Volume.NORMAL
+
+
+def test_refused_line_leaves_nothing_quiet():
+    assert CliRunner().invoke(app, ["demo", "-q", "--no-such"]).exit_code == 2
+    assert volume() is Volume.NORMAL
