@@ -69,7 +69,7 @@ def wait_until_gone(pid: int) -> None:
 
 
 def wait_for_checkpoint(job: Job, store: Store, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while (newest_step(store.work(job.key) / "checkpoints") or 0) < step:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
@@ -110,7 +110,7 @@ def assert_as_undisturbed(job: Job, store: Store, undisturbed: Store) -> None:
 
 def test_run_finishes_the_plan_and_a_second_run_does_nothing(tiny, planned, store):
     with bacl_run(tiny, store) as process:
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert "features: done" in output
     assert "heads: done" in output
@@ -195,7 +195,7 @@ def test_two_drivers_of_an_experiment_make_one_result(tiny, planned, store):
     (job,) = planned().jobs
     with ExitStack() as both:
         drivers = [both.enter_context(bacl_run(tiny, store)) for _ in range(2)]
-        outputs = [driver.communicate(timeout=200)[0] for driver in drivers]
+        outputs = [driver.communicate(timeout=400)[0] for driver in drivers]
     for driver, output in zip(drivers, outputs):  # one waits for the other, or says who builds
         assert driver.returncode == 0 or "is being built by process" in output, output
     assert 0 in [driver.returncode for driver in drivers], outputs
@@ -222,7 +222,7 @@ def test_killed_job_that_stores_features_goes_on_to_replays_as_undisturbed(
     features, stored, heads = planned(*REPLAY).jobs
     work = store.work(stored.key) / "entry" / "shards"
     with bacl_run(tiny, store, *REPLAY) as process:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while not list(work.glob("*.json")):
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < deadline
@@ -235,7 +235,7 @@ def test_killed_job_that_stores_features_goes_on_to_replays_as_undisturbed(
     there = {path.name: path.stat().st_mtime_ns for path in work.glob("*.pt")}
     assert 0 < len(there) < stored.iterations
     with bacl_run(tiny, store, *REPLAY) as process:
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert "stored: done" in output and "heads: done" in output
     entry = store.entry(stored.key) / "shards"

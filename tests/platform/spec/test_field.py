@@ -88,6 +88,6 @@ def test_field_of_a_large_dataset_is_planned(name, prepared, store):
 
 
 def test_page_of_the_field_has_every_method_of_others():
-    page = (FOLDER.parent / "docs" / "field.md").read_text(encoding="utf-8")
+    page = (FOLDER.parent / "docs" / "methods" / "field.md").read_text(encoding="utf-8")
     own = {"softmax", "sigmoid", "bce", "fcbl", "bacl"}
     assert {name for name in METHODS if f"`{name}`" not in page} == own

@@ -83,7 +83,7 @@ def test_sweep_is_refused_as_an_experiment_and_as_a_base(tiny, problems):
     for path, place in ((sweep, ""), (other, f"base: {sweep}: ")):
         (sentence,) = problems(path)
         assert sentence.startswith(f"{place}expected an experiment, got a sweep")
-        assert "`bacl sweep`" in sentence
+        assert f"`bacl sweep {sweep}` runs it" in sentence
 
 
 @pytest.mark.parametrize(

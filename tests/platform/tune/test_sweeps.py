@@ -19,7 +19,7 @@ from bacl_platform.plan.trials import SweepFile
 from bacl_platform.report import sweep_report
 from bacl_platform.store.checkpoints import newest_step
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 HEAD = """
 name: {name}
@@ -85,7 +85,7 @@ def test_killed_grid_of_two_sweeps_is_finished_by_the_same_command(tiny, store):
     two = written(tiny, "terms", long + "space: {variant.weight_term: [both, none]}\n")
     heads = plan_of(one, store).jobs[-1]
     with bacl_sweep(store, one, two) as process:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while not any(
             (newest_step(path / "checkpoints") or 0) >= 20
             for path in (store.root / ".work").glob("*")
