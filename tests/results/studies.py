@@ -128,7 +128,19 @@ def boards() -> Study:
     """Photographs of circuit boards, 32 categories; `BACL_DATA` is where they are."""
     base = read_with_bases(EXPERIMENTS / "boards.yaml")
     title = "Photographs: kinds of circuit boards"
-    return _study(title, "boards-results", base, range(3), SWEEPS, BOARDS)
+    study = _study(title, "boards-results", base, range(3), SWEEPS, BOARDS)
+    *_, fcbl, bacl = (row.variant for row in study.table("III").rows)
+    rows = []
+    for method, replayed in {"softmax": "sce", "fcbl": fcbl, "bacl": bacl}.items():
+        rows += [Row(f"{method}, replayed", replayed), Row(f"{method}, on images", _again(method))]
+    again = {_again(method): {"method": method} for method in ("softmax", "fcbl", "bacl")}
+    study.content["stages"]["on_images"] = {**base["stages"]["classifier"], "variants": again}
+    study.tables.append(Table("replay", "stored features beside images", rows))
+    return study
+
+
+def _again(method: str) -> str:
+    return f"{method}_on_images"
 
 
 BOARDS = {"bags": {"bounds": [10, 30]}, "federated": {"trained": 8}}

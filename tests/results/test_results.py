@@ -6,7 +6,7 @@ import math
 import pytest
 from claims import CLAIMS, Claim, judged
 from make import replace_section
-from studies import Row, Table, embedded, exact, written
+from studies import Row, Table, boards, embedded, exact, written
 from tables import told_apart
 
 from bacl_platform.analysis.differences import Change
@@ -114,6 +114,21 @@ def test_rows_of_a_study_are_what_its_experiment_trains(make, printed, tmp_path)
     assert trained == {"replay" if make is embedded else "exact"}
     papers = [table.name for table in study.tables if any(row.paper for row in table.rows)]
     assert papers == printed
+
+
+@pytest.mark.slow
+def test_photographs_have_their_methods_on_stored_features_and_on_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("BACL_DATA", str(tmp_path))
+    study = boards()
+    stages = load(written(study, tmp_path)).stages
+    recipes = {
+        name: stage.recipe.features
+        for stage in stages.values()
+        if stage.kind == "classifier"
+        for name in stage.variants
+    }
+    rows = study.table("replay").rows
+    assert [recipes[row.variant] for row in rows] == ["replay", "exact"] * 3
 
 
 @pytest.mark.slow
