@@ -3,9 +3,9 @@
     python tests/results/make.py STORE [--only embedded|exact|recipe|boards] [--seeds N]
 
 The store keeps what it has, so an interrupted run goes on where it was. On two cores the embedded
-set takes about half an hour, most of it stage 1, what is trained on images and the photographs
-about an hour each; these need the
-folder `BACL_DATA` with `boards_lt` and `weights`, and are left as they stand in the page without.
+set takes about half an hour, most of it stage 1, and photographs an hour; `exact` and `recipe`
+take half an hour for each seed. Photographs need the folder `BACL_DATA` with `boards_lt` and
+`weights`, and are left as they stand in the page without.
 """
 
 import argparse
