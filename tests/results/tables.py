@@ -86,6 +86,8 @@ def told_apart(table: Table, matrix: Matrix, metric: str) -> str:
     }
     pairs = len(rows) * (len(rows) - 1) // 2
     number = sum(map(len, clear.values()))
+    if pairs == 1:
+        return f"- {metric}: the two rows are {'' if number else 'not '}told apart."
     if not number:
         return f"- {metric}: none of the {pairs} pairs of rows is told apart."
     if number == pairs:

@@ -81,6 +81,9 @@ def test_rows_that_are_told_apart_are_named():
         "- AP: none of the 3 pairs of rows is told apart."
     )
     assert "all 3 pairs" in told_apart(table, matrix(VALUES, 0.001), "AP")
+    two = Table("t", "made up", table.rows[:2])
+    assert told_apart(two, matrix(VALUES, 0.02), "AP") == "- AP: the two rows are told apart."
+    assert "are not told" in told_apart(two, matrix(VALUES, math.inf), "AP")
 
 
 def test_section_is_replaced_where_it_is_and_others_stay(tmp_path):
