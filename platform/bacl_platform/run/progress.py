@@ -35,6 +35,8 @@ class Progress(AbstractContextManager[Any]):
         self._tasks: dict[str, progress.TaskID] = {}
         self._waits: set[str] = set()
         """Keys of the jobs that were shown as waiting and have not started since."""
+        self._told: dict[str, int] = {}
+        """Steps that lines were printed of last, by key."""
         self._lost: dict[str, list[Lost]] = {}
         """What the interruptions of running jobs have cost, by key."""
         self._bars = progress.Progress(
@@ -65,10 +67,8 @@ class Progress(AbstractContextManager[Any]):
             self._loss[job.key] = rows[-1]["loss"]
             self._seconds[job.key] = rows[-1]["time"] * (job.iterations - rows[-1]["step"])
             self._show(job, rows[-1]["step"], self._state(job).removeprefix(", "))
-            if volume() is Volume.VERBOSE and not shows_bars(self.console):
-                self.say(
-                    f"{job.name}: {job.unit} {rows[-1]['step']}/{job.iterations}{self._state(job)}"
-                )
+            if volume() is Volume.VERBOSE:
+                self._tell(job, rows[-1]["step"])
 
     def begin(self, job: Job, step: int) -> None:
         """A job trains, from the beginning or from a checkpoint."""
@@ -101,7 +101,12 @@ class Progress(AbstractContextManager[Any]):
             self._show(job, step, "shards")
         elif step == job.iterations:
             self._show(job, step, "evaluating")
-        if not shows_bars(self.console):
+        self._tell(job, step)
+
+    def _tell(self, job: Job, step: int) -> None:
+        """How far a job is, in a line where the output is no terminal; once for each step."""
+        if not shows_bars(self.console) and self._told.get(job.key) != step:
+            self._told[job.key] = step
             self.say(f"{job.name}: {job.unit} {step}/{job.iterations}{self._state(job)}")
 
     def end(self, job: Job, text: str) -> None:

@@ -11,6 +11,7 @@ from bacl_platform.plan.trials import SweepFile
 from bacl_platform.run.progress import Progress, TrialProgress
 from bacl_platform.spec.experiment import Resources
 from bacl_platform.train.messages import Gathered, Lost
+from bacl_platform.volume import Volume, set_volume
 
 SWEEP = """
 name: alphas
@@ -209,6 +210,24 @@ def test_without_a_terminal_each_event_is_a_line(plan):
         "alpha=0.1 seed 0: stopped",
         "heads: done",
     ]
+
+
+@pytest.mark.parametrize("chosen", [Volume.NORMAL, Volume.VERBOSE])
+def test_step_of_a_checkpoint_is_told_once_and_others_with_verbose(plan, chosen):
+    (job,) = [job for job in plan().jobs if job.stage == "heads"]
+    file = io.StringIO()
+    set_volume(chosen)
+    try:
+        with Progress(Console(file=file)) as progress:
+            for step in (5, 10):
+                progress.move(job, [{"step": step, "loss": 1.0, "time": 0.0}])
+            progress.checkpoint(job, 10)
+    finally:
+        set_volume(Volume.NORMAL)
+    steps = [5, 10] if chosen is Volume.VERBOSE else [10]
+    total = job.iterations
+    expected = [f"heads: step {step}/{total}, loss 1.000, 0 s left" for step in steps]
+    assert file.getvalue().splitlines() == expected
 
 
 def test_what_a_job_waits_for_is_told_once_and_again_after_it_began(plan):
