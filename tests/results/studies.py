@@ -6,7 +6,7 @@ Features keep the last layer of a region alone: methods that read more of it, an
 detectors, are the study of `exact` training.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def boards() -> Study:
         stage, table = _longer(study.content["stages"]["paper"], steps)
         study.content["stages"][f"steps_{steps}"] = stage
         study.tables.append(table)
-    return study
+    return replace(study, trained=f"{study.trained}; the rows of `exact` are trained on images")
 
 
 LONGER = (1000, 4000)
