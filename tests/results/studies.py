@@ -156,9 +156,8 @@ LONGER = (1000, 4000)
 def _longer(bank: dict[str, Any], steps: int) -> tuple[dict[str, Any], Table]:
     """A bank of replayed classifiers that train for so many steps, and its table."""
     names = ("softmax", "bce", "fcbl", "bacl", "hallucination", "seesaw", "eqlv2", "class_balanced")
-    members = {f"{name}_{steps}": {"method": name} for name in names}
-    alone = {"method": "bacl", "alpha": 0.0, "weight_term": "none"}
-    members[f"hallucination_{steps}"] = alone
+    own = {"hallucination": {"method": "bacl", "alpha": 0.0, "weight_term": "none"}}
+    members = {f"{name}_{steps}": own.get(name, {"method": name}) for name in names}
     milestones = [steps * 7 // 10, steps * 9 // 10]
     schedule = {**bank["recipe"]["schedule"], "iterations": steps, "milestones": milestones}
     stage = {**bank, "variants": members, "recipe": {**bank["recipe"], "schedule": schedule}}
