@@ -13,9 +13,11 @@ Letters: N detections, C categories, T IoU thresholds 0.5, 0.55, ..., 0.95, R re
 """
 
 import csv
+import gc
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -158,47 +160,48 @@ class Evaluator:
         area: area in pixels (N,) of these.
         """
         prefix = "mask_" if iou == "segm" else ""
-        kept = self.counting(detections, area)
+        counted = self.counting(detections, area, limit=False)
+        kept = self._limited(detections, counted)
         precision, recall = self._curves(iou, detections, kept)
         values.add_means(f"{prefix}AP", precision.mean(axis=(1, 2)), precision.mean(axis=2))
-        matched = self._match(iou, detections, area, kept, unlimited)
+        matched = self._match(iou, detections, counted, kept, unlimited)
         if matched.fixed is not None:
             values.add_means(f"{prefix}{FIXED}", matched.of_categories(matched.fixed))
             values.add_sets(f"{prefix}{POOL}", matched.pooled)
         values.add_means(f"{prefix}{RECALL}", recall.mean(axis=1))
         if iou == "bbox":
-            values.add_sets(CALIBRATION, matched.calibration)
+            values.add_sets(CALIBRATION, matched.calibration_error)
         else:
-            matched = self._match(iou, detections, area, kept, unlimited, boundary=True)
+            matched = self._match(iou, detections, counted, kept, unlimited, boundary=True)
             values.add_means(BOUNDARY, matched.of_categories(matched.limited))
 
     def _match(
         self,
         iou: Iou,
         detections: Detections,
-        area: NDArray[Any],
+        counted: NDArray[Any],
         kept: NDArray[Any],
         unlimited: Unlimited,
         boundary: bool = False,
     ) -> Matched:
         """Match all detections that any metric counts.
 
-        kept: rows of the detections that AP counts. boundary: match by boundaries of masks.
+        counted: rows of those that count where no image has a limit. kept: of those that AP counts.
+        boundary: match by boundaries of masks.
         """
-        limited: NDArray[Any] = np.zeros(len(detections.score), dtype=bool)
+        every, beyond = detections, unlimited.beyond
+        within = np.append(unlimited.within, np.ones(len(beyond.score), dtype=bool))
+        if iou == "bbox" and len(beyond.score):
+            every = Detections.join(replace(detections, mask=None), beyond)
+            sides = beyond.bbox[:, 2:].astype(np.float64)
+            rows = self.counting(beyond, sides.prod(axis=1), limit=False)
+            counted = np.append(counted, rows + len(detections.score))
+        limited: NDArray[Any] = np.zeros(len(every.score), dtype=bool)
         limited[kept] = True
         fixed: NDArray[Any] | None = None
-        every = detections
-        if iou == "bbox" and len(unlimited.beyond.score):
-            every = Detections.join(replace(detections, mask=None), unlimited.beyond)
-            sides = unlimited.beyond.bbox[:, 2:].astype(np.float64)
-            area = np.concatenate([area, sides.prod(axis=1)])
-            limited = np.append(limited, np.zeros(len(sides), dtype=bool))
-        if not boundary and len(every.score) == len(unlimited.within) + len(unlimited.beyond.score):
-            within = np.append(unlimited.within, np.ones(len(unlimited.beyond.score), dtype=bool))
+        if not boundary and len(every.score) == len(within):  # what lies beyond has no masks
             fixed = np.zeros(len(within), dtype=bool)
-            fixed[self.counting(every, area, limit=False)] = True
-            fixed &= within
+            fixed[counted] = within[counted]
         some = np.flatnonzero(limited if fixed is None else limited | fixed)
         some = some[np.argsort(every.image[some], kind="stable")]
         image, label = every.image[some], every.label[some]
@@ -298,10 +301,14 @@ class Evaluator:
         """
         if self.mode == "coco":
             return np.arange(len(detections.score))
-        judged = self.judged[detections.image, detections.label]
         # hotcoco would pass over the others, which are most of what LVIS's detectors find
-        counted = countable(detections, area) if limit else area > 0
-        return np.flatnonzero(counted & judged)
+        judged = self.judged[detections.image, detections.label]
+        rows = np.flatnonzero((area > 0) & judged)
+        return self._limited(detections, rows) if limit else rows
+
+    def _limited(self, detections: Detections, rows: NDArray[Any]) -> NDArray[Any]:
+        """Those of some rows that count where an image has a limit."""
+        return rows if self.mode == "coco" else rows[best_of_images(detections)[rows]]
 
     def _check(self, detections: Detections) -> None:
         for kind, ids, known in (
@@ -319,15 +326,21 @@ class Evaluator:
                 raise RunError(f"expected detections with finite {name}, got NaN or infinity")
 
     @cached_property
+    def _images(self) -> dict[int, dict[str, Any]]:
+        """The images, by their ids."""
+        return self.ground_truth.imgs
+
+    @cached_property
     def _sizes(self) -> dict[int, list[int]]:
         """[height, width] of each image."""
-        images = self.ground_truth.imgs.items()
+        images = self._images.items()
         return {number: [image["height"], image["width"]] for number, image in images}
 
     @cached_property
     def _annotations(self) -> list[dict[str, Any]]:
         """The annotations, in the order of the file."""
-        found: list[dict[str, Any]] = self.ground_truth.dataset["annotations"]
+        with uncollected():
+            found: list[dict[str, Any]] = self.ground_truth.dataset["annotations"]
         return found
 
     @cached_property
@@ -358,7 +371,7 @@ class Evaluator:
     @cached_property
     def _partial(self) -> NDArray[Any]:
         """Whether LVIS's ground truth of a category is not exhaustive in an image; by their ids."""
-        images = self.ground_truth.imgs
+        images = self._images
         partial = np.zeros((max(images, default=-1) + 1, len(self.categories)), dtype=bool)
         for number, image in images.items():
             partial[number, image.get("not_exhaustive_category_ids", [])] = True
@@ -368,7 +381,7 @@ class Evaluator:
     def judged(self) -> NDArray[Any]:
         """Whether LVIS judges a category in an image, which names it as present or absent; by their
         ids."""
-        images = self.ground_truth.imgs
+        images = self._images
         judged = np.zeros((max(images, default=-1) + 1, len(self.categories)), dtype=bool)
         for number, image in images.items():
             judged[number, image.get("neg_category_ids", [])] = True  # absent where it is empty
@@ -401,20 +414,29 @@ class Evaluator:
         return area
 
 
-def countable(detections: Detections, area: NDArray[Any]) -> NDArray[Any]:
-    """Mask (N,) of the detections that can count in LVIS: the 300 best of each image, less those
-    without area.
-
-    area: area in pixels (N,) of the evaluated boxes or masks.
-    """
-    best = np.ones(len(area), dtype=bool)
+def best_of_images(detections: Detections) -> NDArray[Any]:
+    """Mask (N,) of the detections that LVIS counts, the 300 best of each image."""
     image = detections.image
+    best = np.ones(len(image), dtype=bool)
     crowded = np.flatnonzero(np.bincount(image)[image] > MAX_DETECTIONS)
     by_image = crowded[np.lexsort((-detections.score[crowded], image[crowded]))]
     image = image[by_image]
     place = np.arange(len(image)) - np.searchsorted(image, image)
     best[by_image] = place < MAX_DETECTIONS
-    return best & (area > 0)
+    return best
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Hold garbage collection off, which goes through all objects again and again while many come
+    into being: a validation split's annotations take four times as long with it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _distinct(ids: NDArray[Any]) -> NDArray[Any]:

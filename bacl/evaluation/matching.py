@@ -24,7 +24,11 @@ from numpy.typing import NDArray
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU thresholds."""
-_PAIRS = 2_000_000
+_BITS = 1 << np.arange(len(THRESHOLDS), dtype=np.uint16)
+_UP_TO = np.append(0, np.cumsum(_BITS, dtype=np.uint16)).astype(np.uint16)
+"""Bits of the first thresholds, of none to all."""
+_ALL = _UP_TO[-1]
+_PAIRS = 200_000
 """Pairs whose overlap is computed at a time."""
 
 Overlap = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
@@ -48,19 +52,34 @@ class Boxes:
 class Matches:
     """What N detections match, in their order.
 
-    right (T, N): takes a box that counts; passed (T, N): counts neither as right nor as wrong.
+    by_score (N,): their numbers by falling score; equal scores stay in order. taking, passing (N,):
+    at which thresholds each takes a box that counts, and at which it counts neither as right nor as
+    wrong; the lowest bit is the first threshold.
     """
 
-    right: NDArray[Any]
-    passed: NDArray[Any]
+    by_score: NDArray[Any]
+    taking: NDArray[Any]
+    passing: NDArray[Any]
+
+    @property
+    def right(self) -> NDArray[Any]:
+        """Whether each takes a box that counts (T, N)."""
+        return (self.taking & _BITS[:, None]) != 0
+
+    @property
+    def passed(self) -> NDArray[Any]:
+        """Whether each counts neither as right nor as wrong (T, N)."""
+        return (self.passing & _BITS[:, None]) != 0
 
     @cached_property
-    def numbers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Numbers of the detections that are right, and of those that are passed over, at each
-        threshold."""
+    def ranks(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Places in `by_score` of the detections that are right, and of those that are passed over,
+        at each threshold; rising."""
+        taking, passing = self.taking[self.by_score], self.passing[self.by_score]
+        right, passed = np.flatnonzero(taking), np.flatnonzero(passing)
         return [
-            (np.flatnonzero(right), np.flatnonzero(passed))
-            for right, passed in zip(self.right, self.passed, strict=True)
+            (right[(taking[right] & bit) != 0], passed[(passing[passed] & bit) != 0])
+            for bit in _BITS
         ]
 
 
@@ -71,7 +90,6 @@ def match(
     truth: Boxes,
     overlap: Overlap,
     partial: NDArray[Any],
-    thresholds: NDArray[Any] = THRESHOLDS,
 ) -> Matches:
     """Match detections (N,) with the ground truth.
 
@@ -79,90 +97,98 @@ def match(
     the detection that it covers. partial (N,): whether the ground truth of the detection's category
     is not exhaustive in its image.
     """
-    right = np.zeros((len(thresholds), len(score)), dtype=bool)
-    passed = np.tile(partial, (len(thresholds), 1))
-    detection, box, iou = _overlapping(image, label, score, truth, overlap, thresholds[0])
-    if not len(iou):
-        return Matches(right, passed)
-    # A crowd is taken only where nothing else can be.
-    value = iou + 2.0 * ~truth.crowd[box]
-    allowed = iou >= np.minimum(thresholds, 1 - 1e-10)[:, None]
-    free = np.ones((len(thresholds), len(truth.crowd)), dtype=bool)
-    for here in _rounds(image, label, detection):
-        boxes = box[here]
-        starts = np.flatnonzero(np.diff(detection[here], prepend=-1))
-        own = detection[here][starts]
-        left = np.where(allowed[:, here] & free[:, boxes], value[here], -1.0)
-        best = np.maximum.reduceat(left, starts, axis=1)
-        sizes = np.diff(np.append(starts, len(here)))
-        # of equal overlaps the last one
-        places = np.where(left == np.repeat(best, sizes, axis=1), np.arange(len(here)), -1)
-        taken = boxes[np.maximum.reduceat(places, starts, axis=1)]
-        step, which = np.nonzero(best >= 0)
-        took = taken[step, which]
-        crowd = truth.crowd[took]
-        right[step, own[which]] = ~crowd
-        passed[step, own[which]] = crowd
-        free[step[~crowd], took[~crowd]] = False
-    return Matches(right, passed)
+    by_score = falling(score)
+    group, detection, box, iou = _overlapping(image, label, by_score, truth, overlap)
+    allowed = _UP_TO[np.searchsorted(np.minimum(THRESHOLDS, 1 - 1e-10), iou, side="right")]
+    counting = np.where(truth.crowd[box], 0, _ALL)
+    # What each has taken, and what of it counts; what of each box is free
+    taken, taking = np.zeros(len(score), dtype=_ALL.dtype), np.zeros(len(score), dtype=_ALL.dtype)
+    free = np.full(len(truth.crowd), _ALL)
+    for here in _steps(group, detection, iou + 2.0 * ~truth.crowd[box]):
+        own, boxes = detection[here], box[here]
+        takes = allowed[here] & free[boxes] & ~taken[own]
+        taken[own] |= takes
+        counts = takes & counting[here]
+        taking[own] |= counts
+        free[boxes] &= ~counts
+    passing = (taken & ~taking) | np.where(partial, ~taken & _ALL, 0)
+    return Matches(by_score, taking, passing)
+
+
+def falling(score: NDArray[Any]) -> NDArray[Any]:
+    """Numbers (N,) of scores (N,) from the highest to the lowest; equal ones stay in order."""
+    if score.dtype != np.float32:
+        return np.argsort(-score, kind="stable")
+    # a score and a number in one integer: numbers are sorted much faster than by `argsort`
+    bits = score.view(np.int32).astype(np.int64)
+    keys = np.sort((np.where(bits < 0, bits & 0x7FFFFFFF, -bits) << 32) | np.arange(len(bits)))
+    return keys & 0xFFFFFFFF
 
 
 def _overlapping(
     image: NDArray[Any],
     label: NDArray[Any],
-    score: NDArray[Any],
+    by_score: NDArray[Any],
     truth: Boxes,
     overlap: Overlap,
-    least: float,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Detection, box and IoU (P,) of the pairs that overlap by at least `least`; by image and
-    category, then by falling score, then in the order of the ground truth."""
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Group, detection, box and IoU (P,) of the pairs that overlap by at least the first threshold.
+    A group is an image's boxes of a category; pairs are by group, then by falling score, then in
+    the order of the ground truth."""
     categories = 1 + max(label.max(initial=0), truth.label.max(initial=0))
+    images = 1 + max(image.max(initial=0), truth.image.max(initial=0))
     of_boxes = truth.image.astype(np.int64) * categories + truth.label
     by_group = np.argsort(of_boxes, kind="stable")
     groups, starts, totals = np.unique(of_boxes[by_group], return_index=True, return_counts=True)
-    own = image.astype(np.int64) * categories + label
-    number = np.searchsorted(groups, own)  # of its group, where it is one of the ground truth's
-    some = np.flatnonzero(np.append(groups, -1)[number] == own)
-    some = some[np.lexsort((-score[some], own[some]))]
-    number = number[some]
+    present = np.zeros((images, categories), dtype=bool)
+    present[truth.image, truth.label] = True
+    some = np.flatnonzero(present[image, label])
+    number = np.searchsorted(groups, image[some].astype(np.int64) * categories + label[some])
+    rank = np.empty(len(by_score), dtype=np.int64)
+    rank[by_score] = np.arange(len(by_score))
+    number, place = np.divmod(np.sort(number * len(rank) + rank[some]), max(len(rank), 1))
+    some = by_score[place]
     sizes = totals[number]
     ends = np.cumsum(sizes)
-    found: list[tuple[NDArray[Any], ...]] = []
+    none = np.zeros(0, dtype=np.int64)
+    found: list[tuple[NDArray[Any], ...]] = [(none, none, none, np.zeros(0))]
     first = 0
     while first < len(some):
         done = ends[first - 1] if first else 0
         last = max(int(np.searchsorted(ends, done + _PAIRS, side="right")), first + 1)
         here = slice(first, last)
-        detection = np.repeat(some[here], sizes[here])
+        one = np.repeat(np.arange(first, last), sizes[here])
         shift = starts[number[here]] - (ends[here] - sizes[here] - done)
-        box = by_group[np.arange(len(detection)) + np.repeat(shift, sizes[here])]
-        iou = overlap(detection, box)
-        kept = np.flatnonzero(iou >= least)
-        found.append((detection[kept], box[kept], iou[kept]))
+        box = by_group[np.arange(len(one)) + np.repeat(shift, sizes[here])]
+        iou = overlap(some[one], box)
+        kept = np.flatnonzero(iou >= THRESHOLDS[0])
+        one = one[kept]
+        found.append((number[one], some[one], box[kept], iou[kept]))
         first = last
-    none = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
-    joined = [np.concatenate(parts) for parts in zip(none, *found, strict=True)]
-    return joined[0], joined[1], joined[2]
+    group, detection, box, iou = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return group, detection, box, iou
 
 
-def _rounds(
-    image: NDArray[Any], label: NDArray[Any], detection: NDArray[Any]
-) -> list[NDArray[Any]]:
-    """Numbers of the pairs of each image's and category's best detection, then of the second best,
-    and so on; pairs of one detection stay together.
+def _steps(group: NDArray[Any], detection: NDArray[Any], value: NDArray[Any]) -> list[NDArray[Any]]:
+    """Numbers of the pairs, of which at most one of a group may take its box at a time: of each
+    group's best detection, then of the second best, and so on, and within a detection by falling
+    `value` (P,), of equal ones the last first.
 
-    detection (P,): as `_overlapping` orders them.
+    group, detection (P,): as `_overlapping` orders them.
     """
-    new = np.diff(detection, prepend=-1) != 0
-    firsts = detection[new]
-    categories = 1 + label[firsts].max()
-    group = image[firsts].astype(np.int64) * categories + label[firsts]
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    firsts = np.flatnonzero(np.diff(detection, prepend=-1))
+    sizes = np.diff(np.append(firsts, len(detection)))
+    starts = np.flatnonzero(np.diff(group[firsts], prepend=-1))
     rank = np.arange(len(firsts)) - np.repeat(starts, np.diff(np.append(starts, len(firsts))))
-    of_pairs = rank[np.cumsum(new) - 1]
-    order = np.argsort(of_pairs, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(of_pairs))[:-1])
+    of_pairs, within = np.repeat(rank, sizes), np.zeros(len(detection), dtype=np.int64)
+    several = np.flatnonzero(np.repeat(sizes > 1, sizes))
+    if len(several):
+        owner = np.repeat(firsts, sizes)[several]
+        several = several[np.lexsort((-several, -value[several], owner))]
+        within[several] = np.arange(len(several)) - np.searchsorted(owner, owner)
+    step = of_pairs * (1 + within.max(initial=0)) + within
+    order = np.argsort(step, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(step[order])) + 1)
 
 
 def box_overlap(detections: NDArray[Any], truth: Boxes) -> Overlap:

@@ -4,7 +4,7 @@ N detections, C categories, T IoU thresholds.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacl.datasets.categories import Category
-from bacl.evaluation.calibration import calibration_error
-from bacl.evaluation.curves import average_precision
+from bacl.evaluation.calibration import Calibration
+from bacl.evaluation.curves import Places, average_precision
 from bacl.evaluation.matching import Matches
 from bacl.metric_names import of_group
 from bacl.settings import Groups
@@ -80,47 +80,49 @@ class Matched:
     fixed: NDArray[Any] | None
     totals: NDArray[Any]
 
-    @cached_property
-    def by_score(self) -> NDArray[Any]:
-        """Numbers (N,) of the detections by falling score; equal scores stay by image."""
-        if self.score.dtype != np.float32:
-            return np.argsort(-self.score, kind="stable")
-        # a score and a number in one integer: numbers are sorted much faster than by `argsort`
-        bits = self.score.view(np.int32).astype(np.int64)
-        falling = np.where(bits < 0, bits & 0x7FFFFFFF, -bits)
-        keys = np.sort((falling << 32) | np.arange(len(bits)))
-        return keys & 0xFFFFFFFF
-
     def of_categories(self, counted: NDArray[Any]) -> NDArray[Any]:
         """AP (C,) of each category, from the detections that are `counted` (N,)."""
         small = np.int16 if len(self.totals) < 2**15 else np.int64  # which sorts much faster
-        ranked = self.by_score[counted[self.by_score]]
-        labels = self.label[ranked].astype(small)
-        order = np.argsort(labels, kind="stable")
-        found = average_precision(self.matches, ranked[order], labels[order], self.totals)
-        return found.mean(axis=0)
+        ranks = np.flatnonzero(counted[self.matches.by_score])
+        labels = self.label[self.matches.by_score[ranks]].astype(small)
+        place = np.full(len(counted), -1)
+        place[ranks[np.argsort(labels, kind="stable")]] = np.arange(len(ranks))
+        ends = np.cumsum(np.bincount(labels, minlength=len(self.totals)))
+
+        def places(ranks: NDArray[Any]) -> NDArray[Any]:
+            found = place[ranks]
+            return np.sort(found[found >= 0])
+
+        starts = np.append(0, ends[:-1])
+        return average_precision(self._placed(places), starts, self.totals).mean(axis=0)
 
     def pooled(self, members: NDArray[Any]) -> float:
         """AP-Pool of the categories in `members` (C,): their detections ranked together, each
         matched within its category (Dave et al. 2021, section 5)."""
         assert self.fixed is not None
-        ranked = self.by_score[(self.fixed & members[self.label])[self.by_score]]
-        total = self.totals[members].sum(keepdims=True)
-        one = np.zeros(len(ranked), dtype=np.int64)
-        return float(average_precision(self.matches, ranked, one, total).mean())
+        counted = (self.fixed & members[self.label])[self.matches.by_score]
+        place = np.cumsum(counted) - 1
 
-    def calibration(self, members: NDArray[Any]) -> float:
+        def places(ranks: NDArray[Any]) -> NDArray[Any]:
+            return place[ranks[counted[ranks]]]
+
+        total, start = self.totals[members].sum(keepdims=True), np.zeros(1, dtype=np.int64)
+        return float(average_precision(self._placed(places), start, total).mean())
+
+    def _placed(self, places: Callable[[NDArray[Any]], NDArray[Any]]) -> Iterator[Places]:
+        """What is right and what is passed over, at each threshold, by the places among those that
+        count of their ranks among all."""
+        return ((places(right), places(passed)) for right, passed in self.matches.ranks)
+
+    def calibration_error(self, members: NDArray[Any]) -> float:
         """Expected calibration error of the detections that AP counts, of the categories in
         `members` (C,). Right are those that match a box at IoU 0.5; those that count neither as
         right nor as wrong are left out. NaN where no category has ground truth."""
-        if not self.totals[members].any():
-            return math.nan
-        label, score, right = self._scored
-        some = members[label]
-        return calibration_error(score[some], right[some])
+        return self._calibration.error(members) if self.totals[members].any() else math.nan
 
     @cached_property
-    def _scored(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Label, score and whether they are right, of the detections that calibration counts."""
-        some = np.flatnonzero(self.limited & ~self.matches.passed[0])
-        return self.label[some], self.score[some], self.matches.right[0][some]
+    def _calibration(self) -> Calibration:
+        first = 1  # the bit of the lowest threshold
+        some = np.flatnonzero(self.limited & ((self.matches.passing & first) == 0))
+        right = (self.matches.taking[some] & first) != 0
+        return Calibration.of(self.label[some], self.score[some], right, len(self.totals))

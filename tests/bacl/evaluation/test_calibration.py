@@ -9,7 +9,7 @@ import pytest
 from evaluation_cases import as_json, case_files, categories_of, coco_case, federated_case, guesses
 
 from bacl.evaluation import Evaluator
-from bacl.evaluation.calibration import calibration_error
+from bacl.evaluation.calibration import Calibration
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -52,9 +52,11 @@ def test_error_equals_hotcoco(seed, tmp_path):
 
 
 def test_error_of_known_cases():
-    score, right = np.array([0.9, 0.9, 0.1, 1.0]), np.array([True, False, False, True])
+    label, every = np.array([0, 0, 0, 0, 1]), np.array([True, False, False])
+    score = np.array([0.9, 0.9, 0.1, 1.0, 7.0])
+    found = Calibration.of(label, score, np.array([True, False, False, True, True]), 3)
     # 0.9 twice, right once: 0.4 off, both; 0.1 and wrong: 0.1 off; 1.0 shares the last bin, [14/15,
     # 1], with none
-    assert calibration_error(score, right) == pytest.approx((2 * 0.4 + 0.1 + 0) / 4)
-    assert math.isnan(calibration_error(np.zeros(0), np.zeros(0, dtype=bool)))
-    assert math.isnan(calibration_error(np.array([7.0]), np.array([True])))
+    assert found.error(every) == pytest.approx((2 * 0.4 + 0.1 + 0) / 4)
+    assert math.isnan(found.error(np.array([True, True, False])))  # 7 is no probability
+    assert math.isnan(found.error(np.array([False, False, True])))  # nothing was found

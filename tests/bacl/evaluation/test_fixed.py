@@ -22,8 +22,7 @@ from mmengine.structures import InstanceData
 
 from bacl.evaluation import Detections, Evaluator, Unlimited
 from bacl.evaluation.fixed import Cuts, best_of_categories, limit_of
-from bacl.evaluation.matching import Matches
-from bacl.evaluation.values import Matched
+from bacl.evaluation.matching import falling
 from bacl.metric_names import of_group
 
 FEW = 12
@@ -205,9 +204,5 @@ def test_detections_are_ranked_by_falling_score_and_equal_ones_as_they_come(kind
     draw = np.random.default_rng(0)
     score = np.round(draw.normal(0, 1, 500), 1).astype(kind)
     score[:3] = [0.0, -0.0, np.float32(1e-40)]
-    nothing = np.zeros((1, 500), dtype=bool)
-    some = Matched(
-        np.zeros(500, dtype=int), score, Matches(nothing, nothing), nothing[0], None, score
-    )
     expected = sorted(range(500), key=lambda number: -score[number])
-    assert some.by_score.tolist() == expected
+    assert falling(score).tolist() == expected
