@@ -170,9 +170,9 @@ def _overlapping(
 
 
 def _steps(group: NDArray[Any], detection: NDArray[Any], value: NDArray[Any]) -> list[NDArray[Any]]:
-    """Numbers of the pairs, of which at most one of a group may take its box at a time: of each
-    group's best detection, then of the second best, and so on, and within a detection by falling
-    `value` (P,), of equal ones the last first.
+    """Numbers of the pairs in steps, each with at most one pair of a group: those of its best
+    detection, then those of its second best, and so on; of a detection by falling `value` (P,), and
+    of equal ones the last first.
 
     group, detection (P,): as `_overlapping` orders them.
     """
