@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,7 +212,7 @@ class Evaluator:
             every.score[some],
             self._truth,
             self._overlap(iou, every, some, boundary),
-            self._partial[image, label] if self.mode == "lvis" else np.zeros(len(some), dtype=bool),
+            self.partial[image, label],
         )
         return Matched(
             label,
@@ -231,7 +232,7 @@ class Evaluator:
 
         def of_detection(number: int) -> Rle:
             row = rows[number]
-            return {"size": self._sizes[int(found.image[row])], "counts": masks[row]}
+            return {"size": self.sizes[int(found.image[row])], "counts": masks[row]}
 
         if boundary:
             return boundary_overlap(of_detection, self._truth, self._masks_of_truth, THRESHOLDS[0])
@@ -261,7 +262,7 @@ class Evaluator:
         if iou == "segm":
             assert detections.mask is not None
             masks = [
-                {"size": self._sizes[image], "counts": counts}
+                {"size": self.sizes[image], "counts": counts}
                 for image, counts in zip(
                     image.tolist(), detections.mask[kept].tolist(), strict=True
                 )
@@ -331,7 +332,7 @@ class Evaluator:
         return self.ground_truth.imgs
 
     @cached_property
-    def _sizes(self) -> dict[int, list[int]]:
+    def sizes(self) -> dict[int, list[int]]:
         """[height, width] of each image."""
         images = self._images.items()
         return {number: [image["height"], image["width"]] for number, image in images}
@@ -369,25 +370,29 @@ class Evaluator:
         return {}
 
     @cached_property
-    def _partial(self) -> NDArray[Any]:
-        """Whether LVIS's ground truth of a category is not exhaustive in an image; by their ids."""
-        images = self._images
-        partial = np.zeros((max(images, default=-1) + 1, len(self.categories)), dtype=bool)
-        for number, image in images.items():
-            partial[number, image.get("not_exhaustive_category_ids", [])] = True
-        return partial
+    def partial(self) -> NDArray[Any]:
+        """Whether the ground truth of a category is not exhaustive in an image, which LVIS knows
+        and COCO does not; by their ids."""
+        return self._listed("not_exhaustive_category_ids") & (self.mode == "lvis")
 
     @cached_property
     def judged(self) -> NDArray[Any]:
         """Whether LVIS judges a category in an image, which names it as present or absent; by their
         ids."""
-        images = self._images
-        judged = np.zeros((max(images, default=-1) + 1, len(self.categories)), dtype=bool)
-        for number, image in images.items():
-            judged[number, image.get("neg_category_ids", [])] = True  # absent where it is empty
+        judged = self._listed("neg_category_ids")
         for label in range(len(self.categories)):
             judged[self.ground_truth.get_img_ids(cat_ids=[label]), label] = True
         return judged
+
+    def _listed(self, key: str) -> NDArray[Any]:
+        """Whether an image lists a category under a key; by their ids."""
+        images = self._images
+        lists = [image.get(key) or () for image in images.values()]  # absent where it is empty
+        lengths = np.array([len(one) for one in lists], dtype=np.int64)
+        rows = np.repeat(np.array(list(images), dtype=np.int64), lengths)
+        listed = np.zeros((max(images, default=-1) + 1, len(self.categories)), dtype=bool)
+        listed[rows, np.fromiter(chain.from_iterable(lists), np.int64)] = True
+        return listed
 
     @cached_property
     def _has_masks(self) -> bool:
@@ -401,11 +406,11 @@ class Evaluator:
                 "by, some have none"
             )
         covered, area = rle.measure(masks.tolist())
-        pixels = [math.prod(self._sizes[place]) for place in image.tolist()]
+        pixels = [math.prod(self.sizes[place]) for place in image.tolist()]
         wrong = np.flatnonzero(covered != pixels)
         if wrong.size:
             first = int(image[wrong[0]])
-            height, width = self._sizes[first]
+            height, width = self.sizes[first]
             raise UsageError(
                 f"expected masks as COCO's compressed RLE of their whole image, got {wrong.size} "
                 f"that are none or of another size, such as one of the image at place {first}, "

@@ -161,7 +161,7 @@ def rank(
         score,
         boxes,
         _overlap(evaluator, detections, rows, boxes, overlap),
-        _vague(evaluator)[image, label],
+        evaluator.partial[image, label],
     )
     order = np.lexsort((image, -score.astype(np.float64), label))
     return Ranked(
@@ -186,7 +186,7 @@ def _overlap(
     """How much detections in some rows overlap with the ground truth."""
     if overlap == "bbox":
         return matching.box_overlap(detections.bbox[rows], boxes)
-    sizes, counts = _sizes(evaluator), detections.mask
+    sizes, counts = evaluator.sizes, detections.mask
     assert counts is not None
 
     def of_detection(number: int) -> masks.Rle:
@@ -199,17 +199,6 @@ def _overlap(
     if overlap == "segm":
         return masks.mask_overlap(of_detection, boxes, of_truth)
     return masks.boundary_overlap(of_detection, boxes, of_truth, matching.THRESHOLDS[0])
-
-
-@functools.lru_cache(maxsize=1)
-def _vague(evaluator: Evaluator) -> NDArray[Any]:
-    """Whether the ground truth of a category is not exhaustive in an image (I, C)."""
-    images = evaluator.ground_truth.imgs
-    vague = np.zeros((len(images), len(evaluator.categories)), dtype=bool)
-    if evaluator.mode == "lvis":
-        for place, image in images.items():
-            vague[place, image.get("not_exhaustive_category_ids", [])] = True
-    return vague
 
 
 def _columns(
@@ -304,7 +293,7 @@ def _entries(
 def detected_masks(evaluator: Evaluator, detections: Detections, rows: NDArray[Any]) -> list[Any]:
     """The masks of some detections as COCO has them."""
     assert detections.mask is not None
-    sizes = _sizes(evaluator)
+    sizes = evaluator.sizes
     return [
         {"size": sizes[image], "counts": counts}
         for image, counts in zip(
@@ -317,13 +306,6 @@ def true_masks(evaluator: Evaluator, truths: NDArray[Any]) -> list[masks.Rle]:
     """The masks of some boxes of `Truth`, by their places."""
     annotations = _annotations(evaluator)
     return [evaluator.ground_truth.ann_to_rle(annotations[place]) for place in truths.tolist()]
-
-
-@functools.lru_cache(maxsize=1)
-def _sizes(evaluator: Evaluator) -> dict[int, list[int]]:
-    """Height and width of each image."""
-    images = evaluator.ground_truth.imgs  # made anew for whoever asks
-    return {number: [image["height"], image["width"]] for number, image in images.items()}
 
 
 # Average precision
