@@ -3,7 +3,7 @@
     python tests/results/make.py STORE [--only embedded|exact|recipe|boards] [--seeds N]
 
 The store keeps what it has, so an interrupted run goes on where it was. On two cores the embedded
-set takes about half an hour, most of it stage 1, and photographs an hour; `exact` and `recipe`
+set takes about an hour, most of it stage 1, and photographs as long; `exact` and `recipe`
 take half an hour for each seed. Photographs need the folder `BACL_DATA` with `boards_lt` and
 `weights`, and are left as they stand in the page without.
 """

@@ -195,7 +195,7 @@ def _study(
     tables.append(Table("readings", "what the release does otherwise", rows))
     field_rows, stages, left_out = of_field(base, default, settings or {})
     tables.append(Table("XIII", "the field's methods on one trunk", field_rows))
-    first = base["stages"]["representation"]
+    first = {**base["stages"]["representation"], "resources": {"cpus": 1}}
     second = base["stages"]["classifier"]
 
     def bank(after: str, members: dict[str, Any], **recipe: Any) -> dict[str, Any]:
