@@ -380,7 +380,8 @@ class Evaluator:
         """Whether LVIS judges a category in an image, which names it as present or absent; by their
         ids."""
         judged = self._listed("neg_category_ids")
-        judged[self._truth.image, self._truth.label] = True
+        for label in range(len(self.categories)):
+            judged[self.ground_truth.get_img_ids(cat_ids=[label]), label] = True
         return judged
 
     def _listed(self, key: str) -> NDArray[Any]:
