@@ -17,6 +17,7 @@ import gc
 import json
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -163,9 +164,12 @@ class Evaluator:
         prefix = "mask_" if iou == "segm" else ""
         counted = self.counting(detections, area, limit=False)
         kept = self._limited(detections, counted)
-        precision, recall = self._curves(iou, detections, kept)
+        run = self._run(iou, detections, kept)
+        with ThreadPoolExecutor(1) as beside:  # hotcoco computes without holding Python's lock
+            curves = beside.submit(curves_of, run)
+            matched = self._match(iou, detections, counted, kept, unlimited)
+        precision, recall = curves.result()
         values.add_means(f"{prefix}AP", precision.mean(axis=(1, 2)), precision.mean(axis=2))
-        matched = self._match(iou, detections, counted, kept, unlimited)
         if matched.fixed is not None:
             values.add_means(f"{prefix}{FIXED}", matched.of_categories(matched.fixed))
             values.add_sets(f"{prefix}{POOL}", matched.pooled)
@@ -243,17 +247,11 @@ class Evaluator:
         raises."""
         self._check(detections)
         area = detections.bbox[:, 2].astype(np.float64) * detections.bbox[:, 3]
-        precision, _ = self._curves("bbox", detections, self.counting(detections, area))
+        precision, _ = curves_of(self._run("bbox", detections, self.counting(detections, area)))
         return precision.mean(axis=(1, 2))
 
-    def _curves(
-        self, iou: Iou, detections: Detections, kept: NDArray[Any]
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Precision (C, T, R) and recall (C, T) by hotcoco; NaN for categories without ground
-        truth.
-
-        kept: rows of the detections that count.
-        """
+    def _run(self, iou: Iou, detections: Detections, kept: NDArray[Any]) -> hotcoco.COCOeval:
+        """What hotcoco is to compute, of the detections in the rows `kept`."""
         image, score = detections.image[kept], detections.score[kept]
         rows = np.empty((len(score), 7))
         rows[:, 0], rows[:, 1:5], rows[:, 5] = image, detections.bbox[kept], score
@@ -278,18 +276,7 @@ class Evaluator:
         run.params.max_dets = [MAX_DETECTIONS if self.mode == "lvis" else max(len(rows), 1)]
         run.params.area_rng = [run.params.area_rng[0]]
         run.params.area_rng_lbl = ["all"]
-        run.evaluate()
-        run.accumulate()
-        assert run.eval is not None
-        labels = np.argsort(run.params.cat_ids)
-        # (T, R, C, 1, 1) and (T, C, 1, 1)
-        precision = np.asarray(run.eval["precision"])[..., 0, 0].transpose(2, 0, 1)[labels]
-        recall = np.asarray(run.eval["recall"])[..., 0, 0].T[labels]
-        absent = precision.max(axis=(1, 2)) == -1
-        return (
-            np.where(absent[:, None, None], np.nan, precision),
-            np.where(absent[:, None], np.nan, recall),
-        )
+        return run
 
     def counting(
         self, detections: Detections, area: NDArray[Any], limit: bool = True
@@ -417,6 +404,23 @@ class Evaluator:
                 f"which is {width} x {height}"
             )
         return area
+
+
+def curves_of(run: hotcoco.COCOeval) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Precision (C, T, R) and recall (C, T) as hotcoco computes them; NaN for categories without
+    ground truth."""
+    run.evaluate()
+    run.accumulate()
+    assert run.eval is not None
+    labels = np.argsort(run.params.cat_ids)
+    # (T, R, C, 1, 1) and (T, C, 1, 1)
+    precision = np.asarray(run.eval["precision"])[..., 0, 0].transpose(2, 0, 1)[labels]
+    recall = np.asarray(run.eval["recall"])[..., 0, 0].T[labels]
+    absent = precision.max(axis=(1, 2)) == -1
+    return (
+        np.where(absent[:, None, None], np.nan, precision),
+        np.where(absent[:, None], np.nan, recall),
+    )
 
 
 def best_of_images(detections: Detections) -> NDArray[Any]:
