@@ -101,9 +101,10 @@ def evaluate_checkpoint(
     the dataset's, and as `Detector.load` does.
     """
     from bacl.datasets.index import Index
-    from bacl.detector.unlimited import hand_on
 
     detector = Detector.load(checkpoint, config, device)
+    from bacl.detector.unlimited import hand_on  # loading has backed the operators that it needs
+
     labels = labels_of(checkpoint, detector.categories, detector.category_ids, prepared)
     index = Index(prepared.val.index)
     masks = prepared.val.masks and bool(getattr(detector.model, "with_mask", False))
