@@ -293,12 +293,14 @@ class _Work:
         good = [one for one in inputs if one.name not in self.failed]
         videos = sum(one.kind == "video" for one in good)
         objects = sum(self.journal.objects(one.name) for one in good)
-        counts = [f"{len(good) - videos:,} images"] if len(good) > videos or not videos else []
+        images = len(good) - videos
+        counts = [f"{images:,} image{'s' * (images != 1)}"] if images or not videos else []
         counts += [f"{videos:,} video{'s' * (videos != 1)}"] if videos else []
         made = ["pictures"] * self.wanted.pictures
         made += [predictions.FORMATS[kind] for kind in self.wanted.formats]
         written = " and ".join(filter(None, [", ".join(made[:-1]), made[-1]]))
-        say(self.console, f"{objects:,} objects in {' and '.join(counts)}: {written} in {out}")
+        found = f"{objects:,} object{'s' * (objects != 1)} in {' and '.join(counts)}"
+        say(self.console, f"{found}: {written} in {out}")
         speed = f", {self.frames / self.seconds:.1f} images/s" if self.frames else ""
         before = f"{self.before:,} were done before, " if self.before else ""
         say(self.console, f"{before}{self.now:,} now{speed}")

@@ -84,7 +84,7 @@ def test_detections_of_a_run_are_drawn_and_written(
         *["--out", out, "--score-threshold", 0],
     )
     assert done.exit_code == 0, done.stderr
-    assert f"in 1 images: pictures and predictions.json in {out}" in done.stdout
+    assert f"in 1 image: pictures and predictions.json in {out}" in done.stdout
     content = json.loads((out / "predictions.json").read_text())
     assert content["checkpoint"] == str(exported_variant / "checkpoint.pth")
     (found,) = content["images"]
@@ -690,7 +690,7 @@ def test_video_of_a_folder_that_cannot_be_decoded_is_named_and_all_else_is_done(
     done = predict(folder, "--checkpoint", exported_variant / "checkpoint.pth", "--out", out)
     assert done.exit_code == 1
     assert f"left out: {folder}/b.mp4: expected a video that can be decoded" in done.stdout
-    assert "in 1 images and 1 video" in done.stdout
+    assert "in 1 image and 1 video" in done.stdout
     assert (out / "a.mp4").is_file() and (out / "c.png").is_file()
     assert not (out / "b.mp4").exists()
 
