@@ -237,7 +237,9 @@ def test_checkpoint_is_judged_by_what_it_detects(exported, store, tiny, tmp_path
     words = ("--data", tiny, "--store", store.root, "--json", "--quick")
     command = [sys.executable, "-m", "bacl_platform", "evaluate", exported, *words, "--out", out]
     # in a process where nothing has loaded what a detector needs
-    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--device", "cpu"], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["name"] == "softmax" and "mask_AP" in found["metrics"]
